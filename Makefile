@@ -1,0 +1,52 @@
+# The same commands on a laptop and in CI. `make` alone says what there is.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: help setup check test test-slow demo bench lock clean
+
+help:
+	@echo "make setup      the environment in .venv, from requirements-dev.lock"
+	@echo "make check      ruff and mypy"
+	@echo "make test       the tests, except those marked slow"
+	@echo "make test-slow  the tests marked slow"
+	@echo "make demo       everything once on CIFAR-10, about five minutes"
+	@echo "make bench      one replica against two, into benchmarks/results"
+	@echo "make lock       resolve pyproject.toml again into requirements-dev.lock"
+
+setup: $(INSTALLED)
+
+# uv sits in the environment itself, so that nothing need be installed beforehand; the lock file keeps it.
+$(INSTALLED): requirements-dev.lock pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) is not installed; name another with PYTHON=…" >&2; exit 2; }
+	@test -x $(BIN)/python || { echo "creating $(VENV)" >&2; $(PYTHON) -m venv $(VENV); }
+	@test -x $(BIN)/uv || { echo "installing uv" >&2; $(BIN)/python -m pip install --quiet --disable-pip-version-check uv; }
+	@echo "installing what requirements-dev.lock pins" >&2
+	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip sync --require-hashes requirements-dev.lock
+	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --editable .
+	@touch $@
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: setup
+	$(BIN)/pytest -m "not slow"
+
+test-slow: setup
+	$(BIN)/pytest -m slow
+
+demo: setup
+	@$(BIN)/raycls demo
+
+bench: setup
+	$(BIN)/python benchmarks/serving.py --replicas 1,2
+
+lock: setup
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+		pyproject.toml --group dev --output-file requirements-dev.lock
+
+clean:
+	rm -rf $(VENV) build *.egg-info

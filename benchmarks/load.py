@@ -1,0 +1,66 @@
+"""Load one HTTP classifier, alone: closed loops of N connections, or open loops at R requests/s.
+
+    python benchmarks/load.py http://127.0.0.1:8000/predict --images photos/ --connections 8 --seconds 5
+
+--images is a folder; in class folders, their names are the true classes and the accuracy is told. The last line of
+stdout is one JSON document, a sample per load. What the numbers mean: raycls/serving/benchmark/load.py. It knows one
+URL: for replica counts, batch sizes and CPU shares see benchmarks/serving.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from raycls import progress
+from raycls.config import validated
+from raycls.errors import RayclsError
+from raycls.serving.benchmark.load import Load, LoadGenerator
+
+
+def main(arguments: list[str]) -> None:
+    """Parse, measure each load in turn, print. Raises RayclsError."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("url", help="of the endpoint that takes an image as the raw body")
+    parser.add_argument("--images", type=Path, required=True, help="folder of PNG, JPEG, … files")
+    kind = parser.add_mutually_exclusive_group(required=True)
+    kind.add_argument("--connections", help="closed loop: requests at a time, like 1,8,32")
+    kind.add_argument("--rate", help="open loop: requests/s, like 200,400")
+    parser.add_argument("--seconds", type=float, default=5, help="the counted part (default: 5)")
+    parser.add_argument("--warmup", type=float, default=1, help="seconds before it, not counted (default: 1)")
+    parser.add_argument(
+        "--timeout", type=float, default=10, help="seconds until a request is an error (default: 10)"
+    )
+    parser.add_argument("--allow-remote", action="store_true", help="load a machine other than this one")
+    options = parser.parse_args(arguments)
+
+    common = {
+        "seconds": options.seconds,
+        "warmup_seconds": options.warmup,
+        "timeout_seconds": options.timeout,
+    }
+    field, values = ("connections", options.connections) if options.connections else ("rate", options.rate)
+    loads = [validated(Load, {field: value, **common}) for value in values.split(",")]
+    samples = []
+    with (
+        LoadGenerator(options.url, options.images, allow_remote=options.allow_remote) as generator,
+        progress.bar(f"loading {options.url}", total=len(loads)) as bar,
+    ):
+        for load in loads:
+            samples.append({field: getattr(load, field), **generator.measure(load).model_dump()})
+            bar.advance()
+    print(
+        json.dumps({"benchmark": "load", "url": options.url, "seconds": options.seconds, "samples": samples})
+    )
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except RayclsError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)

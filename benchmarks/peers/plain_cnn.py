@@ -1,0 +1,149 @@
+"""The plain peer of training: a two-convolution CNN as small-CNN tutorials write it, for the same packed dataset.
+
+    python benchmarks/peers/plain_cnn.py --epochs 1      # last line: {"epoch_seconds": [21.3], "test_accuracy": [0.58]}
+
+Adam at 1e-3, batches of 64, a DataLoader over PIL transforms with num_workers=2, float32: the choices of PyTorch's
+own CIFAR-10 tutorial (pytorch.org/tutorials/beginner/blitz/cifar10_tutorial.html) and its many children. It is the
+yardstick of `benchmarks/training.py`; nothing in it is tuned, and nothing held back.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+
+from raycls import machine
+from raycls.data.packed import Manifest, PackedDataset, open_dataset
+from raycls.errors import RayclsError
+
+WARMUP_BATCHES = 20
+
+
+@dataclass
+class PlainRun:
+    """Seconds of each epoch's pass over the training split (evaluation apart), and test accuracy (0..1) after it."""
+
+    epoch_seconds: list[float] = field(default_factory=list)
+    test_accuracy: list[float] = field(default_factory=list)
+
+
+class PlainCNN(nn.Module):
+    def __init__(self, num_classes: int, image_size: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 32, 3, padding=1)
+        self.conv2 = nn.Conv2d(32, 64, 3, padding=1)
+        self.pool = nn.MaxPool2d(2)
+        self.fc1 = nn.Linear(64 * (image_size // 4) ** 2, 128)
+        self.fc2 = nn.Linear(128, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.pool(torch.relu(self.conv1(x)))
+        x = self.pool(torch.relu(self.conv2(x)))
+        return self.fc2(torch.relu(self.fc1(x.flatten(1))))
+
+
+class PILDataset(Dataset[tuple[Tensor, int]]):
+    """One split as torchvision's datasets present it: an array entry becomes a PIL image, then goes through transforms."""
+
+    def __init__(self, dataset: PackedDataset, split: str, transform: transforms.Compose):
+        self.images, self.labels, self.transform = dataset.images(split), dataset.labels(split), transform
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.transform(Image.fromarray(self.images[index])), int(self.labels[index])
+
+
+def train_epochs(dataset: PackedDataset, epochs: int, threads: int, *, seed: int = 0, num_workers: int = 2) -> PlainRun:
+    """Train afresh and evaluate after each epoch. threads are torch's in this process, for good.
+
+    A few batches through a network that is thrown away come first, so that no epoch pays for starting up.
+    """
+    torch.set_num_threads(threads)
+    torch.manual_seed(seed)
+    manifest = dataset.manifest
+    train = DataLoader(
+        PILDataset(dataset, "train", _augmenting(manifest)), batch_size=64, shuffle=True, num_workers=num_workers
+    )
+    test = DataLoader(PILDataset(dataset, "test", _plain(manifest)), batch_size=256, num_workers=num_workers)
+    shape = (len(manifest.classes), manifest.image_size)
+    _train(PlainCNN(*shape), train, batches=WARMUP_BATCHES)
+    network, run = PlainCNN(*shape), PlainRun()
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
+    for _ in range(epochs):
+        started = time.perf_counter()
+        _train(network, train, optimizer)
+        run.epoch_seconds.append(time.perf_counter() - started)
+        run.test_accuracy.append(_accuracy(network, test))
+    return run
+
+
+def _augmenting(manifest: Manifest) -> transforms.Compose:
+    steps = [transforms.RandomCrop(manifest.image_size, padding=4)]
+    if manifest.mirrorable:
+        steps.append(transforms.RandomHorizontalFlip())
+    return transforms.Compose([*steps, *_plain(manifest).transforms])
+
+
+def _plain(manifest: Manifest) -> transforms.Compose:
+    return transforms.Compose([transforms.ToTensor(), transforms.Normalize(manifest.mean, manifest.std)])
+
+
+def _train(
+    network: nn.Module,
+    loader: DataLoader[tuple[Tensor, int]],
+    optimizer: torch.optim.Optimizer | None = None,
+    batches: int | None = None,
+) -> None:
+    optimizer = optimizer or torch.optim.Adam(network.parameters(), lr=1e-3)
+    criterion = nn.CrossEntropyLoss()
+    network.train()
+    for number, (images, labels) in enumerate(loader):
+        if number == batches:
+            break
+        optimizer.zero_grad()
+        criterion(network(images), labels).backward()
+        optimizer.step()
+
+
+@torch.no_grad()
+def _accuracy(network: nn.Module, loader: DataLoader[tuple[Tensor, int]]) -> float:
+    network.eval()
+    correct = total = 0
+    for images, labels in loader:
+        correct += int((network(images).argmax(1) == labels).sum())
+        total += len(labels)
+    return correct / total
+
+
+def main(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset", default="cifar10", help="a prepared dataset (default: cifar10)")
+    parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=machine.cores(), help="torch's (default: one per core)")
+    parser.add_argument("--num-workers", type=int, default=2, help="of the DataLoader (default: 2)")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(arguments)
+    run = train_epochs(
+        open_dataset(options.dataset), options.epochs, options.threads,
+        seed=options.seed, num_workers=options.num_workers,
+    )  # fmt: skip
+    print(json.dumps(asdict(run)))
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except RayclsError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)

@@ -1,0 +1,17 @@
+"""One training run as a Ray job: `raycls train` with the same arguments, on the cluster.
+
+    RAY_AUTH_MODE=token ray job submit --address http://127.0.0.1:8265 --working-dir . -- \
+        python jobs/train.py cifar10 --preset fast
+
+Needs the dataset under RAYCLS_HOME of the node that runs the job, and raycls's dependencies there; raycls itself
+travels in the working directory. `ray job stop` ends it as Ctrl-C does.
+"""
+
+import signal
+import sys
+
+from raycls.cli import run
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what `ray job stop` sends
+    sys.exit(run(["train", *sys.argv[1:]]))

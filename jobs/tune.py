@@ -1,0 +1,17 @@
+"""A study as a Ray job: `raycls tune` with the same arguments, on the cluster.
+
+    RAY_AUTH_MODE=token ray job submit --address http://127.0.0.1:8265 --working-dir . -- \
+        python jobs/tune.py cifar10 --trials 8 --max-epochs 2
+
+Needs the dataset under RAYCLS_HOME of the node that runs the job, and raycls's dependencies there; raycls itself
+travels in the working directory. `ray job stop` ends it as Ctrl-C does.
+"""
+
+import signal
+import sys
+
+from raycls.cli import run
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what `ray job stop` sends
+    sys.exit(run(["tune", *sys.argv[1:]]))

@@ -1,0 +1,14 @@
+"""raycls: from a folder of images to a tuned, versioned, autoscaled and benchmarked HTTP classifier on Ray.
+
+    images ─► data ─► packed dataset ─► training ─► checkpoint ─► registry ─► serving ◄─ HTTP images
+
+    raycls data prepare cifar10     raycls.data.sources.prepare      a packed dataset (uint8, memory-mapped)
+    raycls tune cifar10             raycls.training.tuner.search     many trials; the best trained in full
+    raycls train cifar10            raycls.training.trainer.train    one run under Ray Train
+    raycls promote cifar10 3        raycls.registry.promote          the version that serving reads
+    raycls up                       raycls.serving.deploy.up         autoscaled replicas behind POST /predict
+
+Importing this package, or any module in it, does nothing: no directory, no process, no connection.
+"""
+
+__all__: list[str] = []

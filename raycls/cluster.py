@@ -1,0 +1,235 @@
+"""Ray's lifecycle: the only place that starts, finds and stops a Ray cluster.
+
+    cluster.connect()              # a driver: use the running cluster, or start one that ends with this process
+    running = cluster.start()      # a cluster of its own on loopback that outlives this process
+    cluster.stop()                 # exactly what start() started, nothing else on this machine
+
+What start() started stands in `$RAYCLS_HOME/cluster.json`. Knows nothing of models or HTTP: raycls/serving/deploy.py
+puts the application on the cluster.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from raycls import progress
+from raycls.errors import ClusterError
+from raycls.home import home
+from raycls.ray_environment import LOOPBACK, ensure_token, environment, free_port, private
+
+if TYPE_CHECKING:
+    from raycls.processes import Leader
+
+START_TIMEOUT_S = 120
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cluster:
+    """A cluster that `start` started: its head process and birth, where drivers and people reach it, its files."""
+
+    pid: int
+    started: float
+    address: str
+    dashboard: str
+    directory: str
+
+    @property
+    def log(self) -> Path:
+        return Path(self.directory) / "ray.log"
+
+    @property
+    def head(self) -> Leader:
+        from raycls.processes import Leader
+
+        return Leader(self.pid, self.started)
+
+
+def connect(num_cpus: int | None = None, *, log_to_driver: bool = False) -> None:
+    """Connect this process to Ray: `$RAY_ADDRESS`, else `raycls up`'s cluster, else any Ray of this machine.
+
+    Where none runs, a local one is started with num_cpus (all of the machine's when None) that ends with this
+    process. Returns at once when already connected. Raises ClusterError when a named cluster does not answer.
+    """
+    import ray
+
+    if ray.is_initialized():
+        return
+    _authenticate()
+    running = status()
+    address = os.environ.get("RAY_ADDRESS") or (running.address if running else None)
+    if running and address == running.address:
+        _stay_on_loopback()
+
+    def init(where: str, cpus: int | None = None) -> None:
+        ray.init(where, num_cpus=cpus, logging_level=logging.WARNING, log_to_driver=log_to_driver)
+
+    with progress.bar("connecting to Ray" if address else "starting Ray"):
+        try:
+            init(address or "auto")
+        except Exception as error:
+            if address or not isinstance(error, ConnectionError):
+                raise ClusterError(_complaint(address or "auto", error)) from error
+            try:
+                init("local", num_cpus)
+            except Exception as failure:
+                raise ClusterError(f"Ray did not start: {_first_line(failure)}") from failure
+
+
+def start(*, num_cpus: int | None = None) -> Cluster:
+    """Start a one-node cluster on loopback in a session of its own, and return when it accepts drivers.
+
+    Ports are chosen free, Ray's usual ones first, so that several clusters can live on one machine.
+    Raises ClusterError when one is already running for this home or Ray does not start; nothing is then left.
+    """
+    from raycls.processes import Leader
+
+    ensure_token()
+    with _starting():
+        if running := status():
+            raise ClusterError(
+                f"already up: process {running.pid}, dashboard {running.dashboard}; stop it with `raycls down`"
+            )
+        stop()  # what a killed head may have left
+        # Short, whatever TMPDIR says: the paths of the sockets in it may have 97 characters.
+        directory = Path(tempfile.mkdtemp(prefix="raycls-", dir="/tmp"))
+        port, dashboard_port = free_port(6379), free_port(8265)
+        options: dict[str, object] = {
+            "node-ip-address": LOOPBACK,
+            "port": port,
+            "dashboard-host": LOOPBACK,
+            "dashboard-port": dashboard_port,
+            "dashboard-agent-listen-port": 0,
+            "ray-client-server-port": free_port(10001),
+            "min-worker-port": 0,
+            "max-worker-port": 0,
+            "temp-dir": directory,
+        }
+        if num_cpus is not None:
+            options["num-cpus"] = num_cpus
+        command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"]
+        command += [f"--{name}={value}" for name, value in options.items()]
+        try:
+            with progress.bar("starting Ray"), (directory / "ray.log").open("wb") as output:
+                process = subprocess.Popen(
+                    command,
+                    env=os.environ | environment() | private(directory),
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,  # Ctrl-C reaches `start` alone, which then ends all of it in order
+                )
+                running = Cluster(
+                    **asdict(Leader.of(process.pid)),
+                    address=f"{LOOPBACK}:{port}",
+                    dashboard=f"http://{LOOPBACK}:{dashboard_port}",
+                    directory=str(directory),
+                )
+                _write_state(running)
+                _await_ready(running)
+        except BaseException:
+            stop()
+            shutil.rmtree(directory, ignore_errors=True)
+            raise
+        return running
+
+
+def status() -> Cluster | None:
+    """The cluster that `start` started under this home, if its head process is alive."""
+    cluster = _read_state()
+    return cluster if cluster and cluster.head.alive() else None
+
+
+def stop() -> bool:
+    """End every process of the cluster that `start` started, and remove its files; False when there was none.
+
+    Raises ClusterError when a process survives SIGKILL.
+    """
+    cluster = _read_state()
+    if cluster is None:
+        return False
+    if remaining := cluster.head.end():
+        raise ClusterError(f"these processes do not end: {', '.join(map(str, remaining))}")
+    shutil.rmtree(cluster.directory, ignore_errors=True)
+    _state_path().unlink(missing_ok=True)
+    return True
+
+
+def _authenticate() -> None:
+    """Let this process send the token, whatever the mode was when ray was imported."""
+    from ray._raylet import Config  # type: ignore[attr-defined]
+
+    ensure_token()
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    Config.initialize("")  # reads the environment again
+
+
+def _stay_on_loopback() -> None:
+    """Let this process take 127.0.0.1 literally, as the cluster of `start` does."""
+    from ray._private import ray_constants
+
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    ray_constants.ENABLE_RAY_CLUSTER = False  # the variable was read when ray was imported
+
+
+def _await_ready(cluster: Cluster) -> None:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while not (Path(cluster.directory) / "ray_current_cluster").exists():  # what `ray start` writes last
+        if not cluster.head.alive() or time.monotonic() > deadline:
+            lines = [line.strip() for line in cluster.log.read_text(errors="replace").splitlines()]
+            reason = next((line for line in reversed(lines) if line), "it said nothing")
+            raise ClusterError(f"Ray did not start: {reason}")
+        time.sleep(0.1)
+
+
+@contextmanager
+def _starting() -> Iterator[None]:
+    home().mkdir(parents=True, exist_ok=True)
+    with (home() / "cluster.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ClusterError("another `raycls up` is starting a cluster just now: wait for it") from None
+        yield
+
+
+def _state_path() -> Path:
+    return home() / "cluster.json"
+
+
+def _read_state() -> Cluster | None:
+    try:
+        return Cluster(**json.loads(_state_path().read_text()))
+    except FileNotFoundError:
+        return None
+
+
+def _write_state(cluster: Cluster) -> None:
+    part = _state_path().with_suffix(".part")
+    part.write_text(json.dumps(asdict(cluster), indent=1))
+    part.replace(_state_path())
+
+
+def _complaint(address: str, error: Exception) -> str:
+    if "token" in f"{error} {error.__cause__}".lower():
+        return (
+            f"the Ray cluster at {address} refuses this machine's token: put the cluster's own "
+            "(`ray get-auth-token` there) into RAY_AUTH_TOKEN"
+        )
+    return f"no Ray cluster answers at {address}; start one with `raycls up`: {_first_line(error)}"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

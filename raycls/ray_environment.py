@@ -1,0 +1,98 @@
+"""What Ray's processes must find around them: environment variables, an authentication token, free ports.
+
+    subprocess.run(["ray", "start", "--head"], env=os.environ | environment())
+
+The one statement of the environment: `raycls up` sets it, `raycls env` prints it, cluster.yaml is tested against it.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+from contextlib import suppress
+from pathlib import Path
+
+from raycls.errors import ClusterError
+
+LOOPBACK = "127.0.0.1"
+
+
+def environment() -> dict[str, str]:
+    """What must be in the environment of `ray start` on every node: `raycls env` prints it, `start` sets it."""
+    return {
+        "RAY_AUTH_MODE": "token",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        # HAProxy in front of the replicas: about five times the requests/s of Ray's own proxy.
+        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        # A prediction may safely be repeated, so a request that died with its replica is sent to another.
+        "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
+        "RAY_SERVE_HAPROXY_RETRIES": "3",
+        # A stopping replica finishes its requests; Ray's 30 s more of waiting only slow every update down.
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "5",
+    }
+
+
+def private(directory: Path) -> dict[str, str]:
+    """What two clusters on one machine must not share, and what keeps this one to itself."""
+    return {
+        # Ray replaces 127.0.0.1 by the machine's outward address, and listens on every interface, except where
+        # it thinks that clusters are not supported. With this, each port of Ray's own is bound to loopback.
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        # Ray's default is one directory in /tmp for all, with an admin socket that every user may write to.
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(directory / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(directory / "admin.sock"),
+        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(directory / "metrics.sock"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(directory),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(directory / "server-state"),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port(8404)),
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port(9101)),
+        # There is no other node that requests could move to.
+        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
+    }
+
+
+def ensure_token() -> None:
+    """Make Ray's authentication token where none exists: `ray start`, unlike `ray.init`, does not make one."""
+    path = _token_path()
+    if os.environ.get("RAY_AUTH_TOKEN") or path.exists():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    whole = path.with_name(f"{path.name}.{os.getpid()}")
+    with os.fdopen(os.open(whole, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.write(secrets.token_hex(32))
+    with suppress(FileExistsError):  # another process was first: its token counts
+        os.link(whole, path)
+    whole.unlink()
+
+
+def token() -> str:
+    """The token that this machine shows to Ray. Raises ClusterError where there is none."""
+    try:
+        return os.environ.get("RAY_AUTH_TOKEN") or _token_path().read_text().strip()
+    except OSError as error:
+        raise ClusterError(f"no Ray token: {error}; make one with `ray get-auth-token --generate`") from None
+
+
+def _token_path() -> Path:
+    return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or "~/.ray/auth_token").expanduser()
+
+
+def port_in_use(port: int, host: str = "") -> bool:
+    """Whether another program listens there; on every interface when host is empty."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return True
+    return False
+
+
+def free_port(preferred: int) -> int:
+    if not port_in_use(preferred):
+        return preferred
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,259 @@
+"""Load for an HTTP classifier, sent by a process of its own: it shares no interpreter lock with who measures.
+
+    with LoadGenerator("http://127.0.0.1:8000/predict", Path("images")) as generator:
+        sample = generator.measure(Load(connections=8, seconds=3))
+    sample.p99_ms, sample.requests_per_s
+
+Closed loop (`connections`): each connection sends its next request when the last is answered, which finds
+the most that a server answers. Open loop (`rate`): requests leave on a schedule whatever the server does, and
+latency counts from the scheduled time: a stall is paid by all it held up (no coordinated omission).
+
+Knows a URL and a folder of encoded images; nothing of Ray, models or replicas.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import itertools
+import json
+import selectors
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import aiohttp
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from raycls.errors import BenchmarkError, UsageError
+from raycls.serving.benchmark.images import EncodedImage, read_images
+
+MAX_OUTSTANDING = (
+    512  # requests awaiting an answer in an open loop; below the 1,024 descriptors select() can watch
+)
+
+
+class Load(BaseModel):
+    """What to send: a closed loop of `connections` or an open loop at `rate`, exactly one of them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    connections: int | None = Field(
+        None, ge=1, le=MAX_OUTSTANDING, description="closed loop: requests at a time"
+    )
+    rate: float | None = Field(default=None, gt=0, le=100_000, description="open loop: requests/s")
+    seconds: float = Field(default=3.0, gt=0, le=3600, description="the measured part")
+    warmup_seconds: float = Field(
+        default=0.5, ge=0, le=600, description="the same load before it, not counted"
+    )
+    timeout_seconds: float = Field(
+        default=10.0, gt=0, le=600, description="a request unanswered that long is an error"
+    )
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Load:
+        if (self.connections is None) == (self.rate is None):
+            raise ValueError("give connections (closed loop) or rate (open loop), one of them")
+        return self
+
+
+class Sample(BaseModel):
+    """One measurement. Latencies are of the answers with status 200; None where there was none."""
+
+    answered: int = Field(description="requests answered with status 200")
+    errors: dict[str, int] = Field(description="requests not so answered, by status, exception or 'not sent'")
+    requests_per_s: float = Field(
+        description="answered, per second from the start of the count to the last answer"
+    )
+    p50_ms: float | None
+    p95_ms: float | None
+    p99_ms: float | None
+    mean_ms: float | None
+    max_ms: float | None
+    labelled: int = Field(description="answers to images whose class is known from their folder")
+    correct: int = Field(description="of them, those that named that class")
+    generator_cores: float = Field(
+        description="CPU seconds of the generator per second: its share of the machine"
+    )
+    late_p99_ms: float | None = Field(description="open loop: how late the generator itself was in sending")
+
+
+def check_url(url: str, *, allow_remote: bool = False) -> str:
+    """The URL, when it is http and of this machine or remote ones are allowed; else UsageError."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise UsageError(f"{url!r} is not a URL like http://127.0.0.1:8000/predict")
+    try:
+        local = ipaddress.ip_address(parts.hostname).is_loopback
+    except ValueError:
+        local = parts.hostname == "localhost"
+    if not (local or allow_remote):
+        raise UsageError(f"{parts.hostname} is another machine: add --allow-remote if it is yours to load")
+    return url
+
+
+class _Client:
+    """Sends requests and remembers how each one ended."""
+
+    def __init__(self, session: aiohttp.ClientSession, url: str, images: Iterator[EncodedImage]):
+        self._session, self._url, self._images = session, url, images
+        self.latencies: list[float] = []  # seconds, like every time in this module that does not end in _ms
+        self.lateness: list[float] = []
+        self.errors: Counter[str] = Counter()
+        self.labelled = self.correct = 0
+        self.last_answer = 0.0
+
+    async def send(self, intended: float, counted: bool) -> None:
+        image = next(self._images)
+        late = time.perf_counter() - intended
+        try:
+            async with self._session.post(
+                self._url, data=image.body, headers={"Content-Type": image.content_type}
+            ) as response:
+                answer = await response.read()
+            error = None if response.status == 200 else str(response.status)
+            if error is None and image.label is not None:
+                named = json.loads(answer)["class_name"]
+        except TimeoutError:
+            error = "timeout"
+        except aiohttp.ClientError as failure:
+            error = type(failure).__name__
+        except (ValueError, KeyError, TypeError):
+            error = "answer without class_name"
+        if not counted:
+            return
+        if error:
+            self.errors[error] += 1
+            return
+        self.last_answer = time.perf_counter()
+        self.latencies.append(self.last_answer - intended)
+        self.lateness.append(late)
+        if image.label is not None:
+            self.labelled += 1
+            self.correct += named == image.label
+
+
+async def _closed(client: _Client, connections: int, begin: float, end: float) -> None:
+    async def connection() -> None:
+        while (sent := time.perf_counter()) < end:
+            await client.send(sent, counted=sent >= begin)
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(connections):
+            group.create_task(connection())
+
+
+async def _open(client: _Client, rate: float, start: float, begin: float, end: float) -> None:
+    outstanding: set[asyncio.Task[None]] = set()
+    for intended in itertools.takewhile(lambda t: t < end, (start + k / rate for k in itertools.count())):
+        # Sleeps even when behind: zero seconds, in which the answers that have arrived are taken in.
+        await asyncio.sleep(max(0.0, intended - time.perf_counter()))
+        if len(outstanding) >= MAX_OUTSTANDING:
+            if intended >= begin:
+                client.errors[f"not sent: {MAX_OUTSTANDING} unanswered"] += 1
+            continue
+        task = asyncio.create_task(client.send(intended, counted=intended >= begin))
+        outstanding.add(task)
+        task.add_done_callback(outstanding.discard)
+    await asyncio.gather(*outstanding)
+
+
+async def drive(url: str, images: Iterator[EncodedImage], load: Load) -> Sample:
+    """One measurement in this process: warm-up, then the counted part, then the answers still awaited."""
+    limit = aiohttp.TCPConnector(limit=load.connections or MAX_OUTSTANDING)
+    timeout = aiohttp.ClientTimeout(total=load.timeout_seconds)
+    async with aiohttp.ClientSession(connector=limit, timeout=timeout) as session:
+        client = _Client(session, url, images)
+        start, cpu = time.perf_counter(), time.process_time()
+        begin = start + load.warmup_seconds
+        if load.connections:
+            await _closed(client, load.connections, begin, begin + load.seconds)
+        else:
+            assert load.rate
+            await _open(client, load.rate, start, begin, begin + load.seconds)
+        cores = (time.process_time() - cpu) / (time.perf_counter() - start)
+    latencies = np.array(client.latencies) * 1000
+    answered = len(latencies)
+    p50, p95, p99 = np.percentile(latencies, (50, 95, 99)).tolist() if answered else (None,) * 3
+    return Sample(
+        answered=answered,
+        errors=dict(client.errors),
+        requests_per_s=answered / max(load.seconds, client.last_answer - begin),
+        p50_ms=p50,
+        p95_ms=p95,
+        p99_ms=p99,
+        mean_ms=float(latencies.mean()) if answered else None,
+        max_ms=float(latencies.max()) if answered else None,
+        labelled=client.labelled,
+        correct=client.correct,
+        generator_cores=cores,
+        late_p99_ms=float(np.percentile(client.lateness, 99)) * 1000 if load.rate and answered else None,
+    )
+
+
+class LoadGenerator:
+    """A child process that takes one Load a line on stdin and answers with one Sample a line on stdout."""
+
+    def __init__(self, url: str, images: Path, *, allow_remote: bool = False):
+        self.url, self._images = check_url(url, allow_remote=allow_remote), images
+        read_images(images)  # an empty folder is told here, not by a child that has died
+
+    def __enter__(self) -> LoadGenerator:
+        command = [sys.executable, "-m", "raycls.serving.benchmark.load", self.url, str(self._images)]
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,  # Ctrl-C reaches the one who measures, and `__exit__` ends the child
+        )
+        self.pid = self._process.pid
+        return self
+
+    def measure(self, load: Load) -> Sample:
+        """Drive the server once. Raises BenchmarkError when the child ends without an answer or hangs."""
+        assert self._process.stdin and self._process.stdout
+        bound = load.warmup_seconds + load.seconds + load.timeout_seconds + 30
+        watchdog = threading.Timer(bound, self._process.kill)
+        watchdog.start()
+        try:
+            self._process.stdin.write(load.model_dump_json() + "\n")
+            self._process.stdin.flush()
+            answer = self._process.stdout.readline()
+        except BrokenPipeError:
+            answer = ""
+        finally:
+            watchdog.cancel()
+        if not answer:
+            raise BenchmarkError(
+                f"the load generator ended without an answer; its reason is above ({self.url})"
+            )
+        return Sample.model_validate_json(answer)
+
+    def __exit__(self, *exception: object) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+
+def _precise_loop() -> asyncio.AbstractEventLoop:
+    # epoll, like uvloop, rounds a sleep to whole milliseconds; select() wakes within 0.1 ms, as a schedule
+    # needs, and costs the client 64 µs of CPU a request instead of uvloop's 58.
+    return asyncio.SelectorEventLoop(selectors.SelectSelector())
+
+
+def main(url: str, directory: str) -> None:
+    images = itertools.cycle(read_images(Path(directory)))
+    for line in sys.stdin:
+        load = Load.model_validate_json(line)
+        with asyncio.Runner(loop_factory=_precise_loop) as runner:
+            print(runner.run(drive(url, images, load)).model_dump_json(), flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

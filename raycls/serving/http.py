@@ -1,0 +1,153 @@
+"""HTTP in and out of a classifier: a request's body becomes encoded images, a failure an RFC 9457 problem document.
+
+    body = await read_body(request, limit=10 * 2**20)
+    images, many = await images_of(request.headers, body, max_images=64)
+    return problem_of(ImageError("the image is empty: 0 bytes"))
+
+Every input that cannot be served ends in an HTTPProblem or an ImageError, whatever its bytes. Images are passed on
+encoded: decoding them, and saying that one is broken, is the classifier's part. Never fetches a URL.
+"""
+
+from __future__ import annotations
+
+import binascii
+import json
+from base64 import b64decode
+from collections.abc import AsyncIterator, Mapping
+from http import HTTPStatus
+from typing import Any
+
+from starlette.datastructures import Headers, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from raycls.errors import ImageError, ImageTooLargeError, NotAnImageError
+
+ACCEPTED = "send image/*, application/octet-stream, multipart/form-data or application/json"
+
+
+class HTTPProblem(Exception):
+    """A request that gets an error answer: its status, one sentence for people, and extra headers."""
+
+    def __init__(self, status: int, detail: str, headers: Mapping[str, str] | None = None):
+        super().__init__(detail)
+        self.status, self.detail, self.headers = status, detail, headers
+
+    def response(self) -> Response:
+        document = {
+            "type": "about:blank",
+            "title": HTTPStatus(self.status).phrase,
+            "status": self.status,
+            "detail": self.detail,
+        }
+        return Response(
+            json.dumps(document),
+            self.status,
+            headers=dict(self.headers or {}),
+            media_type="application/problem+json",
+        )
+
+
+def problem_of(error: ImageError) -> HTTPProblem:
+    """415 for bytes that are no image, 413 for too many pixels, 400 for a damaged image."""
+    if isinstance(error, NotAnImageError):
+        return HTTPProblem(415, str(error))
+    return HTTPProblem(413 if isinstance(error, ImageTooLargeError) else 400, str(error))
+
+
+def answer(document: Any) -> Response:
+    return Response(json.dumps(document), media_type="application/json")
+
+
+def top_k_of(request: Request) -> int:
+    """The query's `top_k`, 0 where it is absent."""
+    text = request.query_params.get("top_k", "0")
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise HTTPProblem(400, f"top_k must be a whole number from 0, not {text[:40]!r}")
+    return int(text)
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """The whole body, at most `limit` bytes: refused by its declared length, else as soon as it has grown past it."""
+    too_large = HTTPProblem(413, f"the body is larger than {limit:,} bytes")
+    declared = request.headers.get("content-length", "0")
+    if declared.isascii() and declared.isdigit() and (len(declared) > 18 or int(declared) > limit):
+        raise too_large
+    chunks, size = [], 0
+    try:
+        async for chunk in request.stream():
+            size += len(chunk)
+            if size > limit:
+                raise too_large
+            chunks.append(chunk)
+    except ClientDisconnect:
+        raise HTTPProblem(400, "the connection closed before the body was complete") from None
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+async def images_of(headers: Headers, body: bytes, max_images: int) -> tuple[list[bytes], bool]:
+    """The encoded images of a request, in order, and whether the answer is a list of predictions.
+
+    Raises HTTPProblem: 400 malformed, 413 more than max_images, 415 for a content type that is not accepted.
+    """
+    kind = headers.get("content-type", "application/octet-stream").partition(";")[0].strip().lower()
+    if kind == "application/octet-stream" or kind.startswith("image/"):
+        images, many = [body], False
+    elif kind == "application/json":
+        images, many = _from_json(body)
+    elif kind == "multipart/form-data":
+        images = await _from_form(headers, body, max_images)
+        many = len(images) > 1
+    else:
+        raise HTTPProblem(415, f"content type {kind[:80]!r} is not accepted: {ACCEPTED}")
+    if len(images) > max_images:
+        raise HTTPProblem(413, f"{len(images)} images in one request; at most {max_images} are accepted")
+    return images, many
+
+
+def _from_json(body: bytes) -> tuple[list[bytes], bool]:
+    shape = 'the JSON body must be {"image_base64": "…"} or {"images_base64": ["…", …]}'
+    try:
+        document = json.loads(body, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise HTTPProblem(400, f"the body is not valid JSON: {str(error)[:200]}") from None
+    match document:
+        case {"image_base64": str(text), **rest} if not rest:
+            return [_from_base64(text, "image_base64")], False
+        case {"images_base64": [_, *_] as texts, **rest} if not rest and all(
+            isinstance(t, str) for t in texts
+        ):
+            return [_from_base64(text, f"images_base64[{i}]") for i, text in enumerate(texts)], True
+    raise HTTPProblem(400, shape)
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _from_base64(text: str, field: str) -> bytes:
+    try:
+        return b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise HTTPProblem(400, f"{field} is not valid base64: {error}") from None
+
+
+async def _from_form(headers: Headers, body: bytes, max_images: int) -> list[bytes]:
+    async def stream() -> AsyncIterator[bytes]:
+        yield body
+
+    # One more than accepted, so that the count is refused by its own rule; other fields have no meaning here.
+    parser = MultiPartParser(headers, stream(), max_files=max_images + 1, max_fields=8)  # type: ignore[arg-type]
+    parser.spool_max_size = len(body) + 1  # the body is in memory already: keep its parts off the disk
+    try:
+        form = await parser.parse()
+    except MultiPartException as error:
+        status = 413 if "Too many files" in error.message else 400
+        raise HTTPProblem(status, f"the form cannot be read: {error.message}") from None
+    except (KeyError, ValueError, LookupError) as error:
+        raise HTTPProblem(400, f"the form cannot be read: {type(error).__name__}") from None
+    files = [value for key, value in form.multi_items() if key == "file" and isinstance(value, UploadFile)]
+    if not files:
+        raise HTTPProblem(400, "the form has no file in a field called 'file', as in curl -F file=@cat.png")
+    return [await file.read() for file in files]

@@ -1,0 +1,117 @@
+"""Optimisers: Muon for the filters with SGD beside it for the rest, or AdamW for everything; one schedule for all.
+
+    optimizer = Optimizer(network, config.optim, batch_size=1000)
+    optimizer.schedule(step / total_steps)   # before every step
+    optimizer.step()
+
+Knows parameters and numbers only: no data, no Ray.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from raycls.config import OptimConfig
+
+# airbench94_muon's rates, as ratios to its Muon rate of 0.24, for a loss summed over the batch.
+HEAD_LR, BIAS_LR = 0.67 / 0.24, 0.053 / 0.24
+DECAY = 2e-6  # weight decay of head and biases per training image, whatever their rate
+WHITENING_SHARE = (
+    3 / 8
+)  # the whitening bias has found its place by then, and costs a whole backward convolution
+
+
+def orthogonalize(matrix: Tensor, steps: int = 3) -> Tensor:
+    """The nearest semi-orthogonal matrix, roughly: every singular value ends between about 0.5 and 1.5.
+
+    Quintic Newton-Schulz iteration with the coefficients of Muon (kellerjordan.github.io/posts/muon): they maximise
+    the slope at zero, since speed counts here and exactness does not. float32, 2-D.
+    """
+    a, b, c = 3.4445, -4.7750, 2.0315
+    tall = matrix.shape[0] > matrix.shape[1]
+    x = matrix.T if tall else matrix
+    x = x / (x.norm() + 1e-7)
+    for _ in range(steps):
+        gram = x @ x.T
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.T if tall else x
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum whose update is orthogonalised, on filters kept at a fixed norm (airbench94_muon).
+
+    Each parameter, seen as a matrix of output rows, is scaled to Frobenius norm sqrt(rows) before its step, so that
+    `lr` is the size of a step relative to the weights and needs no weight decay beside it.
+    """
+
+    def __init__(self, params: list[nn.Parameter], lr: float, momentum: float):
+        super().__init__(params, {"lr": lr, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for p in group["params"]:
+                state = self.state[p]
+                if not state:
+                    state["momentum_buffer"] = torch.zeros_like(p.grad)
+                buffer = state["momentum_buffer"].mul_(group["momentum"]).add_(p.grad)
+                nesterov = p.grad.add(buffer, alpha=group["momentum"])
+                update = orthogonalize(nesterov.reshape(len(p), -1)).view(p.shape)
+                p.mul_(len(p) ** 0.5 / p.norm()).add_(update, alpha=-group["lr"])
+
+
+class Optimizer:
+    """The optimisers of one network under one schedule: every rate falls linearly from its peak to 0.
+
+    batch_size is the global one: the rates of SGD are meant for a summed loss, and the loop's loss is a mean.
+    """
+
+    def __init__(self, network: nn.Module, config: OptimConfig, batch_size: int):
+        self._whitening = getattr(network, "whiten", None)
+        trained = [p for p in network.parameters() if p.requires_grad]
+        if config.name == "adamw":
+            # Decay shrinks matrices and filters; biases and norms have nothing to gain from it.
+            decayed = [p for p in trained if p.ndim > 1]
+            others = [p for p in trained if p.ndim <= 1]
+            groups: list[dict[str, Any]] = [
+                {"params": decayed, "weight_decay": config.weight_decay},
+                {"params": others, "weight_decay": 0.0},
+            ]
+            self._all: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=config.lr)]
+        else:
+            head = {id(p) for p in network.get_submodule("head").parameters()}
+            filters = [p for p in trained if p.ndim > 1 and id(p) not in head]
+            groups = []
+            for ratio, members in (
+                (HEAD_LR, [p for p in trained if id(p) in head]),
+                (BIAS_LR, [p for p in trained if p.ndim <= 1 and id(p) not in head]),
+            ):
+                lr = ratio * config.lr * batch_size
+                groups.append({"params": members, "lr": lr, "weight_decay": DECAY * batch_size / lr})
+            self._all = [
+                torch.optim.SGD([g for g in groups if g["params"]], momentum=0.85, nesterov=True),
+                Muon(filters, lr=config.lr, momentum=0.6),
+            ]
+        self._peaks = [[group["lr"] for group in opt.param_groups] for opt in self._all]
+
+    def schedule(self, progress: float) -> None:
+        """Set every rate for the step that begins when that share (0..1) of all steps is done."""
+        for opt, peaks in zip(self._all, self._peaks, strict=True):
+            for group, peak in zip(opt.param_groups, peaks, strict=True):
+                group["lr"] = peak * (1 - progress)
+        if self._whitening is not None and progress >= WHITENING_SHARE:
+            self._whitening.bias.requires_grad_(False)
+
+    def step(self) -> None:
+        for opt in self._all:
+            opt.step()
+
+    def state_dict(self) -> list[dict[str, Any]]:
+        return [opt.state_dict() for opt in self._all]
+
+    def load_state_dict(self, states: list[dict[str, Any]]) -> None:
+        for opt, state in zip(self._all, states, strict=True):
+            opt.load_state_dict(state)
