@@ -64,3 +64,5 @@ if __name__ == "__main__":
     except RayclsError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -18,7 +18,6 @@ from pathlib import Path
 from raycls.config import validated
 from raycls.errors import RayclsError, UsageError
 from raycls.progress import say
-from raycls.serving.benchmark import replicas, report
 from raycls.serving.benchmark.results import Plan
 
 RESULTS = Path(__file__).parent / "results"
@@ -67,9 +66,12 @@ def main(arguments: list[str]) -> None:
             "repeats": options.repeats,
         },
     )
+    if options.url and not options.images:
+        raise UsageError("--url needs --images, a folder of images to send")
+
+    from raycls.serving.benchmark import replicas, report  # seconds to import: wrong use is told before
+
     if options.url:
-        if not options.images:
-            raise UsageError("--url needs --images, a folder of images to send")
         results = replicas.run_at(options.url, plan, images=options.images, allow_remote=options.allow_remote)
     else:
         results = replicas.run(
@@ -88,3 +90,5 @@ if __name__ == "__main__":
     except RayclsError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -15,6 +15,7 @@ import json
 import logging
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -57,11 +58,12 @@ class Cluster:
         return Leader(self.pid, self.started)
 
 
-def connect(num_cpus: int | None = None, *, log_to_driver: bool = False) -> None:
+def connect(num_cpus: int | None = None, *, log_to_driver: bool = False, start_local: bool = True) -> None:
     """Connect this process to Ray: `$RAY_ADDRESS`, else `raycls up`'s cluster, else any Ray of this machine.
 
     Where none runs, a local one is started with num_cpus (all of the machine's when None) that ends with this
-    process. Returns at once when already connected. Raises ClusterError when a named cluster does not answer.
+    process. Returns at once when already connected. Raises ClusterError when a named cluster does not answer, and
+    when none runs and start_local is False.
     """
     import ray
 
@@ -69,23 +71,40 @@ def connect(num_cpus: int | None = None, *, log_to_driver: bool = False) -> None
         return
     _authenticate()
     running = status()
-    address = os.environ.get("RAY_ADDRESS") or (running.address if running else None)
+    address = os.environ.get("RAY_ADDRESS") or (running.address if running else _started_by_hand())
+    if address is None and not start_local:
+        raise ClusterError("no Ray runs on this machine: start it with `raycls up`")
     if running and address == running.address:
         _stay_on_loopback()
-
-    def init(where: str, cpus: int | None = None) -> None:
-        ray.init(where, num_cpus=cpus, logging_level=logging.WARNING, log_to_driver=log_to_driver)
-
-    with progress.bar("connecting to Ray" if address else "starting Ray"):
+    local = address in (None, "local")
+    with progress.bar("starting Ray" if local else "connecting to Ray"):
         try:
-            init(address or "auto")
-        except Exception as error:
-            if address or not isinstance(error, ConnectionError):
-                raise ClusterError(_complaint(address or "auto", error)) from error
-            try:
-                init("local", num_cpus)
-            except Exception as failure:
-                raise ClusterError(f"Ray did not start: {_first_line(failure)}") from failure
+            ray.init(
+                address or "local",
+                num_cpus=num_cpus if local else None,
+                logging_level=logging.WARNING,
+                log_to_driver=log_to_driver,
+            )
+        except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
+            raise ClusterError(complaint(address or "local", error)) from error
+
+
+def _started_by_hand() -> str | None:
+    """The address that `ray start` recorded on this machine, where a cluster still answers.
+
+    Not Ray's own "auto", which also joins any other process's private Ray that it finds in the process list, and
+    waits minutes for one that listens elsewhere or is dead.
+    """
+    from ray._common.utils import get_default_ray_temp_dir
+
+    record = Path(get_default_ray_temp_dir()) / "ray_current_cluster"
+    try:
+        address = record.read_text().strip()
+        host, _, port = address.rpartition(":")
+        socket.create_connection((host, int(port)), timeout=2).close()
+    except (OSError, ValueError):
+        return None
+    return address
 
 
 def start(*, num_cpus: int | None = None) -> Cluster:
@@ -222,13 +241,20 @@ def _write_state(cluster: Cluster) -> None:
     part.replace(_state_path())
 
 
-def _complaint(address: str, error: Exception) -> str:
-    if "token" in f"{error} {error.__cause__}".lower():
+def complaint(address: str, error: Exception) -> str:
+    """What is wrong, and the way out, when ray.init fails so for this address."""
+    everything = f"{error} {error.__cause__ or ''}"
+    if address == "local":
+        return f"Ray did not start: {_first_line(error)}"
+    if "token" in everything.lower():
         return (
             f"the Ray cluster at {address} refuses this machine's token: put the cluster's own "
             "(`ray get-auth-token` there) into RAY_AUTH_TOKEN"
         )
-    return f"no Ray cluster answers at {address}; start one with `raycls up`: {_first_line(error)}"
+    if "Version mismatch" in everything:
+        lines = [" ".join(line.split()) for line in str(error).splitlines() if line.strip()]
+        return f"{' '.join(lines)}: install the cluster's versions here, or start it again with these"
+    return f"no Ray cluster answers at {address}: start one with `raycls up`, or unset RAY_ADDRESS"
 
 
 def _first_line(error: Exception) -> str:

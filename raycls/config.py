@@ -135,9 +135,7 @@ def preset(name: str, manifest: Manifest, network: str | None = None) -> Config:
     return Config(
         network=NetworkConfig(name=network, widths=all_widths[network][name]),
         optim=OptimConfig() if muon else OptimConfig(name="adamw", lr=1e-3, label_smoothing=0.1),
-        augment=AugmentConfig(
-            translate=2 if manifest.image_size <= 32 else manifest.image_size // 16, flip=manifest.mirrorable
-        ),
+        augment=AugmentConfig(translate=manifest.image_size // 16, flip=manifest.mirrorable),
         training=TrainingConfig(
             epochs=epochs if name == "smoke" else round(epochs * passes),
             batch_size=batch_size,

@@ -66,7 +66,6 @@ def _client(tracking_uri: str) -> MlflowClient:
 
         for chatty in ("mlflow", "alembic"):
             logging.getLogger(chatty).setLevel(logging.WARNING)
-        # Run artifacts are fetched through MLflow's global settings whatever the client was given (mlflow.artifacts).
         mlflow.set_tracking_uri(tracking_uri)
         client = MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
         try:
@@ -81,7 +80,13 @@ def _client(tracking_uri: str) -> MlflowClient:
 
 def client() -> MlflowClient:
     """The client of `$MLFLOW_TRACKING_URI`, or of a SQLite file under the home, made on first use."""
-    return _client(home.tracking_uri())
+    import mlflow
+
+    found = _client(home.tracking_uri())
+    if mlflow.get_tracking_uri() != home.tracking_uri():
+        # MLflow reaches artifacts through its global setting, whatever the client was given.
+        mlflow.set_tracking_uri(home.tracking_uri())
+    return found
 
 
 def experiment(name: str) -> str:

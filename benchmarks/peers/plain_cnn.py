@@ -52,7 +52,7 @@ class PlainCNN(nn.Module):
 
 
 class PILDataset(Dataset[tuple[Tensor, int]]):
-    """One split as torchvision's datasets present it: an array entry becomes a PIL image, then goes through transforms."""
+    """One split as torchvision's datasets present it: an array becomes a PIL image, then goes through transforms."""
 
     def __init__(self, dataset: PackedDataset, split: str, transform: transforms.Compose):
         self.images, self.labels, self.transform = dataset.images(split), dataset.labels(split), transform
@@ -64,7 +64,9 @@ class PILDataset(Dataset[tuple[Tensor, int]]):
         return self.transform(Image.fromarray(self.images[index])), int(self.labels[index])
 
 
-def train_epochs(dataset: PackedDataset, epochs: int, threads: int, *, seed: int = 0, num_workers: int = 2) -> PlainRun:
+def train_epochs(
+    dataset: PackedDataset, epochs: int, threads: int, *, seed: int = 0, num_workers: int = 2
+) -> PlainRun:
     """Train afresh and evaluate after each epoch. threads are torch's in this process, for good.
 
     A few batches through a network that is thrown away come first, so that no epoch pays for starting up.
@@ -73,7 +75,10 @@ def train_epochs(dataset: PackedDataset, epochs: int, threads: int, *, seed: int
     torch.manual_seed(seed)
     manifest = dataset.manifest
     train = DataLoader(
-        PILDataset(dataset, "train", _augmenting(manifest)), batch_size=64, shuffle=True, num_workers=num_workers
+        PILDataset(dataset, "train", _augmenting(manifest)),
+        batch_size=64,
+        shuffle=True,
+        num_workers=num_workers,
     )
     test = DataLoader(PILDataset(dataset, "test", _plain(manifest)), batch_size=256, num_workers=num_workers)
     shape = (len(manifest.classes), manifest.image_size)
@@ -127,10 +132,14 @@ def _accuracy(network: nn.Module, loader: DataLoader[tuple[Tensor, int]]) -> flo
 
 
 def main(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--dataset", default="cifar10", help="a prepared dataset (default: cifar10)")
     parser.add_argument("--epochs", type=int, default=1)
-    parser.add_argument("--threads", type=int, default=machine.cores(), help="torch's (default: one per core)")
+    parser.add_argument(
+        "--threads", type=int, default=machine.cores(), help="torch's (default: one per core)"
+    )
     parser.add_argument("--num-workers", type=int, default=2, help="of the DataLoader (default: 2)")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)

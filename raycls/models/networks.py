@@ -85,8 +85,9 @@ class _ConvGroup(nn.Module):
 
 
 def _batch_norm(channels: int) -> nn.BatchNorm2d:
-    # momentum and eps of airbench94; the scale is fixed because Muon normalises the filters before it.
-    norm = nn.BatchNorm2d(channels, eps=1e-12, momentum=0.4)
+    # momentum of airbench94; the scale is fixed because Muon normalises the filters before it. Not its eps of 1e-12,
+    # which turns a channel that is constant over a small batch into infinities.
+    norm = nn.BatchNorm2d(channels, momentum=0.4)
     norm.weight.requires_grad_(False)
     return norm
 
@@ -136,9 +137,11 @@ class FastCNN(nn.Module):
         patches = images.unfold(2, kernel, stride).unfold(3, kernel, stride)  # N×3×h×w×k×k
         flat = patches.permute(0, 2, 3, 1, 4, 5).reshape(-1, 3 * kernel * kernel).float()
         eigenvalues, eigenvectors = torch.linalg.eigh(flat.T @ flat / len(flat))
-        filters = eigenvectors.T.reshape(-1, 3, kernel, kernel) / torch.sqrt(
-            eigenvalues.clamp(min=0).view(-1, 1, 1, 1) + eps
-        )
+        filters = (eigenvectors / torch.sqrt(eigenvalues.clamp(min=0) + eps)).T.reshape(-1, 3, kernel, kernel)
+        # Grey images leave two thirds of the directions empty; such a channel would be constant or nothing but
+        # rounding, so the others are repeated in its place, the strongest first.
+        filters = filters[eigenvalues >= 1e-6 * eigenvalues.max()].flip(0)
+        filters = filters[torch.arange(len(eigenvalues)) % len(filters)]
         self.whiten.weight.copy_(torch.cat([filters, -filters]))
 
     def forward(self, images: Tensor) -> Tensor:

@@ -2,35 +2,58 @@
 
     serve run serve_config.yaml
 
-The registry is asked once, here. A replica that autoscaling adds later serves the version its siblings serve, even if
-another has been promoted since. Runs in a Ray task of the cluster, in its environment: RAYCLS_HOME and
+The registry is asked once, here. A replica that autoscaling adds later serves the version its siblings serve, even
+if another has been promoted since. Runs in a Ray task of the cluster, in its environment: RAYCLS_HOME and
 MLFLOW_TRACKING_URI must be set where Ray was started.
 """
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
+from ray import serve
 from ray.serve import Application
 from ray.serve.exceptions import RayServeException
+from starlette.requests import Request
+from starlette.responses import Response
 
 from raycls import registry
 from raycls.config import ServingConfig, validated
-from raycls.errors import RayclsError
+from raycls.errors import RayclsError, UnknownModelError
+from raycls.serving.http import HTTPProblem
 
 
 def build(args: dict[str, Any]) -> Application:
     """The application for `args`, the fields of raycls.config.ServingConfig.
 
-    Raises RayServeException with one line where there is no such model or setting: Serve shows its message as it is,
-    and any other exception as a traceback.
+    Without a champion it is one that answers 503 and says how to make one. Raises RayServeException with one line
+    for a setting or a named model that does not exist: Serve shows its message as it is, and any other exception as
+    a traceback.
     """
+    config = None
     try:
         config = validated(ServingConfig, args)
         version = registry.resolve(config.model)
         registry.checkpoint(version)  # absent or damaged: say so now, not in each replica's log
+    except UnknownModelError as error:
+        if config and config.model is None:
+            return NoModel.bind(str(error))  # type: ignore[attr-defined]
+        raise RayServeException(f"raycls: {error}") from None
     except RayclsError as error:
         raise RayServeException(f"raycls: {error}") from None
     from raycls.serving.classifier import Classifier
 
     return Classifier.bind(config, version)  # type: ignore[attr-defined]
+
+
+@serve.deployment(name="Classifier")  # the name that serve_config.yaml's settings are for
+class NoModel:
+    """Stands where the classifier will, until there is a champion and the application is deployed again."""
+
+    def __init__(self, reason: str):
+        self.problem = HTTPProblem(503, reason)
+        logging.getLogger("ray.serve").error(f"{reason}; then serve again")
+
+    async def __call__(self, request: Request) -> Response:
+        return self.problem.response()

@@ -30,7 +30,7 @@ METRIC = "val_accuracy"
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """One configuration that was tried: `values` by config path; its best epoch's val_accuracy (0..1), None if failed."""
+    """One configuration that was tried: `values` by config path; its best val_accuracy (0..1), None if it failed."""
 
     number: str
     values: dict[str, Any]

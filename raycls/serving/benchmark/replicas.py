@@ -17,12 +17,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import requests
+import yaml
 
 from raycls import cluster, machine, registry
 from raycls.data.packed import open_dataset
 from raycls.errors import BenchmarkError
 from raycls.models.checkpoint import load_card
+from raycls.ray_environment import environment
 from raycls.serving import deploy
 from raycls.serving.benchmark import server, usage
 from raycls.serving.benchmark.images import write_images
@@ -63,6 +64,7 @@ def run(
                 memory[count] = usage.memory_mib(usage.replicas(_head())) / count
     return Results(
         **_circumstances(plan),
+        config=_config(config),
         model=version.reference,
         test_accuracy=version.metrics.get("test_accuracy"),
         memory_mib=memory,
@@ -85,6 +87,7 @@ def run_at(url: str, plan: Plan, *, images: Path, allow_remote: bool = False) ->
     )
     return Results(
         **_circumstances(plan.model_copy(update={"replicas": ()})),
+        config={},
         model=url,
         test_accuracy=None,
         memory_mib={},
@@ -95,8 +98,11 @@ def run_at(url: str, plan: Plan, *, images: Path, allow_remote: bool = False) ->
 @contextmanager
 def _deployer(config: Path, model: str, port: int | None) -> Iterator[Callable[[int], str]]:
     """A function that serves the model with so many replicas and gives the URL, once all of them run."""
-    found = cluster.status() is not None
-    former = _served(config, port) if found else None
+    running = cluster.status()
+    found: dict[str, Any] = deploy.applications(running) if running else {}
+    former = [app["deployed_app_config"] for app in found.get("applications", {}).values()]
+    if former:
+        port = port or found["http_options"]["port"]  # it cannot be changed while Serve runs
 
     def deployed(count: int) -> str:
         if cluster.status():
@@ -113,20 +119,12 @@ def _deployer(config: Path, model: str, port: int | None) -> Iterator[Callable[[
     try:
         yield deployed
     finally:
-        if not found:
+        if running is None:
             deploy.down()
         elif former:
-            deploy.deploy(config, model=former, port=port)
-
-
-def _served(config: Path, port: int | None) -> str | None:
-    """What the running cluster serves, as NAME/VERSION; None when nothing answers."""
-    options = deploy.load(config, port=port)["http_options"]
-    try:
-        health = requests.get(f"http://{cluster.LOOPBACK}:{options['port']}/health", timeout=5)
-        return f"{health.json()['model']['name']}/{health.json()['model']['version']}"
-    except (requests.RequestException, ValueError, KeyError):
-        return None
+            with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+                yaml.safe_dump(deploy.load(config, port=port) | {"applications": former}, file)
+                deploy.deploy(Path(file.name))
 
 
 def _head() -> int:
@@ -136,9 +134,20 @@ def _head() -> int:
     return running.pid
 
 
+def _config(config: Path) -> dict[str, Any]:
+    """What decides the speed: the application's arguments, the deployment's limits, the ingress's environment."""
+    (application, *_) = deploy.load(config)["applications"]
+    (deployment,) = [d for d in application["deployments"] if d["name"] == deploy.DEPLOYMENT]
+    measured = {
+        key: value for key, value in deployment.items() if not isinstance(value, dict) and key != "name"
+    }
+    ingress = {key: value for key, value in environment().items() if key.startswith("RAY_SERVE")}
+    return {**application["args"], **measured, **ingress}
+
+
 def _circumstances(plan: Plan) -> dict[str, Any]:
     return {
-        "date": datetime.now(UTC).isoformat(" ", "minutes"),
+        "date": f"{datetime.now(UTC):%Y-%m-%d %H:%M}",
         "hardware": machine.hardware(),
         "versions": machine.versions(),
         "plan": plan,

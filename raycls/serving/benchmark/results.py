@@ -79,6 +79,11 @@ class Point(BaseModel):
     def errors(self) -> Counter[str]:
         return sum((Counter(sample.errors) for sample in self.samples), Counter())
 
+    @property
+    def other_cores(self) -> float:
+        """Cores used by neither replicas, ingress nor generator: Ray's own processes, and other programs."""
+        return self.cores["busy"] - sum(value for name, value in self.cores.items() if name != "busy")
+
 
 class Results(BaseModel):
     """All that was measured, and on what."""
@@ -87,6 +92,9 @@ class Results(BaseModel):
     hardware: dict[str, str]
     versions: dict[str, str]
     plan: Plan
+    config: dict[str, Any] = Field(
+        description="of the application, its deployment and the ingress; {} by URL"
+    )
     model: str = Field(description="NAME/VERSION, or the URL of the server that was given")
     test_accuracy: float | None = Field(description="in process, on the whole test split, as registered")
     memory_mib: dict[int, float] = Field(description="per replica (USS), by replica count")
@@ -126,7 +134,7 @@ class Results(BaseModel):
 
     def as_json(self) -> dict[str, Any]:
         """Plain values under the names that `--json` prints; each point's are medians over its repeats."""
-        fields = ("date", "model", "test_accuracy", "memory_mib", "hardware", "versions")
+        fields = ("date", "model", "test_accuracy", "memory_mib", "hardware", "versions", "config")
         return {
             "benchmark": "serving",
             **{field: getattr(self, field) for field in fields},
@@ -171,17 +179,23 @@ def _conclusions(results: Results) -> Iterator[str]:
         assert count and first
         peak = results.peak(count)
         gain = _ratio(peak, base) or 0.0
-        says = f"{count} replicas answer {gain:.2f} × the requests/s of {first}"
+        says = f"{count} replicas answer {gain:.2f} × the requests/s of {first} at their peaks"
         if gain >= 0.9 * count / first:
             yield f"{says}: each replica brings its full share."
             continue
         reasons = []
-        if cores - peak.cores["busy"] < 0.1 * cores:
+        if peak.other_cores > 0.25 * cores:
+            reasons.append(
+                f"other programs take {peak.other_cores:.2f} of the {cores:.0f} cores, so this says little: "
+                "measure again when the machine is quiet"
+            )
+        elif cores - peak.cores["busy"] < 0.1 * cores:
             parts = {name: base.cores[name] for name in ("replicas", "ingress", "generator")}
+            parts["others"] = base.other_cores
             told = ", ".join(f"{name} {value:.2f}" for name, value in parts.items())
             reasons.append(
-                f"the {cores:.0f} cores are used up: at the peak of {first}, {base.cores['busy']:.2f} of them "
-                f"are busy already ({told}), which leaves {cores - base.cores['busy']:.2f} for more"
+                f"the {cores:.0f} cores are used up, as {first} alone keeps {base.cores['busy']:.2f} of them busy "
+                f"({told}), which leaves {cores - base.cores['busy']:.2f} for more"
             )
         elif peak.connections == 1:
             reasons.append("one connection has one request at a time, which one replica takes")
@@ -195,5 +209,5 @@ def _conclusions(results: Results) -> Iterator[str]:
                 f"batches shrink from {base.batch_mean:.1f} to {peak.batch_mean:.1f} images, and small ones "
                 "cost more for each"
             )
-        verb = "More replicas do not help here: " if gain < 1.05 else ""
-        yield f"{verb}{says}, not {count / first:g} ×; {'; '.join(reasons)}."
+        start = "More replicas do not help here: " if gain < 1.05 else ""
+        yield f"{start}{says}, not {count / first:g} ×: {'; '.join(reasons)}."

@@ -78,7 +78,7 @@ def _load(plan: Plan, **kind: float) -> Load:
 
 
 def _name(load: Load) -> str:
-    return f"{load.connections} connections" if load.connections else f"{load.rate:.0f} requests/s"
+    return f"connections: {load.connections}" if load.connections else f"{load.rate:.0f} requests/s"
 
 
 def _repeat(generator: LoadGenerator, load: Load, replicas: int | None, head: int | None) -> _Repeat:

@@ -7,7 +7,7 @@ import io
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,44 +19,6 @@ from raycls.serving.benchmark.images import read_images
 from raycls.serving.benchmark.load import MAX_OUTSTANDING, Load, LoadGenerator, Sample, check_url
 
 Handler = Callable[[web.Request], object]
-
-
-@pytest.fixture
-def images(tmp_path: Path) -> Path:
-    """A red class and a blue one, five distinct PNGs each."""
-    for name, channel in (("red", 0), ("blue", 2)):
-        (tmp_path / name).mkdir()
-        for index in range(5):
-            colour = [index, index, index]
-            colour[channel] = 255
-            Image.new("RGB", (8, 8), tuple(colour)).save(tmp_path / name / f"{index}.png")
-    return tmp_path
-
-
-@pytest.fixture
-def serve() -> Iterator[Callable[[Handler], str]]:
-    """Start a server on a free port of loopback, in a thread; gives the URL."""
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, daemon=True)
-    thread.start()
-    runners = []
-
-    async def start(handler: Handler) -> str:
-        app = web.Application()
-        app.router.add_post("/predict", handler)  # type: ignore[arg-type]
-        runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=5)
-        await runner.setup()
-        runners.append(runner)
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        return f"http://127.0.0.1:{runner.addresses[0][1]}/predict"
-
-    yield lambda handler: asyncio.run_coroutine_threadsafe(start(handler), loop).result()
-    for runner in runners:
-        asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result()
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join()
-    loop.close()
 
 
 def measure(url: str, images: Path, **load: float) -> Sample:

@@ -1,0 +1,5 @@
+"""`python -m raycls` is `raycls`."""
+
+from raycls.cli import main
+
+main()

@@ -1,0 +1,78 @@
+"""The command line: one command per stage. Parse, call the library, print; no logic.
+
+    raycls data prepare cifar10 && raycls tune cifar10 --trials 8 && raycls up
+
+data, training and serving hold the commands of their part of the library. Progress goes to stderr, results to stdout;
+with --json, stdout is exactly one JSON document. Exit code 0: done; 2: asked for wrongly (the message says how to
+ask); 1: failed; 130: interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from raycls.cli import data, serving, training
+from raycls.cli.output import AsJson, print_json, print_table
+from raycls.cli.serving import SERVE_CONFIG, Port, ServeConfig
+from raycls.errors import RayclsError
+
+app = typer.Typer(
+    name="raycls",
+    help="From a folder of images to a tuned, versioned, autoscaled and benchmarked HTTP classifier on Ray.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(data.app, name="data")
+app.add_typer(training.app)
+app.add_typer(serving.app)
+
+
+@app.command()
+def demo(
+    config: ServeConfig = SERVE_CONFIG,
+    dataset: Annotated[
+        str | None, typer.Option(help="cifar10 or digits; default: cifar10 where it can be had")
+    ] = None,
+    port: Port = None,
+    as_json: AsJson = False,
+) -> None:
+    """Everything once: data, tuning, training, serving over HTTP, one replica against two. About five minutes.
+
+    Example: raycls demo
+    """
+    from raycls import home
+    from raycls.demo import run
+
+    result = run(config, dataset_name=dataset, port=port)
+    if as_json:
+        print_json(result.as_json())
+        return
+    print_table(("raycls demo", f"{result.seconds:.0f} s"), result.rows())
+    print(f"MLflow run   {result.training.run_id}: mlflow ui --backend-store-uri {home.tracking_uri()}")
+    print(f"report       {result.report}")
+    print(f"benchmark    {result.benchmark_page}")
+    print("keep serving raycls up  (then: raycls predict http://127.0.0.1:8000 IMAGE)")
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line (without the program's name) and return its exit code; errors become one line on stderr."""
+    try:
+        app(list(arguments), prog_name="raycls")
+    except SystemExit as done:  # typer's own end, also for a wrong option, which it explains itself
+        if done.code == 130:
+            print("interrupted", file=sys.stderr)
+        return done.code if isinstance(done.code, int) else 0
+    except RayclsError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def main() -> None:
+    sys.exit(run(sys.argv[1:]))

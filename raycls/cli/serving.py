@@ -1,0 +1,174 @@
+"""`raycls predict | up | down | env | doctor | bench`: a registered model behind HTTP, and how fast it answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from raycls.cli.output import AsJson, print_json
+from raycls.errors import UsageError
+from raycls.progress import say
+
+app = typer.Typer()
+
+ServeConfig = Annotated[Path, typer.Option("--config", help="the Serve configuration")]
+ServedModel = Annotated[
+    str | None, typer.Option("--model", help="NAME, NAME@ALIAS or NAME/VERSION; default: the latest champion")
+]
+Port = Annotated[int | None, typer.Option(min=1, max=65535, help="HTTP port; default: the configuration's")]
+SERVE_CONFIG = Path("serve_config.yaml")
+
+
+@app.command()
+def predict(
+    target: Annotated[str, typer.Argument(help="a server's URL, or NAME, NAME@ALIAS, NAME/VERSION")],
+    images: Annotated[list[Path], typer.Argument(help="image files")],
+    top_k: Annotated[int, typer.Option(min=0, help="also print the K likeliest classes")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Classify images, over HTTP or in this process: the same answer.
+
+    Example: raycls predict http://127.0.0.1:8000 cat.png
+    """
+    from raycls.serving.client import predict
+
+    answers = predict(target, images, top_k=top_k)
+    if as_json:
+        print_json({"predictions": answers})
+        return
+    for path, answer in zip(images, answers, strict=True):
+        print(
+            f"{path}: {answer['class_name']} {answer['confidence']:.4f} (version {answer['model_version']})"
+        )
+        for other in answer.get("top_k", ()):
+            print(f"    {other['class_name']} {other['confidence']:.4f}")
+
+
+@app.command()
+def up(
+    config: ServeConfig = SERVE_CONFIG,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="return when it serves; end with `raycls down`")
+    ] = False,
+    model: ServedModel = None,
+    port: Port = None,
+    as_json: AsJson = False,
+) -> None:
+    """Start Ray with the right environment and serve a model, until Ctrl-C.
+
+    Example: raycls up --detach
+    """
+    from raycls.serving.deploy import up
+
+    served = up(config, detach=detach, model=model, port=port)
+    if as_json:
+        print_json(served.__dict__)
+    else:
+        print(f"{served.model} at {served.url}/predict")
+        print(
+            f"dashboard {served.dashboard}; jobs: RAY_AUTH_MODE=token ray job submit --address {served.dashboard} …"
+        )
+
+
+@app.command()
+def down() -> None:
+    """Stop what `raycls up` started, and nothing else.
+
+    Example: raycls down
+    """
+    from raycls.serving.deploy import down
+
+    print("stopped" if down() else "nothing was running")
+
+
+@app.command()
+def env() -> None:
+    """Print the environment for people who start Ray themselves.
+
+    Example: eval "$(raycls env)" && ray start --head
+    """
+    import shlex
+
+    from raycls.cluster import environment
+
+    for name, value in environment().items():
+        print(f"export {name}={shlex.quote(value)}")
+
+
+@app.command()
+def doctor(config: ServeConfig = SERVE_CONFIG, port: Port = None, as_json: AsJson = False) -> None:
+    """Say what is wrong with the running cluster or the configuration, and how to mend it.
+
+    Exit code 1 when something is. Example: raycls doctor
+    """
+    from raycls.serving.doctor import examine
+
+    findings = examine(config, port=port)
+    if as_json:
+        print_json([finding.__dict__ for finding in findings])
+    else:
+        for finding in findings:
+            print(f"{'ok     ' if finding.ok else 'PROBLEM'}  {finding.text}")
+            if finding.mend:
+                print(f"         mend: {finding.mend}")
+    if not all(finding.ok for finding in findings):
+        raise typer.Exit(1)
+
+
+@app.command()
+def bench(
+    replicas: Annotated[str, typer.Option(help="replica counts to compare; the first is the 1.0")] = "1,2",
+    connections: Annotated[str, typer.Option(help="closed loops")] = "1,8,32",
+    rates: Annotated[
+        str, typer.Option(help="open loops, requests/s like 200,400; none; auto: 50% and 80% of the peak")
+    ] = "auto",
+    seconds: Annotated[float, typer.Option(help="the counted part of a repeat")] = 3.0,
+    repeats: Annotated[int, typer.Option(help="of each load")] = 3,
+    model: ServedModel = None,
+    config: ServeConfig = SERVE_CONFIG,
+    port: Port = None,
+    images: Annotated[
+        Path | None, typer.Option(help="folder of images to send; default: the model's test split")
+    ] = None,
+    url: Annotated[str | None, typer.Option(help="measure the server there, and deploy nothing")] = None,
+    allow_remote: Annotated[
+        bool, typer.Option("--allow-remote", help="let --url be another machine's")
+    ] = False,
+    output: Annotated[Path | None, typer.Option(help="folder for the page and its plot")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare replica counts under load: requests/s and latency, closed and open loop.
+
+    Example: raycls bench --replicas 1,2 --output /tmp/bench
+    """
+    from raycls.config import validated
+    from raycls.serving.benchmark.results import Plan
+
+    plan = validated(
+        Plan,
+        {
+            "replicas": replicas.split(","),
+            "connections": connections.split(","),
+            "rates": {"auto": "auto", "none": ()}.get(rates, rates.split(",")),
+            "seconds": seconds,
+            "repeats": repeats,
+        },
+    )
+    if url and not images:
+        raise UsageError("--url needs --images, a folder of images to send")
+
+    from raycls.serving.benchmark import replicas as benchmark  # seconds to import: wrong use is told before
+    from raycls.serving.benchmark import report
+
+    if url and images:
+        results = benchmark.run_at(url, plan, images=images, allow_remote=allow_remote)
+    else:
+        results = benchmark.run(plan, model=model, config=config, port=port, images=images)
+    report.print_table(results)
+    if output:
+        for path in report.write(results, output):
+            say(f"written: {path}")
+    if as_json:
+        print_json(results.as_json())

@@ -1,0 +1,124 @@
+"""Runs, versions and aliases on a real MLflow over SQLite."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from raycls import registry
+from raycls.errors import RegistryError, UnknownModelError, UsageError
+from raycls.models import checkpoint
+from raycls.models.networks import build
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    network = build("mlp", num_classes=2, image_size=8, widths=(4,), dropout=0.0)
+    card = checkpoint.ModelCard(
+        network="mlp", arguments={"widths": [4], "dropout": 0.0}, classes=("a", "b"), image_size=8,
+        mean=(0.5,) * 3, std=(0.2,) * 3, metrics={"val_accuracy": 0.5}, dataset="ab", dataset_fingerprint="f",
+        config={}, seed=0, **checkpoint.provenance(),
+    )  # fmt: skip
+    checkpoint.save(tmp_path / "checkpoint", network, card)
+    return tmp_path / "checkpoint"
+
+
+def _register(
+    saved: Path, accuracy: float, name: str = "ab", fingerprint: str = "f"
+) -> registry.ModelVersion:
+    metrics = {"val_accuracy": accuracy}
+    with registry.run(name, "run", {}) as run:
+        return registry.register(
+            name, run, saved, fingerprint=fingerprint, metrics=metrics, lineage={"study": "s", "trial": "t"}
+        )
+
+
+def test_the_life_of_a_model(home: Path, saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UnknownModelError, match="raycls tune cifar10"):
+        registry.resolve()
+    first = _register(saved, 0.5)
+    with pytest.raises(UnknownModelError, match="raycls promote ab VERSION"):
+        registry.resolve("ab")
+
+    assert registry.promote_if_better(first, "val_accuracy")
+    assert registry.resolve("ab").reference == "ab/1"
+    assert registry.resolve("ab@champion").aliases == ("champion",)
+
+    worse, better = _register(saved, 0.4), _register(saved, 0.6)
+    assert not registry.promote_if_better(worse, "val_accuracy")
+    assert "ab/1 stays champion" in capsys.readouterr().err
+    assert registry.promote_if_better(better, "val_accuracy")
+    assert "ab/3 replaces champion ab/1" in capsys.readouterr().err
+    assert registry.resolve("ab").version == "3"
+
+    other = _register(saved, 0.1, fingerprint="other data")
+    assert registry.promote_if_better(other, "val_accuracy")  # figures on other data do not compare
+    assert [v.version for v in registry.list_models()] == ["4", "3", "2", "1"]
+    assert registry.resolve("ab/2").metrics == {"val_accuracy": 0.4}
+    assert registry.resolve("ab/2").tags["trial"] == "t"
+
+    _register(saved, 0.9, name="later")
+    registry.promote("later", "1")
+    assert registry.resolve().reference == "later/1"
+    registry.promote("ab", "2", "challenger")
+    assert registry.resolve("ab@challenger").version == "2"
+    assert registry.resolve("ab").version == "4"
+
+
+def test_a_checkpoint_is_verified(home: Path, saved: Path) -> None:
+    version = _register(saved, 0.5)
+    directory = registry.checkpoint(version)
+    assert checkpoint.sha256(directory) == version.sha256
+    weights = directory / checkpoint.WEIGHTS
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x00\x01")
+    with pytest.raises(RegistryError, match="was changed"):
+        registry.checkpoint(version)
+    shutil.rmtree(directory)
+    with pytest.raises(RegistryError, match="is gone"):
+        registry.checkpoint(version)
+
+
+@pytest.mark.parametrize(
+    ("reference", "told"),
+    [
+        ("nope", "the models are: ab"),
+        ("ab/9", "it has: 1"),
+        ("ab@nope", "--alias nope"),
+        ("ab/one", "NAME/VERSION"),
+        ("", "NAME/VERSION"),
+    ],
+)
+def test_an_unknown_reference_names_what_exists(home: Path, saved: Path, reference: str, told: str) -> None:
+    _register(saved, 0.5)
+    with pytest.raises(UnknownModelError, match=told):
+        registry.resolve(reference)
+
+
+def test_an_alias_that_mlflow_would_refuse_is_wrong_use(home: Path, saved: Path) -> None:
+    _register(saved, 0.5)
+    for alias in ("latest", "v3", "two words"):
+        with pytest.raises(UsageError, match="cannot be an alias"):
+            registry.promote("ab", "1", alias)
+
+
+def test_a_run_says_how_it_ended(home: Path) -> None:
+    endings = {}
+    for error in (None, ValueError("too bad"), KeyboardInterrupt()):
+        try:
+            with registry.run("endings", "run", {}) as run:
+                if error:
+                    raise error
+        except (ValueError, KeyboardInterrupt):
+            pass
+        ended = registry.client().get_run(run.id)
+        endings[ended.info.status] = ended.data.tags.get("ended")
+    assert endings == {"FINISHED": None, "FAILED": "ValueError: too bad", "KILLED": "interrupted"}
+
+
+def test_a_tracking_server_that_is_not_there(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(RegistryError, match="MLFLOW_TRACKING_URI"):
+        registry.resolve("any")

@@ -1,0 +1,315 @@
+"""/predict, /health and /metrics over real HTTP, through the ingress: right answers, and problem documents."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import socket
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+import requests
+from PIL import Image
+
+from raycls import registry
+from raycls.models.predictor import Predictor
+from raycls.serving.deploy import Served
+from raycls.training.trainer import TrainingResult
+
+OCTETS = "application/octet-stream"
+
+
+def encoded(seed: int = 0, mode: str = "RGB", kind: str = "PNG", size: tuple[int, int] = (37, 29)) -> bytes:
+    """A smooth random picture, since noise is what JPEG keeps least."""
+    small = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(small).resize(size, Image.Resampling.BICUBIC).convert(mode).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that claims that size and holds one row."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    rows = zlib.compress(bytes(1 + 3 * width))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+def base64_of(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+@pytest.fixture(scope="session")
+def predictor(trained: TrainingResult) -> Predictor:
+    assert trained.version is not None
+    return Predictor.load(registry.checkpoint(trained.version))
+
+
+@pytest.fixture
+def post(served: Served) -> Callable[..., requests.Response]:
+    def send(data: Any = None, content_type: str | None = OCTETS, **options: Any) -> requests.Response:
+        headers = {"Content-Type": content_type} if content_type else {}
+        query = options.pop("query", "")
+        return requests.post(f"{served.url}/predict{query}", data, headers=headers, timeout=30, **options)
+
+    return send
+
+
+def expect_problem(response: requests.Response, status: int, words: str) -> None:
+    assert response.headers["content-type"] == "application/problem+json", response.text
+    document = response.json()
+    assert set(document) == {"type", "title", "status", "detail"}
+    assert (response.status_code, document["status"]) == (status, status), document
+    assert words in document["detail"]
+
+
+# ---------------------------------------------------------------------------------------------- right answers
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind"),
+    [
+        ("RGB", "PNG"),
+        ("RGB", "JPEG"),
+        ("L", "PNG"),
+        ("P", "GIF"),
+        ("RGBA", "WEBP"),
+        ("CMYK", "JPEG"),
+        ("1", "BMP"),
+    ],
+)
+def test_every_form_of_a_request_answers_as_the_predictor_does(
+    post: Callable[..., requests.Response],
+    predictor: Predictor,
+    trained: TrainingResult,
+    mode: str,
+    kind: str,
+) -> None:
+    data = encoded(7, mode, kind)
+    (expected,) = predictor.predict([data])
+    answers = [
+        post(data, f"image/{kind.lower()}"),
+        post(data),
+        post(None, None, files={"file": ("picture", data)}),
+        post(json.dumps({"image_base64": base64_of(data)}), "application/json"),
+    ]
+    for answer in answers:
+        assert answer.status_code == 200, answer.text
+        document = answer.json()
+        assert list(document) == ["class_index", "class_name", "confidence", "model_version"]
+        assert document["class_name"] == expected.class_name
+        assert document["class_index"] == expected.class_index
+        assert document["confidence"] == pytest.approx(expected.confidence, abs=1e-3)
+        assert document["model_version"] == trained.version.version
+
+
+def test_many_images_are_answered_in_order(
+    post: Callable[..., requests.Response], predictor: Predictor
+) -> None:
+    images = [encoded(seed) for seed in range(8)]
+    expected = predictor.predict(images)
+    form = post(None, None, files=[("file", (f"{i}.png", data)) for i, data in enumerate(images)])
+    document = json.dumps({"images_base64": [base64_of(data) for data in images]})
+    for answer in (form, post(document, "application/json")):
+        predictions = answer.json()["predictions"]
+        assert [p["class_index"] for p in predictions] == [e.class_index for e in expected]
+        assert [p["confidence"] for p in predictions] == pytest.approx(
+            [e.confidence for e in expected], abs=1e-3
+        )
+    one = post(json.dumps({"images_base64": [base64_of(images[0])]}), "application/json").json()
+    assert len(one["predictions"]) == 1
+
+
+def test_top_k(post: Callable[..., requests.Response], predictor: Predictor) -> None:
+    data = encoded(3)
+    (expected,) = predictor.predict([data])
+    document = post(data, query="?top_k=3").json()
+    order = np.argsort(-expected.probabilities)[:3]
+    assert [entry["class_index"] for entry in document["top_k"]] == order.tolist()
+    assert document["top_k"][0]["confidence"] == document["confidence"]
+    assert len(post(data, query="?top_k=999").json()["top_k"]) == len(predictor.card.classes)
+    assert "top_k" not in post(data, query="?top_k=0").json()
+
+
+def test_concurrent_requests_get_their_own_answers_and_share_batches(
+    served: Served, post: Callable[..., requests.Response], predictor: Predictor
+) -> None:
+    images = [encoded(seed) for seed in range(300)]
+    expected = predictor.predict(images)
+    batches, images_before = counted(served)
+    with ThreadPoolExecutor(32) as pool:
+        answers = list(pool.map(post, images))
+    for answer, wanted in zip(answers, expected, strict=True):
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["confidence"] == pytest.approx(wanted.confidence, abs=1e-3)
+        assert answer.json()["class_index"] == wanted.class_index
+    batches_after, images_after = counted(served)
+    assert images_after - images_before == len(images)
+    assert batches_after - batches < len(images)
+
+
+def counted(served: Served) -> tuple[float, float]:
+    """Batches and images so far, from /metrics."""
+    lines = requests.get(f"{served.url}/metrics", timeout=10).text.splitlines()
+    values = {
+        line.split("{")[0]: float(line.split()[-1])
+        for line in lines
+        if line.startswith("raycls_batch_images_")
+    }
+    return values["raycls_batch_images_count"], values["raycls_batch_images_sum"]
+
+
+def test_health_names_the_pinned_model(served: Served, trained: TrainingResult) -> None:
+    answer = requests.get(f"{served.url}/health", timeout=10)
+    version = trained.version
+    assert answer.json() == {
+        "status": "ok",
+        "model": {"name": version.name, "version": version.version, "fingerprint": version.fingerprint},
+    }
+
+
+def test_metrics_count_answers_by_status(served: Served, post: Callable[..., requests.Response]) -> None:
+    post(b"no image")
+    answer = requests.get(f"{served.url}/metrics", timeout=10)
+    assert answer.headers["content-type"].startswith("text/plain")
+    (line,) = [
+        x for x in answer.text.splitlines() if x.startswith("raycls_requests_total") and 'status="415"' in x
+    ]
+    assert float(line.split()[-1]) >= 1
+
+
+# -------------------------------------------------------------------------------------------------- bad input
+
+BAD_BODIES: dict[str, tuple[bytes, str, int, str]] = {
+    "empty": (b"", OCTETS, 400, "empty"),
+    "truncated png": (encoded()[:-40], "image/png", 400, "truncated"),
+    "truncated jpeg": (encoded(kind="JPEG")[:-40], "image/jpeg", 400, "truncated"),
+    "text as image": (b"hello, I am a cat", "image/png", 415, "not an image"),
+    "pdf as image": (b"%PDF-1.7\n1 0 obj\n<<>>\nendobj\n", "image/png", 415, "not an image"),
+    "pdf": (b"%PDF-1.7", "application/pdf", 415, "application/pdf"),
+    "format not accepted": (encoded(kind="TIFF"), "image/tiff", 415, "not an image"),
+    "100 megapixels": (png_header(10_000, 10_000), "image/png", 413, "10000×10000"),
+    "a billion pixels": (png_header(40_000, 40_000), "image/png", 413, "pixels"),
+    "over the limit": (bytes(2**20 + 1), OCTETS, 413, "1,048,576"),
+    "no json": (b"{", "application/json", 400, "not valid JSON"),
+    "nan": (b'{"image_base64": NaN}', "application/json", 400, "NaN"),
+    "not utf-8": (b'{"image_base64": "\xff"}', "application/json", 400, "not valid JSON"),
+    "deep": (b"[" * 100_000, "application/json", 400, "not valid JSON"),
+    "a list": (b"[]", "application/json", 400, "image_base64"),
+    "no field": (b"{}", "application/json", 400, "image_base64"),
+    "wrong type": (b'{"image_base64": 1}', "application/json", 400, "image_base64"),
+    "empty list": (b'{"images_base64": []}', "application/json", 400, "images_base64"),
+    "one of another type": (b'{"images_base64": ["", null]}', "application/json", 400, "images_base64"),
+    "a field more": (b'{"image_base64": "", "x": 1}', "application/json", 400, "image_base64"),
+    "both fields": (b'{"image_base64": "", "images_base64": [""]}', "application/json", 400, "image_base64"),
+    "a url": (b'{"image_base64": "http://127.0.0.1/cat.png"}', "application/json", 400, "base64"),
+    "not base64": (b'{"image_base64": "a"}', "application/json", 400, "base64"),
+    "not ascii": ('{"image_base64": "ä"}'.encode(), "application/json", 400, "base64"),
+    "empty image": (b'{"image_base64": ""}', "application/json", 400, "empty"),
+    "too many": (json.dumps({"images_base64": [""] * 9}).encode(), "application/json", 413, "at most 8"),
+    "form without boundary": (b"x", "multipart/form-data", 400, "form"),
+    "broken form": (b"--b\r\nnonsense", "multipart/form-data; boundary=b", 400, "form"),
+    "form of another field": (
+        b'--b\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\nx\r\n--b--\r\n',
+        "multipart/form-data; boundary=b",
+        400,
+        "'file'",
+    ),
+    "ten thousand fields": (
+        b'--b\r\nContent-Disposition: form-data; name="x"\r\n\r\nx\r\n' * 10_000 + b"--b--\r\n",
+        "multipart/form-data; boundary=b",
+        400,
+        "fields",
+    ),
+}
+
+
+@pytest.mark.parametrize("row", BAD_BODIES)
+def test_a_bad_body_gets_its_problem_document(post: Callable[..., requests.Response], row: str) -> None:
+    body, content_type, status, words = BAD_BODIES[row]
+    expect_problem(post(body, content_type), status, words)
+
+
+@pytest.mark.parametrize("text", ["-1", "two", "1.5", "", "9" * 30, "٣"])
+def test_a_bad_top_k(post: Callable[..., requests.Response], text: str) -> None:
+    expect_problem(post(encoded(), query=f"?top_k={text}"), 400, "top_k")
+
+
+def test_too_many_files_in_a_form(post: Callable[..., requests.Response]) -> None:
+    answer = post(None, None, files=[("file", (f"{i}.png", b"x")) for i in range(20)])
+    expect_problem(answer, 413, "")
+
+
+def test_a_body_without_length_is_refused_when_it_passes_the_limit(
+    served: Served, post: Callable[..., requests.Response]
+) -> None:
+    sent = 0
+
+    def chunks() -> Iterator[bytes]:
+        nonlocal sent
+        while sent < 2 * 2**20:
+            sent += 65536
+            yield bytes(65536)
+
+    expect_problem(post(chunks()), 413, "1,048,576")
+
+
+def test_a_broken_image_fails_alone(post: Callable[..., requests.Response]) -> None:
+    good, broken = encoded(), encoded()[:-40]
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(post, [good, broken] * 40))
+    assert [answer.status_code for answer in answers] == [200, 400] * 40
+    form = post(None, None, files=[("file", ("a.png", good)), ("file", ("b.png", broken))])
+    expect_problem(form, 400, "image 1:")
+
+
+def test_wrong_paths_and_methods(served: Served) -> None:
+    expect_problem(requests.get(f"{served.url}/nowhere", timeout=10), 404, "/nowhere")
+    answer = requests.get(f"{served.url}/predict", timeout=10)
+    expect_problem(answer, 405, "POST")
+    assert answer.headers["allow"] == "POST"
+    expect_problem(requests.post(f"{served.url}/health", timeout=10), 405, "GET")
+
+
+def test_a_full_queue_answers_429_at_once_and_recovers(
+    served: Served, post: Callable[..., requests.Response]
+) -> None:
+    """More requests than it holds, whose bodies never end, fill the replica; when they leave, it serves again."""
+    parts = urlsplit(served.url)
+    assert parts.hostname and parts.port
+    head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: {OCTETS}\r\nContent-Length: 100\r\n\r\n"
+    with ExitStack() as stack:
+        for _ in range(80):
+            waiting = stack.enter_context(socket.create_connection((parts.hostname, parts.port), timeout=10))
+            waiting.sendall(head.encode() + b"x")
+        for _ in range(100):  # until they have reached the replica
+            if (answer := post(encoded())).status_code == 429:
+                break
+        expect_problem(answer, 429, "full")
+        assert int(answer.headers["retry-after"]) >= 1
+    for _ in range(100):
+        if (answer := post(encoded())).status_code == 200:
+            break
+    assert answer.status_code == 200
+
+
+def test_no_bad_input_restarted_the_replica(served: Served, post: Callable[..., requests.Response]) -> None:
+    def replica() -> str:
+        return requests.get(f"{served.url}/metrics", timeout=10).text.split('replica="')[1].split('"')[0]
+
+    before = replica()
+    for body, content_type, status, _ in BAD_BODIES.values():
+        assert post(body, content_type).status_code == status
+    assert replica() == before
+    assert post(encoded()).status_code == 200

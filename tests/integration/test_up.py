@@ -1,0 +1,197 @@
+"""`raycls up` and `raycls down`: what they start, what they refuse, and that nothing stays behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import requests
+
+from raycls import cluster, registry
+from raycls.errors import ClusterError, UnknownModelError
+from raycls.processes import psutil
+from raycls.serving import deploy, doctor
+from raycls.serving.deploy import Served
+from raycls.training.trainer import TrainingResult
+
+RAY = [sys.executable, "-m", "ray.scripts.scripts"]
+
+
+@pytest.fixture
+def running(served: Served) -> cluster.Cluster:
+    found = cluster.status()
+    assert found is not None
+    return found
+
+
+def test_a_second_up_is_one_clear_line(running: cluster.Cluster, serve_config: Path) -> None:
+    with pytest.raises(ClusterError, match=rf"already up: process {running.pid}, .*raycls down"):
+        deploy.up(serve_config, detach=True)
+    with pytest.raises(ClusterError, match="already up"):
+        cluster.start()
+    assert cluster.status() == running
+
+
+def test_a_taken_port_is_said_before_anything_starts(home: Path, served: Served, serve_config: Path) -> None:
+    port = int(served.url.rsplit(":", 1)[1])
+    with pytest.raises(ClusterError, match=f"port {port} is in use.*--port"):
+        deploy.up(serve_config, detach=True, port=port)
+    assert not (home / "cluster.json").exists()
+
+
+def test_an_unknown_version_is_refused_and_the_old_one_stays(served: Served, serve_config: Path) -> None:
+    with pytest.raises(UnknownModelError, match="no version 99"):
+        deploy.deploy(serve_config, model="digits/99", replicas=1)
+    assert requests.get(f"{served.url}/health", timeout=10).json()["status"] == "ok"
+
+
+def test_down_without_a_cluster(home: Path) -> None:
+    assert deploy.down() is False
+
+
+def test_ray_listens_on_loopback_alone(running: cluster.Cluster) -> None:
+    """But for what cannot be told: HAProxy's statistics and metrics, and Serve's port between deployments."""
+    ours = {process.pid: process for process in running.head.members()}
+    listening = [c for c in psutil.net_connections("tcp") if c.status == psutil.CONN_LISTEN and c.pid in ours]
+    assert len(listening) > 5
+    beyond = {
+        c.laddr.port: " ".join(ours[c.pid].cmdline())
+        for c in listening
+        if c.laddr.ip not in ("127.0.0.1", "::1", "::ffff:127.0.0.1")
+    }
+    known = [who for who in beyond.values() if "haproxy" in who or "ray::ServeReplica" in who]
+    assert len(known) == len(beyond), beyond
+    assert sum("haproxy" in who for who in known) <= 2
+
+
+def test_jobs_need_the_token_and_run_with_it(running: cluster.Cluster) -> None:
+    submit = [*RAY, "job", "submit", "--address", running.dashboard, "--", "echo", "ran on the cluster"]
+    done = subprocess.run(
+        submit,
+        env=os.environ | {"RAY_AUTH_MODE": "token"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "ran on the cluster" in done.stdout
+    refused = requests.get(f"{running.dashboard}/api/jobs/", timeout=10)
+    assert refused.status_code == 401
+
+
+def test_doctor_finds_the_cluster_healthy(
+    running: cluster.Cluster, served: Served, serve_config: Path
+) -> None:
+    """In a process of its own, since this one is connected to another Ray."""
+    port = int(served.url.rsplit(":", 1)[1])
+    program = (
+        "import sys; from pathlib import Path; from raycls.serving.doctor import examine\n"
+        f"for f in examine(Path({str(serve_config)!r}), port={port}): print(f.ok, f.text)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) == 7, done.stdout
+    assert all(line.startswith("True") for line in lines), done.stdout
+    assert "ingress" in done.stdout and f"port {port} serves digits/" in done.stdout
+
+
+def test_doctor_without_a_cluster(home: Path, serve_config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It names the absent champion and the cluster that does not answer, and starts nothing."""
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("RAY_ADDRESS", "local")
+        finding = doctor.champion()
+    assert not finding.ok
+    assert not (home / "cluster.json").exists()
+
+
+def test_an_update_loses_no_request(
+    served: Served, serve_config: Path, trained: TrainingResult, running: cluster.Cluster
+) -> None:
+    """The champion again as a new version, deployed under load, then the first again."""
+    assert trained.version is not None
+    with registry.run("digits", "the same again", {}) as run:
+        second = registry.register(
+            "digits",
+            run,
+            registry.checkpoint(trained.version),
+            fingerprint=trained.version.fingerprint,
+            metrics=trained.version.metrics,
+            lineage={},
+        )
+    failed: list[str] = []
+    seen: set[str] = set()
+    stop = threading.Event()
+
+    def ask() -> None:
+        with requests.Session() as session:
+            while not stop.is_set():
+                try:
+                    answer = session.get(f"{served.url}/health", timeout=30)
+                except requests.RequestException as error:
+                    failed.append(repr(error))
+                    continue
+                if answer.status_code == 200:
+                    seen.add(answer.json()["model"]["version"])
+                else:
+                    failed.append(f"{answer.status_code} {answer.text[:200]}")
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        for reference in (second.reference, trained.version.reference):
+            assert (
+                deploy.deploy(serve_config, model=reference, port=int(served.url[-5:]), replicas=1)
+                == served.url
+            )
+            time.sleep(1)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert set(failed) == set()
+    assert seen == {second.version, trained.version.version}
+
+
+def test_ctrl_c_while_starting_leaves_nothing(home: Path) -> None:
+    program = "from raycls import cluster; cluster.start()"
+    starting = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True)
+    state = home / "cluster.json"
+    while not state.exists():
+        assert starting.poll() is None
+        time.sleep(0.05)
+    found = cluster.status()
+    assert found is not None
+    time.sleep(1)  # Ray's own processes are coming up
+    starting.send_signal(signal.SIGINT)
+    _, said = starting.communicate(timeout=60)
+    assert "KeyboardInterrupt" in said
+    assert found.head.members() == []
+    assert not state.exists()
+    assert not Path(found.directory).exists()
+
+
+def test_down_clears_up_after_a_killed_up(home: Path) -> None:
+    program = "from raycls import cluster; cluster.start()"
+    starting = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.DEVNULL)
+    while (found := cluster.status()) is None:
+        time.sleep(0.05)
+    time.sleep(1)
+    starting.kill()
+    starting.wait()
+    assert found.head.alive()
+    assert deploy.down() is True
+    assert found.head.members() == []
+    assert not Path(found.directory).exists()

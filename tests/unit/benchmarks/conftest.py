@@ -1,0 +1,57 @@
+"""Real servers on loopback, and images to send them."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+from PIL import Image
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """A red class and a blue one, five distinct PNGs each."""
+    for name, channel in (("red", 0), ("blue", 2)):
+        (tmp_path / name).mkdir()
+        for index in range(5):
+            colour = [index, index, index]
+            colour[channel] = 255
+            Image.new("RGB", (8, 8), tuple(colour)).save(tmp_path / name / f"{index}.png")
+    return tmp_path
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., str]]:
+    """Start a server on a free port of loopback, in a thread; gives the URL of its /predict."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    runners = []
+
+    async def start(predict: Handler, metrics: Handler | None) -> str:
+        app = web.Application()
+        app.router.add_post("/predict", predict)
+        if metrics:
+            app.router.add_get("/metrics", metrics)
+        runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=5)
+        await runner.setup()
+        runners.append(runner)
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        return f"http://127.0.0.1:{runner.addresses[0][1]}/predict"
+
+    def served(predict: Handler, metrics: Handler | None = None) -> str:
+        return asyncio.run_coroutine_threadsafe(start(predict, metrics), loop).result()
+
+    yield served
+    for runner in runners:
+        asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result()
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    loop.close()

@@ -1,0 +1,89 @@
+"""Bodies to images, without a server: what the parser takes, and how it reads."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+from starlette.datastructures import Headers
+from starlette.requests import Request
+
+from raycls.errors import ImageError, ImageTooLargeError, NotAnImageError
+from raycls.serving.http import HTTPProblem, images_of, problem_of, read_body
+
+
+def request(chunks: list[bytes], headers: dict[str, str] | None = None) -> tuple[Request, list[bytes]]:
+    """A request whose body comes in these chunks, and the list of those not yet read."""
+    remaining = list(chunks)
+
+    async def receive() -> dict[str, object]:
+        body = remaining.pop(0) if remaining else b""
+        return {"type": "http.request", "body": body, "more_body": bool(remaining)}
+
+    raw = [(name.lower().encode(), value.encode()) for name, value in (headers or {}).items()]
+    return Request({"type": "http", "method": "POST", "headers": raw}, receive), remaining
+
+
+def test_reading_stops_at_the_limit() -> None:
+    incoming, unread = request([b"x" * 10] * 100)
+    with pytest.raises(HTTPProblem, match="larger than 50 bytes") as caught:
+        asyncio.run(read_body(incoming, limit=50))
+    assert caught.value.status == 413
+    assert len(unread) == 94  # six chunks were enough to know
+
+
+@pytest.mark.parametrize("declared", ["51", "9" * 30])
+def test_a_declared_length_over_the_limit_is_refused_unread(declared: str) -> None:
+    incoming, unread = request([b"x"] * 3, {"content-length": declared})
+    with pytest.raises(HTTPProblem):
+        asyncio.run(read_body(incoming, limit=50))
+    assert len(unread) == 3
+
+
+def test_a_body_at_the_limit_is_whole() -> None:
+    incoming, _ = request([b"ab", b"cd", b"e"], {"content-length": "5"})
+    assert asyncio.run(read_body(incoming, limit=5)) == b"abcde"
+
+
+def test_a_client_that_leaves_is_no_server_error() -> None:
+    async def receive() -> dict[str, object]:
+        return {"type": "http.disconnect"}
+
+    with pytest.raises(HTTPProblem) as caught:
+        asyncio.run(read_body(Request({"type": "http", "method": "POST", "headers": []}, receive), limit=5))
+    assert caught.value.status == 400
+
+
+@pytest.mark.parametrize("kind", ["image/png", "IMAGE/JPEG; q=1", "application/octet-stream", None])
+def test_raw_bodies_are_passed_on_untouched(kind: str | None) -> None:
+    headers = Headers({"content-type": kind} if kind else {})
+    assert asyncio.run(images_of(headers, b"\x00\xff", 1)) == ([b"\x00\xff"], False)
+
+
+def test_a_large_form_part_stays_whole() -> None:
+    data = bytes(range(256)) * 10_000
+    body = (
+        b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n' + data + b"\r\n--b--\r\n"
+    )
+    headers = Headers({"content-type": "multipart/form-data; boundary=b"})
+    assert asyncio.run(images_of(headers, body, 1)) == ([data], False)
+
+
+def test_problem_documents_follow_rfc_9457() -> None:
+    response = HTTPProblem(429, "wait", {"Retry-After": "1"}).response()
+    assert response.headers["content-type"] == "application/problem+json"
+    assert response.headers["retry-after"] == "1"
+    assert json.loads(bytes(response.body)) == {
+        "type": "about:blank",
+        "title": "Too Many Requests",
+        "status": 429,
+        "detail": "wait",
+    }
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(ImageError, 400), (NotAnImageError, 415), (ImageTooLargeError, 413)]
+)
+def test_image_errors_have_their_status(error: type[ImageError], status: int) -> None:
+    assert problem_of(error("why")).status == status

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from raycls.config import PRESETS, Config, ServingConfig, override, preset, validated
+from raycls.data.packed import Manifest, open_dataset
+from raycls.errors import ConfigError
+
+
+@pytest.fixture(scope="module")
+def digits(digits_home: Path) -> Manifest:
+    return open_dataset("digits").manifest
+
+
+def _of_size(manifest: Manifest, images: int) -> Manifest:
+    return manifest.model_copy(update={"counts": {**manifest.counts, "train": images}})
+
+
+def test_fast_on_cifar10_is_the_measured_recipe(digits: Manifest) -> None:
+    config = preset("fast", _of_size(digits, 45_000))
+    assert (config.network.name, config.network.widths) == ("fastcnn", (64, 128, 128))
+    assert (config.training.epochs, config.training.batch_size, config.optim.lr) == (4, 1000, 0.24)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("network", ["mlp", "cnn", "fastcnn"])
+def test_small_datasets_get_smaller_batches_and_more_passes(digits: Manifest, name: str, network: str) -> None:
+    small, large = (preset(name, _of_size(digits, n), network) for n in (500, 45_000))
+    assert small.training.batch_size < large.training.batch_size
+    assert small.training.epochs > large.training.epochs or name == "smoke"
+    assert small.network == large.network
+
+
+def test_digits_are_not_mirrored(digits: Manifest) -> None:
+    assert not preset("fast", digits).augment.flip
+
+
+def test_override_takes_paths_and_unique_names(digits: Manifest) -> None:
+    config = override(preset("fast", digits), ["optim.lr=0.5", "dropout=0.25", "widths=[8,8]", "precision=fp32"])
+    assert (config.optim.lr, config.network.dropout, config.network.widths) == (0.5, 0.25, (8, 8))
+    assert config.training.precision == "fp32"
+    assert config.training.epochs == preset("fast", digits).training.epochs
+
+
+@pytest.mark.parametrize(
+    ("assignment", "told"),
+    [
+        ("lr=-1", "optim.lr"),
+        ("lr=11", "optim.lr"),
+        ("lr=nan", "optim.lr"),
+        ("lr=fast", "optim.lr"),
+        ("dropout=1.0", "network.dropout"),
+        ("dropout=-0.1", "network.dropout"),
+        ("epochs=0", "training.epochs"),
+        ("epochs=2.5", "training.epochs"),
+        ("batch_size=1", "training.batch_size"),
+        ("widths=[]", "network.widths"),
+        ("name=muon", "unknown setting"),  # two sections have a name: which one must be said
+        ("nope=1", "unknown setting"),
+        ("lr", "not key=value"),
+    ],
+)
+def test_a_wrong_override_is_one_line_that_names_the_field(assignment: str, told: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        override(Config(), [assignment])
+    assert told in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_unknown_preset_and_network_name_the_known_ones(digits: Manifest) -> None:
+    with pytest.raises(ConfigError, match="fast, accurate, smoke"):
+        preset("best", digits)
+    with pytest.raises(ConfigError, match="mlp, cnn, fastcnn"):
+        preset("fast", digits, "resnet18")
+
+
+def test_a_config_survives_json_and_cannot_be_changed() -> None:
+    config = override(Config(), ["lr=0.1"])
+    assert Config.model_validate_json(config.model_dump_json()) == config
+    with pytest.raises(ValueError, match="frozen"):
+        config.optim.lr = 1.0  # type: ignore[misc]
+
+
+def test_serving_arguments_are_validated() -> None:
+    with pytest.raises(ConfigError, match="max_batch_size"):
+        validated(ServingConfig, {"max_batch_size": 0})
+    with pytest.raises(ConfigError, match="models"):
+        validated(ServingConfig, {"models": "cifar10"})

@@ -1,0 +1,137 @@
+"""The plain loop, without Ray, on real digits."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from raycls.config import Config, override, preset
+from raycls.data.packed import PackedDataset, open_dataset
+from raycls.errors import ConfigError, TrainingError
+from raycls.models import checkpoint
+from raycls.training.loop import check, fit
+
+
+@pytest.fixture
+def digits(digits_home: Path) -> PackedDataset:
+    return open_dataset("digits")
+
+
+@pytest.fixture
+def smoke(digits: PackedDataset) -> Config:
+    return override(preset("smoke", digits.manifest), ["epochs=4", "dropout=0.1", "precision=fp32"])
+
+
+def _run(config: Config, dataset: PackedDataset, **options: object) -> tuple[list[dict[str, float]], torch.nn.Module]:
+    history: list[dict[str, float]] = []
+    network = fit(config, dataset, on_epoch=lambda metrics, snapshot: history.append(metrics), **options)  # type: ignore[arg-type]
+    return history, network
+
+
+def _weights(network: torch.nn.Module) -> torch.Tensor:
+    return torch.cat([tensor.detach().float().flatten() for tensor in network.state_dict().values()])
+
+
+@pytest.mark.parametrize("network", ["mlp", "cnn", "fastcnn"])
+def test_every_network_learns_digits(digits: PackedDataset, network: str) -> None:
+    config = override(preset("fast", digits.manifest, network), ["epochs=8", "widths=[32,32]"])
+    history, _ = _run(config, digits)
+    assert history[-1]["val_accuracy"] > 0.85
+    assert history[-1]["train_loss"] < history[0]["train_loss"]
+    assert [metrics["epoch"] for metrics in history] == list(range(1, 9))
+    assert all(metrics["images_per_s"] > 0 for metrics in history)
+
+
+def test_a_seed_reproduces_a_run_bit_for_bit(digits: PackedDataset, smoke: Config) -> None:
+    first, again = (_weights(_run(smoke, digits)[1]) for _ in range(2))
+    other = _weights(_run(override(smoke, ["seed=1"]), digits)[1])
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_a_resumed_run_ends_where_the_undisturbed_one_does(
+    digits: PackedDataset, smoke: Config, tmp_path: Path
+) -> None:
+    history = []
+
+    def keep(metrics: dict[str, float], snapshot) -> None:  # type: ignore[no-untyped-def]
+        history.append(metrics)
+        if metrics["epoch"] == 2:
+            snapshot.save(tmp_path)
+
+    undisturbed = fit(smoke, digits, on_epoch=keep)
+    resumed_history, resumed = _run(smoke, digits, resume=tmp_path)
+    assert [metrics["epoch"] for metrics in resumed_history] == [3, 4]
+    assert torch.equal(_weights(undisturbed), _weights(resumed))
+    assert resumed_history[-1]["val_loss"] == history[-1]["val_loss"]
+
+
+def test_a_snapshot_is_a_whole_checkpoint(digits: PackedDataset, smoke: Config, tmp_path: Path) -> None:
+    network = fit(smoke, digits, on_epoch=lambda metrics, snapshot: snapshot.save(tmp_path))
+    loaded, card = checkpoint.load(tmp_path)
+    assert torch.equal(_weights(loaded), _weights(network))
+    assert card.dataset_fingerprint == digits.manifest.fingerprint
+    assert card.metrics["val_accuracy"] > 0
+    assert Config.model_validate(card.config) == smoke
+
+
+TWO_WORKERS = """
+import sys, torch, torch.distributed as dist, torch.multiprocessing as mp
+from raycls.config import Config
+from raycls.data.packed import open_dataset
+from raycls.training.loop import Workers, fit
+
+def work(rank, store, config, out):
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+    network = fit(Config.model_validate_json(config), open_dataset("digits"),
+                  on_epoch=lambda metrics, snapshot: None, workers=Workers(rank, 2))
+    torch.save(network.state_dict(), f"{out}.{rank}")
+    dist.destroy_process_group()
+
+if __name__ == "__main__":
+    mp.spawn(work, args=tuple(sys.argv[1:]), nprocs=2)
+"""
+
+
+def test_two_workers_take_the_steps_of_one(digits: PackedDataset, tmp_path: Path) -> None:
+    # Without dropout and batch norm, whose randomness and statistics are each worker's own.
+    config = override(
+        preset("smoke", digits.manifest, "mlp"),
+        ["epochs=2", "batch_size=64", "translate=0", "precision=fp32", "widths=[16]"],
+    )
+    script = tmp_path / "two_workers.py"
+    script.write_text(TWO_WORKERS)
+    subprocess.run(
+        [sys.executable, script, tmp_path / "store", config.model_dump_json(), tmp_path / "out"],
+        check=True,
+        timeout=120,
+    )
+    first, second = (torch.load(tmp_path / f"out.{rank}", weights_only=True) for rank in (0, 1))
+    alone = _run(config, digits)[1].state_dict()
+    for name, expected in alone.items():
+        assert torch.equal(first[name], second[name])
+        assert torch.allclose(first[name], expected, atol=1e-4)
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_way_out(digits: PackedDataset, smoke: Config) -> None:
+    broken = override(smoke, ["lr=10", "optim.name=adamw", "epochs=200", "weight_decay=1"])
+    with pytest.raises(TrainingError, match=r"lower the learning rate \(optim.lr=10\)"):
+        _run(broken, digits)
+
+
+def test_a_batch_that_the_split_cannot_fill_is_refused(digits: PackedDataset, smoke: Config) -> None:
+    with pytest.raises(ConfigError, match="1259 training images"):
+        check(override(smoke, ["batch_size=2000"]), digits)
+    with pytest.raises(ConfigError, match="126 training images"):
+        check(override(smoke, ["batch_size=500", "train_fraction=0.1"]), digits)
+
+
+def test_validation_is_left_alone_by_the_training_fraction(digits: PackedDataset, smoke: Config) -> None:
+    steps = []
+    config = override(smoke, ["train_fraction=0.5", "epochs=1", "batch_size=50"])
+    fit(config, digits, on_epoch=lambda m, s: None, on_step=lambda done, total: steps.append((done, total)))
+    assert steps[-1] == (12, 12)  # 630 of the 1,259 images, in whole batches
