@@ -7,11 +7,9 @@ Needs the dataset under RAYCLS_HOME of the node that runs the job, and raycls's 
 travels in the working directory. `ray job stop` ends it as Ctrl-C does.
 """
 
-import signal
 import sys
 
-from raycls.cli import run
+from raycls.cli import main
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what `ray job stop` sends
-    sys.exit(run(["train", *sys.argv[1:]]))
+    main(["train", *sys.argv[1:]])

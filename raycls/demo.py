@@ -111,7 +111,9 @@ def run(config: Path, *, dataset_name: str | None = None, port: int | None = Non
         url = deploy.deploy(config, model=training.version.reference, port=port)
         http_accuracy = _send_test_images(url, dataset)
         plan = Plan(replicas=(1, 2), connections=(1, 32), rates=(), seconds=3, repeats=1)
-        serving = benchmark.run(plan, model=training.version.reference, config=config, port=port)
+        serving = benchmark.run(
+            plan, model=training.version.reference, config=config, port=port, restore=False
+        )
     directory = home.home() / "demo"
     page = benchmark_report.write(serving, directory)[0]
     demo = Demo(

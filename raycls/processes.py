@@ -15,9 +15,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 
-import ray  # noqa: F401  Ray brings psutil along and puts it on the path
-
-import psutil  # isort: skip
+import psutil
 
 TERM_S, KILL_S = 8.0, 5.0
 

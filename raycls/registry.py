@@ -10,6 +10,7 @@ checkpoints as directories and figures as numbers; nothing of Ray, networks or H
 from __future__ import annotations
 
 import logging
+import os
 import re
 import shutil
 import time
@@ -60,13 +61,11 @@ def _client(tracking_uri: str) -> MlflowClient:
     if new:
         Path(tracking_uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
     with progress.bar("creating the MLflow database" if new else "opening MLflow"):
-        import mlflow
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
 
         for chatty in ("mlflow", "alembic"):
             logging.getLogger(chatty).setLevel(logging.WARNING)
-        mlflow.set_tracking_uri(tracking_uri)
         client = MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
         try:
             client.search_experiments(max_results=1)
@@ -80,12 +79,17 @@ def _client(tracking_uri: str) -> MlflowClient:
 
 def client() -> MlflowClient:
     """The client of `$MLFLOW_TRACKING_URI`, or of a SQLite file under the home, made on first use."""
+    uri = home.tracking_uri()
+    found = _client(uri)
     import mlflow
 
-    found = _client(home.tracking_uri())
-    if mlflow.get_tracking_uri() != home.tracking_uri():
-        # MLflow reaches artifacts through its global setting, whatever the client was given.
-        mlflow.set_tracking_uri(home.tracking_uri())
+    if mlflow.get_tracking_uri() != uri:
+        # MLflow reaches artifacts through its global setting, whatever the client was given. It also writes that
+        # setting into the environment, where it would outlive a change of RAYCLS_HOME.
+        stated = os.environ.get("MLFLOW_TRACKING_URI")
+        mlflow.set_tracking_uri(uri)
+        if stated is None:
+            os.environ.pop("MLFLOW_TRACKING_URI", None)
     return found
 
 
@@ -140,7 +144,10 @@ class Run:
 
 @contextmanager
 def run(experiment_name: str, run_name: str, tags: dict[str, str]) -> Iterator[Run]:
-    """A new run; it ends as FINISHED, FAILED, or KILLED after Ctrl-C, and says why in the tag `ended`."""
+    """A new run; it ends as FINISHED, FAILED, or KILLED after Ctrl-C, and says why in the tag `ended`.
+
+    Runs that name it as their parent and are still open then (the trials of a study that was broken off) end as KILLED.
+    """
     created = client().create_run(experiment(experiment_name), run_name=run_name, tags=tags)
     current = Run(created.info.run_id)
     status = "FAILED"
@@ -156,6 +163,9 @@ def run(experiment_name: str, run_name: str, tags: dict[str, str]) -> Iterator[R
         raise
     finally:
         client().set_terminated(current.id, status)
+        children = f"tags.`mlflow.parentRunId` = '{current.id}' and attributes.status = 'RUNNING'"
+        for child in client().search_runs([created.info.experiment_id], children, max_results=1000):
+            client().set_terminated(child.info.run_id, "KILLED")
 
 
 def register(

@@ -9,12 +9,14 @@ ask); 1: failed; 130: interrupted.
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
+from raycls import progress
 from raycls.cli import data, serving, training
 from raycls.cli.output import AsJson, print_json, print_table
 from raycls.cli.serving import SERVE_CONFIG, Port, ServeConfig
@@ -46,8 +48,9 @@ def demo(
 
     Example: raycls demo
     """
-    from raycls import home
-    from raycls.demo import run
+    with progress.bar("loading PyTorch and Ray"):
+        from raycls import home
+        from raycls.demo import run
 
     result = run(config, dataset_name=dataset, port=port)
     if as_json:
@@ -74,5 +77,8 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
-def main() -> None:
-    sys.exit(run(sys.argv[1:]))
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The process's command line. SIGTERM (`ray job stop`) and a closed terminal end it as Ctrl-C does."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
+    sys.exit(run(sys.argv[1:] if arguments is None else arguments))

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
+from raycls import progress
 from raycls.cli.output import AsJson, print_json
 from raycls.errors import UsageError
-from raycls.progress import say
 
 app = typer.Typer()
 
@@ -159,8 +159,9 @@ def bench(
     if url and not images:
         raise UsageError("--url needs --images, a folder of images to send")
 
-    from raycls.serving.benchmark import replicas as benchmark  # seconds to import: wrong use is told before
-    from raycls.serving.benchmark import report
+    with progress.bar("loading PyTorch and Ray"):  # wrong use was told before
+        from raycls.serving.benchmark import replicas as benchmark
+        from raycls.serving.benchmark import report
 
     if url and images:
         results = benchmark.run_at(url, plan, images=images, allow_remote=allow_remote)
@@ -169,6 +170,6 @@ def bench(
     report.print_table(results)
     if output:
         for path in report.write(results, output):
-            say(f"written: {path}")
+            progress.say(f"written: {path}")
     if as_json:
         print_json(results.as_json())

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from raycls import progress
 from raycls.cli.data import Dataset
 from raycls.cli.output import AsJson, print_json, print_metrics, print_table
 
@@ -14,7 +15,8 @@ app = typer.Typer()
 Preset = Annotated[str, typer.Option(help="fast, accurate or smoke")]
 Network = Annotated[str | None, typer.Option(help="mlp, cnn or fastcnn (the default)")]
 Workers = Annotated[
-    int | None, typer.Option(min=1, help="training processes; default: one per GPU, or one with all CPUs")
+    int | None,
+    typer.Option(min=1, help="training processes; default: one per GPU, or as many as CPUs and batch allow"),
 ]
 Seed = Annotated[int, typer.Option(min=0, help="of weights, order and augmentation")]
 Settings = Annotated[
@@ -42,7 +44,8 @@ def train(
 
     Example: raycls train cifar10 --preset fast --set training.epochs=6 --set lr=0.2
     """
-    from raycls.training.trainer import train
+    with progress.bar("loading PyTorch"):
+        from raycls.training.trainer import train
 
     config = _configuration(dataset, preset, network, seed, settings)
     result = train(dataset, config, workers=workers, model=model)
@@ -74,7 +77,8 @@ def tune(
 
     Example: raycls tune cifar10 --trials 8 --max-epochs 2 --set train_fraction=0.5
     """
-    from raycls.training.tuner import search, train_best
+    with progress.bar("loading PyTorch"):
+        from raycls.training.tuner import search, train_best
 
     config = _configuration(dataset, preset, network, seed, settings)
     study = search(dataset, config, trials=trials, max_epochs=max_epochs, seed=seed)
@@ -121,10 +125,11 @@ def evaluate(
 
     Example: raycls evaluate cifar10/3 --split test
     """
-    from raycls import registry
-    from raycls.data.packed import open_dataset
-    from raycls.models.predictor import Predictor
-    from raycls.training.evaluation import evaluate
+    with progress.bar("loading PyTorch"):
+        from raycls import registry
+        from raycls.data.packed import open_dataset
+        from raycls.models.predictor import Predictor
+        from raycls.training.evaluation import evaluate
 
     version = registry.resolve(model)
     predictor = Predictor.load(registry.checkpoint(version))
@@ -207,9 +212,8 @@ def _configuration(
     """The configuration a command asks for, printed in full on stderr as the start of the run's record."""
     from raycls.config import override, preset
     from raycls.data.packed import open_dataset
-    from raycls.progress import say
 
     config = preset(preset_name, open_dataset(dataset).manifest, network)
     config = override(config, [f"training.seed={seed}", *(settings or ())])
-    say(f"{dataset}: " + "  ".join(f"{key}={value}" for key, value in config.flat().items()))
+    progress.say(f"{dataset}: " + "  ".join(f"{key}={value}" for key, value in config.flat().items()))
     return config

@@ -23,7 +23,9 @@ from raycls.errors import ImageError, ImageTooLargeError, NotAnImageError
 MAX_PIXELS = 50_000_000
 
 
-def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, formats: tuple[str, ...] | None = None) -> Image.Image:
+def decode(
+    data: bytes, *, max_pixels: int = MAX_PIXELS, formats: tuple[str, ...] | None = None
+) -> Image.Image:
     """The first frame of an encoded image as RGB, turned upright by its EXIF orientation.
 
     The size is checked in the header, before any pixel is decoded. `formats` limits what is tried (Pillow's names);

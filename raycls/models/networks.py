@@ -3,8 +3,8 @@
     network = build("fastcnn", num_classes=10, image_size=32, widths=(64, 128, 128), dropout=0.1)
     logits = network(images)  # float or bfloat16, N×3×H×W, normalised  ->  N×num_classes
 
-Every network takes any square image size from 8 pixels up and any number of classes, and has dropout before its
-last layer. Nothing here knows of Ray, MLflow, files or optimisers.
+Every network is made for any square image size from 8 pixels up and any number of classes, and has dropout before its
+last layer. `any_size` says whether, once made, it also takes images of another size. Nothing here knows of Ray, MLflow, files or optimisers.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from raycls.errors import ConfigError
 class MLP(nn.Module):
     """The baseline: flatten, one hidden layer per width, ReLU. Knows nothing of neighbouring pixels."""
 
+    any_size = False  # its first layer has one weight per pixel
+
     def __init__(
         self, num_classes: int, image_size: int, widths: tuple[int, ...] = (512, 256), dropout: float = 0.0
     ):
@@ -41,6 +43,8 @@ class MLP(nn.Module):
 
 class CNN(nn.Module):
     """A plain conv-pool network: 3×3 convolution, batch norm, ReLU, halve the side; once per width."""
+
+    any_size = True
 
     def __init__(
         self, num_classes: int, image_size: int, widths: tuple[int, ...] = (32, 64, 128), dropout: float = 0.0
@@ -99,6 +103,8 @@ class FastCNN(nn.Module):
     of two convolutions follow, one per width, and a linear head reads the channel-wise maximum. Images above
     127 pixels are whitened in larger, strided patches, so that the first group sees at most about 80 pixels a side.
     """
+
+    any_size = True
 
     def __init__(
         self,

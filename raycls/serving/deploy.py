@@ -10,14 +10,9 @@ and number of replicas. Knows nothing of what the application does with a reques
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import requests
@@ -51,7 +46,7 @@ def up(
     replicas: int | None = None,
     num_cpus: int | None = None,
 ) -> Served:
-    """Start a cluster and serve on it; without detach, until Ctrl-C or SIGTERM, which stop all of it.
+    """Start a cluster and serve on it; without detach, until KeyboardInterrupt, which stops all of it.
 
     Whatever goes wrong on the way, nothing is left running. Raises ConfigError, UnknownModelError, or ClusterError
     when a port is taken, a cluster is already running, or Ray or the application does not start.
@@ -65,23 +60,22 @@ def up(
     if port_in_use(chosen, host):
         raise ClusterError(f"port {chosen} is in use by another program: choose one with --port, or stop it")
     version = registry.resolve(document["applications"][0]["args"].get("model"))
-    with _terminate_as_interrupt():
-        started = cluster.start(num_cpus=num_cpus)
-        try:
-            url = _deploy(started, document, version)
-            served = Served(
-                url=url, address=started.address, dashboard=started.dashboard, model=version.reference
-            )
-            progress.say(f"serving {served.model} at {served.url}; Ray's dashboard: {served.dashboard}")
-            if not detach:
-                progress.say("press Ctrl-C to stop")
-                while cluster.status():
-                    time.sleep(1)
-                raise ClusterError("Ray ended by itself")
-        except BaseException:
-            with progress.bar("stopping"):
-                cluster.stop()
-            raise
+    started = cluster.start(num_cpus=num_cpus)
+    try:
+        url = _deploy(started, document, version)
+        served = Served(
+            url=url, address=started.address, dashboard=started.dashboard, model=version.reference
+        )
+        progress.say(f"serving {served.model} at {served.url}; Ray's dashboard: {served.dashboard}")
+        if not detach:
+            progress.say("press Ctrl-C to stop")
+            while cluster.status():
+                time.sleep(1)
+            raise ClusterError("Ray ended by itself")
+    except BaseException:
+        with progress.bar("stopping"):
+            cluster.stop()
+        raise
     return served
 
 
@@ -190,22 +184,3 @@ def _rest(running: cluster.Cluster, method: str, document: dict[str, Any] | None
     if not response.ok:
         raise ClusterError(f"Serve refused ({response.status_code}): {reason(response.text)}")
     return response
-
-
-@contextmanager
-def _terminate_as_interrupt() -> Iterator[None]:
-    """SIGTERM and a closed terminal end the work as Ctrl-C does, so that what was started is stopped."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    numbers = (signal.SIGTERM, signal.SIGHUP)
-    former = {number: signal.signal(number, interrupt) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 # glibc hands large buffers back to the kernel at every step and has them zeroed again; keeping them is 1.5 times the
 # images/s on CPU workers (measured; see benchmarks/results/training.md).
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(4 << 30), "MALLOC_TRIM_THRESHOLD_": str(8 << 30)}
+IMAGES_PER_WORKER = 250
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +57,7 @@ def train(
 ) -> TrainingResult:
     """Train, keep the epoch with the best validation accuracy, evaluate that one on test, log and register it.
 
-    workers defaults to one per GPU, or one with all free CPUs. model is the registered name (default: the dataset's).
+    workers defaults to one per GPU, or to as many CPU workers as the batch feeds. model is the registered name (default: the dataset's).
     lineage adds tags such as the study and trial that the configuration comes from.
 
     Raises ConfigError before anything starts; TrainingError when a worker failed; KeyboardInterrupt after the
@@ -65,7 +66,7 @@ def train(
     dataset = open_dataset(dataset_name)
     loop.check(config, dataset)
     cluster.connect()
-    scaling = _scaling(workers)
+    scaling = _scaling(workers, config.training.batch_size)
     name = f"{dataset_name}-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}"
     tags = {"kind": "training", "dataset_fingerprint": dataset.manifest.fingerprint, **(lineage or {})}
     with registry.run(dataset_name, name, tags) as run:
@@ -93,9 +94,12 @@ def train(
     return TrainingResult(run_id=run.id, metrics=card.metrics, evaluation=evaluation, version=version)
 
 
-def _scaling(workers: int | None) -> dict[str, Any]:
-    """Ray's ScalingConfig: one worker per GPU, or one CPU worker with every free core (one process, many threads,
-    needs no messages); `workers` divides the cores instead."""
+def _scaling(workers: int | None, batch_size: int) -> dict[str, Any]:
+    """Ray's ScalingConfig: one worker per GPU, or the free CPU cores divided among workers.
+
+    By default a CPU worker per core, as long as each still gets IMAGES_PER_WORKER of a batch: processes that meet once
+    a step lose less to what else runs on the machine than threads that meet at every layer.
+    """
     import ray
 
     free = ray.available_resources()
@@ -103,11 +107,11 @@ def _scaling(workers: int | None) -> dict[str, Any]:
     total = int(ray.cluster_resources().get("CPU", 1))
     if gpus and (workers or gpus) <= gpus:
         return {"num_workers": workers or gpus, "use_gpu": True}
-    count = workers or 1
-    if count > total:
-        raise UsageError(f"--workers {count} is more than the cluster's {total} CPUs")
-    if cpus < max(count, total):
+    if (workers or 1) > total:
+        raise UsageError(f"--workers {workers} is more than the cluster's {total} CPUs")
+    if cpus < max(workers or 1, total):
         progress.say(f"{cpus} of the cluster's {total} CPUs are free: a model being served keeps the others")
+    count = workers or max(1, min(cpus, batch_size // IMAGES_PER_WORKER))
     return {"num_workers": count, "resources_per_worker": {"CPU": max(1, cpus // count)}}
 
 
@@ -141,7 +145,7 @@ def _run_workers(
         # Ray's own SIGINT handler has stopped the workers and then exits with 0, as if all had gone well.
         raise KeyboardInterrupt from None
     except Exception as error:
-        raise _first_cause(error) from error
+        raise first_cause(error) from error
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, previous)
@@ -231,13 +235,15 @@ def _listen(
             event = next_event()
 
 
-def _first_cause(error: Exception) -> RayclsError:
-    """The reason within Ray's report of a failed run: our own error as it was raised, or another's first line."""
+def first_cause(error: Exception) -> RayclsError:
+    """The reason within Ray's report of a failure: our own error as it was raised, or the last line of another's."""
     cause: BaseException = next(iter(getattr(error, "worker_failures", {}).values()), error)
-    while True:
-        inner = getattr(cause, "cause", None) or getattr(cause, "controller_failure", None) or cause.__cause__
-        if isinstance(cause, RayclsError) or inner is None or inner is cause:
-            break
+    # Ray's wrappers hold what they wrap as `cause`, also where they pose as an instance of its class.
+    while (
+        inner := getattr(cause, "cause", None)
+        or getattr(cause, "controller_failure", None)
+        or cause.__cause__
+    ):
         cause = inner
     if isinstance(cause, RayclsError):
         return cause

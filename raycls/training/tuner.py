@@ -20,7 +20,7 @@ from raycls.config import Config, override
 from raycls.data.packed import PackedDataset, open_dataset
 from raycls.errors import TrainingError, UsageError
 from raycls.training import loop
-from raycls.training.trainer import TrainingResult, train
+from raycls.training.trainer import TrainingResult, first_cause, train
 
 if TYPE_CHECKING:
     from ray.tune import ResultGrid
@@ -128,8 +128,9 @@ def train_best(
 def _run_trials(
     name: str, run_id: str, config: Config, dataset: PackedDataset, trials: int, seed: int
 ) -> ResultGrid:
-    # Tune's newer reporter prints to stdout even at verbose=0; the bar and the trial lines are ours.
-    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
+    # Tune's newer reporter prints to stdout even at verbose=0; the bar and the trial lines are ours. Its SIGINT handler
+    # ends the study as if it were complete.
+    os.environ |= {"RAY_AIR_NEW_OUTPUT": "0", "TUNE_DISABLE_SIGINT_HANDLER": "1"}
     import optuna
     import ray
     from ray import tune
@@ -219,17 +220,18 @@ def _progress_callback(bar: progress.Bar, trials: int) -> Any:
             bar.describe(f"tuning: {running} trials running, best val_accuracy {self.best:.4f}")
 
         def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-            self._end(trial, trial.last_result.get(METRIC))
+            epochs = int(trial.last_result["epoch"])
+            self._end(trial, f"val_accuracy {trial.last_result[METRIC]:.4f} after {epochs} epochs")
 
         def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-            self._end(trial, None)
+            self._end(
+                trial, f"failed: {first_cause(trial.get_error() or TrainingError('its process ended'))}"
+            )
 
-        def _end(self, trial: Any, accuracy: float | None) -> None:
+        def _end(self, trial: Any, outcome: str) -> None:
             self.done += 1
             bar.update(self.done)
             values = "  ".join(f"{path.split('.')[1]} {value:.4g}" for path, value in trial.config.items())
-            epochs = int(trial.last_result.get("epoch", 0))
-            outcome = "failed" if accuracy is None else f"val_accuracy {accuracy:.4f} after {epochs} epochs"
             progress.say(f"  trial {self.done}/{trials}  {values}  {outcome}")
 
     return Show()

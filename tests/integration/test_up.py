@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -17,7 +16,7 @@ import requests
 from raycls import cluster, registry
 from raycls.errors import ClusterError, UnknownModelError
 from raycls.processes import psutil
-from raycls.serving import deploy, doctor
+from raycls.serving import deploy
 from raycls.serving.deploy import Served
 from raycls.training.trainer import TrainingResult
 
@@ -104,16 +103,6 @@ def test_doctor_finds_the_cluster_healthy(
     assert len(lines) == 7, done.stdout
     assert all(line.startswith("True") for line in lines), done.stdout
     assert "ingress" in done.stdout and f"port {port} serves digits/" in done.stdout
-
-
-def test_doctor_without_a_cluster(home: Path, serve_config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It names the absent champion and the cluster that does not answer, and starts nothing."""
-    with socket.socket() as closed:
-        closed.bind(("127.0.0.1", 0))
-        monkeypatch.setenv("RAY_ADDRESS", "local")
-        finding = doctor.champion()
-    assert not finding.ok
-    assert not (home / "cluster.json").exists()
 
 
 def test_an_update_loses_no_request(

@@ -21,12 +21,19 @@ def _of_size(manifest: Manifest, images: int) -> Manifest:
 def test_fast_on_cifar10_is_the_measured_recipe(digits: Manifest) -> None:
     config = preset("fast", _of_size(digits, 45_000))
     assert (config.network.name, config.network.widths) == ("fastcnn", (64, 128, 128))
-    assert (config.training.epochs, config.training.batch_size, config.optim.lr) == (4, 1000, 0.24)
+    assert (config.training.epochs, config.training.batch_size, config.optim.lr) == (5, 1000, 0.24)
+
+
+def test_only_images_with_pixels_to_spare_are_reduced(digits: Manifest) -> None:
+    assert preset("fast", digits).training.reduced_share == 0
+    assert preset("fast", digits.model_copy(update={"image_size": 32})).training.reduced_share > 0
 
 
 @pytest.mark.parametrize("name", PRESETS)
 @pytest.mark.parametrize("network", ["mlp", "cnn", "fastcnn"])
-def test_small_datasets_get_smaller_batches_and_more_passes(digits: Manifest, name: str, network: str) -> None:
+def test_small_datasets_get_smaller_batches_and_more_passes(
+    digits: Manifest, name: str, network: str
+) -> None:
     small, large = (preset(name, _of_size(digits, n), network) for n in (500, 45_000))
     assert small.training.batch_size < large.training.batch_size
     assert small.training.epochs > large.training.epochs or name == "smoke"
@@ -38,7 +45,9 @@ def test_digits_are_not_mirrored(digits: Manifest) -> None:
 
 
 def test_override_takes_paths_and_unique_names(digits: Manifest) -> None:
-    config = override(preset("fast", digits), ["optim.lr=0.5", "dropout=0.25", "widths=[8,8]", "precision=fp32"])
+    config = override(
+        preset("fast", digits), ["optim.lr=0.5", "dropout=0.25", "widths=[8,8]", "precision=fp32"]
+    )
     assert (config.optim.lr, config.network.dropout, config.network.widths) == (0.5, 0.25, (8, 8))
     assert config.training.precision == "fp32"
     assert config.training.epochs == preset("fast", digits).training.epochs

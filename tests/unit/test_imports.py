@@ -59,7 +59,9 @@ def test_imports_go_one_way(module: Path) -> None:
     later = {f"raycls.{room}" for rooms in ORDER[level + 1 :] for room in rooms}
     # config knows the manifest's type and the networks' names, and nothing that they do.
     known = {"raycls.data.packed", "raycls.models.networks"} if _room(module) == "config" else set()
-    used = {".".join(name.split(".")[:2]) for name in _imports(module) if not any(map(name.startswith, known))}
+    used = {
+        ".".join(name.split(".")[:2]) for name in _imports(module) if not any(map(name.startswith, known))
+    }
     assert not used & later
 
 

@@ -39,12 +39,13 @@ def run(
     config: Path = Path("serve_config.yaml"),
     port: int | None = None,
     images: Path | None = None,
+    restore: bool = True,
 ) -> Results:
     """Serve `model` (default: the champion that was promoted last) with each number of replicas, and measure.
 
     images is a folder of encoded images (class folders: their names are the true classes); by default 1,000
     PNGs of the test split of the dataset that the model was trained on. A cluster of `raycls up` is used,
-    and afterwards serves again what it served; else one is started for this run.
+    and afterwards (unless restore is False) serves again what it served; else one is started for this run.
 
     Raises UnknownModelError, UnknownDatasetError, ConfigError for a config file that is none, ClusterError
     when a deployment does not become ready, BenchmarkError when it answers nothing.
@@ -57,7 +58,7 @@ def run(
             images = Path(folder)
             card = load_card(registry.checkpoint(version))
             write_images(open_dataset(card.dataset), images, DISTINCT_IMAGES)
-        with _deployer(config, version.reference, port) as deployed:
+        with _deployer(config, version.reference, port, restore) as deployed:
             for count in plan.replicas:
                 url = deployed(count)
                 points += server.measure(f"{url}/predict", images, plan, replicas=count, head=_head())
@@ -96,7 +97,7 @@ def run_at(url: str, plan: Plan, *, images: Path, allow_remote: bool = False) ->
 
 
 @contextmanager
-def _deployer(config: Path, model: str, port: int | None) -> Iterator[Callable[[int], str]]:
+def _deployer(config: Path, model: str, port: int | None, restore: bool) -> Iterator[Callable[[int], str]]:
     """A function that serves the model with so many replicas and gives the URL, once all of them run."""
     running = cluster.status()
     found: dict[str, Any] = deploy.applications(running) if running else {}
@@ -121,7 +122,7 @@ def _deployer(config: Path, model: str, port: int | None) -> Iterator[Callable[[
     finally:
         if running is None:
             deploy.down()
-        elif former:
+        elif former and restore:
             with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
                 yaml.safe_dump(deploy.load(config, port=port) | {"applications": former}, file)
                 deploy.deploy(Path(file.name))

@@ -11,10 +11,8 @@ from __future__ import annotations
 
 import time
 
-import ray  # noqa: F401  Ray brings psutil along and puts it on the path
-
-import psutil  # isort: skip
-from psutil import Process  # isort: skip
+import psutil
+from psutil import Process
 
 # By the names Ray gives its processes: every replica, and what stands between them and the socket.
 REPLICA = "ray::ServeReplica:"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -17,10 +18,10 @@ from aiohttp import web
 from PIL import Image
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
 
-from benchmarks.serving import main
 from raycls import machine
+from raycls.cli import run
 from raycls.data.packed import open_dataset
-from raycls.errors import BenchmarkError, UsageError
+from raycls.errors import BenchmarkError
 from raycls.serving.benchmark import server, usage
 from raycls.serving.benchmark.batch_sizes import between, scrape
 from raycls.serving.benchmark.images import read_images, write_images
@@ -143,12 +144,11 @@ def test_the_images_sent_are_the_test_split_without_loss(digits_home, tmp_path):
         assert path.parent.name == dataset.manifest.classes[dataset.labels("test")[index]]
 
 
-def test_the_script_measures_a_running_server_and_ends_with_one_json_document(
-    replicas, images, tmp_path, capsys
-):
+def test_bench_measures_a_running_server_and_ends_with_one_json_document(replicas, images, tmp_path, capsys):
     url = replicas.removesuffix("/predict")
     loads = ["--connections", "2", "--rates", "100", "--seconds", "0.3", "--repeats", "2"]
-    main(["--url", url, "--images", str(images), *loads, "--output", str(tmp_path / "out")])
+    output = ["--json", "--output", str(tmp_path / "out")]
+    assert run(["bench", "--url", url, "--images", str(images), *loads, *output]) == 0
     captured = capsys.readouterr()
     document = json.loads(captured.out.splitlines()[-1])
     closed, opened = document["points"]
@@ -178,6 +178,6 @@ def test_the_script_told_wrongly_ends_with_one_line_and_exit_code_2():
         (["--url", "http://127.0.0.1:1", "--images", "tests/unit"], "holds no image files"),
     ],
 )
-def test_wrong_use_is_told(arguments, message, images):
-    with pytest.raises(UsageError, match=message):
-        main([str(images) if argument == "IMAGES" else argument for argument in arguments])
+def test_wrong_use_is_told(arguments, message, images, capsys):
+    assert run(["bench", *(str(images) if argument == "IMAGES" else argument for argument in arguments)]) == 2
+    assert re.search(message, capsys.readouterr().err)

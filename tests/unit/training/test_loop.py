@@ -13,6 +13,7 @@ from raycls.config import Config, override, preset
 from raycls.data.packed import PackedDataset, open_dataset
 from raycls.errors import ConfigError, TrainingError
 from raycls.models import checkpoint
+from raycls.models.networks import CNN
 from raycls.training.loop import check, fit
 
 
@@ -26,7 +27,9 @@ def smoke(digits: PackedDataset) -> Config:
     return override(preset("smoke", digits.manifest), ["epochs=4", "dropout=0.1", "precision=fp32"])
 
 
-def _run(config: Config, dataset: PackedDataset, **options: object) -> tuple[list[dict[str, float]], torch.nn.Module]:
+def _run(
+    config: Config, dataset: PackedDataset, **options: object
+) -> tuple[list[dict[str, float]], torch.nn.Module]:
     history: list[dict[str, float]] = []
     network = fit(config, dataset, on_epoch=lambda metrics, snapshot: history.append(metrics), **options)  # type: ignore[arg-type]
     return history, network
@@ -135,3 +138,26 @@ def test_validation_is_left_alone_by_the_training_fraction(digits: PackedDataset
     config = override(smoke, ["train_fraction=0.5", "epochs=1", "batch_size=50"])
     fit(config, digits, on_epoch=lambda m, s: None, on_step=lambda done, total: steps.append((done, total)))
     assert steps[-1] == (12, 12)  # 630 of the 1,259 images, in whole batches
+
+
+def test_the_first_epochs_may_see_smaller_images(digits: PackedDataset) -> None:
+    sides: list[int] = []
+
+    def look(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        if isinstance(module, CNN) and module.training:
+            sides.append(inputs[0].shape[-1])
+
+    config = override(preset("smoke", digits.manifest, "cnn"), ["epochs=4", "reduced_share=0.5"])
+    hook = torch.nn.modules.module.register_module_forward_pre_hook(look)
+    try:
+        _run(config, digits)
+    finally:
+        hook.remove()
+    steps = len(sides) // 4
+    assert sides == [6] * 2 * steps + [8] * 2 * steps
+
+
+def test_a_network_for_one_size_refuses_smaller_images(digits: PackedDataset) -> None:
+    config = override(preset("smoke", digits.manifest, "mlp"), ["reduced_share=0.5"])
+    with pytest.raises(ConfigError, match="reduced_share=0"):
+        check(config, digits)

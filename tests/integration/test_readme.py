@@ -1,0 +1,116 @@
+"""Every command in the README runs: with digits for CIFAR-10, shorter, and on a port of its own."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from raycls.ray_environment import free_port
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.S)
+
+# CI runs these as they stand.
+MAKE = {"make demo", "make test"}
+# The benchmarks of minutes: tests/integration/test_benchmarks.py runs both scripts' whole path, shorter.
+BENCHMARKS = {"python benchmarks/serving.py", "python benchmarks/training.py"}
+# Serves until Ctrl-C: tests/integration/test_serve_run.py.
+SERVE_RUN = "serve run serve_config.yaml"
+
+SHORTER = [
+    ("data prepare cifar10", "data prepare digits"),
+    ("cifar10", "digits"),
+    ("--preset fast", "--preset smoke"),
+    ("--network cnn --set training.epochs=2", "--network cnn --preset smoke"),
+    ("--trials 8 --max-epochs 2 --set train_fraction=0.15", "--trials 2 --preset smoke"),
+    ("--trials 4 --max-epochs 1", "--trials 2 --preset smoke"),
+    ("jobs/train.py digits", "jobs/train.py digits --preset smoke"),
+    ("-- python jobs", f"-- {sys.executable} jobs"),
+    ("--seconds 1 --repeats 1", "--seconds 0.3 --repeats 1 --connections 2 --rates none"),
+]
+
+
+def _commands() -> list[str]:
+    lines = [line.split("  #")[0].strip() for block in BLOCKS for line in block.splitlines()]
+    return [line for line in lines if line]
+
+
+def test_each_command_is_run_by_someone() -> None:
+    commands = _commands()
+    assert set(MAKE) <= set(commands)
+    for name in ("prepare", "list", "show"):
+        assert any(command.startswith(f"raycls data {name}") for command in commands)
+    for name in (
+        "train",
+        "tune",
+        "models",
+        "evaluate",
+        "promote",
+        "up",
+        "doctor",
+        "predict",
+        "bench",
+        "down",
+    ):
+        assert any(command.startswith(f"raycls {name}") for command in commands), name
+
+
+def _rgb(path: Path, seed: int, size: tuple[int, int]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(path)
+
+
+def _elsewhere(command: str) -> bool:
+    return command in MAKE or command == SERVE_RUN or command.startswith(("source ", *BENCHMARKS))
+
+
+def _adapted(command: str, port: int, dashboard: int) -> str:
+    for old, new in SHORTER:
+        command = command.replace(old, new)
+    if command.startswith(("raycls up", "raycls doctor", "raycls bench")):
+        command += f" --port {port}"
+    if command.startswith("curl "):
+        command = f"curl --fail-with-body --silent --show-error {command.removeprefix('curl ')} && echo"
+    return command.replace(":8000", f":{port}").replace(":8265", f":{dashboard}")
+
+
+def test_the_readme_from_top_to_bottom(tmp_path: Path) -> None:
+    for label in ("cat", "dog"):
+        _rgb(tmp_path / f"{label}.png", 1, (40, 30))
+        for i in range(12):
+            _rgb(tmp_path / "photos" / label / f"{i}.jpg", i, (50, 70))
+    for name in ("serve_config.yaml", "jobs", "raycls"):
+        (tmp_path / name).symlink_to(ROOT / name)
+
+    port, dashboard = free_port(8000), free_port(8265)
+    script = [_adapted(command, port, dashboard) for command in _commands() if not _elsewhere(command)]
+    program = "set -ex\n" + "\n".join(script) + "\n"
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "HOME": str(tmp_path),
+        "RAYCLS_HOME": str(tmp_path / "home"),
+    }
+    try:
+        done = subprocess.run(
+            ["bash", "-c", program],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    finally:
+        subprocess.run(["raycls", "down"], env=environment, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert '"model_version": "1"' in done.stdout or '"model_version":"1"' in done.stdout
+    assert (tmp_path / "pets.png").exists()
+    assert (tmp_path / "bench" / "serving.md").exists()

@@ -1,0 +1,82 @@
+"""`serve run serve_config.yaml` as plain Ray runs it, with and without a champion."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import requests
+from PIL import Image
+
+from raycls import registry
+from raycls.data.packed import open_dataset
+from raycls.ray_environment import free_port
+from raycls.training.trainer import TrainingResult
+
+CONFIG = Path(__file__).parents[2] / "serve_config.yaml"
+
+
+@contextmanager
+def _serve_run(folder: Path, home: Path) -> Iterator[tuple[subprocess.Popen[bytes], str, Path]]:
+    """The process, its URL, and the file with all that it says. Stopped with Ctrl-C, which must end it."""
+    port = free_port(8000)
+    (folder / "serve_config.yaml").write_text(CONFIG.read_text().replace("port: 8000", f"port: {port}"))
+    said = folder / "said.txt"
+    with said.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "ray.serve.scripts", "run", "serve_config.yaml"],
+            cwd=folder,
+            env=os.environ | {"RAYCLS_HOME": str(home), "RAY_ADDRESS": "local"},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            yield process, f"http://127.0.0.1:{port}", said
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.wait(timeout=60)
+
+
+def _wait(condition: object, process: subprocess.Popen[bytes], said: Path) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():  # type: ignore[operator]
+        assert process.poll() is None, said.read_text()
+        assert time.monotonic() < deadline, said.read_text()
+        time.sleep(0.5)
+
+
+def _status(url: str) -> int | None:
+    try:
+        return requests.get(url, timeout=5).status_code
+    except requests.RequestException:
+        return None
+
+
+def test_the_champion_answers(tmp_path: Path, digits_home: Path, trained: TrainingResult) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(open_dataset("digits").images("test")[0]).save(buffer, format="PNG")
+    with _serve_run(tmp_path, digits_home) as (process, url, said):
+        _wait(lambda: _status(f"{url}/health") == 200, process, said)
+        answer = requests.post(
+            f"{url}/predict", buffer.getvalue(), headers={"Content-Type": "image/png"}, timeout=30
+        )
+        assert answer.status_code == 200
+        assert answer.json()["model_version"] == registry.resolve("digits").version
+
+
+@pytest.mark.timeout(200)
+def test_no_champion_is_one_clear_line_and_503(tmp_path: Path) -> None:
+    with _serve_run(tmp_path, tmp_path / "home") as (process, url, said):
+        _wait(lambda: "no model is champion yet" in said.read_text(), process, said)
+        (line,) = {line for line in said.read_text().splitlines() if "no model is champion yet" in line}
+        assert "raycls tune cifar10" in line
+        assert "Traceback" not in said.read_text()
+        _wait(lambda: _status(f"{url}/predict") == 503, process, said)
