@@ -117,7 +117,8 @@ PRESETS = ("fast", "accurate", "smoke")
 def preset(name: str, manifest: Manifest, network: str | None = None) -> Config:
     """The complete configuration called `name` for a dataset: its size decides batch size and epochs.
 
-    fast: 90% on CIFAR-10 in five epochs, three of them on smaller images. accurate: wider and longer. smoke: seconds, to see that everything works.
+    fast: 90% on CIFAR-10 in five epochs, three of them on smaller images. accurate: wider and longer. smoke: seconds,
+    to see that everything works.
     Raises ConfigError for an unknown name.
     """
     from raycls.models.networks import NETWORKS

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import secrets
 import socket
+import tempfile
 from contextlib import suppress
 from pathlib import Path
 
@@ -59,12 +60,12 @@ def ensure_token() -> None:
     if os.environ.get("RAY_AUTH_TOKEN") or path.exists():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    whole = path.with_name(f"{path.name}.{os.getpid()}")
-    with os.fdopen(os.open(whole, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+    handle, whole = tempfile.mkstemp(dir=path.parent)  # readable by its owner alone
+    with os.fdopen(handle, "w") as file:
         file.write(secrets.token_hex(32))
-    with suppress(FileExistsError):  # another process was first: its token counts
+    with suppress(FileExistsError):  # another was first: its token counts
         os.link(whole, path)
-    whole.unlink()
+    Path(whole).unlink()
 
 
 def token() -> str:

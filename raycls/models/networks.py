@@ -4,7 +4,8 @@
     logits = network(images)  # float or bfloat16, N×3×H×W, normalised  ->  N×num_classes
 
 Every network is made for any square image size from 8 pixels up and any number of classes, and has dropout before its
-last layer. `any_size` says whether, once made, it also takes images of another size. Nothing here knows of Ray, MLflow, files or optimisers.
+last layer. `any_size` says whether, once made, it also takes images of another size. Nothing here knows of Ray, MLflow,
+files or optimisers.
 """
 
 from __future__ import annotations

@@ -121,45 +121,10 @@ def fit(
     elif isinstance(network, FastCNN):
         network.init_whitening(normalize(train.images[train.chosen[:5000]], card.mean, card.std))
 
-    batch_size = config.training.batch_size
-    steps = len(train.chosen) // batch_size
-    total = steps * config.training.epochs
-    # Early epochs learn coarse features, which three quarters of the side show at half the cost.
-    reduced = round(config.training.reduced_share * config.training.epochs)
     for epoch in range(first_epoch, config.training.epochs):
         epoch_started = time.perf_counter()
-        network.train()
-        order, views = _generators(config.training.seed, epoch, workers)
-        permutation = train.chosen[torch.randperm(len(train.chosen), generator=order)].to(device)
-        losses = torch.zeros((), device=device)
-        for step in range(steps):
-            indices = workers.share(permutation[step * batch_size : (step + 1) * batch_size])
-            images = random_views(
-                train.images,
-                indices,
-                translate=config.augment.translate,
-                mirrored=_mirrored(indices, epoch, config.training.seed) if config.augment.flip else None,
-                generator=views,
-            )
-            inputs = normalize(images, card.mean, card.std)
-            if epoch < reduced:
-                inputs = F.interpolate(inputs, scale_factor=0.75, mode="bilinear", antialias=True)
-            inputs = inputs.to(dtype)
-            with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-                logits = network(inputs)
-            loss = F.cross_entropy(
-                logits.float(), train.labels[indices], label_smoothing=config.optim.label_smoothing
-            )
-            optimizer.schedule((epoch * steps + step) / total)
-            loss.backward()
-            workers.average([p.grad for p in network.parameters() if p.grad is not None])
-            optimizer.step()
-            network.zero_grad(set_to_none=True)
-            losses += loss.detach()
-            on_step(epoch * steps + step + 1, total)
+        train_loss = _train_epoch(network, optimizer, train, config, card, workers, epoch, on_step)
         workers.average([b for b in network.buffers() if b.is_floating_point()])
-        train_loss = losses / steps
-        workers.average([train_loss])
         seconds = time.perf_counter() - epoch_started
         if not torch.isfinite(train_loss):
             raise TrainingError(
@@ -172,12 +137,64 @@ def fit(
             "train_loss": train_loss.item(),
             "val_loss": val_loss,
             "val_accuracy": val_accuracy,
-            "images_per_s": steps * batch_size / seconds,
+            "images_per_s": _steps(config, train) * config.training.batch_size / seconds,
             "train_seconds": time.perf_counter() - started,
         }
         card = card.model_copy(update={"metrics": metrics})
         on_epoch(metrics, Snapshot(network, optimizer, epoch + 1, card))
     return network
+
+
+def _train_epoch(
+    network: nn.Module,
+    optimizer: Optimizer,
+    train: _Split,
+    config: Config,
+    card: checkpoint.ModelCard,
+    workers: Workers,
+    epoch: int,
+    on_step: Callable[[int, int], None],
+) -> Tensor:
+    """One pass over the training images in whole batches; the mean loss over steps and workers (float32, a scalar)."""
+    network.train()
+    device = train.labels.device
+    dtype = compute_dtype(config.training.precision, device)
+    batch_size, steps = config.training.batch_size, _steps(config, train)
+    total = steps * config.training.epochs
+    # Early epochs learn coarse features, which three quarters of the side show at half the cost.
+    reduced = epoch < round(config.training.reduced_share * config.training.epochs)
+    order, views = _generators(config.training.seed, epoch, workers)
+    permutation = train.chosen[torch.randperm(len(train.chosen), generator=order)].to(device)
+    losses = torch.zeros((), device=device)
+    for step in range(steps):
+        indices = workers.share(permutation[step * batch_size : (step + 1) * batch_size])
+        images = random_views(
+            train.images,
+            indices,
+            translate=config.augment.translate,
+            mirrored=_mirrored(indices, epoch, config.training.seed) if config.augment.flip else None,
+            generator=views,
+        )
+        inputs = normalize(images, card.mean, card.std)
+        if reduced:
+            inputs = F.interpolate(inputs, scale_factor=0.75, mode="bilinear", antialias=True)
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            logits = network(inputs.to(dtype)).float()
+        loss = F.cross_entropy(logits, train.labels[indices], label_smoothing=config.optim.label_smoothing)
+        optimizer.schedule((epoch * steps + step) / total)
+        loss.backward()
+        workers.average([p.grad for p in network.parameters() if p.grad is not None])
+        optimizer.step()
+        network.zero_grad(set_to_none=True)
+        losses += loss.detach()
+        on_step(epoch * steps + step + 1, total)
+    mean = losses / steps
+    workers.average([mean])
+    return mean
+
+
+def _steps(config: Config, train: _Split) -> int:
+    return len(train.chosen) // config.training.batch_size
 
 
 class _Split:

@@ -57,8 +57,8 @@ def train(
 ) -> TrainingResult:
     """Train, keep the epoch with the best validation accuracy, evaluate that one on test, log and register it.
 
-    workers defaults to one per GPU, or to as many CPU workers as the batch feeds. model is the registered name (default: the dataset's).
-    lineage adds tags such as the study and trial that the configuration comes from.
+    workers defaults to one per GPU, or to as many CPU workers as the batch feeds. model is the registered name
+    (default: the dataset's). lineage adds tags such as the study and trial that the configuration comes from.
 
     Raises ConfigError before anything starts; TrainingError when a worker failed; KeyboardInterrupt after the
     workers were stopped and the MLflow run closed.

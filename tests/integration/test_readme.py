@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from raycls.ray_environment import free_port
@@ -82,6 +83,8 @@ def _adapted(command: str, port: int, dashboard: int) -> str:
     return command.replace(":8000", f":{port}").replace(":8265", f":{dashboard}")
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_the_readme_from_top_to_bottom(tmp_path: Path) -> None:
     for label in ("cat", "dog"):
         _rgb(tmp_path / f"{label}.png", 1, (40, 30))

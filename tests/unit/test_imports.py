@@ -23,7 +23,7 @@ ORDER = [
     {"training"},
     {"serving"},
     {"demo"},
-    {"cli"},
+    {"cli", "__main__"},
 ]
 RAY = {"cluster", "ray_environment", "data/decoding", "training/trainer", "training/tuner", "serving", "demo"}
 MLFLOW = {"registry"}
