@@ -108,12 +108,12 @@ def run(config: Path, *, dataset_name: str | None = None, port: int | None = Non
         study = search(manifest.name, brief, trials=TRIALS, max_epochs=TRIAL_EPOCHS)
         training, promoted = train_best(manifest.name, study)
         assert training.version is not None
-        url = deploy.deploy(config, model=training.version.reference, port=port)
-        http_accuracy = _send_test_images(url, dataset)
         plan = Plan(replicas=(1, 2), connections=(1, 32), rates=(), seconds=3, repeats=1)
         serving = benchmark.run(
             plan, model=training.version.reference, config=config, port=port, restore=False
         )
+        options = deploy.load(config, port=port)["http_options"]
+        http_accuracy = _send_test_images(f"http://{options['host']}:{options['port']}", dataset)
     directory = home.home() / "demo"
     page = benchmark_report.write(serving, directory)[0]
     demo = Demo(

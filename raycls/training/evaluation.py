@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from raycls import progress
 from raycls.data.packed import SPLITS, PackedDataset
@@ -57,6 +56,9 @@ class Evaluation:
 
 def evaluate(predictor: Predictor, dataset: PackedDataset, split: str) -> Evaluation:
     """Raises UsageError for an unknown split, or a dataset whose classes or image size are not the model's."""
+    # Importing it imports matplotlib, which writes into the user's home.
+    from torchmetrics.functional.classification import multiclass_confusion_matrix
+
     manifest, card = dataset.manifest, predictor.card
     if split not in SPLITS:
         raise UsageError(f"unknown split {split!r}; the splits are: {', '.join(SPLITS)}")
