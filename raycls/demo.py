@@ -64,7 +64,7 @@ class Demo:
         ]
         for point in self.serving.points:
             p50, p99 = point.spread("p50_ms"), point.spread("p99_ms")
-            load = f"{point.replicas} replica{'s' if point.replicas != 1 else ''}, {point.connections} connections"
+            load = f"{_counted(point.replicas, 'replica')}, {_counted(point.connections, 'connection')}"
             speedup = self.serving.speedup(point)
             told = f"{point.requests_per_s:,.0f} requests/s"
             if p50 and p99:
@@ -196,6 +196,10 @@ def _write_report(demo: Demo) -> None:
         f"![confusion matrix]({picture.name})",
     ]
     demo.report.write_text("\n\n".join(sections) + "\n")
+
+
+def _counted(count: int | None, thing: str) -> str:
+    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
 
 
 def _score(accuracy: float | None) -> str:
