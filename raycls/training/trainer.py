@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 # images/s on CPU workers (measured; see benchmarks/results/training.md).
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(4 << 30), "MALLOC_TRIM_THRESHOLD_": str(8 << 30)}
 IMAGES_PER_WORKER = 250
+RELEASE_S = 5  # the processes of a study that has just ended give their CPUs back within about a second
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,15 +103,19 @@ def _scaling(workers: int | None, batch_size: int) -> dict[str, Any]:
     """
     import ray
 
-    free = ray.available_resources()
-    gpus, cpus = int(free.get("GPU", 0)), int(free.get("CPU", 0))
     total = int(ray.cluster_resources().get("CPU", 1))
+    deadline = time.monotonic() + RELEASE_S
+    while int((free := ray.available_resources()).get("CPU", 0)) < total and time.monotonic() < deadline:
+        time.sleep(0.2)
+    gpus, cpus = int(free.get("GPU", 0)), int(free.get("CPU", 0))
     if gpus and (workers or gpus) <= gpus:
         return {"num_workers": workers or gpus, "use_gpu": True}
     if (workers or 1) > total:
         raise UsageError(f"--workers {workers} is more than the cluster's {total} CPUs")
     if cpus < max(workers or 1, total):
-        progress.say(f"{cpus} of the cluster's {total} CPUs are free: a model being served keeps the others")
+        progress.say(
+            f"{cpus} of the cluster's {total} CPUs are free: other work, like serving, holds the rest"
+        )
     count = workers or max(1, min(cpus, batch_size // IMAGES_PER_WORKER))
     return {"num_workers": count, "resources_per_worker": {"CPU": max(1, cpus // count)}}
 

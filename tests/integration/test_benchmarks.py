@@ -49,6 +49,7 @@ def test_one_and_two_replicas_are_deployed_measured_and_the_former_state_restore
     assert results.accuracy_over_http == pytest.approx(trained.metrics["test_accuracy"], abs=0.1)
 
 
+@pytest.mark.slow
 def test_training_is_timed_against_the_plain_peer(
     digits_home: Path, ray_session: None, tmp_path: Path, capsys
 ):

@@ -24,7 +24,7 @@ SUBMIT = [PYTHON, "-m", "ray.scripts.scripts", "job", "submit"]
 @pytest.mark.parametrize(
     ("script", "arguments"),
     [
-        ("train", ["--preset", "smoke"]),
+        pytest.param("train", ["--preset", "smoke"], marks=pytest.mark.slow),
         ("tune", ["--preset", "smoke", "--trials", "2", "--max-epochs", "1"]),
     ],
 )

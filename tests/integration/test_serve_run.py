@@ -60,6 +60,7 @@ def _status(url: str) -> int | None:
         return None
 
 
+@pytest.mark.slow
 def test_the_champion_answers(tmp_path: Path, digits_home: Path, trained: TrainingResult) -> None:
     buffer = io.BytesIO()
     Image.fromarray(open_dataset("digits").images("test")[0]).save(buffer, format="PNG")
