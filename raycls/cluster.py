@@ -82,8 +82,8 @@ def connect(num_cpus: int | None = None, *, log_to_driver: bool = False, start_l
             ray.init(
                 address or "local",
                 num_cpus=num_cpus if local else None,
-                # Nobody looks at the dashboard of a Ray that ends with its driver; it and its agents cost seconds to
-                # start and several percent of two cores while they run.
+                # Nobody looks at the dashboard of a Ray that ends with its driver, and its processes take CPU from
+                # training.
                 include_dashboard=False if local else None,
                 logging_level=logging.WARNING,
                 log_to_driver=log_to_driver,

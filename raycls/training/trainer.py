@@ -30,11 +30,10 @@ from raycls.training.evaluation import Evaluation, confusion_png, evaluate
 if TYPE_CHECKING:
     from ray.util.queue import Queue
 
-# glibc hands large buffers back to the kernel at every step and has them zeroed again; keeping them is 1.5 times the
-# images/s on CPU workers (measured; see benchmarks/results/training.md).
+# glibc hands large buffers back to the kernel at every step and has them zeroed again; with these it keeps them.
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(4 << 30), "MALLOC_TRIM_THRESHOLD_": str(8 << 30)}
 IMAGES_PER_WORKER = 250
-RELEASE_S = 5  # the processes of a study that has just ended give their CPUs back within about a second
+RELEASE_S = 5  # how long to wait for the processes of a study that has just ended to give their CPUs back
 
 
 @dataclass(frozen=True, kw_only=True)
