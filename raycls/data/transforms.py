@@ -1,4 +1,4 @@
-"""From bytes to what a network is fed: decode, square, normalise; and the random views it trains on.
+"""From bytes to what a network is fed: decode, square, normalise.
 
     pixels = to_square(decode(data), 32)           # uint8 32×32×3: what a packed dataset stores
     batch = normalize(torch.from_numpy(pixels)[None], mean, std)   # float32 1×3×32×32: what a network takes
@@ -100,26 +100,3 @@ def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
     scale = torch.tensor([1 / (255 * s) for s in std], device=images.device)
     shift = torch.tensor([m / s for m, s in zip(mean, std, strict=True)], device=images.device)
     return (images.float() * scale - shift).permute(0, 3, 1, 2)
-
-
-def random_views(
-    images: Tensor, indices: Tensor, *, translate: int, mirrored: Tensor | None, generator: torch.Generator
-) -> Tensor:
-    """A batch of augmented copies: uint8 B×S×S×3 out of images (uint8 N×S×S×3) at indices (int64, B).
-
-    translate shifts by up to that many pixels each way, mirroring at the edges. mirrored (bool, B) says which
-    samples are flipped left to right; None flips none.
-    """
-    batch = images[indices]
-    count, side = batch.shape[0], batch.shape[1]
-    if translate:
-        # Pad by reflection, then view every possible window of the padded batch and copy one per sample.
-        axis = torch.arange(-translate, side + translate, device=batch.device).abs()
-        axis = torch.minimum(axis, 2 * (side - 1) - axis)
-        padded = batch.index_select(1, axis).index_select(2, axis)
-        windows = padded.unfold(1, side, 1).unfold(2, side, 1).permute(0, 1, 2, 4, 5, 3)
-        rows, columns = torch.randint(2 * translate + 1, (2, count), generator=generator).to(batch.device)
-        batch = windows[torch.arange(count, device=batch.device), rows, columns]
-    if mirrored is not None:
-        batch = torch.where(mirrored[:, None, None, None], batch.flip(2), batch)
-    return batch

@@ -2,6 +2,7 @@
 
     save(directory, network, card)
     network, card = load(directory)
+    fresh = transfer(other_network, other_card, directory)   # fine-tuning: other classes, another image size
 
 `model.safetensors` holds the weights, `model.json` the card. For resuming, the training loop adds
 `training_state.pt`. Nothing here unpickles.
@@ -21,8 +22,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from raycls.errors import CheckpointError
-from raycls.models.networks import build
+from raycls.errors import CheckpointError, ConfigError
+from raycls.models.networks import MLP, build
 
 WEIGHTS, CARD = "model.safetensors", "model.json"
 
@@ -33,7 +34,9 @@ class ModelCard(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     network: str = Field(description="name in raycls.models.networks")
-    arguments: dict[str, Any] = Field(description="the network's own arguments: widths, dropout")
+    arguments: dict[str, Any] = Field(
+        description="the network's own arguments: dropout, and widths where its shape is not fixed"
+    )
     classes: tuple[str, ...] = Field(description="class names, in the order of the logits")
     image_size: int = Field(description="side of the square input, pixels")
     mean: tuple[float, float, float] = Field(description="per channel, in units of the 0..1 range")
@@ -48,7 +51,9 @@ class ModelCard(BaseModel):
 
     def build(self) -> nn.Module:
         """The card's network, freshly initialised, without its weights."""
-        arguments = {**self.arguments, "widths": tuple(self.arguments["widths"])}
+        arguments = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in self.arguments.items()
+        }
         return build(self.network, num_classes=len(self.classes), image_size=self.image_size, **arguments)
 
 
@@ -90,6 +95,46 @@ def load(directory: Path) -> tuple[nn.Module, ModelCard]:
     except (OSError, SafetensorError, RuntimeError) as error:
         raise CheckpointError(f"{directory / WEIGHTS} is damaged: {str(error).splitlines()[0]}") from None
     return network.eval(), card
+
+
+def transfer(network: nn.Module, card: ModelCard, directory: Path) -> list[str]:
+    """Start a fresh network, which card describes, from a checkpoint of the same kind and widths.
+
+    Classes and image size may differ: the head's rows are copied for the classes whose names match, and an mlp's first
+    layer is resampled. Returns the names of the weights that stay fresh in whole or in part: the head's where
+    it has new classes; a fastcnn's first two layers where images of 192 pixels or more change the size of its patches.
+    Raises CheckpointError for a damaged checkpoint, ConfigError for another network or other widths.
+    """
+    source, source_card = load(directory)
+    _same_kind(card, source_card)
+    given = source.state_dict()
+    if isinstance(network, MLP):
+        given["layers.1.weight"] = network.resampled(given["layers.1.weight"])
+    rows = [row for row, name in enumerate(card.classes) if name in source_card.classes]
+    source_rows = [source_card.classes.index(card.classes[row]) for row in rows]
+    fresh = []
+    # By position: a cnn of another size may pool less often, which shifts the numbers in its names.
+    for (name, tensor), value in zip(network.state_dict().items(), given.values(), strict=True):
+        if name.startswith("head."):
+            tensor[rows] = value[source_rows].to(tensor.device)
+            if len(rows) < len(card.classes):
+                fresh.append(name)
+        elif tensor.shape == value.shape:
+            tensor.copy_(value)
+        else:
+            fresh.append(name)
+    return fresh
+
+
+def _same_kind(card: ModelCard, source: ModelCard) -> None:
+    def kind(of: ModelCard) -> str:
+        widths = of.arguments.get("widths")
+        return f"--network {of.network}" + (f" --set widths={json.dumps(list(widths))}" if widths else "")
+
+    if kind(card) != kind(source):
+        raise ConfigError(
+            f"the model to start from was made with {kind(source)}, this run has {kind(card)}: give the former"
+        )
 
 
 def sha256(directory: Path) -> str:

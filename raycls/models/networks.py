@@ -2,24 +2,33 @@
 
     network = build("fastcnn", num_classes=10, image_size=32, widths=(64, 128, 128), dropout=0.1)
     logits = network(images)  # float or bfloat16, N×3×H×W, normalised  ->  N×num_classes
+    load_weights(network, "weights.safetensors")
+    freeze_body(network, True)
 
-Every network is made for any square image size from 8 pixels up and any number of classes, and has dropout before its
-last layer. `any_size` says whether, once made, it also takes images of another size. Nothing here knows of Ray, MLflow,
-files or optimisers.
+Every network is made for any square image size from 8 pixels up and any number of classes. Its last layer is a linear
+`head`, with dropout before it. `any_size` says whether, once made, it also takes images of another size. Nothing here
+knows of Ray, MLflow, datasets or optimisers.
 """
 
 from __future__ import annotations
 
+import functools
 import inspect
 import itertools
+import math
+import pickle
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from raycls.errors import ConfigError
+from raycls.models.torchvision_networks import LAST_LAYERS, TorchvisionNetwork, imagenet_weights
 
 
 class MLP(nn.Module):
@@ -31,12 +40,25 @@ class MLP(nn.Module):
         self, num_classes: int, image_size: int, widths: tuple[int, ...] = (512, 256), dropout: float = 0.0
     ):
         super().__init__()
+        self.image_size = image_size
         sides = [3 * image_size * image_size, *widths]
         hidden: list[nn.Module] = [nn.Flatten()]
         for fan_in, fan_out in itertools.pairwise(sides):
             hidden += [nn.Linear(fan_in, fan_out), nn.ReLU(), nn.Dropout(dropout)]
         self.layers = nn.Sequential(*hidden)
         self.head = nn.Linear(sides[-1], num_classes)
+
+    def resampled(self, weight: Tensor) -> Tensor:
+        """The first layer's weight (units × 3·S·S) learned at another image size, for this one's.
+
+        Each unit's weights are a picture; resized, and scaled by the area, it answers the resized image about alike.
+        """
+        units, pixels = weight.shape
+        side = math.isqrt(pixels // 3)
+        pictures = F.interpolate(
+            weight.view(units, 3, side, side), [self.image_size] * 2, mode="bilinear", antialias=True
+        )
+        return pictures.reshape(units, -1) * (side / self.image_size) ** 2
 
     def forward(self, images: Tensor) -> Tensor:
         return self.head(self.layers(images))
@@ -90,11 +112,9 @@ class _ConvGroup(nn.Module):
 
 
 def _batch_norm(channels: int) -> nn.BatchNorm2d:
-    # momentum of airbench94; the scale is fixed because Muon normalises the filters before it. Not its eps of 1e-12,
-    # which turns a channel that is constant over a small batch into infinities.
-    norm = nn.BatchNorm2d(channels, momentum=0.4)
-    norm.weight.requires_grad_(False)
-    return norm
+    # momentum of airbench94. Not its eps of 1e-12, which turns a channel that is constant over a small batch into
+    # infinities.
+    return nn.BatchNorm2d(channels, momentum=0.4)
 
 
 class FastCNN(nn.Module):
@@ -106,6 +126,9 @@ class FastCNN(nn.Module):
     """
 
     any_size = True
+    # Endings of the names of what never learns: the whitening, and the norms' scales, as Muon normalises the filters
+    # before them.
+    fixed = ("whiten.weight", "norm1.weight", "norm2.weight")
 
     def __init__(
         self,
@@ -121,7 +144,6 @@ class FastCNN(nn.Module):
             2 * 3 * kernel * kernel
         )  # every eigenvector and its negative, as the activation is one-sided
         self.whiten = nn.Conv2d(3, whitened, kernel, stride=stride)
-        self.whiten.weight.requires_grad_(False)
         nn.init.zeros_(self.whiten.bias)  # type: ignore[arg-type]
         side = (image_size - kernel) // stride + 1
         groups = []
@@ -132,6 +154,8 @@ class FastCNN(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(widths[-1], num_classes, bias=False)
         self.head.weight.data /= self.head.weight.data.std()
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(not name.endswith(self.fixed))
 
     @torch.no_grad()
     def init_whitening(self, images: Tensor, eps: float = 5e-4) -> None:
@@ -151,6 +175,11 @@ class FastCNN(nn.Module):
         filters = filters[torch.arange(len(eigenvalues)) % len(filters)]
         self.whiten.weight.copy_(torch.cat([filters, -filters]))
 
+    def freeze_early(self) -> None:
+        """Let the first group learn no more: late in a run it hardly changes, and its backward pass is the dearest."""
+        for parameter in itertools.chain(self.whiten.parameters(), self.groups[0].parameters()):
+            parameter.requires_grad_(False)
+
     def forward(self, images: Tensor) -> Tensor:
         x = self.groups(F.gelu(self.whiten(images)))
         x = self.dropout(x.amax(dim=(2, 3)))
@@ -158,18 +187,93 @@ class FastCNN(nn.Module):
         return self.head(x) / x.shape[-1]
 
 
-NETWORKS: dict[str, Callable[..., nn.Module]] = {"mlp": MLP, "cnn": CNN, "fastcnn": FastCNN}
+NETWORKS: dict[str, Callable[..., nn.Module]] = {
+    "mlp": MLP,
+    "cnn": CNN,
+    "fastcnn": FastCNN,
+    **{name: functools.partial(TorchvisionNetwork, name) for name in LAST_LAYERS},
+}
 
 
 def build(name: str, *, num_classes: int, image_size: int, **arguments: Any) -> nn.Module:
     """A fresh network with random weights, on the CPU in float32.
 
-    arguments are the network's own: `widths` (channels or units per stage) and `dropout` (probability before the
-    head). Raises ConfigError for an unknown name or an argument that the network does not take.
+    arguments are the network's own: `widths` (channels or units per stage), which torchvision's have not, and `dropout`
+    (probability before the head). Raises ConfigError for an unknown name or an argument that the network does not take.
     """
     if name not in NETWORKS:
         raise ConfigError(f"unknown network {name!r}; the networks are: {', '.join(NETWORKS)}")
     known = set(inspect.signature(NETWORKS[name]).parameters) - {"num_classes", "image_size"}
+    if "widths" in set(arguments) - known:
+        raise ConfigError(f"{name} has a fixed shape and takes no widths: --set widths=[]")
     if unknown := set(arguments) - known:
         raise ConfigError(f"{name} takes {', '.join(sorted(known))}; not {', '.join(sorted(unknown))}")
     return NETWORKS[name](num_classes=num_classes, image_size=image_size, **arguments)
+
+
+def load_weights(network: nn.Module, source: str) -> None:
+    """Start from given weights: `imagenet` for torchvision's own, or the path of a .pt, .pth or .safetensors file.
+
+    A file holds the network's weights by name; torchvision's networks take torchvision's names too. The head stays
+    fresh where the file has none of its shape. Raises ConfigError that names the first weight which does not fit,
+    SourceError where `imagenet` cannot be downloaded.
+    """
+    if source == "imagenet" and not isinstance(network, TorchvisionNetwork):
+        raise ConfigError(
+            f"--weights imagenet is for {', '.join(LAST_LAYERS)}; for other networks give a path"
+        )
+    if isinstance(network, TorchvisionNetwork):
+        weights = imagenet_weights(network.name) if source == "imagenet" else _read(Path(source))
+        weights = network.renamed(weights)
+    else:
+        weights = _read(Path(source))
+    own = network.state_dict()
+    given = {
+        name: tensor
+        for name, tensor in weights.items()
+        if not (name.startswith("head.") and name in own and tensor.shape != own[name].shape)
+    }
+    try:
+        missing, unexpected = network.load_state_dict(given, strict=False)
+    except RuntimeError as error:  # of another shape: a headline, then a line for each
+        raise ConfigError(f"{source} is not of this network: {str(error).splitlines()[1].strip()}") from None
+    if absent := [name for name in missing if not name.startswith("head.")]:
+        raise ConfigError(f"{source} is not of this network: it has no {absent[0]}")
+    if unexpected:
+        raise ConfigError(f"{source} is not of this network, which has no {unexpected[0]}")
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    """Every tensor in a file of weights, by name, on the CPU. Nothing but tensors is ever unpickled."""
+    if path.suffix not in (".pt", ".pth", ".safetensors"):
+        raise ConfigError(f"--weights {path}: neither imagenet nor a .pt, .pth or .safetensors file")
+    if not path.is_file():
+        raise ConfigError(f"--weights {path}: there is no such file")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
+        raise ConfigError(
+            f"--weights {path} is damaged, or holds more than tensors ({type(error).__name__})"
+        ) from None
+    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
+        raise ConfigError(
+            f"--weights {path} is no state dict: save one with torch.save(network.state_dict(), …)"
+        )
+    return weights
+
+
+def freeze_body(network: nn.Module, frozen: bool) -> None:
+    """Let the head alone learn, or everything again that may.
+
+    While frozen, the norms keep their statistics. `network.train()` sets them moving, so call this after it, in every
+    epoch. What a network never trains stays as it is.
+    """
+    fixed = getattr(network, "fixed", ())
+    for name, parameter in network.named_parameters():
+        if not name.startswith("head.") and not name.endswith(fixed):
+            parameter.requires_grad_(not frozen)
+    for module in network.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.train(network.training and not frozen)

@@ -1,0 +1,95 @@
+"""torchvision's networks with a new last layer for the dataset's classes, and torchvision's ImageNet weights for them.
+
+    network = TorchvisionNetwork("resnet18", num_classes=5, image_size=224, dropout=0.1)
+    network.load_state_dict(network.renamed(imagenet_weights("resnet18")), strict=False)
+
+raycls/models/networks.py offers them under their names; torchvision itself is imported when one is made. Knows
+nothing of datasets: the ImageNet weights were trained on images normalised with ImageNet's mean and standard deviation,
+and a dataset's own, which raycls normalises with, are near enough for fine-tuning.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from raycls import progress
+from raycls.errors import SourceError
+
+# The last layer, which is replaced, under torchvision's name for it.
+LAST_LAYERS = {
+    "resnet18": "fc",
+    "resnet50": "fc",
+    "efficientnet_b0": "classifier.1",
+    "mobilenet_v3_small": "classifier.3",
+}
+ANSWER_SECONDS = 5  # for the host of the weights to say that it is there
+
+
+class TorchvisionNetwork(nn.Module):
+    """One of LAST_LAYERS: torchvision's body with random weights, then dropout and a new `head`.
+
+    The body halves the side five times, which leaves nothing of a small image: below 64 pixels its first convolution
+    keeps the side instead. That changes no weight's shape, so given weights fit at any size.
+    """
+
+    any_size = True
+
+    def __init__(self, name: str, num_classes: int, image_size: int, dropout: float = 0.0):
+        super().__init__()
+        from torchvision.models import get_model
+
+        self.name = name
+        self.body = get_model(name, weights=None)
+        features = self.body.get_submodule(LAST_LAYERS[name]).in_features
+        self.body.set_submodule(LAST_LAYERS[name], nn.Identity())
+        for module in self.body.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0  # `dropout` takes its place
+            elif isinstance(module, nn.BatchNorm2d):
+                module.momentum = 0.1  # mobilenet's 0.01 needs more steps than a small dataset has
+        if image_size < 64:
+            first = next(module for module in self.body.modules() if isinstance(module, nn.Conv2d))
+            first.stride = (1, 1)
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(features, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.dropout(self.body(images)))
+
+    def renamed(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Weights under torchvision's names, under this network's; those that have its names already keep them."""
+        if any(name.startswith("body.") for name in weights):
+            return weights
+        last = f"{LAST_LAYERS[self.name]}."
+        return {
+            f"head.{name.removeprefix(last)}" if name.startswith(last) else f"body.{name}": tensor
+            for name, tensor in weights.items()
+        }
+
+
+def imagenet_weights(name: str) -> dict[str, Tensor]:
+    """torchvision's best ImageNet weights of a network in LAST_LAYERS, from its cache or downloaded into it.
+
+    The cache is `$TORCH_HOME/hub/checkpoints` (https://docs.pytorch.org/docs/stable/hub.html). Raises SourceError
+    within seconds where their host cannot be reached.
+    """
+    import requests
+    from torchvision.models import get_model_weights
+
+    weights = get_model_weights(name).DEFAULT
+    cached = Path(torch.hub.get_dir(), "checkpoints", Path(weights.url).name)
+    try:
+        if not cached.exists():
+            # torch's download waits for an answer without a limit.
+            requests.head(weights.url, timeout=ANSWER_SECONDS).raise_for_status()
+        with progress.bar(f"ImageNet weights of {name}"):
+            return weights.get_state_dict(progress=False, check_hash=True)
+    # Every error of requests and urllib is an OSError; torch raises RuntimeError for a wrong hash.
+    except (OSError, RuntimeError) as error:
+        raise SourceError(
+            f"the ImageNet weights of {name} cannot be had from {weights.url} ({type(error).__name__}); download "
+            "that file elsewhere and give it: --weights PATH"
+        ) from error
