@@ -2,10 +2,9 @@
 
     fit(config, open_dataset("cifar10"), on_epoch=lambda metrics, snapshot: print(metrics))
 
-The whole training split is one uint8 tensor on the device (or the memory map itself on a CPU); a batch is a gather
-out of it. Every epoch seeds its own random numbers, so that a run resumed at an epoch repeats what the undisturbed
-run would have done. Knows no Ray: who the other workers are comes in as `Workers`, who hears of an epoch as a
-function.
+The training split is one uint8 tensor on the device, or the memory map itself; a batch is a gather out of it. Every
+epoch seeds its own random numbers, so that a run resumed at an epoch repeats what the undisturbed run would have done.
+Knows no Ray: who the other workers are comes in as `Workers`, who hears of an epoch as a function.
 """
 
 from __future__ import annotations
@@ -14,21 +13,24 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from raycls.config import Config
+from raycls.data.augment import distort, mix, random_views
 from raycls.data.packed import PackedDataset
-from raycls.data.transforms import as_tensor, normalize, random_views
+from raycls.data.transforms import normalize
 from raycls.errors import ConfigError, TrainingError
 from raycls.models import checkpoint
-from raycls.models.networks import FastCNN, build
+from raycls.models.networks import FastCNN, build, freeze_body, load_weights
 from raycls.models.predictor import compute_dtype, forward
 from raycls.training.optim import Optimizer
+from raycls.training.sampling import EpochOrder, Split, images_in_use
 
 STATE = "training_state.pt"
 EVAL_BATCH = 1000
@@ -59,13 +61,13 @@ class Workers:
 class Snapshot:
     """The state after an epoch. Valid during `on_epoch` only: the next step changes the weights."""
 
-    def __init__(self, network: nn.Module, optimizer: Optimizer, epoch: int, card: checkpoint.ModelCard):
-        self._network, self._optimizer, self.epoch, self.card = network, optimizer, epoch, card
+    def __init__(self, kept: nn.Module, card: checkpoint.ModelCard, state: dict[str, Any]):
+        self._kept, self.card, self._state = kept, card, state
 
     def save(self, directory: Path) -> None:
         """A whole checkpoint directory, with what resuming needs beside the weights."""
-        checkpoint.save(directory, self._network, self.card)
-        torch.save({"epoch": self.epoch, "optimizer": self._optimizer.state_dict()}, directory / STATE)
+        checkpoint.save(directory, self._kept, self.card)
+        torch.save(self._state, directory / STATE)
 
 
 def check(config: Config, dataset: PackedDataset) -> None:
@@ -76,8 +78,19 @@ def check(config: Config, dataset: PackedDataset) -> None:
             f"training.batch_size={config.training.batch_size} is more than the {images} training images in use; "
             f"try --set batch_size={max(2, images // 16)}"
         )
-    if config.training.reduced_share and not _build(config, dataset).any_size:
+    side = dataset.manifest.image_size
+    for name in ("translate", "cutout"):
+        if getattr(config.augment, name) >= side:
+            raise ConfigError(
+                f"augment.{name}={getattr(config.augment, name)} leaves nothing of images of {side} pixels"
+            )
+    network = _build(config, dataset)
+    if config.training.reduced_share and not network.any_size:
         raise ConfigError(f"{config.network.name} takes one image size only: --set training.reduced_share=0")
+    if config.training.freeze_after < 1 and not hasattr(network, "freeze_early"):
+        raise ConfigError(
+            f"{config.network.name} has no early layers to freeze: --set training.freeze_after=1"
+        )
 
 
 def fit(
@@ -89,136 +102,180 @@ def fit(
     device: torch.device | str = "cpu",
     workers: Workers = Workers(),
     resume: Path | None = None,
+    init: Path | None = None,
+    weights: str | None = None,
 ) -> nn.Module:
-    """Train to the last epoch and return the network as it then is (float32, on the device).
+    """Train to the last epoch, or until patience ends, and return the network as it then is (float32, on the device).
 
-    After each epoch, every worker calls on_epoch(metrics, snapshot) with the same metrics: epoch (from 1),
-    train_loss, val_loss (mean cross entropy, smoothed and plain), val_accuracy (0..1), images_per_s (all workers),
-    train_seconds (the loop so far: whitening, augmentation and validation included). on_step(done, total) follows
-    every step. resume is a checkpoint directory of the same run.
+    After each epoch, every worker calls on_epoch(metrics, snapshot) with the same metrics: epoch (from 1), train_loss
+    and train_accuracy (over the augmented images, while the weights changed), val_loss (mean cross entropy),
+    val_accuracy (0..1), lr (of the epoch's last step), images_per_s (all workers), train_seconds (the loop so far:
+    whitening, augmentation and validation included). on_step(done, total) follows every step.
 
-    Raises ConfigError for a batch that the split cannot fill, TrainingError when the loss is no longer finite.
+    The weights start at random, or from `init`, a checkpoint directory of the same network made for any classes, or
+    from `weights`, what `networks.load_weights` takes. `resume` is a checkpoint directory of the same run.
+
+    Raises ConfigError for what cannot run, TrainingError when the loss is no longer finite.
     """
     check(config, dataset)
     started = time.perf_counter()
     device = torch.device(device)
-    dtype = compute_dtype(config.training.precision, device)
-    torch.manual_seed(config.training.seed)
-    network = _build(config, dataset).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = Optimizer(network, config.optim, config.training.batch_size)
-    train, val = (
-        _Split(dataset, "train", device, images_in_use(config, dataset)),
-        _Split(dataset, "val", device),
-    )
     card = _card(config, dataset)
-
-    first_epoch = 0
+    torch.manual_seed(config.training.seed)
+    network = _build(config, dataset).to(device, memory_format=torch.channels_last)
+    train = Split(dataset, "train", device, images_in_use(config, dataset))
+    val = Split(dataset, "val", device)
+    fresh = ["whiten.weight"]
+    if weights:
+        load_weights(network, weights)
+        fresh = []
+    elif init:
+        fresh = checkpoint.transfer(network, card, init)
+    if isinstance(network, FastCNN) and "whiten.weight" in fresh:
+        network.init_whitening(normalize(train.images[train.chosen[:5000]].to(device), card.mean, card.std))
+    run = _Run(config, card, network, train, workers)
     if resume:
-        network.load_state_dict(checkpoint.load(resume)[0].state_dict())
-        state = torch.load(resume / STATE, map_location=device, weights_only=True)
-        optimizer.load_state_dict(state["optimizer"])
-        first_epoch = state["epoch"]
-    elif isinstance(network, FastCNN):
-        network.init_whitening(normalize(train.images[train.chosen[:5000]], card.mean, card.std))
-
-    for epoch in range(first_epoch, config.training.epochs):
+        started -= run.load(resume)
+    for epoch in range(run.epoch, config.training.epochs):
         epoch_started = time.perf_counter()
-        train_loss = _train_epoch(network, optimizer, train, config, card, workers, epoch, on_step)
-        workers.average([b for b in network.buffers() if b.is_floating_point()])
+        train_loss, train_accuracy = run.train_epoch(epoch, on_step)
         seconds = time.perf_counter() - epoch_started
         if not torch.isfinite(train_loss):
             raise TrainingError(
                 f"the loss became {train_loss.item()} in epoch {epoch + 1}: "
                 f"lower the learning rate (optim.lr={config.optim.lr:g})"
             )
-        val_loss, val_accuracy = _validate(network, val, card, dtype, workers)
+        val_loss, val_accuracy = _validate(run.kept, val, card, run.dtype, workers)
         metrics = {
             "epoch": epoch + 1,
             "train_loss": train_loss.item(),
+            "train_accuracy": train_accuracy.item(),
             "val_loss": val_loss,
             "val_accuracy": val_accuracy,
-            "images_per_s": _steps(config, train) * config.training.batch_size / seconds,
+            "lr": run.optimizer.lr,
+            "images_per_s": run.order.steps * config.training.batch_size / seconds,
             "train_seconds": time.perf_counter() - started,
         }
-        card = card.model_copy(update={"metrics": metrics})
-        on_epoch(metrics, Snapshot(network, optimizer, epoch + 1, card))
-    return network
+        run.ended(metrics)
+        on_epoch(metrics, Snapshot(run.kept, card.model_copy(update={"metrics": metrics}), run.state()))
+        if run.out_of_patience:
+            break
+    return run.kept
 
 
-def _train_epoch(
-    network: nn.Module,
-    optimizer: Optimizer,
-    train: _Split,
-    config: Config,
-    card: checkpoint.ModelCard,
-    workers: Workers,
-    epoch: int,
-    on_step: Callable[[int, int], None],
-) -> Tensor:
-    """One pass over the training images in whole batches; the mean loss over steps and workers (float32, a scalar)."""
-    network.train()
-    device = train.labels.device
-    dtype = compute_dtype(config.training.precision, device)
-    batch_size, steps = config.training.batch_size, _steps(config, train)
-    total = steps * config.training.epochs
-    # Early epochs learn coarse features, which three quarters of the side show at half the cost.
-    reduced = epoch < round(config.training.reduced_share * config.training.epochs)
-    order, views = _generators(config.training.seed, epoch, workers)
-    permutation = train.chosen[torch.randperm(len(train.chosen), generator=order)].to(device)
-    losses = torch.zeros((), device=device)
-    for step in range(steps):
-        indices = workers.share(permutation[step * batch_size : (step + 1) * batch_size])
-        images = random_views(
-            train.images,
-            indices,
-            translate=config.augment.translate,
-            mirrored=_mirrored(indices, epoch, config.training.seed) if config.augment.flip else None,
-            generator=views,
+class _Run:
+    """What changes while one worker trains: the weights, their average, the optimiser, and how far it came."""
+
+    def __init__(
+        self, config: Config, card: checkpoint.ModelCard, network: nn.Module, train: Split, workers: Workers
+    ):
+        self.config, self.card, self.network, self.train, self.workers = config, card, network, train, workers
+        self.device = next(network.parameters()).device
+        self.dtype = compute_dtype(config.training.precision, self.device)
+        self.optimizer = Optimizer(network, config.optim, config.training.batch_size)
+        self.order = EpochOrder(config, train, workers.rank, self.device)
+        self.average = (
+            AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(config.optim.ema), use_buffers=True)
+            if config.optim.ema
+            else None
         )
-        inputs = normalize(images, card.mean, card.std)
+        balanced = config.training.balance == "weights"
+        self.class_weights = train.class_weights(len(card.classes)).to(self.device) if balanced else None
+        self.epoch = 0
+        self.seconds = 0.0
+        self.best, self.best_epoch = -1.0, 0
+
+    @property
+    def kept(self) -> nn.Module:
+        """The network that is validated, saved and returned: the averaged weights where there are any."""
+        return self.average.module if self.average else self.network
+
+    @property
+    def out_of_patience(self) -> bool:
+        patience = self.config.training.patience
+        return patience > 0 and self.epoch - self.best_epoch >= patience
+
+    def ended(self, metrics: dict[str, float]) -> None:
+        self.epoch, self.seconds = int(metrics["epoch"]), metrics["train_seconds"]
+        if metrics["val_accuracy"] > self.best:
+            self.best, self.best_epoch = metrics["val_accuracy"], self.epoch
+
+    def state(self) -> dict[str, Any]:
+        progress = {name: getattr(self, name) for name in ("epoch", "seconds", "best", "best_epoch")}
+        averaged = (
+            {"average": self.average.state_dict(), "network": self.network.state_dict()}
+            if self.average
+            else {}
+        )
+        return {**progress, **averaged, "optimizer": self.optimizer.state_dict()}
+
+    def load(self, directory: Path) -> float:
+        """Go on from a checkpoint of this run; the seconds that it had taken."""
+        state = torch.load(directory / STATE, map_location=self.device, weights_only=True)
+        if self.average:
+            self.average.load_state_dict(state["average"])
+            self.network.load_state_dict(state["network"])
+        else:
+            self.network.load_state_dict(checkpoint.load(directory)[0].state_dict())
+        self.optimizer.load_state_dict(state["optimizer"])
+        for name in ("epoch", "seconds", "best", "best_epoch"):
+            setattr(self, name, state[name])
+        return self.seconds
+
+    def train_epoch(self, epoch: int, on_step: Callable[[int, int], None]) -> tuple[Tensor, Tensor]:
+        """One pass over the training images in whole batches; mean loss and accuracy over steps and workers."""
+        config, steps = self.config, self.order.steps
+        total = steps * config.training.epochs
+        # Early epochs learn coarse features, which three quarters of the side show at half the cost.
+        reduced = epoch < round(config.training.reduced_share * config.training.epochs)
+        self.network.train()
+        freeze_body(self.network, epoch < config.training.frozen_epochs)
+        sums = torch.zeros(2, device=self.device)
+        for step, batch in enumerate(self.order.batches(epoch)):
+            progress = (epoch * steps + step) / total
+            self.optimizer.schedule(progress)
+            if progress >= config.training.freeze_after:
+                self.network.freeze_early()  # type: ignore[operator]
+            sums += self._step(self.workers.share(batch), epoch, reduced)
+            on_step(epoch * steps + step + 1, total)
+        mean = sums / steps
+        self.workers.average([mean, *(b for b in self.network.buffers() if b.is_floating_point())])
+        return mean[0], mean[1]
+
+    def _step(self, indices: Tensor, epoch: int, reduced: bool) -> Tensor:
+        """Forward, backward and update on these images; this worker's mean loss and accuracy, float32."""
+        config, card, order = self.config, self.card, self.order
+        mirrored = order.mirrored(indices, epoch) if config.augment.flip else None
+        images = random_views(
+            self.train.images, indices, config.augment, mirrored=mirrored, generator=order.views
+        )
+        inputs = normalize(images.to(self.device), card.mean, card.std)
         if reduced:
             inputs = F.interpolate(inputs, scale_factor=0.75, mode="bilinear", antialias=True)
-        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            logits = network(inputs.to(dtype)).float()
-        loss = F.cross_entropy(logits, train.labels[indices], label_smoothing=config.optim.label_smoothing)
-        optimizer.schedule((epoch * steps + step) / total)
+        inputs = distort(inputs, card.std, config.augment, order.pixels)
+        labels = targets = self.train.labels[indices].to(self.device)
+        if config.augment.mixup or config.augment.cutmix:
+            inputs, targets = mix(inputs, labels, len(card.classes), config.augment, order.pixels)
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            logits = self.network(inputs.to(self.dtype)).float()
+        loss = F.cross_entropy(
+            logits, targets, weight=self.class_weights, label_smoothing=config.optim.label_smoothing
+        )
         loss.backward()
-        workers.average([p.grad for p in network.parameters() if p.grad is not None])
-        optimizer.step()
-        network.zero_grad(set_to_none=True)
-        losses += loss.detach()
-        on_step(epoch * steps + step + 1, total)
-    mean = losses / steps
-    workers.average([mean])
-    return mean
+        self.workers.average([p.grad for p in self.network.parameters() if p.grad is not None])
+        self.optimizer.step()
+        if self.average:
+            self.average.update_parameters(self.network)
+        return torch.stack([loss.detach(), (logits.argmax(1) == labels).float().mean()])
 
 
-def _steps(config: Config, train: _Split) -> int:
-    return len(train.chosen) // config.training.batch_size
-
-
-class _Split:
-    """One split's images (uint8 N×S×S×3) and labels (int64 N) where the device reaches them."""
-
-    def __init__(self, dataset: PackedDataset, split: str, device: torch.device, count: int | None = None):
-        self.images = as_tensor(dataset.images(split)).to(device)
-        self.labels = as_tensor(dataset.labels(split)).to(device)
-        # The same images for every seed and configuration: studies compare like with like.
-        sample = torch.randperm(len(self.labels), generator=torch.Generator().manual_seed(0))
-        self.chosen = sample[:count]
-
-
-def images_in_use(config: Config, dataset: PackedDataset) -> int:
-    return max(1, round(dataset.manifest.counts["train"] * config.training.train_fraction))
-
-
-def _build(config: Config, dataset: PackedDataset) -> nn.Module:
+def _build(config: Config, dataset: PackedDataset) -> Any:
+    manifest = dataset.manifest
     return build(
         config.network.name,
-        num_classes=len(dataset.manifest.classes),
-        image_size=dataset.manifest.image_size,
-        widths=config.network.widths,
-        dropout=config.network.dropout,
+        num_classes=len(manifest.classes),
+        image_size=manifest.image_size,
+        **config.network.arguments(),
     )
 
 
@@ -226,7 +283,7 @@ def _card(config: Config, dataset: PackedDataset) -> checkpoint.ModelCard:
     manifest = dataset.manifest
     return checkpoint.ModelCard(
         network=config.network.name,
-        arguments={"widths": list(config.network.widths), "dropout": config.network.dropout},
+        arguments=config.network.arguments(),
         classes=manifest.classes,
         image_size=manifest.image_size,
         mean=manifest.mean,
@@ -240,40 +297,18 @@ def _card(config: Config, dataset: PackedDataset) -> checkpoint.ModelCard:
     )
 
 
-def _generators(seed: int, epoch: int, workers: Workers) -> tuple[torch.Generator, torch.Generator]:
-    """The epoch's order of images (the same on every worker) and its random views (each worker's own).
-
-    Seeds torch's global generator as well, which dropout draws from.
-    """
-
-    def derived(stream: int) -> int:
-        return int(np.random.SeedSequence((seed, epoch, stream)).generate_state(1, np.uint64)[0] >> 1)
-
-    torch.manual_seed(derived(2 + 2 * workers.rank))
-    views = torch.Generator().manual_seed(derived(1 + 2 * workers.rank))
-    return torch.Generator().manual_seed(derived(0)), views
-
-
-def _mirrored(indices: Tensor, epoch: int, seed: int) -> Tensor:
-    """Which images are flipped: a random half at first, then each image every other epoch (airbench's alternation).
-
-    The half is a hash of the image's index, so that every worker and every resumed run agrees on it.
-    """
-    start = ((indices + seed) * 2654435761 >> 15) & 1  # Knuth's multiplicative hash
-    return (start + epoch) % 2 == 1
-
-
 def _validate(
-    network: nn.Module, val: _Split, card: checkpoint.ModelCard, dtype: torch.dtype, workers: Workers
+    network: nn.Module, val: Split, card: checkpoint.ModelCard, dtype: torch.dtype, workers: Workers
 ) -> tuple[float, float]:
     """Mean cross entropy and accuracy over the validation split, each worker doing its share."""
     network.eval()
-    mine = workers.share(torch.arange(len(val.labels), device=val.labels.device))
-    sums = torch.zeros(2, dtype=torch.float64, device=val.labels.device)
-    for part in mine.split(EVAL_BATCH):
-        logits = forward(network, val.images[part], card, dtype)
-        sums[0] += F.cross_entropy(logits, val.labels[part], reduction="sum")
-        sums[1] += (logits.argmax(1) == val.labels[part]).sum()
+    device = next(network.parameters()).device
+    sums = torch.zeros(2, dtype=torch.float64, device=device)
+    for part in workers.share(torch.arange(len(val.labels))).split(EVAL_BATCH):
+        labels = val.labels[part].to(device)
+        logits = forward(network, val.images[part].to(device), card, dtype)
+        sums[0] += F.cross_entropy(logits, labels, reduction="sum")
+        sums[1] += (logits.argmax(1) == labels).sum()
     workers.average([sums])
     loss, correct = (sums * workers.size / len(val.labels)).tolist()
     return loss, correct

@@ -1,14 +1,15 @@
-"""Optimisers: Muon for the filters with SGD beside it for the rest, or AdamW for everything; one schedule for all.
+"""Optimisers: Muon for the filters with SGD beside it for the rest, or one for everything; one schedule for all.
 
     optimizer = Optimizer(network, config.optim, batch_size=1000)
     optimizer.schedule(step / total_steps)   # before every step
-    optimizer.step()
+    optimizer.step()                         # after backward: clip, update, forget the gradients
 
 Knows parameters and numbers only: no data, no Ray.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -54,6 +55,8 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
             for p in group["params"]:
+                if p.grad is None:  # frozen
+                    continue
                 state = self.state[p]
                 if not state:
                     state["momentum_buffer"] = torch.zeros_like(p.grad)
@@ -64,50 +67,64 @@ class Muon(torch.optim.Optimizer):
 
 
 class Optimizer:
-    """The optimisers of one network under one schedule: every rate falls linearly from its peak to 0.
+    """The optimisers of one network under one schedule, which moves every rate between 0 and its peak.
 
-    batch_size is the global one: the rates of SGD are meant for a summed loss, and the loop's loss is a mean.
+    batch_size is the global one: the rates of SGD beside Muon are meant for a summed loss, and the loop's loss is a
+    mean. Gradients must already be the workers' mean when `step` is called.
     """
 
     def __init__(self, network: nn.Module, config: OptimConfig, batch_size: int):
+        self._config = config
         self._whitening = getattr(network, "whiten", None)
-        trained = [p for p in network.parameters() if p.requires_grad]
-        if config.name == "adamw":
-            # Decay shrinks matrices and filters; biases and norms have nothing to gain from it.
-            decayed = [p for p in trained if p.ndim > 1]
-            others = [p for p in trained if p.ndim <= 1]
-            groups: list[dict[str, Any]] = [
-                {"params": decayed, "weight_decay": config.weight_decay},
-                {"params": others, "weight_decay": 0.0},
-            ]
-            self._all: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=config.lr)]
-        else:
-            head = {id(p) for p in network.get_submodule("head").parameters()}
-            filters = [p for p in trained if p.ndim > 1 and id(p) not in head]
-            groups = []
-            for ratio, members in (
-                (HEAD_LR, [p for p in trained if id(p) in head]),
-                (BIAS_LR, [p for p in trained if p.ndim <= 1 and id(p) not in head]),
-            ):
-                lr = ratio * config.lr * batch_size
-                groups.append({"params": members, "lr": lr, "weight_decay": DECAY * batch_size / lr})
-            self._all = [
-                torch.optim.SGD([g for g in groups if g["params"]], momentum=0.85, nesterov=True),
-                Muon(filters, lr=config.lr, momentum=0.6),
-            ]
+        self._trained = [p for p in network.parameters() if p.requires_grad]
+        self._all = self._with_muon(network, batch_size) if config.name == "muon" else [self._alone()]
         self._peaks = [[group["lr"] for group in opt.param_groups] for opt in self._all]
+        self.lr = 0.0  # of the step that was scheduled last, as a share of which every group's own follows
+
+    def _with_muon(self, network: nn.Module, batch_size: int) -> list[torch.optim.Optimizer]:
+        lr = self._config.lr
+        head = {id(p) for p in network.get_submodule("head").parameters()}
+        filters = [p for p in self._trained if p.ndim > 1 and id(p) not in head]
+        groups: list[dict[str, Any]] = []
+        for ratio, members in (
+            (HEAD_LR, [p for p in self._trained if id(p) in head]),
+            (BIAS_LR, [p for p in self._trained if p.ndim <= 1 and id(p) not in head]),
+        ):
+            rate = ratio * lr * batch_size
+            groups.append({"params": members, "lr": rate, "weight_decay": DECAY * batch_size / rate})
+        return [
+            torch.optim.SGD([group for group in groups if group["params"]], momentum=0.85, nesterov=True),
+            Muon(filters, lr=lr, momentum=0.6),
+        ]
+
+    def _alone(self) -> torch.optim.Optimizer:
+        # Decay shrinks matrices and filters; biases and norms have nothing to gain from it.
+        decay = self._config.weight_decay
+        groups: list[dict[str, Any]] = [
+            {"params": [p for p in self._trained if p.ndim > 1], "weight_decay": decay},
+            {"params": [p for p in self._trained if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        lr = self._config.lr
+        if self._config.name == "sgd":
+            return torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True)
+        return {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[self._config.name](groups, lr=lr)
 
     def schedule(self, progress: float) -> None:
         """Set every rate for the step that begins when that share (0..1) of all steps is done."""
+        factor = rate_factor(self._config, progress)
         for opt, peaks in zip(self._all, self._peaks, strict=True):
             for group, peak in zip(opt.param_groups, peaks, strict=True):
-                group["lr"] = peak * (1 - progress)
+                group["lr"] = peak * factor
+        self.lr = self._config.lr * factor
         if self._whitening is not None and progress >= WHITENING_SHARE:
             self._whitening.bias.requires_grad_(False)
 
     def step(self) -> None:
+        if self._config.clip_norm:
+            nn.utils.clip_grad_norm_(self._trained, self._config.clip_norm)
         for opt in self._all:
             opt.step()
+            opt.zero_grad(set_to_none=True)
 
     def state_dict(self) -> list[dict[str, Any]]:
         return [opt.state_dict() for opt in self._all]
@@ -115,3 +132,14 @@ class Optimizer:
     def load_state_dict(self, states: list[dict[str, Any]]) -> None:
         for opt, state in zip(self._all, states, strict=True):
             opt.load_state_dict(state)
+
+
+def rate_factor(config: OptimConfig, progress: float) -> float:
+    """What a peak rate is multiplied by (0..1) when that share (0..1) of all steps is done.
+
+    It rises linearly from 0 during the warm-up, then falls to 0, in a line or in half a cosine (arXiv:1608.03983).
+    """
+    if progress < config.warmup:
+        return progress / config.warmup
+    rest = (progress - config.warmup) / (1 - config.warmup)
+    return 0.5 * (1 + math.cos(math.pi * rest)) if config.schedule == "cosine" else 1 - rest

@@ -30,7 +30,7 @@ def test_only_images_with_pixels_to_spare_are_reduced(digits: Manifest) -> None:
 
 
 @pytest.mark.parametrize("name", PRESETS)
-@pytest.mark.parametrize("network", ["mlp", "cnn", "fastcnn"])
+@pytest.mark.parametrize("network", ["mlp", "cnn", "fastcnn", "resnet18"])
 def test_small_datasets_get_smaller_batches_and_more_passes(
     digits: Manifest, name: str, network: str
 ) -> None:
@@ -65,7 +65,7 @@ def test_override_takes_paths_and_unique_names(digits: Manifest) -> None:
         ("epochs=0", "training.epochs"),
         ("epochs=2.5", "training.epochs"),
         ("batch_size=1", "training.batch_size"),
-        ("widths=[]", "network.widths"),
+        ("widths=[0]", "network.widths"),
         ("name=muon", "unknown setting"),  # two sections have a name: which one must be said
         ("nope=1", "unknown setting"),
         ("lr", "not key=value"),
@@ -79,10 +79,10 @@ def test_a_wrong_override_is_one_line_that_names_the_field(assignment: str, told
 
 
 def test_unknown_preset_and_network_name_the_known_ones(digits: Manifest) -> None:
-    with pytest.raises(ConfigError, match="fast, accurate, smoke"):
+    with pytest.raises(ConfigError, match="smoke, quick, fast, strong, accurate"):
         preset("best", digits)
-    with pytest.raises(ConfigError, match="mlp, cnn, fastcnn"):
-        preset("fast", digits, "resnet18")
+    with pytest.raises(ConfigError, match="mlp, cnn, fastcnn, resnet18"):
+        preset("fast", digits, "resnet19")
 
 
 def test_a_config_survives_json_and_cannot_be_changed() -> None:

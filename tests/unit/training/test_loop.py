@@ -15,6 +15,7 @@ from raycls.errors import ConfigError, TrainingError
 from raycls.models import checkpoint
 from raycls.models.networks import CNN
 from raycls.training.loop import check, fit
+from raycls.training.sampling import EpochOrder, Split
 
 
 @pytest.fixture
@@ -36,7 +37,8 @@ def _run(
 
 
 def _weights(network: torch.nn.Module) -> torch.Tensor:
-    return torch.cat([tensor.detach().float().flatten() for tensor in network.state_dict().values()])
+    values = (tensor for tensor in network.state_dict().values() if tensor.is_floating_point())
+    return torch.cat([tensor.detach().float().flatten() for tensor in values])
 
 
 @pytest.mark.parametrize("network", ["mlp", "cnn", "fastcnn"])
@@ -56,9 +58,18 @@ def test_a_seed_reproduces_a_run_bit_for_bit(digits: PackedDataset, smoke: Confi
     assert not torch.equal(first, other)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        [],
+        ["ema=0.9", "optim.name=adamw", "lr=0.01", "warmup=0.3", "balance=sampling"],
+        ["freeze_after=0.6", "cutout=3", "rotate=10", "mixup=0.2", "clip_norm=1"],
+    ],
+)
 def test_a_resumed_run_ends_where_the_undisturbed_one_does(
-    digits: PackedDataset, smoke: Config, tmp_path: Path
+    digits: PackedDataset, smoke: Config, tmp_path: Path, settings: list[str]
 ) -> None:
+    smoke = override(smoke, settings)
     history = []
 
     def keep(metrics: dict[str, float], snapshot) -> None:  # type: ignore[no-untyped-def]
@@ -71,6 +82,7 @@ def test_a_resumed_run_ends_where_the_undisturbed_one_does(
     assert [metrics["epoch"] for metrics in resumed_history] == [3, 4]
     assert torch.equal(_weights(undisturbed), _weights(resumed))
     assert resumed_history[-1]["val_loss"] == history[-1]["val_loss"]
+    assert resumed_history[-1]["train_seconds"] > history[1]["train_seconds"]  # what went before counts
 
 
 def test_a_snapshot_is_a_whole_checkpoint(digits: PackedDataset, smoke: Config, tmp_path: Path) -> None:
@@ -126,11 +138,14 @@ def test_a_loss_that_is_not_finite_stops_with_the_way_out(digits: PackedDataset,
         _run(broken, digits)
 
 
-def test_a_batch_that_the_split_cannot_fill_is_refused(digits: PackedDataset, smoke: Config) -> None:
+def test_what_the_images_cannot_give_is_refused(digits: PackedDataset, smoke: Config) -> None:
     with pytest.raises(ConfigError, match="1259 training images"):
         check(override(smoke, ["batch_size=2000"]), digits)
     with pytest.raises(ConfigError, match="126 training images"):
         check(override(smoke, ["batch_size=500", "train_fraction=0.1"]), digits)
+    for setting in ("translate=8", "cutout=8"):
+        with pytest.raises(ConfigError, match=f"augment.{setting} leaves nothing of images of 8 pixels"):
+            check(override(smoke, [setting]), digits)
 
 
 def test_validation_is_left_alone_by_the_training_fraction(digits: PackedDataset, smoke: Config) -> None:
@@ -155,6 +170,58 @@ def test_the_first_epochs_may_see_smaller_images(digits: PackedDataset) -> None:
         hook.remove()
     steps = len(sides) // 4
     assert sides == [6] * 2 * steps + [8] * 2 * steps
+
+
+def test_averaged_weights_are_the_ones_that_are_kept(digits: PackedDataset, smoke: Config) -> None:
+    last, averaged = (_run(override(smoke, [f"ema={decay}"]), digits)[1] for decay in (0, 0.9))
+    assert not torch.equal(_weights(last), _weights(averaged))
+    _, barely = _run(override(smoke, ["ema=0.000001"]), digits)
+    assert torch.allclose(_weights(last), _weights(barely), atol=1e-4)
+
+
+def test_patience_ends_a_run_that_no_longer_improves(digits: PackedDataset, smoke: Config) -> None:
+    config = override(smoke, ["epochs=60", "patience=2", "schedule=cosine"])
+    history, _ = _run(config, digits)
+    assert len(history) < 60
+    accuracies = [metrics["val_accuracy"] for metrics in history]
+    assert max(accuracies) == accuracies[-3] > max(accuracies[:-3])
+
+
+def test_at_first_the_head_alone_learns(digits: PackedDataset, smoke: Config) -> None:
+    bodies = []
+
+    def keep(metrics: dict[str, float], snapshot) -> None:  # type: ignore[no-untyped-def]
+        bodies.append(snapshot._kept.groups[0].conv1.weight.detach().clone())
+
+    fit(override(smoke, ["frozen_epochs=2"]), digits, on_epoch=keep)
+    assert torch.equal(bodies[0], bodies[1])
+    assert not torch.equal(bodies[1], bodies[2])
+
+
+def test_a_checkpoint_of_another_dataset_is_a_head_start(
+    digits: PackedDataset, smoke: Config, tmp_path: Path
+) -> None:
+    longer = override(smoke, ["epochs=12"])
+    fit(longer, digits, on_epoch=lambda metrics, snapshot: snapshot.save(tmp_path))
+    short = override(smoke, ["epochs=1", "seed=5"])
+    started, _ = _run(short, digits, init=tmp_path)
+    fresh, _ = _run(short, digits)
+    assert started[0]["val_accuracy"] > fresh[0]["val_accuracy"] + 0.1
+
+
+@pytest.mark.parametrize("balance", ["weights", "sampling"])
+def test_balance_makes_a_rare_class_count(balance: str, digits: PackedDataset, smoke: Config) -> None:
+    train = Split(digits, "train", torch.device("cpu"))
+    train.labels = (train.labels == 1).long()  # about one image in ten
+    config = override(smoke, [f"balance={balance}"])
+    if balance == "weights":
+        weights, counts = train.class_weights(2), torch.bincount(train.labels)
+        assert weights[1] / weights[0] == pytest.approx((counts[0] / counts[1]).item())
+        assert not torch.equal(_weights(_run(config, digits)[1]), _weights(_run(smoke, digits)[1]))
+    else:
+        drawn = torch.cat(list(EpochOrder(config, train, 0, train.images.device).batches(0)))
+        assert train.labels[drawn].float().mean() == pytest.approx(0.5, abs=0.06)
+        assert drawn.unique().numel() < len(drawn)
 
 
 def test_a_network_for_one_size_refuses_smaller_images(digits: PackedDataset) -> None:

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import pytest
 import torch
 
 from raycls.config import OptimConfig
 from raycls.models.networks import build
-from raycls.training.optim import WHITENING_SHARE, Optimizer, orthogonalize
+from raycls.training.optim import WHITENING_SHARE, Optimizer, orthogonalize, rate_factor
 
 
 def test_orthogonalize_evens_out_the_singular_values() -> None:
@@ -18,9 +19,9 @@ def test_orthogonalize_evens_out_the_singular_values() -> None:
 
 
 def test_every_trained_weight_moves_and_the_schedule_ends_at_zero() -> None:
-    for name in ("muon", "adamw"):
+    for name in ("muon", "sgd", "adam", "adamw"):
         network = build("fastcnn", num_classes=3, image_size=16, widths=(8, 8))
-        optimizer = Optimizer(network, OptimConfig(name=name, lr=0.1), batch_size=4)
+        optimizer = Optimizer(network, OptimConfig.model_validate({"name": name, "lr": 0.1}), batch_size=4)
         trained = {k: v.detach().clone() for k, v in network.named_parameters() if v.requires_grad}
 
         def step(progress: float, network=network, optimizer=optimizer) -> None:  # type: ignore[no-untyped-def]
@@ -29,7 +30,6 @@ def test_every_trained_weight_moves_and_the_schedule_ends_at_zero() -> None:
                 network(torch.rand(4, 3, 16, 16)), torch.tensor([0, 1, 2, 0])
             ).backward()
             optimizer.step()
-            network.zero_grad(set_to_none=True)
 
         step(0.0)
         moved = dict(network.named_parameters())
@@ -56,3 +56,55 @@ def test_the_state_carries_momentum() -> None:
     assert fresh.state_dict() != optimizer.state_dict()
     fresh.load_state_dict(optimizer.state_dict())
     assert str(fresh.state_dict()) == str(optimizer.state_dict())
+
+
+def test_frozen_layers_rest_and_the_others_go_on() -> None:
+    network = build("fastcnn", num_classes=3, image_size=16, widths=(8, 8))
+    optimizer = Optimizer(network, OptimConfig(), batch_size=4)
+    images, labels = torch.rand(4, 3, 16, 16), torch.tensor([0, 1, 2, 0])
+
+    def step() -> dict[str, torch.Tensor]:
+        before = {name: p.detach().clone() for name, p in network.named_parameters()}
+        torch.nn.functional.cross_entropy(network(images), labels).backward()
+        optimizer.step()
+        return {name: p - before[name] for name, p in network.named_parameters()}
+
+    def moved() -> set[str]:
+        return {name for name, change in step().items() if change.abs().sum() > 0}
+
+    first = moved()
+    network.freeze_early()  # type: ignore[operator]
+    assert moved() == {name for name in first if not name.startswith(("whiten", "groups.0"))} < first
+
+
+def test_clipping_bounds_the_whole_gradient() -> None:
+    network = build("mlp", num_classes=3, image_size=16, widths=(8,))
+    lengths = {}
+    for clip in (0.0, 1e-3):
+        config = OptimConfig(name="sgd", lr=1.0, weight_decay=0, clip_norm=clip)
+        optimizer = Optimizer(network, config, batch_size=4)
+        before = torch.cat([p.detach().flatten() for p in network.parameters()])
+        torch.nn.functional.cross_entropy(
+            network(torch.rand(4, 3, 16, 16)), torch.tensor([0, 1, 2, 0])
+        ).backward()
+        optimizer.schedule(0.0)
+        optimizer.step()
+        lengths[clip] = (
+            (torch.cat([p.detach().flatten() for p in network.parameters()]) - before).norm().item()
+        )
+    # Nesterov's first step is (1 + momentum) times the gradient.
+    assert lengths[1e-3] == pytest.approx(1.9e-3, rel=0.01)
+    assert lengths[0.0] > 1e-2
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_rates_rise_in_the_warm_up_and_fall_to_zero(schedule: str) -> None:
+    config = OptimConfig.model_validate({"schedule": schedule, "warmup": 0.2})
+    factors = [rate_factor(config, i / 100) for i in range(101)]
+    assert factors[0] == 0
+    assert max(factors) == factors[20] == 1
+    assert factors[:21] == sorted(factors[:21])
+    assert factors[20:] == sorted(factors[20:], reverse=True)
+    assert factors[100] == pytest.approx(0)
+    assert factors[60] == pytest.approx(0.5)
+    assert (factors[30] > 0.9) == (schedule == "cosine")  # flat at the top, unlike the line

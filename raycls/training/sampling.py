@@ -1,0 +1,103 @@
+"""Which images a step sees: the splits as tensors, and the order in which an epoch goes through them.
+
+    train = Split(open_dataset("cifar10"), "train", torch.device("cpu"))
+    order = EpochOrder(config, train, rank=0)
+    for indices in order.batches(epoch=0): images = train.images[indices]
+
+Every epoch seeds its own random numbers from (seed, epoch), so that a resumed run repeats what the undisturbed one
+would have done, and every worker agrees on the order. Knows neither networks nor losses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from raycls.config import Config
+from raycls.data.packed import PackedDataset
+from raycls.data.transforms import as_tensor
+
+DEVICE_SHARE = 0.5  # of the free memory of an accelerator: what a split may take of it
+
+
+class Split:
+    """One split's images (uint8 N×S×S×3) and labels (int64 N) where the device reaches them.
+
+    On a CPU the images are the memory map itself: the kernel reads pages as batches touch them and drops them when
+    memory is short, so a split may be larger than memory. An accelerator gets a copy as long as it fits into
+    DEVICE_SHARE of its free memory; else batches are gathered from the map. `chosen` (int64) are the indices in use.
+    """
+
+    def __init__(self, dataset: PackedDataset, split: str, device: torch.device, count: int | None = None):
+        self.images = as_tensor(dataset.images(split))
+        self.labels = as_tensor(dataset.labels(split))
+        if device.type != "cpu" and self.images.nbytes < DEVICE_SHARE * _free_memory(device):
+            self.images, self.labels = self.images.to(device), self.labels.to(device)
+        # The same images for every seed and configuration: studies compare like with like.
+        sample = torch.randperm(len(self.labels), generator=torch.Generator().manual_seed(0))
+        self.chosen = sample[:count].to(self.labels.device)
+
+    def class_weights(self, num_classes: int) -> Tensor:
+        """float32, num_classes: inversely proportional to each class's images in use; 1 for a balanced split."""
+        counts = torch.bincount(self.labels[self.chosen], minlength=num_classes).clamp(min=1)
+        return len(self.chosen) / (num_classes * counts)
+
+
+def _free_memory(device: torch.device) -> int:
+    return torch.cuda.mem_get_info(device)[0]
+
+
+def images_in_use(config: Config, dataset: PackedDataset) -> int:
+    return max(1, round(dataset.manifest.counts["train"] * config.training.train_fraction))
+
+
+class EpochOrder:
+    """The batches of each epoch, and the generators of this worker's random views, seeded anew by `batches`.
+
+    `views` draws where the images are, `pixels` where the network is: one device, unless the split is too large for it.
+    """
+
+    def __init__(self, config: Config, train: Split, rank: int, device: torch.device):
+        self._train, self._rank = train, rank
+        self._seed, self._batch_size = config.training.seed, config.training.batch_size
+        self._balanced = config.training.balance == "sampling"
+        self.steps = len(train.chosen) // self._batch_size
+        self.views, self.pixels = torch.Generator(train.images.device), torch.Generator(device)
+
+    def batches(self, epoch: int) -> Iterator[Tensor]:
+        """Indices (int64, batch_size) of each step, the same on every worker; images beyond the last whole batch
+        wait for another epoch.
+
+        Seeds torch's global generator as well, which dropout draws from.
+        """
+        seeds = [
+            self._derived(epoch, stream) for stream in (0, *range(1 + 3 * self._rank, 4 + 3 * self._rank))
+        ]
+        generator = torch.Generator().manual_seed(seeds[0])
+        self.views.manual_seed(seeds[1])
+        self.pixels.manual_seed(seeds[2])
+        torch.manual_seed(seeds[3])
+        chosen = self._train.chosen
+        if self._balanced:
+            labels = self._train.labels[chosen].cpu()
+            drawn = torch.multinomial(
+                1 / torch.bincount(labels)[labels], len(labels), replacement=True, generator=generator
+            )
+        else:
+            drawn = torch.randperm(len(chosen), generator=generator)
+        order = chosen[drawn.to(chosen.device)]
+        yield from order[: self.steps * self._batch_size].split(self._batch_size)
+
+    def mirrored(self, indices: Tensor, epoch: int) -> Tensor:
+        """Which images are flipped (bool): a random half at first, then each image every other epoch (airbench).
+
+        The half is a hash of the image's index, so that every worker and every resumed run agrees on it.
+        """
+        start = ((indices + self._seed) * 2654435761 >> 15) & 1  # Knuth's multiplicative hash
+        return (start + epoch) % 2 == 1
+
+    def _derived(self, epoch: int, stream: int) -> int:
+        return int(np.random.SeedSequence((self._seed, epoch, stream)).generate_state(1, np.uint64)[0] >> 1)
