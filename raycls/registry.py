@@ -137,6 +137,20 @@ class Run:
         client().log_artifacts(self.id, str(directory), CHECKPOINT)
         return f"{client().get_run(self.id).info.artifact_uri}/{CHECKPOINT}"
 
+    def log_directory(self, directory: Path, name: str) -> None:
+        """Copy what is in the directory to the artifact folder `name`, also of a run that has ended.
+
+        Raises RegistryError where the run or its artifacts cannot be written.
+        """
+        from mlflow.exceptions import MlflowException
+
+        try:
+            client().log_artifacts(self.id, str(directory), name)
+        except (MlflowException, OSError) as error:
+            raise RegistryError(
+                f"MLflow did not take {name} of run {self.id}: {str(error).splitlines()[0]}"
+            ) from None
+
     def tag(self, tags: dict[str, str]) -> None:
         for key, value in tags.items():
             client().set_tag(self.id, key, value)
@@ -166,6 +180,24 @@ def run(experiment_name: str, run_name: str, tags: dict[str, str]) -> Iterator[R
         children = f"tags.`mlflow.parentRunId` = '{current.id}' and attributes.status = 'RUNNING'"
         for child in client().search_runs([created.info.experiment_id], children, max_results=1000):
             client().set_terminated(child.info.run_id, "KILLED")
+
+
+def history(run_id: str) -> list[dict[str, float]]:
+    """The learning curves of a run: one dict per epoch, in order, with every metric that was logged at it.
+
+    What was logged twice for an epoch (the kept one's figures are repeated at the end) counts once.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        names = client().get_run(run_id).data.metrics
+    except MlflowException as error:
+        raise RegistryError(f"the training run {run_id} is gone: {str(error).splitlines()[0]}") from None
+    epochs: dict[int, dict[str, float]] = {}
+    for name in names:
+        for point in client().get_metric_history(run_id, name):
+            epochs.setdefault(point.step, {})[name] = point.value
+    return [epochs[step] for step in sorted(epochs) if "epoch" in epochs[step]]
 
 
 def register(

@@ -3,25 +3,126 @@
     evaluation = evaluate(Predictor.load(directory), open_dataset("cifar10"), "test")
     evaluation.metrics("test")   # {"test_accuracy": 0.903, "test_loss": 0.31, "test_macro_accuracy": …}
 
-The test split is for the final report alone: nothing that chooses a model may call this on "test".
+A dataset other than the model's own is matched by class name, its images brought to the model's size. The test split is
+for the final report alone: nothing that chooses a model may call this on "test".
 """
 
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
 
 from raycls import progress
 from raycls.data.packed import SPLITS, PackedDataset
-from raycls.data.transforms import as_tensor
+from raycls.data.transforms import as_tensor, to_square
 from raycls.errors import UsageError
+from raycls.models.checkpoint import ModelCard
 from raycls.models.predictor import Predictor
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap
+
 BATCH = 500
+NAMED_CLASSES = 30  # a confusion matrix of more has no room for names and counts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Examples:
+    """Part of a split as a model sees it: `labels` (int64 N) are indices into `classes`, those that both sides know.
+
+    columns (int64) are the places of `classes` among the model's logits. model_only and dataset_only are the classes
+    without a partner: their logits and their images are left out. images is the whole split (uint8 M×S'×S'×3), rows
+    (int64 N) says which of it these are, size is the model's, pixels a side. remarks say what does not match.
+    """
+
+    dataset: str
+    split: str
+    classes: tuple[str, ...]
+    labels: np.ndarray
+    columns: np.ndarray
+    model_only: tuple[str, ...]
+    dataset_only: tuple[str, ...]
+    images: np.ndarray
+    rows: np.ndarray
+    size: int
+    remarks: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def pixels(self, chosen: slice | np.ndarray) -> np.ndarray:
+        """uint8 B×S×S×3 at the model's size, resampled as preparation would have done."""
+        batch = self.images[self.rows[chosen]]
+        if batch.shape[1] == self.size:
+            return batch
+        resized = np.empty((len(batch), self.size, self.size, 3), np.uint8)
+        for i, pixels in enumerate(batch):
+            resized[i] = to_square(Image.fromarray(pixels), self.size)
+        return resized
+
+    def drawn(self, most: int) -> np.ndarray:
+        """int64, sorted: indices of at most that many of the examples, drawn at random but always the same."""
+        return np.sort(np.random.default_rng(0).permutation(len(self))[:most])
+
+    def only(self, chosen: np.ndarray) -> Examples:
+        return replace(self, labels=self.labels[chosen], rows=self.rows[chosen])
+
+
+def match(card: ModelCard, dataset: PackedDataset, split: str) -> Examples:
+    """The images of a split whose class the model knows by name.
+
+    Raises UsageError for an unknown split, and where fewer than two classes have a partner.
+    """
+    manifest = dataset.manifest
+    if split not in SPLITS:
+        raise UsageError(f"unknown split {split!r}; the splits are: {', '.join(SPLITS)}")
+    classes = tuple(name for name in card.classes if name in manifest.classes)
+    if len(classes) < 2:
+        raise UsageError(
+            f"{manifest.name} ({_listed(manifest.classes)}) shares {len(classes) or 'no'} class with the model "
+            f"({_listed(card.classes)}), at least two are needed: name its class folders as the model's classes"
+        )
+    model_only = tuple(name for name in card.classes if name not in classes)
+    dataset_only = tuple(name for name in manifest.classes if name not in classes)
+    remarks = []
+    if model_only:
+        remarks.append(f"classes of the model alone, which it may not answer here: {_listed(model_only)}")
+    if dataset_only:
+        remarks.append(f"classes of {manifest.name} alone, their images left out: {_listed(dataset_only)}")
+    if manifest.image_size != card.image_size:
+        remarks.append(
+            f"the images were resized from {manifest.image_size} to {card.image_size} pixels a side"
+        )
+    if manifest.name == card.dataset and manifest.fingerprint != card.dataset_fingerprint:
+        remarks.append(
+            f"{manifest.name} was prepared anew since: the model may have been trained on these images"
+        )
+    shared = np.array([classes.index(name) if name in classes else -1 for name in manifest.classes])
+    labels = shared[dataset.labels(split)]
+    rows = np.flatnonzero(labels >= 0)
+    if not len(rows):
+        raise UsageError(f"{manifest.name}/{split} has no image of a class that the model knows")
+    return Examples(
+        dataset=manifest.name,
+        split=split,
+        classes=classes,
+        labels=labels[rows],
+        columns=np.array([card.classes.index(name) for name in classes]),
+        model_only=model_only,
+        dataset_only=dataset_only,
+        images=dataset.images(split),
+        rows=rows,
+        size=card.image_size,
+        remarks=tuple(remarks),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,53 +155,98 @@ class Evaluation:
         }
 
 
-def evaluate(predictor: Predictor, dataset: PackedDataset, split: str) -> Evaluation:
-    """Raises UsageError for an unknown split, or a dataset whose classes or image size are not the model's."""
-    # Importing it imports matplotlib, which writes into the user's home.
-    from torchmetrics.functional.classification import multiclass_confusion_matrix
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """What a model said of each example: logits (float32 N×C, over the examples' classes), labels (int64 N)."""
 
-    manifest, card = dataset.manifest, predictor.card
-    if split not in SPLITS:
-        raise UsageError(f"unknown split {split!r}; the splits are: {', '.join(SPLITS)}")
-    if manifest.classes != card.classes:
-        raise UsageError(f"the model's classes are not those of {manifest.name}")
-    if manifest.image_size != card.image_size:
-        raise UsageError(
-            f"the model takes {card.image_size} pixels a side, {manifest.name} has {manifest.image_size}"
+    examples: Examples
+    logits: Tensor
+    labels: Tensor
+
+    @property
+    def probabilities(self) -> Tensor:
+        """float32 N×C, each row summing to 1."""
+        return self.logits.softmax(1)
+
+    @property
+    def predicted(self) -> Tensor:
+        """int64 N."""
+        return self.logits.argmax(1)
+
+    def evaluation(self) -> Evaluation:
+        # Importing it imports matplotlib, which writes into the user's home.
+        from torchmetrics.functional.classification import multiclass_confusion_matrix
+
+        classes = self.examples.classes
+        confusion = multiclass_confusion_matrix(self.logits, self.labels, num_classes=len(classes))
+        return Evaluation(
+            classes=classes,
+            confusion=confusion.numpy(),
+            loss=F.cross_entropy(self.logits, self.labels).item(),
         )
-    images, labels = dataset.images(split), as_tensor(dataset.labels(split))
+
+
+def score(predictor: Predictor, examples: Examples) -> Scores:
+    """Run the model over the examples, in batches; what does not match is said on stderr."""
+    for remark in examples.remarks:
+        progress.say(remark)
     logits = []
-    with progress.bar(f"evaluating on {manifest.name}/{split}", total=len(labels)) as bar:
-        for start in range(0, len(labels), BATCH):
-            logits.append(predictor.logits(images[start : start + BATCH]))
+    with progress.bar(f"evaluating on {examples.dataset}/{examples.split}", total=len(examples)) as bar:
+        for start in range(0, len(examples), BATCH):
+            logits.append(predictor.logits(examples.pixels(slice(start, start + BATCH))))
             bar.advance(len(logits[-1]))
-    scores = torch.cat(logits)
-    return Evaluation(
-        classes=card.classes,
-        confusion=multiclass_confusion_matrix(scores, labels, num_classes=len(card.classes)).numpy(),
-        loss=F.cross_entropy(scores, labels).item(),
+    return Scores(
+        examples=examples,
+        logits=torch.cat(logits)[:, examples.columns],
+        labels=as_tensor(examples.labels),
     )
+
+
+def evaluate(predictor: Predictor, dataset: PackedDataset, split: str) -> Evaluation:
+    """Raises UsageError for an unknown split, and for a dataset that shares fewer than two classes with the model."""
+    return score(predictor, match(predictor.card, dataset, split)).evaluation()
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
 
 
 def confusion_png(evaluation: Evaluation, title: str) -> bytes:
     """The confusion matrix as a picture: shares of each true class, with counts where they fit."""
     from matplotlib.figure import Figure
 
-    counts, names = evaluation.confusion, evaluation.classes
-    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    side = max(4.0, min(12.0, 1.5 + 0.55 * len(names)))
+    side = confusion_inches(len(evaluation.classes))
     figure = Figure(figsize=(side, side), layout="constrained")
     axes = figure.subplots()
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axes.set(title=title, xlabel="predicted", ylabel="true")
-    if len(names) <= 30:
-        ticks = range(len(names))
-        axes.set_xticks(ticks, names, rotation=45, ha="right")
-        axes.set_yticks(ticks, names)
-        for (row, column), count in np.ndenumerate(counts):
-            if count:
-                colour = "white" if shares[row, column] > 0.5 else "black"
-                axes.text(column, row, str(count), ha="center", va="center", fontsize=8, color=colour)
+    draw_confusion(axes, evaluation.classes, evaluation.confusion)
+    axes.set_title(title)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120)
     return buffer.getvalue()
+
+
+def confusion_inches(classes: int) -> float:
+    return max(4.0, min(12.0, 1.5 + 0.55 * classes))
+
+
+def draw_confusion(
+    axes: Axes,
+    names: tuple[str, ...],
+    counts: np.ndarray,
+    *,
+    colours: str | Colormap = "Blues",
+    ink: str = "black",
+) -> None:
+    """Onto matplotlib's axes: colours runs from the ground to a full share, ink is the text on the ground."""
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    axes.imshow(shares, cmap=colours, vmin=0, vmax=1)
+    axes.set(xlabel="predicted", ylabel="true")
+    if len(names) > NAMED_CLASSES:
+        return
+    ticks = range(len(names))
+    axes.set_xticks(ticks, names, rotation=45, ha="right")
+    axes.set_yticks(ticks, names)
+    for (row, column), count in np.ndenumerate(counts):
+        if count:
+            colour = "white" if shares[row, column] > 0.5 else ink
+            axes.text(column, row, str(count), ha="center", va="center", fontsize=8, color=colour)

@@ -122,3 +122,30 @@ def test_a_tracking_server_that_is_not_there(home: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(RegistryError, match="MLFLOW_TRACKING_URI"):
         registry.resolve("any")
+
+
+def test_the_history_of_a_run_counts_each_epoch_once(home: Path, tmp_path: Path) -> None:
+    with registry.run("curves", "run", {}) as run:
+        for epoch, loss in ((1, 2.0), (2, 1.0), (3, 1.5)):
+            run.log_metrics({"epoch": epoch, "train_loss": loss}, step=epoch)
+        run.log_metrics({"epoch": 2, "train_loss": 1.0, "test_accuracy": 0.9}, step=2)
+        run.log_metrics({"of_no_epoch": 1.0})
+    assert registry.history(run.id) == [
+        {"epoch": 1, "train_loss": 2.0},
+        {"epoch": 2, "train_loss": 1.0, "test_accuracy": 0.9},
+        {"epoch": 3, "train_loss": 1.5},
+    ]
+    with pytest.raises(RegistryError, match="is gone"):
+        registry.history("0" * 32)
+
+
+def test_artifacts_are_added_to_a_run_that_has_ended(home: Path, tmp_path: Path) -> None:
+    with registry.run("ended", "run", {}) as run:
+        pass
+    (tmp_path / "report" / "charts").mkdir(parents=True)
+    (tmp_path / "report" / "charts" / "one.png").write_bytes(b"a picture")
+    run.log_directory(tmp_path / "report", "report/ended-test")
+    listed = registry.client().list_artifacts(run.id, "report/ended-test/charts")
+    assert [file.path for file in listed] == ["report/ended-test/charts/one.png"]
+    with pytest.raises(RegistryError, match="MLflow did not take report"):
+        registry.Run("0" * 32).log_directory(tmp_path / "report", "report/nowhere")

@@ -1,0 +1,119 @@
+"""What a network looks at: Grad-CAM, the filters of its first layer, and what its layers make of an image.
+
+    layer = cam_layer(spatial_layers(network, inputs))   # None for a network without convolutions
+    maps = grad_cam(network, inputs, targets, layer)  # float32 N×h×w in 0..1
+
+Grad-CAM (Selvaraju et al., arXiv:1610.02391) is captum's. Knows a network and its normalised inputs; nothing of pages.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+LEAST_SIDE = 4  # of a map, pixels, for a heat map that still says where
+FILTERS = 32
+CHANNELS = 8  # of each layer that are shown
+LAYERS = 4
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A part of the network by its name, and its output for the images it was looked up with (N×C×h×w)."""
+
+    name: str
+    module: nn.Module
+    output: Tensor
+
+    @property
+    def side(self) -> int:
+        return self.output.shape[-1]
+
+
+def spatial_layers(network: nn.Module, inputs: Tensor) -> list[Layer]:
+    """The parts whose output still has places, in the order they finish. inputs: float32 N×3×S×S, normalised.
+
+    A part that is used more than once (the ReLU of a ResNet's block) has no one output and is left out.
+    """
+    layers: list[Layer] = []
+
+    def keep(name: str, module: nn.Module) -> torch.utils.hooks.RemovableHandle:
+        def hook(_: nn.Module, __: object, output: Tensor) -> None:
+            if output.dim() == 4:
+                layers.append(Layer(name, module, output.float()))
+
+        return module.register_forward_hook(hook)
+
+    hooks = [keep(name, module) for name, module in network.named_modules()]
+    try:
+        with torch.inference_mode():
+            network(inputs)
+    finally:
+        for handle in hooks:
+            handle.remove()
+    calls = Counter(layer.name for layer in layers)
+    return [layer for layer in layers if calls[layer.name] == 1]
+
+
+def cam_layer(layers: list[Layer]) -> Layer | None:
+    """The last activation or block with LEAST_SIDE pixels a side, else the widest; None for a network without places.
+
+    Not a convolution or a norm alone: what counts is what the following layer is given.
+    """
+    given = [layer for layer in layers if not isinstance(layer.module, nn.Conv2d | nn.BatchNorm2d)]
+    fine = [layer for layer in given if layer.side >= LEAST_SIDE]
+    return fine[-1] if fine else max(given, key=lambda layer: layer.side, default=None)
+
+
+def grad_cam(network: nn.Module, inputs: Tensor, targets: Tensor, layer: Layer) -> Tensor:
+    """Where in each image the layer speaks for its target class: float32 N×h×w, 0 (not at all) to 1 (most).
+
+    inputs: float32 N×3×S×S; targets: int64 N, indices of logits. A map of zeros: nothing speaks for the class.
+    """
+    from captum.attr import LayerGradCam
+
+    maps = LayerGradCam(network, layer.module).attribute(inputs, target=targets, relu_attributions=True)
+    assert isinstance(maps, Tensor)
+    maps = maps.detach()[:, 0].float().cpu()
+    return maps / maps.amax((1, 2), keepdim=True).clamp(min=1e-12)
+
+
+def first_filters(network: nn.Module, image_size: int) -> tuple[str, np.ndarray] | None:
+    """The weights that meet the pixels, as pictures: the layer's name and float32 N×k×k×3 in 0..1, grey for 0.
+
+    Of a fully connected first layer, each unit's weights make one picture of the whole image. None where the first
+    layer is of neither kind.
+    """
+    layers = [(n, m) for n, m in network.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    name, first = layers[0]
+    if isinstance(first, nn.Conv2d) and first.in_channels == 3:
+        weights = first.weight
+    elif isinstance(first, nn.Linear) and first.in_features == 3 * image_size**2:
+        weights = first.weight.view(-1, 3, image_size, image_size)
+    else:
+        return None
+    shown = weights.detach()[:FILTERS].float().cpu()
+    scaled = 0.5 + 0.5 * shown / shown.abs().amax((1, 2, 3), keepdim=True).clamp(min=1e-12)
+    return name, scaled.permute(0, 2, 3, 1).numpy()
+
+
+def feature_maps(layers: list[Layer]) -> list[tuple[str, int, np.ndarray]]:
+    """(layer, its channels, float32 N×CHANNELS×h×w in 0..1) for up to LAYERS convolutions, from the first to the last.
+
+    Of each layer, the channels that vary most over each image; maps below LEAST_SIDE pixels show nothing and are
+    left out.
+    """
+    wide = [layer for layer in layers if isinstance(layer.module, nn.Conv2d) and layer.side >= LEAST_SIDE]
+    places = sorted({round(i * (len(wide) - 1) / (LAYERS - 1)) for i in range(LAYERS)}) if wide else []
+    chosen = []
+    for layer in (wide[place] for place in places):
+        output = layer.output.cpu()
+        order = output.flatten(2).std(2).argsort(1, descending=True)[:, :CHANNELS]
+        maps = output[torch.arange(len(output))[:, None], order]
+        low, high = maps.amin((2, 3), keepdim=True), maps.amax((2, 3), keepdim=True)
+        chosen.append((layer.name, output.shape[1], ((maps - low) / (high - low).clamp(min=1e-12)).numpy()))
+    return chosen

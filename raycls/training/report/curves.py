@@ -1,0 +1,152 @@
+"""The learning curves in plain words: what they, and the model's figures on three splits, say about the training.
+
+    for finding in diagnose(registry.history(run_id), fit):
+        print(finding.verdict, finding.reason)
+
+Every reason names the figures it comes from; the thresholds are the constants below. Knows numbers only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+LOSS_RISE = 1.02  # an epoch's training loss above that multiple of the last one's went up, beyond the noise of batches
+CHANCE = 0.97  # a training loss above that share of a blind guess's has learned nothing
+OVERFIT_GAP = 0.05  # of accuracy, between training and validation images
+UNDERFIT_SHARE = 2 / 3  # of the validation error that is there on training images as well
+GOOD_ENOUGH = 0.95  # a training accuracy that nobody calls underfitted
+VAL_LOSS_RISE = 1.1  # the last validation loss over the lowest
+SETTLED = 0.005  # change of val_accuracy over the last quarter of the epochs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """The kept weights, of `epoch`, on images of the training and the validation split as they are: shares and nats.
+
+    classes counts them. val_images is the size of the validation split, which bounds how exact its figures are.
+    """
+
+    epoch: int
+    train_accuracy: float
+    train_loss: float
+    val_accuracy: float
+    val_loss: float
+    val_images: int
+    classes: int
+
+    @property
+    def noise(self) -> float:
+        """Two standard errors of val_accuracy: smaller differences may be chance."""
+        return 2 * math.sqrt(self.val_accuracy * (1 - self.val_accuracy) / self.val_images)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A verdict in two or three words, and the sentence that gives its figures and what to try."""
+
+    verdict: str
+    reason: str
+
+
+def diagnose(history: Sequence[dict[str, float]], fit: Fit) -> list[Finding]:
+    """The findings, the most important first.
+
+    history: one dict per epoch, in order, with train_loss, val_loss and val_accuracy. Where the loss never left
+    chance, nothing else is said.
+    """
+    blind = math.log(fit.classes)
+    if history and history[-1]["train_loss"] > CHANCE * blind:
+        return [
+            Finding(
+                "has not learned",
+                f"The training loss ended at {history[-1]['train_loss']:.3f}; a blind guess among {fit.classes} "
+                f"classes has {blind:.3f}. Change the learning rate (optim.lr) by a factor of ten, downwards first.",
+            )
+        ]
+    return [*_learning_rate(history), _fitted(history, fit), *_ending(history, fit)]
+
+
+def _learning_rate(history: Sequence[dict[str, float]]) -> list[Finding]:
+    losses = [row["train_loss"] for row in history]
+    rises = [i for i in range(1, len(losses)) if losses[i] > LOSS_RISE * losses[i - 1]]
+    if len(rises) < max(2, len(losses) / 4):
+        return []
+    worst = max(losses[i] / losses[i - 1] for i in rises) - 1
+    epochs = ", ".join(str(i + 1) for i in rises[:8])
+    return [
+        Finding(
+            "learning rate too high",
+            f"The training loss rose in {len(rises)} of {len(losses)} epochs ({epochs}), by up to {worst:.0%}. "
+            "Halve optim.lr, or warm up (optim.warmup=0.1).",
+        )
+    ]
+
+
+def _fitted(history: Sequence[dict[str, float]], fit: Fit) -> Finding:
+    gap = fit.train_accuracy - fit.val_accuracy
+    seen, unseen = 1 - fit.train_accuracy, 1 - fit.val_accuracy
+    figures = (
+        f"{fit.train_accuracy:.1%} of training images (not augmented) are recognised and {fit.val_accuracy:.1%} of "
+        f"the validation split (± {fit.noise:.1%} by its size)"
+    )
+    if gap > max(OVERFIT_GAP, fit.noise) and seen < UNDERFIT_SHARE * unseen:
+        return Finding(
+            "overfitting",
+            f"{figures}: a gap of {100 * gap:.1f} points.{_rising_val_loss(history)} More or more varied images help "
+            "most; then augmentation (augment.cutout, augment.mixup), network.dropout, or a smaller network.",
+        )
+    if fit.train_accuracy < GOOD_ENOUGH and seen > UNDERFIT_SHARE * unseen:
+        return Finding(
+            "underfitting",
+            f"{figures}: most of the error is already there on images it was trained on. Train longer, or a wider "
+            "network, or with less augmentation and label smoothing.",
+        )
+    return Finding(
+        "a fair fit",
+        f"{figures}: a gap of {100 * gap:.1f} points, in which neither underfitting nor overfitting stands out.",
+    )
+
+
+def _rising_val_loss(history: Sequence[dict[str, float]]) -> str:
+    if not history:
+        return ""
+    losses = [row["val_loss"] for row in history]
+    lowest = min(range(len(losses)), key=losses.__getitem__)
+    if losses[-1] < VAL_LOSS_RISE * losses[lowest]:
+        return ""
+    return f" The validation loss rose from {losses[lowest]:.3f} in epoch {lowest + 1} to {losses[-1]:.3f}."
+
+
+def _ending(history: Sequence[dict[str, float]], fit: Fit) -> list[Finding]:
+    """Whether training had come to its end; nothing where there are too few epochs to say."""
+    if len(history) < 4:
+        return []
+    accuracies = [row["val_accuracy"] for row in history]
+    last = max(2, len(history) // 4)
+    gained = accuracies[-1] - accuracies[-1 - last]
+    best = max(range(len(accuracies)), key=accuracies.__getitem__)
+    told = (
+        f"val_accuracy went from {accuracies[-1 - last]:.1%} to {accuracies[-1]:.1%} in the last {last} of "
+        f"{len(history)} epochs"
+    )
+    if accuracies[best] - accuracies[-1] > max(SETTLED, fit.noise):
+        return [
+            Finding(
+                "past its best",
+                f"{told}; the best was {accuracies[best]:.1%} in epoch {best + 1}, which is the one that was kept. "
+                "Fewer epochs, or training.patience, save the time.",
+            )
+        ]
+    if gained <= SETTLED:
+        return [Finding("converged", f"{told}: more epochs of the same would change little.")]
+    peak = max(row.get("lr", 0.0) for row in history)
+    if peak and history[-1].get("lr", peak) < 0.1 * peak:
+        told += ", while the learning rate fell to its end"
+    return [
+        Finding(
+            "still improving",
+            f"{told}. A longer schedule (training.epochs={2 * len(history)}) is likely to end higher.",
+        )
+    ]

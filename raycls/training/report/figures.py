@@ -1,0 +1,184 @@
+"""The report's figures: what a model's scores say about it, over all classes and class by class.
+
+    measured = figures(scores)
+    measured.macro["f1"], measured.calibration_error, measured.classes[0].recall
+
+Computed by torchmetrics from the same scores that `raycls evaluate` prints. Knows numbers, not pictures or pages.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from raycls.training.evaluation import Scores
+
+# Fifteen equal bins of confidence, as Guo et al., "On Calibration of Modern Neural Networks" (arXiv:1706.04599).
+BINS = 15
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassFigures:
+    """One class on the examples: `images` of it, and what it is most often `mistaken_for` (with the count), if ever."""
+
+    name: str
+    images: int
+    precision: float
+    recall: float
+    f1: float
+    mistaken_for: str | None
+    mistaken: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bin:
+    """The answers whose confidence lies in (low, high]: how many, their mean confidence and their accuracy."""
+
+    low: float
+    high: float
+    images: int
+    confidence: float
+    accuracy: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figures:
+    """Shares lie in 0..1. interval is accuracy's 95% confidence interval (Wilson's score interval).
+
+    macro and weighted hold precision, recall and f1, the mean over classes and the mean weighted by their images.
+    log_loss is mean cross entropy in nats; calibration_error the expected one over BINS bins (L1). confusion is int64
+    C×C, true classes in rows.
+    """
+
+    images: int
+    accuracy: float
+    interval: tuple[float, float]
+    macro: dict[str, float]
+    weighted: dict[str, float]
+    log_loss: float
+    calibration_error: float
+    confidence: float
+    classes: tuple[ClassFigures, ...]
+    reliability: tuple[Bin, ...]
+    confusion: np.ndarray
+
+    def as_json(self) -> dict[str, Any]:
+        return {**asdict(self), "confusion": self.confusion.tolist()}
+
+
+def figures(scores: Scores) -> Figures:
+    """Every figure of the page's first sections."""
+    from scipy.stats import binomtest
+    from torchmetrics.functional.classification import (
+        multiclass_calibration_error,
+        multiclass_f1_score,
+        multiclass_precision,
+        multiclass_recall,
+    )
+
+    evaluation = scores.evaluation()
+    count = len(evaluation.classes)
+    functions = {"precision": multiclass_precision, "recall": multiclass_recall, "f1": multiclass_f1_score}
+
+    def averaged(average: Literal["macro", "weighted"]) -> dict[str, float]:
+        return {
+            name: function(scores.logits, scores.labels, num_classes=count, average=average).item()
+            for name, function in functions.items()
+        }
+
+    each = {
+        name: function(scores.logits, scores.labels, num_classes=count, average="none").tolist()
+        for name, function in functions.items()
+    }
+    right = int(evaluation.confusion.trace())
+    interval = binomtest(right, len(scores.labels)).proportion_ci(0.95, method="wilson")
+    return Figures(
+        images=len(scores.labels),
+        accuracy=evaluation.accuracy,
+        interval=(float(interval.low), float(interval.high)),
+        macro=averaged("macro"),
+        weighted=averaged("weighted"),
+        log_loss=evaluation.loss,
+        calibration_error=multiclass_calibration_error(
+            scores.probabilities, scores.labels, num_classes=count, n_bins=BINS
+        ).item(),
+        confidence=scores.probabilities.amax(1).mean().item(),
+        classes=tuple(
+            _class_figures(i, evaluation.classes, evaluation.confusion, {k: v[i] for k, v in each.items()})
+            for i in range(count)
+        ),
+        reliability=_reliability(scores),
+        confusion=evaluation.confusion,
+    )
+
+
+def _class_figures(
+    index: int, classes: tuple[str, ...], confusion: np.ndarray, values: dict[str, float]
+) -> ClassFigures:
+    wrong = confusion[index].copy()
+    wrong[index] = 0
+    most = int(wrong.argmax())
+    return ClassFigures(
+        name=classes[index],
+        images=int(confusion[index].sum()),
+        mistaken_for=classes[most] if wrong[most] else None,
+        mistaken=int(wrong[most]),
+        **values,
+    )
+
+
+def _reliability(scores: Scores) -> tuple[Bin, ...]:
+    confidence, predicted = scores.probabilities.max(1)
+    right = (predicted == scores.labels).double()
+    edges = torch.linspace(0, 1, BINS + 1)
+    which = torch.bucketize(confidence, edges[1:-1])
+    return tuple(
+        Bin(
+            low=edges[i].item(),
+            high=edges[i + 1].item(),
+            images=int(inside.sum()),
+            confidence=confidence[inside].double().mean().item(),
+            accuracy=right[inside].mean().item(),
+        )
+        for i in range(BINS)
+        if (inside := which == i).any()
+    )
+
+
+def confused_pairs(measured: Figures, limit: int) -> list[tuple[str, str, int, float]]:
+    """(true class, predicted class, images, share of the true class), the most frequent confusions first."""
+    wrong = measured.confusion - np.diag(np.diag(measured.confusion))
+    order = np.argsort(-wrong, axis=None, kind="stable")[:limit]
+    pairs = [divmod(int(place), len(wrong)) for place in order]
+    return [
+        (
+            measured.classes[true].name,
+            measured.classes[predicted].name,
+            int(wrong[true, predicted]),
+            float(wrong[true, predicted] / measured.classes[true].images),
+        )
+        for true, predicted in pairs
+        if wrong[true, predicted]
+    ]
+
+
+def confidently_wrong(scores: Scores, limit: int) -> np.ndarray:
+    """int64, at most `limit`: the wrongly answered examples, those with the highest confidence first."""
+    confidence, predicted = scores.probabilities.max(1)
+    wrong = torch.nonzero(predicted != scores.labels).flatten()
+    return wrong[confidence[wrong].argsort(descending=True, stable=True)][:limit].numpy()
+
+
+def rightly_seen(scores: Scores, limit: int) -> np.ndarray:
+    """int64, at most `limit`: rightly answered examples of median confidence, one class after the other."""
+    confidence, predicted = scores.probabilities.max(1)
+    typical = []
+    for label in range(len(scores.examples.classes)):
+        right = torch.nonzero((predicted == scores.labels) & (scores.labels == label)).flatten()
+        if len(right):
+            typical.append(int(right[confidence[right].argsort()[len(right) // 2]]))
+    step = max(1, len(typical) // limit)
+    return np.array(typical[::step][:limit], dtype=np.int64)
