@@ -4,7 +4,8 @@
         python jobs/train.py cifar10 --preset fast
 
 Needs the dataset under RAYCLS_HOME of the node that runs the job, and raycls's dependencies there; raycls itself
-travels in the working directory. `ray job stop` ends it as Ctrl-C does.
+travels in the working directory. `ray job stop` ends it as Ctrl-C does; a further job with `cifar10 --resume RUN`
+goes on with it, also after the cluster was started anew.
 """
 
 import sys

@@ -6,10 +6,12 @@ RayclsError                 exit code 1: the work failed
 │   ├── UnknownDatasetError
 │   └── UnknownModelError   no such model, version or alias
 ├── DataError               a dataset cannot be made, or is not what it says it is
-│   ├── SourceError         no source could deliver the images
+│   ├── SourceError         no source could deliver the images, or the weights
 │   └── BusyError           another process is preparing the same dataset
 ├── TrainingError           a run or a study stopped before its end
+│   └── BrokenOffError      by something outside it, a killed worker or a full disk: it can be resumed
 ├── CheckpointError         a checkpoint directory is incomplete or damaged
+├── ExportError             a model cannot be written as one file, or the file answers otherwise
 ├── RegistryError           MLflow refused or cannot be reached
 ├── ClusterError            Ray or Serve did not start, answer or stop
 └── ImageError              one image cannot be read (400 over HTTP)
@@ -58,7 +60,15 @@ class TrainingError(RayclsError):
     pass
 
 
+class BrokenOffError(TrainingError):
+    pass
+
+
 class CheckpointError(RayclsError):
+    pass
+
+
+class ExportError(RayclsError):
     pass
 
 

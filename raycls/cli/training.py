@@ -1,7 +1,8 @@
-"""`raycls train | tune | evaluate | models | promote`: from a dataset to a registered model."""
+"""`raycls train | tune`: from a dataset to a registered model."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -9,16 +10,22 @@ import typer
 from raycls import progress
 from raycls.cli.data import Dataset
 from raycls.cli.output import AsJson, print_json, print_metrics, print_table
+from raycls.errors import UsageError
 
 app = typer.Typer()
 
-Preset = Annotated[str, typer.Option(help="fast, accurate or smoke")]
-Network = Annotated[str | None, typer.Option(help="mlp, cnn or fastcnn (the default)")]
+Preset = Annotated[str | None, typer.Option(help="smoke, quick, fast (the default), strong or accurate")]
+Network = Annotated[
+    str | None,
+    typer.Option(
+        help="a network's name, like mlp, cnn, fastcnn or resnet18; default: fastcnn, or that of --init"
+    ),
+]
 Workers = Annotated[
     int | None,
     typer.Option(min=1, help="training processes; default: one per GPU, or as many as CPUs and batch allow"),
 ]
-Seed = Annotated[int, typer.Option(min=0, help="of weights, order and augmentation")]
+Seed = Annotated[int | None, typer.Option(min=0, help="of weights, order and augmentation; default: 0")]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="change one setting, like lr=0.2; may be repeated"),
@@ -26,18 +33,31 @@ Settings = Annotated[
 ModelName = Annotated[
     str | None, typer.Option("--model", help="name to register under; default: the dataset's")
 ]
-Reference = Annotated[str, typer.Argument(help="NAME (its champion), NAME@ALIAS or NAME/VERSION")]
+Init = Annotated[
+    str | None,
+    typer.Option(metavar="MODEL", help="a registered model whose weights to start from: NAME[/VERSION]"),
+]
+Weights = Annotated[
+    str | None,
+    typer.Option(metavar="PATH|imagenet", help="a file of weights to start from, or torchvision's own"),
+]
 
 
 @app.command()
 def train(
     dataset: Dataset,
-    preset: Preset = "fast",
+    preset: Preset = None,
     network: Network = None,
     workers: Workers = None,
-    seed: Seed = 0,
+    seed: Seed = None,
     settings: Settings = None,
+    init: Init = None,
+    weights: Weights = None,
     model: ModelName = None,
+    resume: Annotated[
+        str | None,
+        typer.Option(metavar="RUN", help="go on with this MLflow run (name or id), which was broken off"),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Train a model under Ray Train and register it.
@@ -45,10 +65,18 @@ def train(
     Example: raycls train cifar10 --preset fast --set training.epochs=6 --set lr=0.2
     """
     with progress.bar("loading PyTorch"):
-        from raycls.training.trainer import train
+        from raycls.training import trainer
 
-    config = _configuration(dataset, preset, network, seed, settings)
-    result = train(dataset, config, workers=workers, model=model)
+    if resume:
+        if init or weights or model:
+            raise UsageError("--resume RUN goes on as the run began: leave out --init, --weights and --model")
+        asked = preset or network or settings or seed is not None
+        config = _configuration(dataset, preset, network, seed, settings) if asked else None
+        result = trainer.resume(dataset, resume, config=config, workers=workers)
+    else:
+        weights = _weights(weights, init)
+        config = _configuration(dataset, preset, network, seed, settings, init)
+        result = trainer.train(dataset, config, workers=workers, model=model, init=init, weights=weights)
     assert result.version is not None
     if as_json:
         print_json({"model": result.version.reference, "run_id": result.run_id, **result.metrics})
@@ -65,11 +93,13 @@ def tune(
     max_epochs: Annotated[
         int | None, typer.Option(min=1, help="epochs of a trial; default: the preset's")
     ] = None,
-    preset: Preset = "fast",
+    preset: Preset = None,
     network: Network = None,
     workers: Workers = None,
-    seed: Seed = 0,
+    seed: Seed = None,
     settings: Settings = None,
+    init: Init = None,
+    weights: Weights = None,
     model: ModelName = None,
     as_json: AsJson = False,
 ) -> None:
@@ -80,8 +110,17 @@ def tune(
     with progress.bar("loading PyTorch"):
         from raycls.training.tuner import search, train_best
 
-    config = _configuration(dataset, preset, network, seed, settings)
-    study = search(dataset, config, trials=trials, max_epochs=max_epochs, seed=seed)
+    weights = _weights(weights, init)
+    config = _configuration(dataset, preset, network, seed, settings, init)
+    study = search(
+        dataset,
+        config,
+        trials=trials,
+        max_epochs=max_epochs,
+        seed=seed or 0,
+        init=init,
+        weights=weights,
+    )
     result, promoted = train_best(dataset, study, workers=workers, model=model)
     assert result.version is not None
     if as_json:
@@ -115,105 +154,47 @@ def tune(
     print(f"study {study.name} (MLflow run {study.run_id}), training run {result.run_id}")
 
 
-@app.command()
-def evaluate(
-    model: Reference,
-    split: Annotated[str, typer.Option(help="train, val or test")] = "test",
-    as_json: AsJson = False,
-) -> None:
-    """Measure a registered model on a split of the dataset it was trained on.
-
-    Example: raycls evaluate cifar10/3 --split test
-    """
-    with progress.bar("loading PyTorch"):
-        from raycls import registry
-        from raycls.data.packed import open_dataset
-        from raycls.models.predictor import Predictor
-        from raycls.training.evaluation import evaluate
-
-    version = registry.resolve(model)
-    predictor = Predictor.load(registry.checkpoint(version))
-    result = evaluate(predictor, open_dataset(predictor.card.dataset), split)
-    if as_json:
-        print_json(
-            {
-                "model": version.reference,
-                **result.metrics(split),
-                "class_accuracy": result.class_accuracy,
-                "confusion": result.confusion.tolist(),
-            }
-        )
-        return
-    print(f"{version.reference} on {predictor.card.dataset}/{split}")
-    print_metrics(result.metrics(split))
-    print_table(
-        ("class", "accuracy"), [(name, f"{value:.4f}") for name, value in result.class_accuracy.items()]
-    )
-
-
-@app.command()
-def models(as_json: AsJson = False) -> None:
-    """List the registered models with their metrics and aliases.
-
-    Example: raycls models
-    """
-    from raycls import registry
-
-    versions = registry.list_models()
-    if as_json:
-        print_json(
-            [
-                {"model": v.reference, "aliases": v.aliases, "run_id": v.run_id, **v.metrics, "tags": v.tags}
-                for v in versions
-            ]
-        )
-    elif not versions:
-        print("no models yet: make one with `raycls train cifar10`")
-    else:
-        print_table(
-            ("model", "aliases", "val_accuracy", "test_accuracy", "dataset", "run"),
-            [
-                (
-                    v.reference,
-                    ", ".join(v.aliases),
-                    f"{v.metrics['val_accuracy']:.4f}",
-                    f"{v.metrics['test_accuracy']:.4f}",
-                    v.fingerprint[:12],
-                    v.run_id[:8],
-                )
-                for v in versions
-            ],
-        )
-
-
-@app.command()
-def promote(
-    model: Annotated[str, typer.Argument(help="a registered model's name")],
-    version: Annotated[str, typer.Argument(help="its version number")],
-    alias: Annotated[str, typer.Option(help="the alias to give")] = "champion",
-    as_json: AsJson = False,
-) -> None:
-    """Give a version the alias champion, which serving reads when it is deployed.
-
-    Example: raycls promote cifar10 3
-    """
-    from raycls import registry
-
-    promoted = registry.promote(model, version, alias)
-    if as_json:
-        print_json({"model": promoted.reference, "aliases": promoted.aliases})
-    else:
-        print(f"{promoted.reference} is now {alias}")
-
-
 def _configuration(
-    dataset: str, preset_name: str, network: str | None, seed: int, settings: list[str] | None
+    dataset: str,
+    preset_name: str | None,
+    network: str | None,
+    seed: int | None,
+    settings: list[str] | None,
+    init: str | None = None,
 ) -> Any:
     """The configuration a command asks for, printed in full on stderr as the start of the run's record."""
     from raycls.config import override, preset
     from raycls.data.packed import open_dataset
 
-    config = preset(preset_name, open_dataset(dataset).manifest, network)
-    config = override(config, [f"training.seed={seed}", *(settings or ())])
+    manifest = open_dataset(dataset).manifest
+    own: list[str] = []
+    if init and network is None:
+        network, own = _network_of(init)
+    config = preset(preset_name or "fast", manifest, network)
+    config = override(config, [f"training.seed={seed or 0}", *own, *(settings or ())])
     progress.say(f"{dataset}: " + "  ".join(f"{key}={value}" for key, value in config.flat().items()))
     return config
+
+
+def _network_of(init: str) -> tuple[str, list[str]]:
+    """The name of the registered model's network, and its widths as a setting where it has any."""
+    from raycls import registry
+    from raycls.models.checkpoint import load_card
+
+    card = load_card(registry.checkpoint(registry.resolve(init)))
+    widths = card.arguments.get("widths")
+    return card.network, [f"network.widths={list(widths)}"] if widths else []
+
+
+def _weights(weights: str | None, init: str | None) -> str | None:
+    """The file's absolute path, since workers run in directories of their own; or torchvision's name."""
+    if weights and init:
+        raise UsageError("--init and --weights both say where the weights come from: leave one out")
+    if weights is None or weights == "imagenet":
+        return weights
+    path = Path(weights).absolute()
+    if not path.is_file():
+        raise UsageError(
+            f"no file of weights {weights}: give --weights a .pt, .pth or .safetensors, or imagenet"
+        )
+    return str(path)

@@ -3,36 +3,43 @@
     result = train("digits", preset("smoke", open_dataset("digits").manifest))
     result.version.reference, result.metrics["test_accuracy"]
 
-What happens within a step is raycls/training/loop.py's; this module starts the workers, listens to them, and files
-what they made.
+A worker that dies is replaced and the run goes on from its last checkpoint; where the whole run was broken off,
+`resume` takes it up again. What happens within a step is raycls/training/loop.py's, what is kept of a run is
+storage.py's and runs.py's; this module starts the workers, listens to them, and files what they made.
 """
 
 from __future__ import annotations
 
+import shutil
 import signal
+import sys
 import tempfile
 import threading
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from raycls import cluster, home, progress, registry
 from raycls.config import Config
 from raycls.data.packed import PackedDataset, open_dataset
-from raycls.errors import RayclsError, TrainingError, UsageError
+from raycls.errors import BrokenOffError, RayclsError, TrainingError, UsageError
 from raycls.models import checkpoint
 from raycls.models.predictor import Predictor
-from raycls.training import loop
+from raycls.training import loop, runs
 from raycls.training.evaluation import Evaluation, confusion_png, evaluate
-
-if TYPE_CHECKING:
-    from ray.util.queue import Queue
+from raycls.training.failures import check_unchanged, final_errors, first_cause, saving, with_way_out
+from raycls.training.listener import Curves, listening
+from raycls.training.runs import Job, resume_command
+from raycls.training.storage import Saved, Store, epoch_directory, local
 
 # glibc hands large buffers back to the kernel at every step and has them zeroed again; with these it keeps them.
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(4 << 30), "MALLOC_TRIM_THRESHOLD_": str(8 << 30)}
 IMAGES_PER_WORKER = 250
+RESTARTS = 3  # of the workers, after one of them died: a machine that kills them every time needs a person
 RELEASE_S = 5  # how long to wait for the processes of a study that has just ended to give their CPUs back
 
 
@@ -54,43 +61,122 @@ def train(
     register: bool = True,
     model: str | None = None,
     lineage: dict[str, str] | None = None,
+    init: str | None = None,
+    weights: str | None = None,
 ) -> TrainingResult:
     """Train, keep the epoch with the best validation accuracy, evaluate that one on test, log and register it.
 
     workers defaults to one per GPU, or to as many CPU workers as the batch feeds. model is the registered name
     (default: the dataset's). lineage adds tags such as the study and trial that the configuration comes from.
+    init is a registered model to start from, weights a file of weights or "imagenet".
 
-    Raises ConfigError before anything starts; TrainingError when a worker failed; KeyboardInterrupt after the
-    workers were stopped and the MLflow run closed.
+    Raises UsageError before anything starts; TrainingError when the run failed (BrokenOffError: `resume` can go on
+    with it); KeyboardInterrupt after the workers were stopped and the MLflow run closed.
     """
     dataset = open_dataset(dataset_name)
     loop.check(config, dataset)
+    lineage = dict(lineage or {})
+    if init:
+        version = registry.resolve(init)
+        init, lineage["init"] = version.reference, f"{version.reference} sha256:{version.sha256}"
+    if weights:
+        lineage["weights"] = weights
+    name = f"{dataset_name}-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}"
+    store = Store(home.storage(), name)
+    store.prepare()
     cluster.connect()
     scaling = _scaling(workers, config.training.batch_size)
-    name = f"{dataset_name}-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}"
-    tags = {"kind": "training", "dataset_fingerprint": dataset.manifest.fingerprint, **(lineage or {})}
-    with registry.run(dataset_name, name, tags) as run:
-        run.log_params({**config.flat(), "workers": scaling["num_workers"], "dataset": dataset_name})
-        best = _run_workers(name, config, dataset, scaling, run)
-        with tempfile.TemporaryDirectory() as folder:
-            directory = Path(folder) / registry.CHECKPOINT
-            _copy_model(best, directory)
-            evaluation = evaluate(Predictor.load(directory), dataset, "test")
-            card = checkpoint.update_metrics(directory, evaluation.metrics("test"))
-            run.log_metrics(card.metrics, step=int(card.metrics["epoch"]))
-            _log_report(run, evaluation, dataset)
-            version = None
-            if register:
-                version = registry.register(
-                    model or dataset_name,
-                    run,
-                    directory,
-                    fingerprint=dataset.manifest.fingerprint,
-                    metrics=card.metrics,
-                    lineage={"run_id": run.id, **(lineage or {})},
-                )
-            else:
-                run.log_checkpoint(directory)
+    job = Job(
+        dataset=dataset_name,
+        fingerprint=dataset.manifest.fingerprint,
+        config=config,
+        workers=scaling["num_workers"],
+        storage=store.uri,
+        model=(model or dataset_name) if register else None,
+        lineage=lineage,
+        init=init,
+        weights=weights,
+    )
+    with runs.begin(job, name) as run:
+        return _carry_out(job, dataset, scaling, store, Curves(run))
+
+
+def resume(
+    dataset_name: str, reference: str, *, config: Config | None = None, workers: int | None = None
+) -> TrainingResult:
+    """Go on with a run that was broken off, from its last whole checkpoint and in the same MLflow run.
+
+    reference is the MLflow run's id or name. config, when given, must be the run's own; workers defaults to the
+    run's. Raises UsageError where there is nothing to go on with (see `runs.find` and `Former.check`), and as `train`.
+    """
+    dataset = open_dataset(dataset_name)
+    former = runs.find(reference, dataset_name)
+    former.check(dataset.manifest, config)
+    if config is None:
+        progress.say(f"{dataset_name}: " + "  ".join(f"{k}={v}" for k, v in former.job.config.flat().items()))
+    job, store = former.job, Store(former.job.storage, former.name)
+    if not store.exists():
+        raise UsageError(
+            f"the checkpoints of run {former.name} are gone: there is no {store.path}; train anew"
+        )
+    store.prepare()
+    store.tidy()
+    cluster.connect()
+    scaling = _scaling(workers or job.workers, job.config.training.batch_size)
+    with runs.again(former) as run:
+        curves = Curves(run, former.epochs)
+        for (
+            saved
+        ) in store.checkpoints():  # the driver may have been killed before it could log the last of them
+            curves.add(saved.metrics)
+        return _carry_out(job, dataset, scaling, store, curves)
+
+
+def _carry_out(
+    job: Job, dataset: PackedDataset, scaling: dict[str, Any], store: Store, curves: Curves
+) -> TrainingResult:
+    """Train what is left to train, then evaluate, log and register the best epoch."""
+    progress.say(f"run {store.run}; where it is broken off: {resume_command(job.dataset, store.run)}")
+    _run_workers(job, dataset, scaling, store, curves)
+    check_unchanged(dataset)
+    best = store.best()
+    if best is None:
+        raise TrainingError(f"run {store.run} left no whole checkpoint in {store.path}")
+    try:
+        curves.flush()
+        return _file(best, job, dataset, curves.run)
+    except RayclsError:
+        raise
+    except Exception as error:  # of MLflow, its server, or the file system that artifacts are copied to
+        raise BrokenOffError(
+            f"the trained model cannot be filed in MLflow: {runs.reason_of(error)}; its checkpoint is {best.path}; try "
+            f"again with: {resume_command(job.dataset, store.run)}"
+        ) from error
+
+
+def _file(best: Saved, job: Job, dataset: PackedDataset, run: registry.Run) -> TrainingResult:
+    """Evaluate the best epoch on test; log and register it."""
+    with tempfile.TemporaryDirectory() as folder, best.directory() as source:
+        directory = Path(folder) / registry.CHECKPOINT
+        directory.mkdir()
+        for name in (checkpoint.WEIGHTS, checkpoint.CARD):  # what resuming needs stays in the run's storage
+            shutil.copyfile(source / name, directory / name)
+        evaluation = evaluate(Predictor.load(directory), dataset, "test")
+        card = checkpoint.update_metrics(directory, evaluation.metrics("test"))
+        run.log_metrics(evaluation.metrics("test"), step=best.epoch)
+        _log_report(run, evaluation, dataset)
+        version = None
+        if job.model:
+            version = registry.register(
+                job.model,
+                run,
+                directory,
+                fingerprint=job.fingerprint,
+                metrics=card.metrics,
+                lineage={"run_id": run.id, **job.lineage},
+            )
+        else:
+            run.log_checkpoint(directory)
     return TrainingResult(run_id=run.id, metrics=card.metrics, evaluation=evaluation, version=version)
 
 
@@ -120,53 +206,59 @@ def _scaling(workers: int | None, batch_size: int) -> dict[str, Any]:
 
 
 def _run_workers(
-    name: str, config: Config, dataset: PackedDataset, scaling: dict[str, Any], run: registry.Run
-) -> Any:
-    """Run the Ray Train job and return its best checkpoint (ray.train.Checkpoint)."""
-    from ray.train import CheckpointConfig, RunConfig, ScalingConfig
+    job: Job, dataset: PackedDataset, scaling: dict[str, Any], store: Store, curves: Curves
+) -> None:
+    """Run the Ray Train job; its checkpoints are then in the store, its curves in the MLflow run."""
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
-    from ray.util.queue import Queue
 
-    events = Queue(actor_options={"num_cpus": 0})
-    trainer: Any = TorchTrainer(
-        _worker,
-        train_loop_config={"config": config, "dataset": dataset, "events": events},
-        scaling_config=ScalingConfig(**scaling),
-        run_config=RunConfig(
-            name=name,
-            storage_path=home.storage(),
-            checkpoint_config=CheckpointConfig(num_to_keep=1, checkpoint_score_attribute="val_accuracy"),
-            worker_runtime_env={"env_vars": ALLOCATOR},  # type: ignore[call-arg]  # mypy sees Train V1's
-        ),
+    work = {
+        "job": job,
+        "dataset": dataset,
+        "resume": store.last(),
+        "init": registry.resolve(job.init) if job.init else None,
+    }
+    run_config = RunConfig(
+        name=store.next_attempt(),
+        storage_path=store.root,
+        storage_filesystem=store.filesystem,
+        checkpoint_config=CheckpointConfig(num_to_keep=1, checkpoint_score_attribute="val_accuracy"),
+        failure_config=FailureConfig(max_failures=RESTARTS),
+        callbacks=[final_errors()],
+        worker_runtime_env={"env_vars": ALLOCATOR},  # type: ignore[call-arg]  # mypy sees Train V1's
     )
-    finished = threading.Event()
-    listener = threading.Thread(target=_listen, args=(events, run, config, scaling, finished), daemon=True)
-    listener.start()
     previous = signal.getsignal(signal.SIGINT)
-    try:
-        result = trainer.fit()
-    except SystemExit:
-        # Ray's own SIGINT handler has stopped the workers and then exits with 0, as if all had gone well.
-        raise KeyboardInterrupt from None
-    except Exception as error:
-        raise first_cause(error) from error
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, previous)
-        finished.set()
-        listener.join(timeout=10)
-        events.shutdown()
-    return result.get_best_checkpoint("val_accuracy", "max")
+    # What Ray has to say of a worker that died, it prints on stdout, which is for results.
+    with redirect_stdout(sys.stderr), listening(curves, job.config, scaling) as events:
+        trainer: Any = TorchTrainer(
+            _worker,
+            train_loop_config={**work, "events": events},
+            scaling_config=ScalingConfig(**scaling),
+            run_config=run_config,
+        )
+        try:
+            trainer.fit()
+        except SystemExit:
+            # Ray's own SIGINT handler has stopped the workers and then exits with 0, as if all had gone well.
+            raise KeyboardInterrupt from None
+        except Exception as error:
+            raise with_way_out(first_cause(error), job, store) from error
+        finally:
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGINT, previous)
 
 
-def _worker(job: dict[str, Any]) -> None:
+def _worker(work: dict[str, Any]) -> None:
     """What every Ray Train worker runs."""
     import ray.train
     import ray.train.torch
 
+    job: Job = work["job"]
+    dataset: PackedDataset = work["dataset"]
+    check_unchanged(dataset)
     context = ray.train.get_context()
     workers = loop.Workers(context.get_world_rank(), context.get_world_size())
-    tell = job["events"].actor.put_nowait  # no answer is awaited: training never waits for its audience
+    tell = work["events"].actor.put_nowait  # no answer is awaited: training never waits for its audience
     last = 0.0
 
     def on_step(done: int, total: int) -> None:
@@ -176,91 +268,43 @@ def _worker(job: dict[str, Any]) -> None:
             tell.remote(("step", done, total))
 
     def on_epoch(metrics: dict[str, float], snapshot: loop.Snapshot) -> None:
+        name = epoch_directory(int(metrics["epoch"]))
         if workers.rank != 0:
-            ray.train.report(metrics)
+            ray.train.report(metrics, checkpoint_dir_name=name)
             return
-        with tempfile.TemporaryDirectory() as folder:
-            snapshot.save(Path(folder))
-            ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
+        # Told before it is kept: what a resumed run begins with is then in its curves.
         tell.remote(("epoch", metrics))
+        with tempfile.TemporaryDirectory() as folder, saving(context.get_storage(), name):
+            snapshot.save(Path(folder))
+            kept = ray.train.Checkpoint.from_directory(folder)
+            ray.train.report(metrics, checkpoint=kept, checkpoint_dir_name=name)
 
-    def fit(resume: Path | None) -> None:
+    def fit(**start: Any) -> None:
         device = ray.train.torch.get_device()
         loop.fit(
-            job["config"], job["dataset"],
-            on_epoch=on_epoch, on_step=on_step, device=device, workers=workers, resume=resume,
-        )  # fmt: skip
+            job.config, dataset, on_epoch=on_epoch, on_step=on_step, device=device, workers=workers, **start
+        )
 
-    if latest := ray.train.get_checkpoint():
-        with latest.as_directory() as folder:
-            fit(Path(folder))
+    with _start(ray.train.get_checkpoint(), work["resume"]) as folder:
+        if folder:
+            if workers.rank == 0:
+                tell.remote(("resumed", int(checkpoint.load_card(folder).metrics["epoch"])))
+            fit(resume=folder)
+        else:
+            fit(init=work["init"] and registry.checkpoint(work["init"]), weights=job.weights)
+
+
+@contextmanager
+def _start(latest: Any, former: Saved | None) -> Iterator[Path | None]:
+    """The directory to resume from: of this attempt's latest checkpoint (Ray's), or of what earlier attempts left."""
+    if latest:
+        with local(latest.filesystem, latest.path) as folder:
+            yield folder
+    elif former:
+        with former.directory() as folder:
+            yield folder
     else:
-        fit(None)
-
-
-def _listen(
-    events: Queue, run: registry.Run, config: Config, scaling: dict[str, Any], finished: threading.Event
-) -> None:
-    """Show and log what the workers tell, until they are done: a bar, a line and a point on the curves per epoch."""
-    count = scaling["num_workers"]
-    kind = "GPU" if scaling.get("use_gpu") else f"{scaling['resources_per_worker']['CPU']} CPU"
-
-    def next_event() -> Any:
-        from ray.util.queue import Empty
-
-        while True:
-            try:
-                return events.get(timeout=0.5)
-            except Empty:
-                if finished.is_set():
-                    return None
-            except Exception:  # the queue's actor dies with the cluster; the run itself reports why
-                return None
-
-    with progress.bar(f"starting {count} training worker{'s' if count > 1 else ''} × {kind}"):
-        event = next_event()
-    if event is None:
-        return
-    epochs = config.training.epochs
-    with progress.bar(f"training {epochs} epochs", total=epochs) as bar:
-        while event is not None:
-            if event[0] == "step":
-                bar.update(epochs * event[1] / event[2])
-            else:
-                metrics = event[1]
-                epoch = int(metrics["epoch"])
-                run.log_metrics(metrics, step=epoch)
-                progress.say(
-                    f"  epoch {epoch}/{epochs}  train_loss {metrics['train_loss']:.3f}  val_loss "
-                    f"{metrics['val_loss']:.3f}  val_accuracy {metrics['val_accuracy']:.4f}  "
-                    f"{metrics['images_per_s']:,.0f} images/s"
-                )
-                bar.update(epoch)
-            event = next_event()
-
-
-def first_cause(error: Exception) -> RayclsError:
-    """The reason within Ray's report of a failure: our own error as it was raised, or the last line of another's."""
-    cause: BaseException = next(iter(getattr(error, "worker_failures", {}).values()), error)
-    # Ray's wrappers hold what they wrap as `cause`, also where they pose as an instance of its class.
-    while (
-        inner := getattr(cause, "cause", None)
-        or getattr(cause, "controller_failure", None)
-        or cause.__cause__
-    ):
-        cause = inner
-    if isinstance(cause, RayclsError):
-        return cause
-    lines = [line for line in str(cause).strip().splitlines() if line.strip()]
-    return TrainingError(f"a training worker failed: {lines[-1].strip() if lines else type(cause).__name__}")
-
-
-def _copy_model(source: Any, directory: Path) -> None:
-    """The weights and the card alone: what resuming needs stays in the run's storage."""
-    directory.mkdir()
-    with source.as_directory() as folder:
-        for name in (checkpoint.WEIGHTS, checkpoint.CARD):
-            (directory / name).write_bytes((Path(folder) / name).read_bytes())
+        yield None
 
 
 def _log_report(run: registry.Run, evaluation: Evaluation, dataset: PackedDataset) -> None:

@@ -20,7 +20,8 @@ from raycls.config import Config, override
 from raycls.data.packed import PackedDataset, open_dataset
 from raycls.errors import TrainingError, UsageError
 from raycls.training import loop
-from raycls.training.trainer import TrainingResult, first_cause, train
+from raycls.training.failures import first_cause
+from raycls.training.trainer import TrainingResult, train
 
 if TYPE_CHECKING:
     from ray.tune import ResultGrid
@@ -41,13 +42,18 @@ class Trial:
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """A finished search. `config` is the base configuration with the best trial's values, at full length."""
+    """A finished search. `config` is the base configuration with the best trial's values, at full length.
+
+    init and weights say where every trial's weights came from, as in `train`.
+    """
 
     name: str
     run_id: str
     trials: tuple[Trial, ...]
     best: Trial
     config: Config
+    init: str | None = None
+    weights: str | None = None
 
 
 def space(config: Config, images: int) -> dict[str, list[Any] | tuple[float, float]]:
@@ -73,10 +79,13 @@ def search(
     max_epochs: int | None = None,
     seed: int = 0,
     name: str | None = None,
+    init: str | None = None,
+    weights: str | None = None,
 ) -> Study:
     """Try `trials` configurations for at most max_epochs each (default: the configuration's own).
 
-    The first trial is the configuration itself, so a study never ends below its preset. Raises UsageError or
+    The first trial is the configuration itself, so a study never ends below its preset. init is a registered model to
+    start every trial from, weights a file of weights or "imagenet". Raises UsageError or
     ConfigError before anything starts, TrainingError when every trial failed.
     """
     if trials < 1:
@@ -85,12 +94,13 @@ def search(
     # A changed length changes what a short trial can show: the schedule falls to 0 within the trial.
     short = override(config, [f"training.epochs={max_epochs}"]) if max_epochs else config
     loop.check(short, dataset)
+    version = registry.resolve(init) if init else None
     cluster.connect()
     name = name or f"{dataset_name}-study-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}"
     tags = {"kind": "study", "dataset_fingerprint": dataset.manifest.fingerprint}
     with registry.run(dataset_name, name, tags) as run:
         run.log_params({**short.flat(), "trials": trials, "study_seed": seed, "dataset": dataset_name})
-        grid = _run_trials(name, run.id, short, dataset, trials, seed)
+        grid = _run_trials(name, run.id, short, dataset, trials, seed, version, weights)
         results = tuple(_trial(grid[i]) for i in range(len(grid)))
         scored = [trial for trial in results if trial.val_accuracy is not None]
         if not scored:
@@ -105,7 +115,15 @@ def search(
         run.log_params({f"best.{key}": value for key, value in best.values.items()})
         run.log_json([trial.__dict__ for trial in results], "trials.json")
     chosen = override(config, [f"{key}={value}" for key, value in best.values.items()])
-    return Study(name=name, run_id=run.id, trials=results, best=best, config=chosen)
+    return Study(
+        name=name,
+        run_id=run.id,
+        trials=results,
+        best=best,
+        config=chosen,
+        init=version.reference if version else None,
+        weights=weights,
+    )
 
 
 def train_best(
@@ -119,14 +137,29 @@ def train_best(
     lineage = {"study": study.name, "study_run_id": study.run_id, "trial": study.best.number}
     # A study may look at a part of the images; the model that comes out of it has seen all of them.
     config = override(study.config, ["training.train_fraction=1.0"])
-    result = train(dataset_name, config, workers=workers, model=model, lineage=lineage)
+    result = train(
+        dataset_name,
+        config,
+        workers=workers,
+        model=model,
+        lineage=lineage,
+        init=study.init,
+        weights=study.weights,
+    )
     version = result.version
     assert version is not None
     return result, registry.promote_if_better(version, METRIC)
 
 
 def _run_trials(
-    name: str, run_id: str, config: Config, dataset: PackedDataset, trials: int, seed: int
+    name: str,
+    run_id: str,
+    config: Config,
+    dataset: PackedDataset,
+    trials: int,
+    seed: int,
+    init: registry.ModelVersion | None,
+    weights: str | None,
 ) -> ResultGrid:
     # Tune's newer reporter prints to stdout even at verbose=0; the bar and the trial lines are ours. Its SIGINT handler
     # ends the study as if it were complete.
@@ -152,7 +185,7 @@ def _run_trials(
     per_trial: dict[str, float] = {"GPU": 1} if free.get("GPU", 0) >= 1 else {"CPU": 1}
     slots = max(1, int(free.get("GPU" if "GPU" in per_trial else "CPU", 1)))
     experiment = registry.experiment(dataset.manifest.name)
-    trainable = tune.with_parameters(_trial_loop, base=config, dataset=dataset)
+    trainable = tune.with_parameters(_trial_loop, base=config, dataset=dataset, init=init, weights=weights)
     with progress.bar(f"study {name}: starting {slots} trial processes", total=trials) as bar:
         tuner = tune.Tuner(
             tune.with_resources(trainable, per_trial),
@@ -188,7 +221,13 @@ def _run_trials(
         return tuner.fit()
 
 
-def _trial_loop(values: dict[str, Any], base: Config, dataset: PackedDataset) -> None:
+def _trial_loop(
+    values: dict[str, Any],
+    base: Config,
+    dataset: PackedDataset,
+    init: registry.ModelVersion | None,
+    weights: str | None,
+) -> None:
     """One trial: the plain loop, with Tune as the one who hears of each epoch."""
     import torch
     from ray import tune
@@ -201,6 +240,8 @@ def _trial_loop(values: dict[str, Any], base: Config, dataset: PackedDataset) ->
         dataset,
         on_epoch=lambda metrics, snapshot: tune.report(metrics),
         device="cuda" if torch.cuda.is_available() else "cpu",
+        init=registry.checkpoint(init) if init else None,
+        weights=weights,
     )
 
 

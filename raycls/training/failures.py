@@ -1,0 +1,89 @@
+"""What can go wrong in a training run: which errors end it at once, and how each is told in one line.
+
+    callbacks=[final_errors()]                          # for Ray's controller: no restart where it would not help
+    raise with_way_out(first_cause(error), job, store)  # what happened, what is kept, how to go on
+
+A BrokenOffError comes from outside the run and ends with the command that resumes it; any other error of raycls would
+come again, and says itself what to change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from raycls.data.packed import Manifest, PackedDataset
+from raycls.errors import BrokenOffError, DataError, RayclsError
+from raycls.training.runs import Job, resume_command
+from raycls.training.storage import Store, first_line
+
+
+def final_errors() -> Any:
+    """A callback of Ray's controller that ends the run at an error which a restart of the workers would repeat.
+
+    Ray itself restarts them after any error. What one worker's death makes the others raise is a RuntimeError of
+    torch.distributed, or Ray's own.
+    """
+    from ray.exceptions import RayError
+    from ray.train import UserCallback
+    from ray.train.v2._internal.exceptions import RayTrainError
+
+    class FinalErrors(UserCallback):
+        def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+            for error in worker_exceptions.values():
+                if not isinstance(error, RayError | RayTrainError | RuntimeError):
+                    raise error
+
+    return FinalErrors()
+
+
+@contextmanager
+def saving(storage: Any, name: str) -> Iterator[None]:
+    """Turn a checkpoint that cannot be written into one line, and leave nothing of it to take up room."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        with suppress(OSError):
+            storage.storage_filesystem.delete_dir(f"{storage.experiment_fs_path}/{name}")
+        raise BrokenOffError(
+            f"the checkpoint {name} cannot be written under {storage.experiment_fs_path}: {first_line(error)}"
+        ) from error
+
+
+def check_unchanged(dataset: PackedDataset) -> None:
+    """Raise DataError when the dataset on disk is no longer the one that this run began with."""
+    now = Manifest.model_validate_json((dataset.path / "manifest.json").read_bytes()).fingerprint
+    if now != dataset.manifest.fingerprint:
+        raise DataError(
+            f"dataset {dataset.manifest.name} was changed while the run went on (fingerprint "
+            f"{dataset.manifest.fingerprint[:12]}, now {now[:12]}): prepare the former images again, or train anew"
+        )
+
+
+def first_cause(error: Exception) -> RayclsError:
+    """The reason within Ray's report of a failure: our own error as it was raised, or the last line of another's."""
+    cause: BaseException = next(iter(getattr(error, "worker_failures", {}).values()), error)
+    # Ray's wrappers hold what they wrap as `cause`, also where they pose as an instance of its class.
+    while (
+        inner := getattr(cause, "cause", None)
+        or getattr(cause, "controller_failure", None)
+        or cause.__cause__
+    ):
+        cause = inner
+    if isinstance(cause, RayclsError):
+        return cause
+    lines = [line for line in str(cause).strip().splitlines() if line.strip()]
+    return BrokenOffError(f"a training worker failed: {lines[-1].strip() if lines else type(cause).__name__}")
+
+
+def with_way_out(cause: RayclsError, job: Job, store: Store) -> RayclsError:
+    """The same error, naming the checkpoint that is left, and how to go on where going on can help."""
+    message = str(cause)
+    if last := store.last():
+        message += f"; the checkpoint of epoch {last.epoch} is kept in {last.path}"
+    if isinstance(cause, BrokenOffError):
+        message += f"; go on with: {resume_command(job.dataset, store.run)}"
+    return type(cause)(message)

@@ -1,0 +1,407 @@
+"""A training run that is killed: it goes on by itself, or is resumed, and ends where the undisturbed run does."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from types import SimpleNamespace
+from typing import IO, ClassVar
+
+import psutil
+import pytest
+import torch
+from pyarrow.fs import LocalFileSystem
+from safetensors.torch import load_file
+
+from raycls import home, registry
+from raycls.config import Config, override, preset
+from raycls.data.packed import open_dataset
+from raycls.errors import BrokenOffError, DataError, TrainingError, UsageError
+from raycls.models import checkpoint
+from raycls.training import loop, runs
+from raycls.training.failures import check_unchanged, saving
+from raycls.training.listener import Curves
+from raycls.training.storage import Store, epoch_directory
+from raycls.training.trainer import TrainingResult, resume, train
+
+# Dropout and translation draw random numbers; small batches make epochs long enough to be hit.
+SETTINGS = ["epochs=24", "batch_size=16", "dropout=0.1", "translate=1", "precision=fp32"]
+
+
+@pytest.fixture
+def config(digits_home: Path) -> Config:
+    return override(preset("smoke", open_dataset("digits").manifest), SETTINGS)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    digits_home: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[list[dict[str, float]], dict[str, torch.Tensor]]:
+    """Every epoch's metrics and the best epoch's weights, by the plain loop with the threads of one worker."""
+    dataset = open_dataset("digits")
+    history: list[dict[str, float]] = []
+    best = tmp_path_factory.mktemp("undisturbed")
+
+    def keep(metrics: dict[str, float], snapshot: loop.Snapshot) -> None:
+        history.append(metrics)
+        if metrics["val_accuracy"] >= max(m["val_accuracy"] for m in history):
+            snapshot.save(best)
+
+    threads = torch.get_num_threads()
+    # What Ray gives the only worker of the session's two CPUs, where the environment says nothing else.
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
+    loop.fit(override(preset("smoke", dataset.manifest), SETTINGS), dataset, on_epoch=keep)
+    torch.set_num_threads(threads)
+    return history, load_file(best / checkpoint.WEIGHTS)
+
+
+def _runs() -> set[str]:
+    found = registry.client().search_runs([registry.experiment("digits")], max_results=1000)
+    return {run.info.run_id for run in found}
+
+
+def _assert_undisturbed(
+    result: TrainingResult, undisturbed: tuple[list[dict[str, float]], dict[str, torch.Tensor]]
+) -> None:
+    history, best = undisturbed
+    for metric in ("val_accuracy", "val_loss", "train_loss"):
+        points = registry.client().get_metric_history(result.run_id, metric)
+        assert [point.step for point in points] == list(range(1, len(history) + 1)), metric
+        assert [point.value for point in points] == [metrics[metric] for metrics in history], metric
+    assert result.version is not None
+    weights = load_file(registry.checkpoint(result.version) / checkpoint.WEIGHTS)
+    assert all(torch.equal(weights[name], expected) for name, expected in best.items())
+    assert registry.client().get_run(result.run_id).info.status == "FINISHED"
+
+
+def _kill_a_worker() -> None:
+    """SIGKILL for the last of the Ray Train workers of this session's Ray."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            if "RayTrainWorker" in " ".join(process.cmdline()):
+                found.append(process)
+    if found:
+        found[-1].kill()
+
+
+def _saved_epochs(name: str | None = None) -> set[int]:
+    """The epochs whose checkpoints any attempt has begun to write, of one run or of any."""
+    storage = Path(home.storage())
+    return {int(p.name.removeprefix("epoch-")) for p in storage.glob(f"{name or '*'}/attempt-*/epoch-*")}
+
+
+@pytest.fixture
+def storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A storage path of the test's own."""
+    monkeypatch.setenv("RAYCLS_STORAGE", str(tmp_path / "storage"))
+    return tmp_path / "storage"
+
+
+@pytest.fixture
+def at_epoch(storage: Path) -> Iterator[object]:
+    """Call something from a thread of its own as soon as that epoch's checkpoint appears."""
+    over = threading.Event()
+    threads = []
+
+    def when(epoch: int, call: object) -> None:
+        def watch() -> None:
+            while not over.is_set():
+                if max(_saved_epochs(), default=0) >= epoch:
+                    call()  # type: ignore[operator]
+                    return
+                time.sleep(0.01)
+
+        threads.append(threading.Thread(target=watch, daemon=True))
+        threads[-1].start()
+
+    yield when
+    over.set()
+    for thread in threads:
+        thread.join(timeout=5)
+
+
+def _start(*arguments: str, output: IO[str] | None = None) -> subprocess.Popen[str]:
+    """`raycls train digits` as a process of its own, on this session's Ray."""
+    import ray
+
+    return subprocess.Popen(
+        [sys.executable, "-m", "raycls", "train", "digits", *arguments],
+        env=os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address},
+        stdout=subprocess.DEVNULL,
+        stderr=output or subprocess.PIPE,
+        text=True,
+    )
+
+
+def _read_until(process: subprocess.Popen[str], what: str) -> str:
+    assert process.stderr is not None
+    seen = ""
+    for line in process.stderr:
+        seen += line
+        if re.search(what, line):
+            return seen
+    raise AssertionError(f"{what!r} was never printed:\n{seen}")
+
+
+def test_ctrl_c_then_a_killed_driver_then_a_killed_worker(
+    trained: TrainingResult,
+    undisturbed: tuple[list[dict[str, float]], dict[str, torch.Tensor]],
+    storage: Path,
+    at_epoch: object,
+) -> None:
+    before = _runs()
+    options = [option for setting in SETTINGS for option in ("--set", setting)]
+    interrupted = _start("--preset", "smoke", "--workers", "1", "--model", "digits-killed", *options)
+    seen = _read_until(interrupted, r"epoch 3/24")
+    interrupted.send_signal(signal.SIGINT)
+    seen += interrupted.communicate(timeout=60)[1]
+    assert interrupted.returncode == 130, seen
+    match = re.search(r"go on with: raycls train digits --resume (\S+)\n", seen)
+    assert match, seen
+    name = match[1]
+    with pytest.raises(UsageError, match=r"leave out what asks for training\.seed=7 \(0 in the run\)"):
+        resume("digits", name, config=override(runs.find(name, "digits").job.config, ["seed=7"]))
+
+    killed = _start("--resume", name)
+    _read_until(killed, "going on after epoch")
+    _read_until(killed, "epoch ")
+    with pytest.raises(UsageError, match=rf"still running \(process {killed.pid} "):
+        resume("digits", name)
+    killed.kill()
+    killed.communicate()
+
+    at_epoch(max(_saved_epochs()) + 5, _kill_a_worker)  # type: ignore[operator]
+    result = resume("digits", name)
+    assert len(list(storage.glob(f"{name}/attempt-*"))) == 3
+    assert _runs() - before == {result.run_id}
+    _assert_undisturbed(result, undisturbed)
+    with pytest.raises(UsageError, match="is finished: there is nothing to resume"):
+        resume("digits", name)
+
+
+def test_a_checkpoint_that_cannot_be_written_ends_the_run_at_the_one_before(
+    trained: TrainingResult,
+    config: Config,
+    undisturbed: tuple[list[dict[str, float]], dict[str, torch.Tensor]],
+    storage: Path,
+    at_epoch: object,
+) -> None:
+    def obstruct() -> None:
+        (attempt,) = storage.glob("*/attempt-1")
+        (attempt / epoch_directory(9)).touch()  # where the checkpoint's directory should be
+
+    at_epoch(1, obstruct)  # type: ignore[operator]
+    with pytest.raises(BrokenOffError, match="the checkpoint epoch-00009 cannot be written under ") as error:
+        train("digits", config, workers=1, model="digits-obstructed")
+    message = str(error.value)
+    assert "\n" not in message
+    (run,) = storage.glob("digits-*")
+    kept = re.search(r"the checkpoint of epoch (\d+) is kept in (\S+);", message)
+    assert kept, message
+    assert checkpoint.load(Path(kept[2]))[1].metrics["epoch"] == int(kept[1]) == 8
+    assert message.endswith(f"go on with: raycls train digits --resume {run.name}")
+    assert len(list(run.glob("attempt-*"))) == 1
+    (run / "attempt-1" / epoch_directory(9)).unlink()
+    _assert_undisturbed(resume("digits", run.name), undisturbed)
+
+
+def test_what_a_full_disk_cut_short_is_removed(tmp_path: Path) -> None:
+    storage = SimpleNamespace(storage_filesystem=LocalFileSystem(), experiment_fs_path=str(tmp_path))
+    with (
+        pytest.raises(
+            BrokenOffError, match=f"epoch-00002 cannot be written under {tmp_path}: .*No space left"
+        ),
+        saving(storage, "epoch-00002"),
+    ):
+        (tmp_path / "epoch-00002").mkdir()
+        (tmp_path / "epoch-00002" / checkpoint.WEIGHTS).write_bytes(b"half")
+        with Path("/dev/full").open("wb", buffering=0) as file:  # the kernel's own disk that is always full
+            file.write(b"the other half")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_loss_that_is_not_finite_is_not_tried_again(
+    trained: TrainingResult, config: Config, storage: Path
+) -> None:
+    wild = override(config, ["lr=10", "optim.name=adamw", "weight_decay=1", "epochs=200"])
+    started = time.monotonic()
+    with pytest.raises(TrainingError, match="lower the learning rate") as error:
+        train("digits", wild, workers=1)
+    assert not isinstance(error.value, BrokenOffError)
+    assert "--resume" not in str(error.value)
+    (attempts,) = (list(run.glob("attempt-*")) for run in storage.glob("digits-*"))
+    assert len(attempts) == 1
+    assert time.monotonic() - started < 120
+
+
+def test_a_storage_path_that_cannot_be_written_is_refused_before_anything_starts(
+    digits_home: Path, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = _runs()
+    for path, reason in (("/dev/null/runs", "Not a directory"), ("/proc/runs", "No such file"), ("runs", "")):
+        monkeypatch.setenv("RAYCLS_STORAGE", path)
+        with pytest.raises(TrainingError, match=rf"{path}.*{reason}") as error:
+            train("digits", config)
+        assert "\n" not in str(error.value)
+    assert _runs() == before
+
+
+def test_what_cannot_be_resumed_is_told(
+    trained: TrainingResult, config: Config, storage: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match="no training run 'nope' of digits; those not finished: "):
+        resume("digits", "nope")
+    with pytest.raises(UsageError, match="is finished"):
+        resume("digits", trained.run_id)
+    job = runs.Job(
+        dataset="digits",
+        fingerprint="0" * 64,
+        config=config,
+        workers=1,
+        storage=str(storage),
+        lineage={},
+    )
+    for fingerprint, told in (
+        ("0" * 64, "dataset digits has changed since run other began"),
+        (open_dataset("digits").manifest.fingerprint, f"there is no {storage}/other"),
+    ):
+        with (
+            pytest.raises(TrainingError),
+            runs.begin(job.model_copy(update={"fingerprint": fingerprint}), "other") as run,
+        ):
+            raise TrainingError("stopped")
+        with pytest.raises(UsageError, match=told):
+            resume("digits", run.id)
+        registry.client().delete_run(run.id)
+
+
+def test_a_dataset_that_changes_under_a_run_ends_it(digits_home: Path) -> None:
+    dataset = open_dataset("digits")
+    check_unchanged(dataset)
+    other = dataset.manifest.model_copy(update={"fingerprint": "0" * 64})
+    with pytest.raises(DataError, match="changed while the run went on"):
+        check_unchanged(type(dataset)(dataset.path, other))
+
+
+def test_a_sign_of_life_from_another_machine_counts_for_a_while() -> None:
+    sign = json.loads(runs._sign())
+    assert runs._alive(json.dumps(sign)) == f"process {os.getpid()} on {sign['host']}"
+    assert not runs._alive(json.dumps(sign | {"started": 0}))
+    elsewhere = sign | {"host": "elsewhere"}
+    assert runs._alive(json.dumps(elsewhere))
+    assert not runs._alive(json.dumps(elsewhere | {"seen": time.time() - runs.SILENCE_S - 1}))
+
+
+def test_figures_that_mlflow_refuses_are_logged_with_the_next(capsys: pytest.CaptureFixture[str]) -> None:
+    class Run:
+        up = False
+        logged: ClassVar[list[tuple[int, dict[str, float]]]] = []
+
+        def log_metrics(self, metrics: dict[str, float], step: int) -> None:
+            if not self.up:
+                raise ConnectionError("the server is gone\nand much more")
+            self.logged.append((step, metrics))
+
+    run = Run()
+    curves = Curves(run, frozenset({1}))  # type: ignore[arg-type]
+    for epoch in (1, 2, 3):
+        curves.add({"epoch": epoch})
+    told = capsys.readouterr().err
+    assert "MLflow does not take the figures of epoch 3: the server is gone\n" in told
+    with pytest.raises(ConnectionError):
+        curves.flush()
+    run.up = True
+    curves.add({"epoch": 4})
+    curves.add({"epoch": 2})
+    assert Run.logged == [(2, {"epoch": 2}), (3, {"epoch": 3}), (4, {"epoch": 4})]
+
+
+def test_only_whole_checkpoints_count(digits_home: Path, config: Config, tmp_path: Path) -> None:
+    short = override(config, ["epochs=4", "train_fraction=0.1"])
+    store = Store(str(tmp_path), "run")
+    store.prepare()
+    assert store.last() is None
+
+    def keep(metrics: dict[str, float], snapshot: loop.Snapshot) -> None:
+        epoch = int(metrics["epoch"])
+        attempt = Path(store.path) / f"attempt-{1 + epoch // 3}"
+        snapshot.save(attempt / epoch_directory(epoch))
+
+    loop.fit(short, open_dataset("digits"), on_epoch=keep)
+    assert store.next_attempt() == "run/attempt-3"
+    whole = store.checkpoints()
+    assert [saved.epoch for saved in whole] == [1, 2, 3, 4]
+    for name in (checkpoint.WEIGHTS, checkpoint.CARD, loop.STATE):
+        path = Path(whole[-1].path) / name
+        data = path.read_bytes()
+        for length in (0, 1, 100, len(data) // 2, len(data) - 10):
+            path.write_bytes(data[:length])
+            last = store.last()
+            assert last is not None
+            assert last.epoch == 3, (name, length)
+        path.write_bytes(data)
+    (Path(whole[-1].path) / checkpoint.CARD).unlink()
+    best = store.best()
+    store.tidy()
+    assert best == store.best()
+    assert {saved.epoch for saved in store.checkpoints()} == {3, best.epoch if best else 0}
+    assert len(list(tmp_path.glob("run/attempt-*/*"))) <= 2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("workers", [1, 2])
+def test_kills_at_random_moments_change_nothing(
+    trained: TrainingResult, config: Config, storage: Path, tmp_path: Path, workers: int
+) -> None:
+    long = override(config, ["epochs=80"])
+    expected = train("digits", long, workers=workers, model="digits-undisturbed")
+    before = _runs()
+    rng = random.Random(workers)
+    victims = ["driver", "worker", "ctrl-c", "worker", "driver"]
+    rng.shuffle(victims)
+    settings = [*SETTINGS[1:], "epochs=80"]
+    arguments = ["--preset", "smoke", "--workers", str(workers), "--model", f"digits-random-{workers}"]
+    arguments += [option for setting in settings for option in ("--set", setting)]
+    name, done = "", ""
+    while not done:
+        log = tmp_path / f"{len(victims)}.log"
+        with log.open("w") as output:
+            process = _start(*arguments, output=output)
+        while process.poll() is None:
+            time.sleep(0.02)
+            if not victims or f"epoch {rng.randint(1, 80)}/80" not in log.read_text():
+                continue
+            time.sleep(rng.uniform(0, 0.5))
+            victim = victims.pop()
+            if victim == "worker":
+                _kill_a_worker()
+                time.sleep(5)
+            else:
+                process.send_signal(signal.SIGKILL if victim == "driver" else signal.SIGINT)
+                process.wait(timeout=60)
+        printed = log.read_text()
+        name = name or re.search(r"--resume (\S+)", printed)[1]  # type: ignore[index]
+        arguments = ["--resume", name]
+        done = printed if process.returncode == 0 else ""
+        assert done or process.returncode in (-signal.SIGKILL, 130), printed
+    assert not victims, "the run was over before all had been killed"
+    (run_id,) = _runs() - before
+    points = registry.client().get_metric_history(run_id, "val_accuracy")
+    assert [point.step for point in points] == list(range(1, 81))
+    test_accuracy = registry.resolve(f"digits-random-{workers}/1").metrics["test_accuracy"]
+    assert test_accuracy == pytest.approx(expected.metrics["test_accuracy"], abs=0.003)
+    if workers == 1:
+        undisturbed = registry.client().get_metric_history(expected.run_id, "val_accuracy")
+        assert [point.value for point in points] == [point.value for point in undisturbed]
