@@ -2,7 +2,7 @@
 
     raycls data prepare cifar10 && raycls tune cifar10 --trials 8 && raycls up
 
-data, training and serving hold the commands of their part of the library. Progress goes to stderr, results to stdout;
+The modules beside this one hold the commands of their part of the library. Progress goes to stderr, results to stdout;
 with --json, stdout is exactly one JSON document. Exit code 0: done; 2: asked for wrongly (the message says how to
 ask); 1: failed; 130: interrupted.
 """
@@ -17,7 +17,7 @@ from typing import Annotated
 import typer
 
 from raycls import progress
-from raycls.cli import data, serving, training
+from raycls.cli import data, export, models, serving, training
 from raycls.cli.output import AsJson, print_json, print_table
 from raycls.cli.serving import SERVE_CONFIG, Port, ServeConfig
 from raycls.errors import RayclsError
@@ -32,6 +32,8 @@ app = typer.Typer(
 )
 app.add_typer(data.app, name="data")
 app.add_typer(training.app)
+app.add_typer(models.app)
+app.add_typer(export.app)
 app.add_typer(serving.app)
 
 

@@ -38,7 +38,7 @@ def test_the_commands_are_those_of_the_design() -> None:
     first = {path[0] for path in _commands()}
     assert first == {
         "data", "train", "tune", "evaluate", "models", "promote", "predict", "up", "down", "env", "doctor",
-        "bench", "demo",
+        "bench", "demo", "export",
     }  # fmt: skip
 
 
@@ -58,13 +58,27 @@ def test_every_help_shows_an_example(command: tuple[str, ...], capsys: pytest.Ca
         (["train", "digits", "--nope"], "No such option: --nope"),
         (["train", "digits", "--workers", "0"], "--workers"),
         (["train", "nope"], "raycls data prepare"),
-        (["train", "digits", "--preset", "best"], "fast, accurate, smoke"),
+        (["train", "digits", "--preset", "best"], "smoke, quick, fast, strong, accurate"),
         (["train", "digits", "--network", "vgg"], "mlp, cnn, fastcnn"),
         (["train", "digits", "--set", "lr=-1"], "optim.lr"),
         (["train", "digits", "--set", "dropout=2"], "network.dropout"),
         (["train", "digits", "--set", "batch_size=1000000"], "training.batch_size"),
         (["train", "digits", "--set", "nope=1"], "unknown setting 'nope'"),
         (["train", "digits", "--set", "network.name=vgg"], "unknown network 'vgg'"),
+        (["train", "digits", "--weights", "nowhere.pt"], "no file of weights nowhere.pt"),
+        (["train", "digits", "--init", "nope"], "unknown model 'nope'"),
+        (["train", "digits", "--init", "nope", "--weights", "imagenet"], "leave one out"),
+        (
+            ["train", "digits", "--resume", "nope"],
+            "no training run 'nope' of digits; those not finished: none",
+        ),
+        (
+            ["train", "digits", "--resume", "nope", "--model", "other"],
+            "leave out --init, --weights and --model",
+        ),
+        (["export", "nope"], "unknown model 'nope'"),
+        (["export", "nope", "--format", "tflite"], "onnx, torch-export, torchscript"),
+        (["export", "nope", "--format", "torchscript", "--int8"], "--format onnx or torch-export"),
         (["tune", "digits", "--trials", "0"], "--trials"),
         (["tune", "digits", "--max-epochs", "0"], "--max-epochs"),
         (["evaluate", "nope"], "unknown model 'nope'"),

@@ -25,7 +25,11 @@ ORDER = [
     {"demo"},
     {"cli", "__main__"},
 ]
-RAY = {"cluster", "ray_environment", "data/decoding", "training/trainer", "training/tuner", "serving", "demo"}
+RAY = {
+    "cluster", "ray_environment", "data/decoding", "training/trainer", "training/failures",
+    "training/listener", "training/tuner", "training/benchmark/parts",
+    "serving", "demo",
+}  # fmt: skip
 MLFLOW = {"registry"}
 
 

@@ -1,0 +1,58 @@
+"""`raycls export`: a registered model as one file for programs without raycls."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from raycls import progress
+from raycls.cli.output import AsJson, print_json
+
+app = typer.Typer()
+
+
+@app.command()
+def export(
+    model: Annotated[str, typer.Argument(help="NAME (its champion), NAME@ALIAS or NAME/VERSION")],
+    format: Annotated[str, typer.Option("--format", help="onnx, torch-export or torchscript")] = "onnx",
+    int8: Annotated[
+        bool, typer.Option("--int8", help="quantized, on ranges seen in training images; not for torchscript")
+    ] = False,
+    output: Annotated[
+        Path | None, typer.Option(help="the file; default: NAME-VERSION and its suffix")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a model to one file that takes uint8 images, and check it against the original.
+
+    Example: raycls export cifar10/3 --format onnx
+    """
+    with progress.bar("loading PyTorch"):
+        from raycls import registry
+        from raycls.data.packed import open_dataset
+        from raycls.models.checkpoint import load_card
+        from raycls.models.export import SUFFIX, check
+        from raycls.models.export import export as write
+
+    check(format, int8)
+    version = registry.resolve(model)
+    directory = registry.checkpoint(version)
+    dataset = open_dataset(load_card(directory).dataset)
+    name = f"{version.name}-{version.version}{'-int8' if int8 else ''}{SUFFIX[format]}"
+    result = write(
+        directory, dataset, output or Path(name), format=format, int8=int8, model=version.reference
+    )
+    if as_json:
+        print_json({"model": version.reference, "format": format, "int8": int8, **result.as_json()})
+        return
+    print(
+        f"{result.path}: {version.reference} as {format}{' int8' if int8 else ''}, described in {result.description}"
+    )
+    print(f"size                  {result.size:,} bytes (the checkpoint's weights: {result.original_size:,})")
+    print(f"max logit difference  {result.max_logit_difference:.2g} on {result.images:,} validation images")
+    print(
+        f"accuracy              {result.accuracy:.4f} against {result.original_accuracy:.4f} "
+        f"({result.accuracy_difference:+.4f})"
+    )
