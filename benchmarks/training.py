@@ -1,123 +1,62 @@
-"""Test accuracy and time of a preset's training loop, against epochs of the plain peer, in one interleaved call.
+"""How fast and how well raycls trains: one part of the page at a time, each compared in turns within one call.
 
-    python benchmarks/training.py --dataset cifar10 --preset fast --seeds 0,1,2
+    python benchmarks/training.py presets --preset fast --seeds 0,1,2     # against epochs of the plain peer
+    python benchmarks/training.py ray --pairs 5                           # the loop under Ray against bare processes
+    python benchmarks/training.py workers --pairs 5                       # two workers against one, images/s
+    python benchmarks/training.py agreement --seeds 0,1,2                 # and their accuracy
+    python benchmarks/training.py memory
+    python benchmarks/training.py levers --seeds 0,1,2                    # what each setting of `fast` is worth
+    python benchmarks/training.py networks --dataset emotions --init cifar10/1
 
-For each seed: one epoch of benchmarks/peers/plain_cnn.py in a process of its own, then one whole `raycls` run under
-Ray Train. The loop's time includes whitening, augmentation and validation, not the start of processes; an epoch of
-the peer is its pass over the training split alone. A page goes to --output (benchmarks/results/training.md), one JSON
-document to the last line of stdout. It says nothing about GPUs: the peer runs on the CPU.
+Results go to OUTPUT/training/PART.json (benchmarks/results), from which the page OUTPUT/training.md is made anew, and
+one JSON document to the last line of stdout.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
-import subprocess
 import sys
-from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from raycls import machine, progress
-from raycls.config import Config, override, preset
 from raycls.data.packed import open_dataset
-from raycls.errors import BenchmarkError, ConfigError, RayclsError
-from raycls.training.trainer import train
+from raycls.errors import ConfigError, RayclsError
+from raycls.training.benchmark import page, parts
 
 PEER = Path(__file__).parent / "peers" / "plain_cnn.py"
 RESULTS = Path(__file__).parent / "results"
-PAGE = """\
-# Training {dataset}, preset {preset}
-
-{date} UTC, n = {n} seeds.
-
-Test accuracy {test_accuracy:.2%}{spread} (mean ± standard deviation, no test-time augmentation); training loop
-{train_seconds:.1f} s (median), which is the time of **{peer_epochs:.2f} epochs** of the plain peer
-({peer_epoch_seconds:.1f} s each).
-
-| seed | test accuracy | val accuracy | training loop s | peer's epoch s | peer's accuracy after it |
-|---|---|---|---|---|---|
-{runs}
-
-Peer: benchmarks/peers/plain_cnn.py (two convolutions, Adam, batches of 64, DataLoader over PIL transforms); its epoch
-is the pass over the training split alone. Peer and runs took turns. The loop's seconds include whitening,
-augmentation and validation, not the start of Ray's processes.
-
-| | |
-|---|---|
-{facts}
-"""
 
 
-@dataclass(frozen=True)
-class Run:
-    """One seed: the training loop's seconds, accuracies (0..1), and the seconds of the peer's epoch before it."""
-
-    seed: int
-    train_seconds: float
-    test_accuracy: float
-    val_accuracy: float
-    peer_epoch_seconds: float
-    peer_test_accuracy: float
-
-
-def measure(dataset: str, config: Config, seeds: list[int], workers: int | None) -> list[Run]:
-    """Peer and run in turns, a pair for each seed. Raises BenchmarkError when the peer fails, and train's errors."""
-    runs = []
-    for seed in seeds:
-        peer = _peer_epoch(dataset, seed)
-        result = train(dataset, override(config, [f"training.seed={seed}"]), workers=workers, register=False)
-        metrics = {name: result.metrics[name] for name in ("train_seconds", "test_accuracy", "val_accuracy")}
-        runs.append(
-            Run(
-                seed=seed,
-                peer_epoch_seconds=peer["epoch_seconds"][0],
-                peer_test_accuracy=peer["test_accuracy"][0],
-                **metrics,
-            )
-        )
-    return runs
-
-
-def summary(runs: list[Run]) -> dict[str, float | None]:
-    """Means and sample standard deviations over the seeds; the ratio is of the medians."""
-    accuracies, seconds = [run.test_accuracy for run in runs], [run.train_seconds for run in runs]
-    peer = statistics.median(run.peer_epoch_seconds for run in runs)
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """One part's document; its name, which is its file's, and what it was asked for are in it."""
+    part, dataset, seeds, pairs = options.part, options.dataset, options.seeds, options.pairs
+    arguments: dict[str, Any] = {"dataset": dataset}
+    if part == "presets":
+        arguments |= {"preset": options.preset, "settings": options.set}
+        rows = parts.presets(dataset, options.preset, seeds, PEER, options.set)
+        name = f"presets-{options.preset}"
+    elif part == "ray":
+        arguments |= {"workers": options.workers, "threads": options.threads}
+        rows = parts.ray(dataset, pairs, options.workers, options.threads)
+        name = f"ray-{options.workers}x{options.threads}"
+    elif part == "networks":
+        rows = parts.networks(dataset, seeds, options.init)
+        name = f"networks-{dataset}"
+    else:
+        given = {"workers": [pairs], "agreement": [seeds], "memory": [], "levers": [seeds]}[part]
+        rows = getattr(parts, part)(dataset, *given)
+        name = part
     return {
-        "test_accuracy": statistics.mean(accuracies),
-        "test_accuracy_std": statistics.stdev(accuracies) if len(runs) > 1 else None,
-        "train_seconds": statistics.median(seconds),
-        "peer_epoch_seconds": peer,
-        "peer_epochs": statistics.median(seconds) / peer,
+        "name": name,
+        "date": f"{datetime.now(UTC):%Y-%m-%d %H:%M}",
+        "arguments": arguments,
+        "rows": rows,
+        "hardware": machine.hardware(),
+        "versions": machine.versions(),
     }
-
-
-def markdown(document: dict[str, Any]) -> str:
-    """The page: what came out, each seed, and the circumstances."""
-    std = document["test_accuracy_std"]
-    runs = [
-        f"| {run['seed']} | {run['test_accuracy']:.2%} | {run['val_accuracy']:.2%} | {run['train_seconds']:.1f} "
-        f"| {run['peer_epoch_seconds']:.1f} | {run['peer_test_accuracy']:.2%} |"
-        for run in document["runs"]
-    ]
-    facts = {**document["hardware"], **document["versions"], **document["config"]}
-    return PAGE.format(
-        **{**document, "runs": "\n".join(runs)},
-        n=len(runs),
-        spread=f" ± {std:.2%}" if std is not None else "",
-        facts="\n".join(f"| {name} | {value} |" for name, value in facts.items()),
-    )
-
-
-def _peer_epoch(dataset: str, seed: int) -> dict[str, list[float]]:
-    command = [sys.executable, str(PEER), "--dataset", dataset, "--epochs", "1", "--seed", str(seed)]
-    with progress.bar(f"the plain peer's epoch, seed {seed}"):
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-    if done.returncode:
-        raise BenchmarkError(f"the plain peer failed with exit code {done.returncode}; its reason is above")
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 def main(arguments: list[str]) -> None:
@@ -125,36 +64,34 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("part", choices=list(page.SECTIONS))
     parser.add_argument("--dataset", default="cifar10", help="a prepared dataset (default: cifar10)")
-    parser.add_argument("--preset", default="fast", help="fast, accurate or smoke (default: fast)")
-    parser.add_argument("--seeds", default="0,1,2", help="one run each (default: 0,1,2)")
-    parser.add_argument("--workers", type=int, help="Ray Train's (default: raycls's own choice)")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one setting")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="folder for the page")
+    parser.add_argument("--preset", default="fast", help="of the part presets (default: fast)")
+    parser.add_argument("--seeds", type=_numbers, default=[0, 1, 2], help="one run each (default: 0,1,2)")
+    parser.add_argument("--pairs", type=int, default=5, help="of ray and workers (default: 5)")
+    parser.add_argument("--workers", type=int, default=2, help="of ray (default: 2)")
+    parser.add_argument("--threads", type=int, default=1, help="of each worker of ray (default: 1)")
+    parser.add_argument("--init", help="of networks: a model to fine-tune as well")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="of presets: change a setting"
+    )
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder for the results")
     options = parser.parse_args(arguments)
-    try:
-        seeds = [int(seed) for seed in options.seeds.split(",")]
-    except ValueError:
-        raise ConfigError(f"--seeds {options.seeds} is not a list of whole numbers like 0,1,2") from None
-    config = override(preset(options.preset, open_dataset(options.dataset).manifest), options.set)
+    open_dataset(options.dataset)
 
-    runs = measure(options.dataset, config, seeds, options.workers)
-    document = {
-        "benchmark": "training",
-        "date": f"{datetime.now(UTC):%Y-%m-%d %H:%M}",
-        "dataset": options.dataset,
-        "preset": options.preset,
-        **summary(runs),
-        "runs": [asdict(run) for run in runs],
-        "config": {key: value for key, value in config.flat().items() if key != "training.seed"},
-        "hardware": machine.hardware(),
-        "versions": machine.versions(),
-    }
-    options.output.mkdir(parents=True, exist_ok=True)
-    page = options.output / "training.md"
-    page.write_text(markdown(document))
-    progress.say(f"written: {page}")
+    document = measure(options)
+    file = options.output / "training" / f"{document['name']}.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(document, indent=1) + "\n")
+    progress.say(f"written: {file}, {page.write(options.output)}")
     print(json.dumps(document))
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        return [int(number) for number in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"--seeds {text} is not a list of whole numbers like 0,1,2") from None
 
 
 if __name__ == "__main__":

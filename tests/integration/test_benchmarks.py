@@ -53,10 +53,13 @@ def test_one_and_two_replicas_are_deployed_measured_and_the_former_state_restore
 def test_training_is_timed_against_the_plain_peer(
     digits_home: Path, ray_session: None, tmp_path: Path, capsys
 ):
-    main(["--dataset", "digits", "--preset", "smoke", "--seeds", "3", "--output", str(tmp_path)])
+    main(["presets", "--dataset", "digits", "--preset", "smoke", "--seeds", "3", "--output", str(tmp_path)])
     document = json.loads(capsys.readouterr().out.splitlines()[-1])
-    (run,) = document["runs"]
+    assert document == json.loads((tmp_path / "training" / "presets-smoke.json").read_text())
+    (run,) = document["rows"]
     assert run["seed"] == 3
-    assert document["peer_epochs"] == pytest.approx(run["train_seconds"] / run["peer_epoch_seconds"])
     assert 0 < run["test_accuracy"] <= 1
-    assert (tmp_path / "training.md").read_text().startswith("# Training digits, preset smoke")
+    assert (
+        f"**{run['train_seconds'] / run['peer_epoch_seconds']:.2f}**"
+        in (tmp_path / "training.md").read_text()
+    )

@@ -1,14 +1,19 @@
-"""The training benchmark: the plain peer trains, and the page says what the runs say."""
+"""The training benchmark: the plain peer trains, and the page says what the parts say."""
 
 from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from benchmarks.peers.plain_cnn import train_epochs
-from benchmarks.training import Run, main, markdown, summary
+from benchmarks.training import main
 from raycls import machine
 from raycls.data.packed import open_dataset
 from raycls.errors import ConfigError, UnknownDatasetError
+from raycls.training.benchmark import page, parts
 
 
 def test_the_plain_peer_learns_and_times_each_epoch(digits_home):
@@ -18,42 +23,73 @@ def test_the_plain_peer_learns_and_times_each_epoch(digits_home):
     assert max(run.test_accuracy) > 0.25  # crops padded by 4 leave little of 8×8 pixels; chance is 0.1
 
 
-def run(seed: int, seconds: float, accuracy: float, epoch: float) -> Run:
-    return Run(
-        seed=seed,
-        train_seconds=seconds,
-        test_accuracy=accuracy,
-        val_accuracy=accuracy,
-        peer_epoch_seconds=epoch,
-        peer_test_accuracy=0.55,
-    )
+def _run(seed: int, seconds: float, accuracy: float, epoch: float) -> dict[str, Any]:
+    return {
+        "seed": seed,
+        "train_seconds": seconds,
+        "test_accuracy": accuracy,
+        "val_accuracy": accuracy,
+        "peer_epoch_seconds": epoch,
+        "peer_test_accuracy": 0.55,
+    }
+
+
+RUNS = [_run(0, 90, 0.90, 20), _run(1, 100, 0.91, 22), _run(2, 500, 0.92, 90)]
 
 
 def test_the_ratio_is_of_medians_and_the_spread_over_seeds():
-    runs = [run(0, 90, 0.90, 20), run(1, 100, 0.91, 22), run(2, 500, 0.92, 90)]
-    figures = summary(runs)
+    figures = page.preset_summary(RUNS)
     assert figures["peer_epochs"] == pytest.approx(100 / 22)
     assert figures["test_accuracy"] == pytest.approx(0.91)
     assert figures["test_accuracy_std"] == pytest.approx(0.01)
-    assert summary(runs[:1])["test_accuracy_std"] is None
-    page = markdown(
-        {"date": "2030-01-02", "dataset": "shapes", "preset": "fast", "config": {"optim.lr": 0.24}, **figures,
-         "runs": [vars(each) for each in runs], "hardware": machine.hardware(), "versions": machine.versions()}
-    )  # fmt: skip
-    assert "91.00% ± 1.00%" in page
-    assert "**4.55 epochs**" in page
-    assert "| 2 | 92.00% | 92.00% | 500.0 | 90.0 | 55.00% |" in page
-    assert "| optim.lr | 0.24 |" in page
+    assert page.preset_summary(RUNS[:1])["test_accuracy_std"] is None
+
+
+def test_the_page_holds_every_part_that_was_measured_and_no_other(tmp_path: Path):
+    measured = {
+        "presets-fast": ({"dataset": "shapes", "preset": "fast"}, RUNS),
+        "ray-2x1": ({"workers": 2, "threads": 1}, [{"bare_seconds": 10, "ray_seconds": s} for s in (11, 12, 9)]),
+        "workers": ({}, [{"images_per_s_1": 1000, "images_per_s_2": 1900}]),
+        "memory": ({}, [{f"peak_memory_{kind}": 2**30 for kind in ("total", "private", "file")}]),
+        "levers": ({}, [{"lever": name, "seed": 0, "train_seconds": t, "test_accuracy": 0.9}
+                        for name, t in (("as it is", 10), ("without", 15))]),
+        "networks-shapes": ({"dataset": "shapes"}, [{"network": "cnn", "init": "", "seed": 0, "test_accuracy": 0.8,
+                                                     "test_macro_accuracy": 0.7, "train_seconds": 3}]),
+    }  # fmt: skip
+    (tmp_path / "training").mkdir()
+    for name, (arguments, rows) in measured.items():
+        document = {"name": name, "date": "2030-01-02 03:04", "arguments": arguments, "rows": rows,
+                    "hardware": machine.hardware(), "versions": machine.versions()}  # fmt: skip
+        (tmp_path / "training" / f"{name}.json").write_text(json.dumps(document))
+    text = page.write(tmp_path).read_text()
+    assert (
+        "| `fast` | 91.00% ± 1.00 | 100.0 s | **4.55** (22.0 s each) | 90.0% in 4.2 | 3 | 2030-01-02 03:04 |"
+        in text
+    )
+    assert "| `fast` | 2 | 92.00% | 92.00% | 500.0 | 90.0 | 55.00% |" in text
+    assert "| 2 × 1 | 10.0 s | 11.0 s | **1.10** (0.90 to 1.20) | 3 |" in text
+    assert "| 1,000 | 1,900 | **1.90** (1.90 to 1.90) | 1 |" in text
+    assert "| without | 15.0 s | 1.50 × | 90.00% | 1 |" in text
+    assert "| shapes | `cnn` | 80.00% | 70.00% | 3.0 s | 1 |" in text
+    assert "same global batch" not in text
 
 
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        (["--seeds", "one"], ConfigError, "--seeds one is not a list"),
-        (["--dataset", "nothing"], UnknownDatasetError, "no dataset 'nothing'"),
-        (["--dataset", "digits", "--preset", "huge"], ConfigError, "unknown preset"),
+        (["presets", "--seeds", "one"], ConfigError, "--seeds one is not a list"),
+        (["memory", "--dataset", "nothing"], UnknownDatasetError, "no dataset 'nothing'"),
+        (["presets", "--dataset", "digits", "--preset", "huge"], ConfigError, "unknown preset"),
     ],
 )
-def test_wrong_use_is_told(arguments, error, message, digits_home):
+def test_wrong_use_is_told(arguments, error, message, digits_home, tmp_path: Path):
     with pytest.raises(error, match=message):
-        main(arguments)
+        main([*arguments, "--output", str(tmp_path)])
+
+
+def test_the_bare_loop_of_two_processes_agrees_with_one(digits_home):
+    one, two = (parts.without_ray("digits", "smoke", ["epochs=3"], workers, 1) for workers in (1, 2))
+    assert one["test_accuracy"] > 0.8
+    assert two["test_accuracy"] == pytest.approx(one["test_accuracy"], abs=0.08)
+    assert one["train_seconds"] > 0
+    assert one["peak_memory_total"] > one["peak_memory_private"] > 2**26

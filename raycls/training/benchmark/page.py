@@ -1,0 +1,259 @@
+"""One page out of all parts that were measured so far, each with its own date and circumstances.
+
+    write(Path("benchmarks/results"))    # reads results/training/*.json, writes results/training.md
+
+A figure without its part's file is not on the page. Ratios are of medians; a spread is the sample standard deviation.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+Row = dict[str, Any]
+Document = dict[str, Any]
+
+GOALS = {  # preset → (test accuracy, peer epochs) that it is made for, on CIFAR-10 with two CPU cores
+    "quick": (0.874, 2.2),
+    "fast": (0.90, 4.2),
+    "strong": (0.93, 16.0),
+    "accurate": (0.94, 40.0),
+}
+HEAD = """\
+# Training
+
+Each table says when it was measured and how often; every pair in it was measured in turns. Accuracy is on the test
+split, without test-time augmentation; the epoch that is kept is chosen on the validation split. Time is the training
+loop's own, whitening, augmentation and validation included, not the start of processes. The peer is
+`benchmarks/peers/plain_cnn.py`: two convolutions, Adam, batches of 64, a DataLoader over PIL transforms; its epoch is
+the pass over the training split alone.
+"""
+
+
+def read(results: Path) -> dict[str, Document]:
+    """Every part that was measured, by name."""
+    files = sorted((results / "training").glob("*.json"))
+    return {file.stem: json.loads(file.read_text()) for file in files}
+
+
+def write(results: Path) -> Path:
+    """Make the page anew."""
+    page = results / "training.md"
+    page.write_text(markdown(read(results)))
+    return page
+
+
+def markdown(documents: dict[str, Document]) -> str:
+    sections = [HEAD]
+    for prefix, section in SECTIONS.items():
+        found = {name: doc for name, doc in documents.items() if name.partition("-")[0] == prefix}
+        if found:
+            sections.append(section(found))
+    newest = max(documents.values(), key=lambda doc: doc["date"], default=None)
+    if newest:
+        facts = [("", ""), *newest["hardware"].items(), *newest["versions"].items()]
+        sections.append(_table(("", ""), facts[1:]))
+    return "\n".join(sections)
+
+
+def preset_summary(rows: list[Row]) -> dict[str, float | None]:
+    """Means and sample standard deviations over the seeds; peer_epochs is the ratio of the medians."""
+    accuracies = [row["test_accuracy"] for row in rows]
+    seconds = statistics.median(row["train_seconds"] for row in rows)
+    peer = statistics.median(row["peer_epoch_seconds"] for row in rows)
+    return {
+        "test_accuracy": statistics.mean(accuracies),
+        "test_accuracy_std": statistics.stdev(accuracies) if len(rows) > 1 else None,
+        "train_seconds": seconds,
+        "peer_epoch_seconds": peer,
+        "peer_epochs": seconds / peer,
+        "peer_test_accuracy": statistics.mean(row["peer_test_accuracy"] for row in rows),
+    }
+
+
+def _presets(documents: dict[str, Document]) -> str:
+    lines, seeds = [], []
+    order = [f"presets-{name}" for name in GOALS]
+    for name in sorted(documents, key=lambda name: order.index(name) if name in order else len(order)):
+        document = documents[name]
+        preset, rows = document["arguments"]["preset"], document["rows"]
+        figures = preset_summary(rows)
+        goal = GOALS.get(preset)
+        lines.append(
+            (
+                f"`{preset}`",
+                _share(figures["test_accuracy"], figures["test_accuracy_std"]),
+                f"{figures['train_seconds']:.1f} s",
+                f"**{figures['peer_epochs']:.2f}** ({figures['peer_epoch_seconds']:.1f} s each)",
+                f"{goal[0]:.1%} in {goal[1]:g}" if goal else "",
+                len(rows),
+                document["date"],
+            )
+        )
+        seeds += [
+            (
+                f"`{preset}`", row["seed"], f"{row['test_accuracy']:.2%}", f"{row['val_accuracy']:.2%}",
+                f"{row['train_seconds']:.1f}", f"{row['peer_epoch_seconds']:.1f}", f"{row['peer_test_accuracy']:.2%}",
+            )
+            for row in rows
+        ]  # fmt: skip
+    header = (
+        "preset",
+        "test accuracy",
+        "training loop",
+        "epochs of the plain peer",
+        "goal",
+        "n",
+        "measured (UTC)",
+    )
+    detail = ("preset", "seed", "test", "validation", "loop s", "peer's epoch s", "peer's accuracy after it")
+    return (
+        "## Presets on CIFAR-10, under Ray Train\n\n"
+        f"{_table(header, lines)}\nMean ± standard deviation over seeds; seconds are medians.\n\n"
+        f"<details><summary>Every run</summary>\n\n{_table(detail, seeds)}\n</details>\n"
+    )
+
+
+def _ray(documents: dict[str, Document]) -> str:
+    lines = []
+    for document in documents.values():
+        rows, arguments = document["rows"], document["arguments"]
+        ratios = [row["ray_seconds"] / row["bare_seconds"] for row in rows]
+        lines.append(
+            (
+                f"{arguments['workers']} × {arguments['threads']}",
+                f"{_median(rows, 'bare_seconds'):.1f} s",
+                f"{_median(rows, 'ray_seconds'):.1f} s",
+                _ratio(ratios),
+                len(rows),
+                document["date"],
+            )
+        )
+    header = (
+        "workers × threads",
+        "bare processes",
+        "under Ray Train",
+        "ratio of each pair",
+        "n",
+        "measured (UTC)",
+    )
+    return (
+        f"## What Ray costs while training\n\nOne epoch of `fast` at whole size.\n\n{_table(header, lines)}"
+    )
+
+
+def _workers(documents: dict[str, Document]) -> str:
+    (document,) = documents.values()
+    rows = document["rows"]
+    ratios = [row["images_per_s_2"] / row["images_per_s_1"] for row in rows]
+    line = (
+        f"{_median(rows, 'images_per_s_1'):,.0f}", f"{_median(rows, 'images_per_s_2'):,.0f}", _ratio(ratios),
+        len(rows), document["date"],
+    )  # fmt: skip
+    header = ("one worker, images/s", "two workers, images/s", "ratio of each pair", "n", "measured (UTC)")
+    return f"## Two workers against one, one thread each, under Ray Train\n\n{_table(header, [line])}"
+
+
+def _agreement(documents: dict[str, Document]) -> str:
+    (document,) = documents.values()
+    means = [
+        _share(*_mean_and_spread(row[f"test_accuracy_{count}"] for row in document["rows"]))
+        for count in (1, 2)
+    ]
+    header = ("one worker", "two workers", "n", "measured (UTC)")
+    line = (*means, len(document["rows"]), document["date"])
+    return f"## Test accuracy of `fast`, same global batch\n\n{_table(header, [line])}"
+
+
+def _memory(documents: dict[str, Document]) -> str:
+    (document,) = documents.values()
+    (row,) = document["rows"]
+    line = [f"{row[f'peak_memory_{kind}'] / 2**30:.2f} GiB" for kind in ("total", "private", "file")]
+    header = ("peak, all resident", "private at the end", "mapped files at the end", "measured (UTC)")
+    return (
+        f"## Memory of one worker, `fast` on CIFAR-10\n\n{_table(header, [(*line, document['date'])])}\n"
+        "Mapped files are the dataset and the libraries: pages that the kernel drops when memory is short.\n"
+    )
+
+
+def _levers(documents: dict[str, Document]) -> str:
+    (document,) = documents.values()
+    rows = document["rows"]
+    names = list(dict.fromkeys(row["lever"] for row in rows))
+    base = _median([row for row in rows if row["lever"] == names[0]], "train_seconds")
+    lines = []
+    for name in names:
+        mine = [row for row in rows if row["lever"] == name]
+        seconds = _median(mine, "train_seconds")
+        accuracy = _share(*_mean_and_spread(row["test_accuracy"] for row in mine))
+        lines.append((name, f"{seconds:.1f} s", f"{seconds / base:.2f} ×", accuracy, len(mine)))
+    header = ("`fast`", "training loop", "time", "test accuracy", "n")
+    return (
+        f"## What each lever gives\n\nThe loop in bare processes, {document['date']} UTC: the preset as it is, then "
+        f"with one thing changed.\n\n{_table(header, lines)}"
+    )
+
+
+def _networks(documents: dict[str, Document]) -> str:
+    lines = []
+    for document in documents.values():
+        rows = document["rows"]
+        for network, init in dict.fromkeys((row["network"], row["init"]) for row in rows):
+            mine = [row for row in rows if (row["network"], row["init"]) == (network, init)]
+            lines.append(
+                (
+                    document["arguments"]["dataset"],
+                    f"`{network}`" + (f" from {init}" if init else ""),
+                    _share(*_mean_and_spread(row["test_accuracy"] for row in mine)),
+                    _share(*_mean_and_spread(row["test_macro_accuracy"] for row in mine)),
+                    f"{_median(mine, 'train_seconds'):.1f} s",
+                    len(mine),
+                    document["date"],
+                )
+            )
+    header = (
+        "dataset",
+        "network",
+        "test accuracy",
+        "mean over classes",
+        "training loop",
+        "n",
+        "measured (UTC)",
+    )
+    return f"## Networks and datasets, preset `fast`\n\n{_table(header, lines)}"
+
+
+SECTIONS: dict[str, Callable[[dict[str, Document]], str]] = {
+    "presets": _presets,
+    "ray": _ray,
+    "workers": _workers,
+    "agreement": _agreement,
+    "memory": _memory,
+    "levers": _levers,
+    "networks": _networks,
+}
+
+
+def _table(header: tuple[str, ...], rows: Iterable[Iterable[Any]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join(f"| {' | '.join(str(cell) for cell in line)} |\n" for line in lines)
+
+
+def _median(rows: list[Row], key: str) -> float:
+    return statistics.median(row[key] for row in rows)
+
+
+def _mean_and_spread(values: Iterable[float]) -> tuple[float, float | None]:
+    values = list(values)
+    return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None
+
+
+def _share(mean: float | None, spread: float | None) -> str:
+    return f"{mean:.2%}" + (f" ± {100 * spread:.2f}" if spread is not None else "")
+
+
+def _ratio(ratios: list[float]) -> str:
+    return f"**{statistics.median(ratios):.2f}** ({min(ratios):.2f} to {max(ratios):.2f})"
