@@ -1,4 +1,4 @@
-"""Every command in the README runs: with digits for CIFAR-10, shorter, and on a port of its own."""
+"""Every command in the README and in docs/ runs: with digits for CIFAR-10, shorter, and on a port of its own."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from raycls.ray_environment import free_port
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.S)
+README, TRAINING = ROOT / "README.md", ROOT / "docs" / "training.md"
 
 # CI runs these as they stand.
 MAKE = {"make demo", "make test"}
@@ -24,11 +24,16 @@ MAKE = {"make demo", "make test"}
 BENCHMARKS = {"python benchmarks/serving.py", "python benchmarks/training.py"}
 # Serves until Ctrl-C: tests/integration/test_serve_run.py.
 SERVE_RUN = "serve run serve_config.yaml"
+# Needs a run that was broken off: tests/integration/test_resume.py.
+RESUME = "raycls train cifar10 --resume RUN"
+# Needs classes with the same names, which digits and photographs do not have: tests/unit/training/test_evaluation.py.
+OTHER_DATASET = "raycls evaluate cifar10 --dataset pets --split val"
 
 SHORTER = [
     ("data prepare cifar10", "data prepare digits"),
     ("cifar10", "digits"),
     ("--preset fast", "--preset smoke"),
+    ("--preset accurate", "--preset smoke"),
     ("--network cnn --set training.epochs=2", "--network cnn --preset smoke"),
     ("--trials 8 --max-epochs 2 --set train_fraction=0.15", "--trials 2 --preset smoke"),
     ("--trials 4 --max-epochs 1", "--trials 2 --preset smoke"),
@@ -38,14 +43,16 @@ SHORTER = [
 ]
 
 
-def _commands() -> list[str]:
-    lines = [line.split("  #")[0].strip() for block in BLOCKS for line in block.splitlines()]
+def _commands(page: Path) -> list[str]:
+    blocks = re.findall(r"```bash\n(.*?)```", page.read_text(), re.S)
+    lines = [line.split("  #")[0].strip() for block in blocks for line in block.splitlines()]
     return [line for line in lines if line]
 
 
 def test_each_command_is_run_by_someone() -> None:
-    commands = _commands()
+    commands = _commands(README) + _commands(TRAINING)
     assert set(MAKE) <= set(commands)
+    assert {RESUME, OTHER_DATASET} <= set(commands)
     for name in ("prepare", "list", "show"):
         assert any(command.startswith(f"raycls data {name}") for command in commands)
     for name in (
@@ -59,6 +66,7 @@ def test_each_command_is_run_by_someone() -> None:
         "predict",
         "bench",
         "down",
+        "export",
     ):
         assert any(command.startswith(f"raycls {name}") for command in commands), name
 
@@ -70,12 +78,15 @@ def _rgb(path: Path, seed: int, size: tuple[int, int]) -> None:
 
 
 def _elsewhere(command: str) -> bool:
-    return command in MAKE or command == SERVE_RUN or command.startswith(("source ", *BENCHMARKS))
+    elsewhere = {*MAKE, SERVE_RUN, RESUME, OTHER_DATASET}
+    return command in elsewhere or command.startswith(("source ", *BENCHMARKS))
 
 
 def _adapted(command: str, port: int, dashboard: int) -> str:
     for old, new in SHORTER:
         command = command.replace(old, new)
+    if command.startswith("raycls train ") and "--preset" not in command:
+        command += " --preset smoke"
     if command.startswith(("raycls up", "raycls doctor", "raycls bench")):
         command += f" --port {port}"
     if command.startswith("curl "):
@@ -83,29 +94,21 @@ def _adapted(command: str, port: int, dashboard: int) -> str:
     return command.replace(":8000", f":{port}").replace(":8265", f":{dashboard}")
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(1200)
-def test_the_readme_from_top_to_bottom(tmp_path: Path) -> None:
-    for label in ("cat", "dog"):
-        _rgb(tmp_path / f"{label}.png", 1, (40, 30))
-        for i in range(12):
-            _rgb(tmp_path / "photos" / label / f"{i}.jpg", i, (50, 70))
-    for name in ("serve_config.yaml", "jobs", "raycls"):
-        (tmp_path / name).symlink_to(ROOT / name)
-
+def _run(page: Path, folder: Path) -> str:
+    """Run the page's commands in the folder, from top to bottom, and return what they print."""
     port, dashboard = free_port(8000), free_port(8265)
-    script = [_adapted(command, port, dashboard) for command in _commands() if not _elsewhere(command)]
+    script = [_adapted(command, port, dashboard) for command in _commands(page) if not _elsewhere(command)]
     program = "set -ex\n" + "\n".join(script) + "\n"
     environment = {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "HOME": str(tmp_path),
-        "RAYCLS_HOME": str(tmp_path / "home"),
+        "HOME": str(folder),
+        "RAYCLS_HOME": str(folder / "home"),
     }
     try:
         done = subprocess.run(
             ["bash", "-c", program],
-            cwd=tmp_path,
+            cwd=folder,
             env=environment,
             capture_output=True,
             text=True,
@@ -114,6 +117,38 @@ def test_the_readme_from_top_to_bottom(tmp_path: Path) -> None:
     finally:
         subprocess.run(["raycls", "down"], env=environment, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
-    assert '"model_version": "1"' in done.stdout or '"model_version":"1"' in done.stdout
+    return done.stdout
+
+
+def _photos(folder: Path) -> None:
+    for label in ("cat", "dog"):
+        for i in range(12):
+            _rgb(folder / "photos" / label / f"{i}.jpg", i, (50, 70))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_the_readme_from_top_to_bottom(tmp_path: Path) -> None:
+    for label in ("cat", "dog"):
+        _rgb(tmp_path / f"{label}.png", 1, (40, 30))
+    _photos(tmp_path)
+    for name in ("serve_config.yaml", "jobs", "raycls"):
+        (tmp_path / name).symlink_to(ROOT / name)
+
+    output = _run(README, tmp_path)
+    assert '"model_version": "1"' in output or '"model_version":"1"' in output
     assert (tmp_path / "pets.png").exists()
     assert (tmp_path / "bench" / "serving.md").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_the_training_page_from_top_to_bottom(tmp_path: Path) -> None:
+    from torchvision.models import resnet18
+
+    torch.save(resnet18().state_dict(), tmp_path / "resnet18.pth")
+    _photos(tmp_path)
+    output = _run(TRAINING, tmp_path)
+    assert "registered pets/1" in output
+    assert (tmp_path / "cifar10.html").stat().st_size > 100_000
+    assert (tmp_path / "small.onnx").stat().st_size > 1000
