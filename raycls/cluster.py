@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING
 from raycls import progress
 from raycls.errors import ClusterError
 from raycls.home import home
-from raycls.ray_environment import LOOPBACK, ensure_token, environment, free_port, private
+from raycls.ray_environment import LOOPBACK, SAME_PRIORITY, ensure_token, environment, free_port, private
 
 if TYPE_CHECKING:
     from raycls.processes import Leader
@@ -77,6 +77,8 @@ def connect(num_cpus: int | None = None, *, log_to_driver: bool = False, start_l
     if running and address == running.address:
         _stay_on_loopback()
     local = address in (None, "local")
+    if local:
+        os.environ |= SAME_PRIORITY
     with progress.bar("starting Ray" if local else "connecting to Ray"):
         try:
             ray.init(

@@ -3,8 +3,8 @@
     with listening(curves, config, scaling) as events:     # events: a ray.util.queue.Queue, for the workers
         trainer.fit()
 
-A worker puts ("step", done, total), ("epoch", metrics) or ("resumed", epoch) and waits for no answer. After a restart
-an epoch may be told twice: its point is drawn once.
+A worker puts ("step", done, total), ("epoch", metrics) or ("resumed", epoch) and waits for no answer; None is the end.
+After a restart an epoch may be told twice: its point is drawn once.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from raycls import progress, registry
 from raycls.config import Config
-from raycls.training.runs import Heart, reason_of
+from raycls.training.runs import BEAT_S, Heart, reason_of
 
 if TYPE_CHECKING:
     from ray.util.queue import Queue
@@ -48,26 +48,28 @@ class Curves:
             del self._waiting[epoch]
 
 
+def tell(events: Queue, event: Any) -> None:
+    """Put an event without waiting for an answer: training never waits for its audience."""
+    events.actor.put_nowait.remote(event)  # type: ignore[attr-defined]
+
+
 @contextmanager
 def listening(curves: Curves, config: Config, scaling: dict[str, Any]) -> Iterator[Queue]:
     """Listen, in a thread of its own, to what is put into the queue."""
     from ray.util.queue import Queue
 
     events = Queue(actor_options={"num_cpus": 0})
-    finished = threading.Event()
-    thread = threading.Thread(target=_listen, args=(events, curves, config, scaling, finished), daemon=True)
+    thread = threading.Thread(target=_listen, args=(events, curves, config, scaling), daemon=True)
     thread.start()
     try:
         yield events
     finally:
-        finished.set()
+        tell(events, None)
         thread.join(timeout=10)
         events.shutdown()
 
 
-def _listen(
-    events: Queue, curves: Curves, config: Config, scaling: dict[str, Any], finished: threading.Event
-) -> None:
+def _listen(events: Queue, curves: Curves, config: Config, scaling: dict[str, Any]) -> None:
     heart = Heart(curves.run)
 
     def next_event() -> Any:
@@ -76,10 +78,9 @@ def _listen(
         while True:
             heart.beat()
             try:
-                return events.get(timeout=0.5)
+                return events.get(timeout=BEAT_S)
             except Empty:
-                if finished.is_set():
-                    return None
+                continue
             except Exception:  # the queue's actor dies with the cluster; the run itself reports why
                 return None
 

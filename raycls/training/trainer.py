@@ -10,6 +10,7 @@ storage.py's and runs.py's; this module starts the workers, listens to them, and
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import sys
@@ -32,7 +33,7 @@ from raycls.models.predictor import Predictor
 from raycls.training import loop, runs
 from raycls.training.evaluation import Evaluation, confusion_png, evaluate
 from raycls.training.failures import check_unchanged, final_errors, first_cause, saving, with_way_out
-from raycls.training.listener import Curves, listening
+from raycls.training.listener import Curves, listening, tell
 from raycls.training.runs import Job, resume_command
 from raycls.training.storage import Saved, Store, epoch_directory, local
 
@@ -40,6 +41,10 @@ from raycls.training.storage import Saved, Store, epoch_directory, local
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(4 << 30), "MALLOC_TRIM_THRESHOLD_": str(8 << 30)}
 IMAGES_PER_WORKER = 250
 RESTARTS = 3  # of the workers, after one of them died: a machine that kills them every time needs a person
+TELL_S = 1.0  # between two signs of progress from the workers
+# Processes of Ray Train's that poll while the workers compute, and have nothing to find on a single node: notices that
+# a node will be taken away, and metrics for a dashboard.
+ONE_NODE = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0", "RAY_TRAIN_METRICS_ENABLED": "0"}
 RELEASE_S = 5  # how long to wait for the processes of a study that has just ended to give their CPUs back
 
 
@@ -209,6 +214,7 @@ def _run_workers(
     job: Job, dataset: PackedDataset, scaling: dict[str, Any], store: Store, curves: Curves
 ) -> None:
     """Run the Ray Train job; its checkpoints are then in the store, its curves in the MLflow run."""
+    import ray
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
@@ -227,6 +233,8 @@ def _run_workers(
         callbacks=[final_errors()],
         worker_runtime_env={"env_vars": ALLOCATOR},  # type: ignore[call-arg]  # mypy sees Train V1's
     )
+    if len(ray.nodes()) == 1:
+        os.environ |= ONE_NODE
     previous = signal.getsignal(signal.SIGINT)
     # What Ray has to say of a worker that died, it prints on stdout, which is for results.
     with redirect_stdout(sys.stderr), listening(curves, job.config, scaling) as events:
@@ -258,14 +266,14 @@ def _worker(work: dict[str, Any]) -> None:
     check_unchanged(dataset)
     context = ray.train.get_context()
     workers = loop.Workers(context.get_world_rank(), context.get_world_size())
-    tell = work["events"].actor.put_nowait  # no answer is awaited: training never waits for its audience
+    events = work["events"]
     last = 0.0
 
     def on_step(done: int, total: int) -> None:
         nonlocal last
-        if workers.rank == 0 and time.monotonic() - last > 0.5:
+        if workers.rank == 0 and time.monotonic() - last > TELL_S:
             last = time.monotonic()
-            tell.remote(("step", done, total))
+            tell(events, ("step", done, total))
 
     def on_epoch(metrics: dict[str, float], snapshot: loop.Snapshot) -> None:
         name = epoch_directory(int(metrics["epoch"]))
@@ -273,7 +281,7 @@ def _worker(work: dict[str, Any]) -> None:
             ray.train.report(metrics, checkpoint_dir_name=name)
             return
         # Told before it is kept: what a resumed run begins with is then in its curves.
-        tell.remote(("epoch", metrics))
+        tell(events, ("epoch", metrics))
         with tempfile.TemporaryDirectory() as folder, saving(context.get_storage(), name):
             snapshot.save(Path(folder))
             kept = ray.train.Checkpoint.from_directory(folder)
@@ -288,7 +296,7 @@ def _worker(work: dict[str, Any]) -> None:
     with _start(ray.train.get_checkpoint(), work["resume"]) as folder:
         if folder:
             if workers.rank == 0:
-                tell.remote(("resumed", int(checkpoint.load_card(folder).metrics["epoch"])))
+                tell(events, ("resumed", int(checkpoint.load_card(folder).metrics["epoch"])))
             fit(resume=folder)
         else:
             fit(init=work["init"] and registry.checkpoint(work["init"]), weights=job.weights)
