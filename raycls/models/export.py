@@ -282,7 +282,14 @@ def _quantize_torch(module: Any, calibration: Tensor) -> Any:
     with torch.inference_mode():
         for batch in calibration.split(64):
             prepared(batch)
-    return convert_pt2e(prepared)
+    quantized = convert_pt2e(prepared)
+    # The float32 weights stay behind as attributes that the graph no longer reads, and would be saved with it.
+    read = {str(node.target) for node in quantized.graph.nodes if node.op == "get_attr"}
+    for name in [*dict(quantized.named_parameters()), *dict(quantized.named_buffers())]:
+        if name not in read:
+            owner, _, leaf = name.rpartition(".")
+            delattr(quantized.get_submodule(owner), leaf)
+    return quantized
 
 
 def _read_torch_export(path: Path) -> Runner:

@@ -374,20 +374,22 @@ def test_kills_at_random_moments_change_nothing(
     settings = [*SETTINGS[1:], "epochs=80"]
     arguments = ["--preset", "smoke", "--workers", str(workers), "--model", f"digits-random-{workers}"]
     arguments += [option for setting in settings for option in ("--set", setting)]
-    name, done = "", ""
+    name, done, reached = "", "", 0
     while not done:
         log = tmp_path / f"{len(victims)}.log"
         with log.open("w") as output:
             process = _start(*arguments, output=output)
+        target = reached + rng.randint(2, 12)
         while process.poll() is None:
             time.sleep(0.02)
-            if not victims or f"epoch {rng.randint(1, 80)}/80" not in log.read_text():
+            reached = max([reached, *map(int, re.findall(r"epoch (\d+)/80", log.read_text()))])
+            if not victims or reached < target:
                 continue
             time.sleep(rng.uniform(0, 0.5))
             victim = victims.pop()
             if victim == "worker":
                 _kill_a_worker()
-                time.sleep(5)
+                target += rng.randint(2, 12)
             else:
                 process.send_signal(signal.SIGKILL if victim == "driver" else signal.SIGINT)
                 process.wait(timeout=60)
