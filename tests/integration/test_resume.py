@@ -190,6 +190,7 @@ def test_ctrl_c_then_a_killed_driver_then_a_killed_worker(
         resume("digits", name)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_cannot_be_written_ends_the_run_at_the_one_before(
     trained: TrainingResult,
     config: Config,
