@@ -29,6 +29,9 @@ RESUME = "raycls train cifar10 --resume RUN"
 # Needs classes with the same names, which digits and photographs do not have: tests/unit/training/test_evaluation.py.
 OTHER_DATASET = "raycls evaluate cifar10 --dataset pets --split val"
 
+# `raycls up` takes another port where 8265 is not free, and keeps a record of it.
+DASHBOARD = """$(python -c "import json; print(json.load(open('home/cluster.json'))['dashboard'])")"""
+
 SHORTER = [
     ("data prepare cifar10", "data prepare digits"),
     ("cifar10", "digits"),
@@ -82,7 +85,7 @@ def _elsewhere(command: str) -> bool:
     return command in elsewhere or command.startswith(("source ", *BENCHMARKS))
 
 
-def _adapted(command: str, port: int, dashboard: int) -> str:
+def _adapted(command: str, port: int) -> str:
     for old, new in SHORTER:
         command = command.replace(old, new)
     if command.startswith("raycls train ") and "--preset" not in command:
@@ -91,13 +94,13 @@ def _adapted(command: str, port: int, dashboard: int) -> str:
         command += f" --port {port}"
     if command.startswith("curl "):
         command = f"curl --fail-with-body --silent --show-error {command.removeprefix('curl ')} && echo"
-    return command.replace(":8000", f":{port}").replace(":8265", f":{dashboard}")
+    return command.replace(":8000", f":{port}").replace("http://127.0.0.1:8265", DASHBOARD)
 
 
 def _run(page: Path, folder: Path) -> str:
     """Run the page's commands in the folder, from top to bottom, and return what they print."""
-    port, dashboard = free_port(8000), free_port(8265)
-    script = [_adapted(command, port, dashboard) for command in _commands(page) if not _elsewhere(command)]
+    port = free_port(8000)
+    script = [_adapted(command, port) for command in _commands(page) if not _elsewhere(command)]
     program = "set -ex\n" + "\n".join(script) + "\n"
     environment = {
         **os.environ,
