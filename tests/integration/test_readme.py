@@ -153,5 +153,5 @@ def test_the_training_page_from_top_to_bottom(tmp_path: Path) -> None:
     _photos(tmp_path)
     output = _run(TRAINING, tmp_path)
     assert "registered pets/1" in output
-    assert (tmp_path / "cifar10.html").stat().st_size > 100_000
+    assert (tmp_path / "digits.html").stat().st_size > 100_000
     assert (tmp_path / "small.onnx").stat().st_size > 1000
