@@ -175,8 +175,8 @@ _FULL_SPLIT = 45_000  # training images of CIFAR-10, on which the presets were m
 def preset(name: str, manifest: Manifest, network: str | None = None) -> Config:
     """The complete configuration called `name` for a dataset: its size decides batch size and epochs.
 
-    smoke takes seconds, to see that everything works; quick, fast, strong and accurate each take two to four times as
-    long as the one before.
+    smoke takes seconds, to see that everything works; quick, fast, strong and accurate each take longer than the
+    one before.
     Raises ConfigError for an unknown name.
     """
     from raycls.models.networks import NETWORKS

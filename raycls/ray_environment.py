@@ -17,8 +17,7 @@ from pathlib import Path
 from raycls.errors import ClusterError
 
 LOOPBACK = "127.0.0.1"
-# Ray runs workers at nice 15. Training fills every core, and would then wait for whatever else wants one: on two cores
-# that made an epoch up to a fifth longer.
+# Ray runs workers at nice 15. Training fills every core, and would then wait for whatever else wants one.
 SAME_PRIORITY = {"RAY_worker_niceness": "0"}
 
 

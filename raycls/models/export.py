@@ -102,9 +102,8 @@ def export(
     part = path.with_name(f".{path.name}.part")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # deprecations inside the exporters, about which a user can do nothing
+            # Deprecations inside the exporters, about which a user can do nothing.
+            warnings.simplefilter("ignore")
             with progress.bar(f"writing {path.name}"):
                 part.parent.mkdir(parents=True, exist_ok=True)
                 calibration = _sample(dataset, "train", CALIBRATION)[0] if int8 else None

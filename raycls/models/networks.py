@@ -176,7 +176,7 @@ class FastCNN(nn.Module):
         self.whiten.weight.copy_(torch.cat([filters, -filters]))
 
     def freeze_early(self) -> None:
-        """Let the first group learn no more: late in a run it hardly changes, and its backward pass is the dearest."""
+        """Let the whitening's bias and the first group learn no more, which saves their backward pass."""
         for parameter in itertools.chain(self.whiten.parameters(), self.groups[0].parameters()):
             parameter.requires_grad_(False)
 

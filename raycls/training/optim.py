@@ -79,7 +79,7 @@ class Optimizer:
         self._trained = [p for p in network.parameters() if p.requires_grad]
         self._all = self._with_muon(network, batch_size) if config.name == "muon" else [self._alone()]
         self._peaks = [[group["lr"] for group in opt.param_groups] for opt in self._all]
-        self.lr = 0.0  # of the step that was scheduled last, as a share of which every group's own follows
+        self.lr = 0.0  # config.lr as the step that was scheduled last has it
 
     def _with_muon(self, network: nn.Module, batch_size: int) -> list[torch.optim.Optimizer]:
         lr = self._config.lr

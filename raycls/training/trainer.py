@@ -130,9 +130,8 @@ def resume(
     scaling = _scaling(workers or job.workers, job.config.training.batch_size)
     with runs.again(former) as run:
         curves = Curves(run, former.epochs)
-        for (
-            saved
-        ) in store.checkpoints():  # the driver may have been killed before it could log the last of them
+        # The driver may have been killed before it could log the last of them.
+        for saved in store.checkpoints():
             curves.add(saved.metrics)
         return _carry_out(job, dataset, scaling, store, curves)
 
