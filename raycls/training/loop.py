@@ -172,7 +172,7 @@ class _Run:
         self.config, self.card, self.network, self.train, self.workers = config, card, network, train, workers
         self.device = next(network.parameters()).device
         self.dtype = compute_dtype(config.training.precision, self.device)
-        self.optimizer = Optimizer(network, config.optim, config.training.batch_size)
+        self.optimizer = Optimizer(network, config.optim, config.training.batch_size, self.dtype)
         self.order = EpochOrder(config, train, workers.rank, self.device)
         self.average = (
             AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(config.optim.ema), use_buffers=True)

@@ -1,6 +1,6 @@
 """Optimisers: Muon for the filters with SGD beside it for the rest, or one for everything; one schedule for all.
 
-    optimizer = Optimizer(network, config.optim, batch_size=1000)
+    optimizer = Optimizer(network, config.optim, batch_size=1000, dtype=torch.bfloat16)
     optimizer.schedule(step / total_steps)   # before every step
     optimizer.step()                         # after backward: clip, update, forget the gradients
 
@@ -25,20 +25,20 @@ WHITENING_SHARE = (
 )  # the whitening bias has found its place by then, and costs a whole backward convolution
 
 
-def orthogonalize(matrix: Tensor, steps: int = 3) -> Tensor:
+def orthogonalize(matrix: Tensor, steps: int = 3, dtype: torch.dtype = torch.float32) -> Tensor:
     """The nearest semi-orthogonal matrix, roughly: every singular value ends between about 0.5 and 1.5.
 
     Quintic Newton-Schulz iteration with the coefficients of Muon (kellerjordan.github.io/posts/muon): they maximise
-    the slope at zero, since speed counts here and exactness does not. float32, 2-D.
+    the slope at zero, since speed counts here and exactness does not. float32, 2-D; dtype is what it is computed in.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     tall = matrix.shape[0] > matrix.shape[1]
     x = matrix.T if tall else matrix
-    x = x / (x.norm() + 1e-7)
+    x = (x / (x.norm() + 1e-7)).to(dtype)
     for _ in range(steps):
         gram = x @ x.T
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.T if tall else x
+    return (x.T if tall else x).to(matrix.dtype)
 
 
 class Muon(torch.optim.Optimizer):
@@ -48,8 +48,9 @@ class Muon(torch.optim.Optimizer):
     `lr` is the size of a step relative to the weights and needs no weight decay beside it.
     """
 
-    def __init__(self, params: list[nn.Parameter], lr: float, momentum: float):
+    def __init__(self, params: list[nn.Parameter], lr: float, momentum: float, dtype: torch.dtype):
         super().__init__(params, {"lr": lr, "momentum": momentum})
+        self._dtype = dtype
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -62,7 +63,7 @@ class Muon(torch.optim.Optimizer):
                     state["momentum_buffer"] = torch.zeros_like(p.grad)
                 buffer = state["momentum_buffer"].mul_(group["momentum"]).add_(p.grad)
                 nesterov = p.grad.add(buffer, alpha=group["momentum"])
-                update = orthogonalize(nesterov.reshape(len(p), -1)).view(p.shape)
+                update = orthogonalize(nesterov.reshape(len(p), -1), dtype=self._dtype).view(p.shape)
                 p.mul_(len(p) ** 0.5 / p.norm()).add_(update, alpha=-group["lr"])
 
 
@@ -70,18 +71,23 @@ class Optimizer:
     """The optimisers of one network under one schedule, which moves every rate between 0 and its peak.
 
     batch_size is the global one: the rates of SGD beside Muon are meant for a summed loss, and the loop's loss is a
-    mean. Gradients must already be the workers' mean when `step` is called.
+    mean. Gradients must already be the workers' mean when `step` is called. dtype is what Muon's matrix products are
+    computed in.
     """
 
-    def __init__(self, network: nn.Module, config: OptimConfig, batch_size: int):
+    def __init__(
+        self, network: nn.Module, config: OptimConfig, batch_size: int, dtype: torch.dtype = torch.float32
+    ):
         self._config = config
         self._whitening = getattr(network, "whiten", None)
         self._trained = [p for p in network.parameters() if p.requires_grad]
-        self._all = self._with_muon(network, batch_size) if config.name == "muon" else [self._alone()]
+        self._all = self._with_muon(network, batch_size, dtype) if config.name == "muon" else [self._alone()]
         self._peaks = [[group["lr"] for group in opt.param_groups] for opt in self._all]
         self.lr = 0.0  # config.lr as the step that was scheduled last has it
 
-    def _with_muon(self, network: nn.Module, batch_size: int) -> list[torch.optim.Optimizer]:
+    def _with_muon(
+        self, network: nn.Module, batch_size: int, dtype: torch.dtype
+    ) -> list[torch.optim.Optimizer]:
         lr = self._config.lr
         head = {id(p) for p in network.get_submodule("head").parameters()}
         filters = [p for p in self._trained if p.ndim > 1 and id(p) not in head]
@@ -94,7 +100,7 @@ class Optimizer:
             groups.append({"params": members, "lr": rate, "weight_decay": DECAY * batch_size / rate})
         return [
             torch.optim.SGD([group for group in groups if group["params"]], momentum=0.85, nesterov=True),
-            Muon(filters, lr=lr, momentum=0.6),
+            Muon(filters, lr=lr, momentum=0.6, dtype=dtype),
         ]
 
     def _alone(self) -> torch.optim.Optimizer:

@@ -8,12 +8,14 @@ from raycls.models.networks import build
 from raycls.training.optim import WHITENING_SHARE, Optimizer, orthogonalize, rate_factor
 
 
-def test_orthogonalize_evens_out_the_singular_values() -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_orthogonalize_evens_out_the_singular_values(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     for shape in ((16, 64), (64, 16), (32, 32)):
         matrix = torch.randn(shape) * torch.logspace(-1, 1, shape[1])
-        before, after = (torch.linalg.svdvals(m) for m in (matrix, orthogonalize(matrix, steps=8)))
+        before, after = (torch.linalg.svdvals(m) for m in (matrix, orthogonalize(matrix, 8, dtype)))
         assert before.max() / before.min() > 5
+        assert after.dtype == torch.float32
         assert after.min() > 0.4
         assert after.max() < 1.6
 
