@@ -158,28 +158,47 @@ class Run:
 
 @contextmanager
 def run(experiment_name: str, run_name: str, tags: dict[str, str]) -> Iterator[Run]:
-    """A new run; it ends as FINISHED, FAILED, or KILLED after Ctrl-C, and says why in the tag `ended`.
+    """A new run, which ends as `ending` says.
 
     Runs that name it as their parent and are still open then (the trials of a study that was broken off) end as KILLED.
     """
     created = client().create_run(experiment(experiment_name), run_name=run_name, tags=tags)
-    current = Run(created.info.run_id)
-    status = "FAILED"
     try:
-        yield current
-        status = "FINISHED"
-    except KeyboardInterrupt:
-        status = "KILLED"
-        current.tag({"ended": "interrupted"})
-        raise
-    except Exception as error:
-        current.tag({"ended": f"{type(error).__name__}: {error}"[:500]})
-        raise
+        with ending(Run(created.info.run_id)) as current:
+            yield current
     finally:
-        client().set_terminated(current.id, status)
-        children = f"tags.`mlflow.parentRunId` = '{current.id}' and attributes.status = 'RUNNING'"
+        children = f"tags.`mlflow.parentRunId` = '{created.info.run_id}' and attributes.status = 'RUNNING'"
         for child in client().search_runs([created.info.experiment_id], children, max_results=1000):
             client().set_terminated(child.info.run_id, "KILLED")
+
+
+@contextmanager
+def ending(current: Run) -> Iterator[Run]:
+    """End the run as FINISHED, FAILED or KILLED (Ctrl-C), with the reason in the tag `ended`."""
+    # It logs a traceback of what it raises anyway, such as a database on a full disk.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+    status, reason = "FINISHED", ""
+    try:
+        yield current
+    except KeyboardInterrupt:
+        status, reason = "KILLED", "interrupted"
+        raise
+    except BaseException as error:
+        status, reason = "FAILED", f"{type(error).__name__}: {error}"[:500]
+        raise
+    finally:
+        try:
+            if reason:
+                current.tag({"ended": reason})
+            client().set_terminated(current.id, status)
+        except Exception as error:  # a full disk, or a server that is gone: the run's own error matters more
+            progress.say(f"MLflow was not told that the run is {status}: {reason_of(error)}")
+
+
+def reason_of(error: Exception) -> str:
+    """The line of an error of MLflow's that says most: beneath SQLAlchemy's own words, the database's."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return next((line for line in lines if "OperationalError" in line), lines[0])
 
 
 def history(run_id: str) -> list[dict[str, float]]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from raycls import progress, registry
 from raycls.config import Config
-from raycls.training.runs import BEAT_S, Heart, reason_of
+from raycls.training.runs import BEAT_S, Heart
 
 if TYPE_CHECKING:
     from ray.util.queue import Queue
@@ -38,7 +38,7 @@ class Curves:
         try:
             self.flush()
         except Exception as error:  # MLflow's own, or its server's: training need not wait for it
-            progress.say(f"MLflow does not take the figures of epoch {epoch}: {reason_of(error)}")
+            progress.say(f"MLflow does not take the figures of epoch {epoch}: {registry.reason_of(error)}")
 
     def flush(self) -> None:
         """Log what waits. Raises MLflow's error."""

@@ -10,7 +10,6 @@ run that goes on from one whose driver was killed and could not say so. Knows no
 from __future__ import annotations
 
 import json
-import logging
 import os
 import socket
 import tempfile
@@ -132,7 +131,7 @@ def _job(run_id: str, name: str) -> Job:
 
 @contextmanager
 def begin(job: Job, name: str) -> Iterator[registry.Run]:
-    """A new run, with the job kept in it. It ends as `_ending` says."""
+    """A new run, with the job kept in it. It ends as `registry.ending` says."""
     tags = {
         "kind": "training",
         "dataset_fingerprint": job.fingerprint,
@@ -140,7 +139,7 @@ def begin(job: Job, name: str) -> Iterator[registry.Run]:
         **job.lineage,
     }
     created = registry.client().create_run(registry.experiment(job.dataset), run_name=name, tags=tags)
-    with _ending(registry.Run(created.info.run_id), resume_command(job.dataset, name)) as run:
+    with _resumable(registry.Run(created.info.run_id), resume_command(job.dataset, name)) as run:
         run.log_json(job.model_dump(mode="json"), JOB)
         run.log_params({**job.config.flat(), "workers": job.workers, "dataset": job.dataset})
         yield run
@@ -148,44 +147,25 @@ def begin(job: Job, name: str) -> Iterator[registry.Run]:
 
 @contextmanager
 def again(former: Former) -> Iterator[registry.Run]:
-    """The same run, going on. It ends as `_ending` says."""
+    """The same run, going on. It ends as `registry.ending` says."""
     run, client = registry.Run(former.run_id), registry.client()
     if "ended" in client.get_run(run.id).data.tags:
         client.delete_tag(run.id, "ended")
     run.tag({"driver": _sign()})
     client.update_run(run.id, status="RUNNING")
-    with _ending(run, resume_command(former.job.dataset, former.name)):
+    with _resumable(run, resume_command(former.job.dataset, former.name)):
         yield run
 
 
 @contextmanager
-def _ending(run: registry.Run, command: str) -> Iterator[registry.Run]:
-    """End the run as FINISHED, FAILED or KILLED (Ctrl-C), with the reason in the tag `ended`."""
-    # It logs a traceback of what it raises anyway, such as a database on a full disk.
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
-    status, reason = "FINISHED", ""
+def _resumable(run: registry.Run, command: str) -> Iterator[registry.Run]:
+    """`registry.ending`, and after Ctrl-C the command that goes on."""
     try:
-        yield run
+        with registry.ending(run):
+            yield run
     except KeyboardInterrupt:
-        status, reason = "KILLED", "interrupted"
         progress.say(f"go on with: {command}")
         raise
-    except BaseException as error:
-        status, reason = "FAILED", f"{type(error).__name__}: {error}"[:500]
-        raise
-    finally:
-        try:
-            if reason:
-                run.tag({"ended": reason})
-            registry.client().set_terminated(run.id, status)
-        except Exception as error:  # a full disk, or a server that is gone: the run's own error matters more
-            progress.say(f"MLflow was not told that the run is {status}: {reason_of(error)}")
-
-
-def reason_of(error: Exception) -> str:
-    """The line of an error of MLflow's that says most: beneath SQLAlchemy's own words, the database's."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return next((line for line in lines if "OperationalError" in line), lines[0])
 
 
 class Heart:

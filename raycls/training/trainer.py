@@ -4,8 +4,8 @@
     result.version.reference, result.metrics["test_accuracy"]
 
 A worker that dies is replaced and the run goes on from its last checkpoint; where the whole run was broken off,
-`resume` takes it up again. What happens within a step is raycls/training/loop.py's, what is kept of a run is
-storage.py's and runs.py's; this module starts the workers, listens to them, and files what they made.
+`resume` takes it up again. What a worker does is raycls/training/worker.py's, what happens within a step loop.py's,
+what is kept of a run storage.py's and runs.py's; this module starts the workers and files what they made.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,16 +31,16 @@ from raycls.models import checkpoint
 from raycls.models.predictor import Predictor
 from raycls.training import loop, runs
 from raycls.training.evaluation import Evaluation, confusion_png, evaluate
-from raycls.training.failures import check_unchanged, final_errors, first_cause, saving, with_way_out
-from raycls.training.listener import Curves, listening, tell
+from raycls.training.failures import check_unchanged, final_errors, first_cause, with_way_out
+from raycls.training.listener import Curves, listening
 from raycls.training.runs import Job, resume_command
-from raycls.training.storage import Saved, Store, epoch_directory, local
+from raycls.training.storage import Saved, Store
+from raycls.training.worker import work
 
 # glibc hands large buffers back to the kernel at every step and has them zeroed again; with these it keeps them.
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(4 << 30), "MALLOC_TRIM_THRESHOLD_": str(8 << 30)}
 IMAGES_PER_WORKER = 250
 RESTARTS = 3  # of the workers, after one of them died: a machine that kills them every time needs a person
-TELL_S = 1.0  # between two signs of progress from the workers
 # Processes of Ray Train's that poll while the workers compute, and have nothing to find on a single node: notices that
 # a node will be taken away, and metrics for a dashboard.
 ONE_NODE = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0", "RAY_TRAIN_METRICS_ENABLED": "0"}
@@ -153,8 +152,8 @@ def _carry_out(
         raise
     except Exception as error:  # of MLflow, its server, or the file system that artifacts are copied to
         raise BrokenOffError(
-            f"the trained model cannot be filed in MLflow: {runs.reason_of(error)}; its checkpoint is {best.path}; try "
-            f"again with: {resume_command(job.dataset, store.run)}"
+            f"the trained model cannot be filed in MLflow: {registry.reason_of(error)}; its checkpoint is "
+            f"{best.path}; try again with: {resume_command(job.dataset, store.run)}"
         ) from error
 
 
@@ -217,10 +216,10 @@ def _run_workers(
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    work = {
+    task = {
         "job": job,
         "dataset": dataset,
-        "resume": store.last(),
+        "former": store.last(),
         "init": registry.resolve(job.init) if job.init else None,
     }
     run_config = RunConfig(
@@ -238,8 +237,8 @@ def _run_workers(
     # What Ray has to say of a worker that died, it prints on stdout, which is for results.
     with redirect_stdout(sys.stderr), listening(curves, job.config, scaling) as events:
         trainer: Any = TorchTrainer(
-            _worker,
-            train_loop_config={**work, "events": events},
+            work,
+            train_loop_config={**task, "events": events},
             scaling_config=ScalingConfig(**scaling),
             run_config=run_config,
         )
@@ -253,65 +252,6 @@ def _run_workers(
         finally:
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGINT, previous)
-
-
-def _worker(work: dict[str, Any]) -> None:
-    """What every Ray Train worker runs."""
-    import ray.train
-    import ray.train.torch
-
-    job: Job = work["job"]
-    dataset: PackedDataset = work["dataset"]
-    check_unchanged(dataset)
-    context = ray.train.get_context()
-    workers = loop.Workers(context.get_world_rank(), context.get_world_size())
-    events = work["events"]
-    last = 0.0
-
-    def on_step(done: int, total: int) -> None:
-        nonlocal last
-        if workers.rank == 0 and time.monotonic() - last > TELL_S:
-            last = time.monotonic()
-            tell(events, ("step", done, total))
-
-    def on_epoch(metrics: dict[str, float], snapshot: loop.Snapshot) -> None:
-        name = epoch_directory(int(metrics["epoch"]))
-        if workers.rank != 0:
-            ray.train.report(metrics, checkpoint_dir_name=name)
-            return
-        # Told before it is kept: what a resumed run begins with is then in its curves.
-        tell(events, ("epoch", metrics))
-        with tempfile.TemporaryDirectory() as folder, saving(context.get_storage(), name):
-            snapshot.save(Path(folder))
-            kept = ray.train.Checkpoint.from_directory(folder)
-            ray.train.report(metrics, checkpoint=kept, checkpoint_dir_name=name)
-
-    def fit(**start: Any) -> None:
-        device = ray.train.torch.get_device()
-        loop.fit(
-            job.config, dataset, on_epoch=on_epoch, on_step=on_step, device=device, workers=workers, **start
-        )
-
-    with _start(ray.train.get_checkpoint(), work["resume"]) as folder:
-        if folder:
-            if workers.rank == 0:
-                tell(events, ("resumed", int(checkpoint.load_card(folder).metrics["epoch"])))
-            fit(resume=folder)
-        else:
-            fit(init=work["init"] and registry.checkpoint(work["init"]), weights=job.weights)
-
-
-@contextmanager
-def _start(latest: Any, former: Saved | None) -> Iterator[Path | None]:
-    """The directory to resume from: of this attempt's latest checkpoint (Ray's), or of what earlier attempts left."""
-    if latest:
-        with local(latest.filesystem, latest.path) as folder:
-            yield folder
-    elif former:
-        with former.directory() as folder:
-            yield folder
-    else:
-        yield None
 
 
 def _log_report(run: registry.Run, evaluation: Evaluation, dataset: PackedDataset) -> None:

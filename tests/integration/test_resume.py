@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import re
@@ -14,28 +13,25 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from types import SimpleNamespace
-from typing import IO, ClassVar
+from typing import IO
 
 import psutil
 import pytest
 import torch
-from pyarrow.fs import LocalFileSystem
 from safetensors.torch import load_file
 
 from raycls import home, registry
 from raycls.config import Config, override, preset
 from raycls.data.packed import open_dataset
-from raycls.errors import BrokenOffError, DataError, TrainingError, UsageError
+from raycls.errors import BrokenOffError, TrainingError, UsageError
 from raycls.models import checkpoint
 from raycls.training import loop, runs
-from raycls.training.failures import check_unchanged, saving
-from raycls.training.listener import Curves
-from raycls.training.storage import Store, epoch_directory
+from raycls.training.storage import epoch_directory
 from raycls.training.trainer import TrainingResult, resume, train
 
 # Dropout and translation draw random numbers; small batches make epochs long enough to be hit.
 SETTINGS = ["epochs=24", "batch_size=16", "dropout=0.1", "translate=1", "precision=fp32"]
+KILLED_EPOCHS = 40  # of the run that is killed at random moments
 
 
 @pytest.fixture
@@ -219,21 +215,6 @@ def test_a_checkpoint_that_cannot_be_written_ends_the_run_at_the_one_before(
     _assert_undisturbed(resume("digits", run.name), undisturbed)
 
 
-def test_what_a_full_disk_cut_short_is_removed(tmp_path: Path) -> None:
-    storage = SimpleNamespace(storage_filesystem=LocalFileSystem(), experiment_fs_path=str(tmp_path))
-    with (
-        pytest.raises(
-            BrokenOffError, match=f"epoch-00002 cannot be written under {tmp_path}: .*No space left"
-        ),
-        saving(storage, "epoch-00002"),
-    ):
-        (tmp_path / "epoch-00002").mkdir()
-        (tmp_path / "epoch-00002" / checkpoint.WEIGHTS).write_bytes(b"half")
-        with Path("/dev/full").open("wb", buffering=0) as file:  # the kernel's own disk that is always full
-            file.write(b"the other half")
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_a_loss_that_is_not_finite_is_not_tried_again(
     trained: TrainingResult, config: Config, storage: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -286,92 +267,19 @@ def test_what_cannot_be_resumed_is_told(
         registry.client().delete_run(run.id)
 
 
-def test_a_dataset_that_changes_under_a_run_ends_it(digits_home: Path) -> None:
-    dataset = open_dataset("digits")
-    check_unchanged(dataset)
-    other = dataset.manifest.model_copy(update={"fingerprint": "0" * 64})
-    with pytest.raises(DataError, match="changed while the run went on"):
-        check_unchanged(type(dataset)(dataset.path, other))
-
-
-def test_a_sign_of_life_from_another_machine_counts_for_a_while() -> None:
-    sign = json.loads(runs._sign())
-    assert runs._alive(json.dumps(sign)) == f"process {os.getpid()} on {sign['host']}"
-    assert not runs._alive(json.dumps(sign | {"started": 0}))
-    elsewhere = sign | {"host": "elsewhere"}
-    assert runs._alive(json.dumps(elsewhere))
-    assert not runs._alive(json.dumps(elsewhere | {"seen": time.time() - runs.SILENCE_S - 1}))
-
-
-def test_figures_that_mlflow_refuses_are_logged_with_the_next(capsys: pytest.CaptureFixture[str]) -> None:
-    class Run:
-        up = False
-        logged: ClassVar[list[tuple[int, dict[str, float]]]] = []
-
-        def log_metrics(self, metrics: dict[str, float], step: int) -> None:
-            if not self.up:
-                raise ConnectionError("the server is gone\nand much more")
-            self.logged.append((step, metrics))
-
-    run = Run()
-    curves = Curves(run, frozenset({1}))  # type: ignore[arg-type]
-    for epoch in (1, 2, 3):
-        curves.add({"epoch": epoch})
-    told = capsys.readouterr().err
-    assert "MLflow does not take the figures of epoch 3: the server is gone\n" in told
-    with pytest.raises(ConnectionError):
-        curves.flush()
-    run.up = True
-    curves.add({"epoch": 4})
-    curves.add({"epoch": 2})
-    assert Run.logged == [(2, {"epoch": 2}), (3, {"epoch": 3}), (4, {"epoch": 4})]
-
-
-def test_only_whole_checkpoints_count(digits_home: Path, config: Config, tmp_path: Path) -> None:
-    short = override(config, ["epochs=4", "train_fraction=0.1"])
-    store = Store(str(tmp_path), "run")
-    store.prepare()
-    assert store.last() is None
-
-    def keep(metrics: dict[str, float], snapshot: loop.Snapshot) -> None:
-        epoch = int(metrics["epoch"])
-        attempt = Path(store.path) / f"attempt-{1 + epoch // 3}"
-        snapshot.save(attempt / epoch_directory(epoch))
-
-    loop.fit(short, open_dataset("digits"), on_epoch=keep)
-    assert store.next_attempt() == "run/attempt-3"
-    whole = store.checkpoints()
-    assert [saved.epoch for saved in whole] == [1, 2, 3, 4]
-    for name in (checkpoint.WEIGHTS, checkpoint.CARD, loop.STATE):
-        path = Path(whole[-1].path) / name
-        data = path.read_bytes()
-        for length in (0, 1, 100, len(data) // 2, len(data) - 10):
-            path.write_bytes(data[:length])
-            last = store.last()
-            assert last is not None
-            assert last.epoch == 3, (name, length)
-        path.write_bytes(data)
-    (Path(whole[-1].path) / checkpoint.CARD).unlink()
-    best = store.best()
-    store.tidy()
-    assert best == store.best()
-    assert {saved.epoch for saved in store.checkpoints()} == {3, best.epoch if best else 0}
-    assert len(list(tmp_path.glob("run/attempt-*/*"))) <= 2
-
-
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("workers", [1, 2])
 def test_kills_at_random_moments_change_nothing(
     trained: TrainingResult, config: Config, storage: Path, tmp_path: Path, workers: int
 ) -> None:
-    long = override(config, ["epochs=80"])
+    long = override(config, [f"epochs={KILLED_EPOCHS}"])
     expected = train("digits", long, workers=workers, model="digits-undisturbed")
     before = _runs()
     rng = random.Random(workers)
-    victims = ["driver", "worker", "ctrl-c", "worker", "driver"]
+    victims = ["driver", "worker", "ctrl-c"]
     rng.shuffle(victims)
-    settings = [*SETTINGS[1:], "epochs=80"]
+    settings = [*SETTINGS[1:], f"epochs={KILLED_EPOCHS}"]
     arguments = ["--preset", "smoke", "--workers", str(workers), "--model", f"digits-random-{workers}"]
     arguments += [option for setting in settings for option in ("--set", setting)]
     name, done, reached = "", "", 0
@@ -379,17 +287,17 @@ def test_kills_at_random_moments_change_nothing(
         log = tmp_path / f"{len(victims)}.log"
         with log.open("w") as output:
             process = _start(*arguments, output=output)
-        target = reached + rng.randint(2, 12)
+        target = reached + rng.randint(2, 10)
         while process.poll() is None:
             time.sleep(0.02)
-            reached = max([reached, *map(int, re.findall(r"epoch (\d+)/80", log.read_text()))])
+            reached = max([reached, *map(int, re.findall(rf"epoch (\d+)/{KILLED_EPOCHS}", log.read_text()))])
             if not victims or reached < target:
                 continue
             time.sleep(rng.uniform(0, 0.5))
             victim = victims.pop()
             if victim == "worker":
                 _kill_a_worker()
-                target += rng.randint(2, 12)
+                target += rng.randint(2, 10)
             else:
                 process.send_signal(signal.SIGKILL if victim == "driver" else signal.SIGINT)
                 process.wait(timeout=60)
@@ -401,7 +309,7 @@ def test_kills_at_random_moments_change_nothing(
     assert not victims, "the run was over before all had been killed"
     (run_id,) = _runs() - before
     points = registry.client().get_metric_history(run_id, "val_accuracy")
-    assert [point.step for point in points] == list(range(1, 81))
+    assert [point.step for point in points] == list(range(1, KILLED_EPOCHS + 1))
     test_accuracy = registry.resolve(f"digits-random-{workers}/1").metrics["test_accuracy"]
     assert test_accuracy == pytest.approx(expected.metrics["test_accuracy"], abs=0.003)
     if workers == 1:

@@ -68,10 +68,7 @@ def test_every_help_shows_an_example(command: tuple[str, ...], capsys: pytest.Ca
         (["train", "digits", "--weights", "nowhere.pt"], "no file of weights nowhere.pt"),
         (["train", "digits", "--init", "nope"], "unknown model 'nope'"),
         (["train", "digits", "--init", "nope", "--weights", "imagenet"], "leave one out"),
-        (
-            ["train", "digits", "--resume", "nope"],
-            "no training run 'nope' of digits; those not finished: none",
-        ),
+        (["train", "digits", "--resume", "nope"], "no training run 'nope' of digits; those not finished: "),
         (
             ["train", "digits", "--resume", "nope", "--model", "other"],
             "leave out --init, --weights and --model",

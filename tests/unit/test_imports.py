@@ -27,7 +27,7 @@ ORDER = [
 ]
 RAY = {
     "cluster", "ray_environment", "data/decoding", "training/trainer", "training/failures",
-    "training/listener", "training/tuner", "training/benchmark/parts",
+    "training/listener", "training/worker", "training/tuner", "training/benchmark/parts",
     "serving", "demo",
 }  # fmt: skip
 MLFLOW = {"registry"}

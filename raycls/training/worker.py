@@ -1,0 +1,85 @@
+"""What every Ray Train worker runs: the loop, telling the driver of its progress and keeping its checkpoints.
+
+    task = {"job": job, "dataset": dataset, "former": store.last(), "init": None, "events": events}
+    TorchTrainer(work, train_loop_config=task, …).fit()
+
+`former` is the checkpoint that earlier attempts left, `init` the registered model to start from where there is none;
+`events` the queue that raycls/training/listener.py reads.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from raycls import registry
+from raycls.data.packed import PackedDataset
+from raycls.models import checkpoint
+from raycls.training import loop
+from raycls.training.failures import check_unchanged, saving
+from raycls.training.listener import tell
+from raycls.training.runs import Job
+from raycls.training.storage import Saved, epoch_directory, local
+
+TELL_S = 1.0  # between two signs of progress
+
+
+def work(task: dict[str, Any]) -> None:
+    """Train with the other workers, from the latest checkpoint where there is one; report every epoch to Ray."""
+    import ray.train
+    import ray.train.torch
+
+    job: Job = task["job"]
+    dataset: PackedDataset = task["dataset"]
+    events = task["events"]
+    check_unchanged(dataset)
+    context = ray.train.get_context()
+    workers = loop.Workers(context.get_world_rank(), context.get_world_size())
+    told = 0.0
+
+    def on_step(done: int, total: int) -> None:
+        nonlocal told
+        if workers.rank == 0 and time.monotonic() - told > TELL_S:
+            told = time.monotonic()
+            tell(events, ("step", done, total))
+
+    def on_epoch(metrics: dict[str, float], snapshot: loop.Snapshot) -> None:
+        name = epoch_directory(int(metrics["epoch"]))
+        if workers.rank != 0:
+            ray.train.report(metrics, checkpoint_dir_name=name)
+            return
+        # Told before it is kept: what a resumed run begins with is then in its curves.
+        tell(events, ("epoch", metrics))
+        with tempfile.TemporaryDirectory() as folder, saving(context.get_storage(), name):
+            snapshot.save(Path(folder))
+            kept = ray.train.Checkpoint.from_directory(folder)
+            ray.train.report(metrics, checkpoint=kept, checkpoint_dir_name=name)
+
+    with _latest(ray.train.get_checkpoint(), task["former"]) as folder:
+        start: dict[str, Any] = {"resume": folder}
+        if folder is None:
+            init: registry.ModelVersion | None = task["init"]
+            start = {"init": registry.checkpoint(init) if init else None, "weights": job.weights}
+        elif workers.rank == 0:
+            tell(events, ("resumed", int(checkpoint.load_card(folder).metrics["epoch"])))
+        device = ray.train.torch.get_device()
+        loop.fit(
+            job.config, dataset, on_epoch=on_epoch, on_step=on_step, device=device, workers=workers, **start
+        )
+
+
+@contextmanager
+def _latest(latest: Any, former: Saved | None) -> Iterator[Path | None]:
+    """The directory to resume from: of this attempt's latest checkpoint (Ray's), or of what earlier attempts left."""
+    if latest:
+        with local(latest.filesystem, latest.path) as folder:
+            yield folder
+    elif former:
+        with former.directory() as folder:
+            yield folder
+    else:
+        yield None

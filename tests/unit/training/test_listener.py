@@ -1,0 +1,33 @@
+"""Curves that reach MLflow whole, also where its server was away for a while."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import pytest
+
+from raycls.training.listener import Curves
+
+
+def test_figures_that_mlflow_refuses_are_logged_with_the_next(capsys: pytest.CaptureFixture[str]) -> None:
+    class Run:
+        up = False
+        logged: ClassVar[list[tuple[int, dict[str, float]]]] = []
+
+        def log_metrics(self, metrics: dict[str, float], step: int) -> None:
+            if not self.up:
+                raise ConnectionError("the server is gone\nand much more")
+            self.logged.append((step, metrics))
+
+    run = Run()
+    curves = Curves(run, frozenset({1}))  # type: ignore[arg-type]
+    for epoch in (1, 2, 3):
+        curves.add({"epoch": epoch})
+    told = capsys.readouterr().err
+    assert "MLflow does not take the figures of epoch 3: the server is gone\n" in told
+    with pytest.raises(ConnectionError):
+        curves.flush()
+    run.up = True
+    curves.add({"epoch": 4})
+    curves.add({"epoch": 2})
+    assert Run.logged == [(2, {"epoch": 2}), (3, {"epoch": 3}), (4, {"epoch": 4})]

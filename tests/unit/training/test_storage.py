@@ -1,0 +1,44 @@
+"""The checkpoints of a run, of which some were cut short."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from raycls.config import override, preset
+from raycls.data.packed import PackedDataset
+from raycls.models import checkpoint
+from raycls.training import loop
+from raycls.training.storage import Store, epoch_directory
+
+
+def test_only_whole_checkpoints_count(digits: PackedDataset, tmp_path: Path) -> None:
+    settings = ["epochs=4", "train_fraction=0.1", "batch_size=16", "precision=fp32"]
+    config = override(preset("smoke", digits.manifest), settings)
+    store = Store(str(tmp_path), "run")
+    store.prepare()
+    assert store.last() is None
+
+    def keep(metrics: dict[str, float], snapshot: loop.Snapshot) -> None:
+        epoch = int(metrics["epoch"])
+        attempt = Path(store.path) / f"attempt-{1 + epoch // 3}"
+        snapshot.save(attempt / epoch_directory(epoch))
+
+    loop.fit(config, digits, on_epoch=keep)
+    assert store.next_attempt() == "run/attempt-3"
+    whole = store.checkpoints()
+    assert [saved.epoch for saved in whole] == [1, 2, 3, 4]
+    for name in (checkpoint.WEIGHTS, checkpoint.CARD, loop.STATE):
+        path = Path(whole[-1].path) / name
+        data = path.read_bytes()
+        for length in (0, 1, 100, len(data) // 2, len(data) - 10):
+            path.write_bytes(data[:length])
+            last = store.last()
+            assert last is not None
+            assert last.epoch == 3, (name, length)
+        path.write_bytes(data)
+    (Path(whole[-1].path) / checkpoint.CARD).unlink()
+    best = store.best()
+    store.tidy()
+    assert best == store.best()
+    assert {saved.epoch for saved in store.checkpoints()} == {3, best.epoch if best else 0}
+    assert len(list(tmp_path.glob("run/attempt-*/*"))) <= 2
