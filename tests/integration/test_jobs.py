@@ -24,8 +24,10 @@ SUBMIT = [PYTHON, "-m", "ray.scripts.scripts", "job", "submit"]
 @pytest.mark.parametrize(
     ("script", "arguments"),
     [
-        pytest.param("train", ["--preset", "smoke"], marks=pytest.mark.slow),
-        ("tune", ["--preset", "smoke", "--trials", "2", "--max-epochs", "1"]),
+        ("train", ["--preset", "smoke"]),
+        pytest.param(
+            "tune", ["--preset", "smoke", "--trials", "2", "--max-epochs", "1"], marks=pytest.mark.slow
+        ),
     ],
 )
 def test_a_submitted_job_registers_a_model(served: Served, script: str, arguments: list[str]) -> None:

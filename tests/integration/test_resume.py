@@ -30,7 +30,7 @@ from raycls.training.storage import epoch_directory
 from raycls.training.trainer import TrainingResult, resume, train
 
 # Dropout and translation draw random numbers; small batches make epochs long enough to be hit.
-SETTINGS = ["epochs=24", "batch_size=16", "dropout=0.1", "translate=1", "precision=fp32"]
+SETTINGS = ["epochs=16", "batch_size=16", "dropout=0.1", "translate=1", "precision=fp32"]
 KILLED_EPOCHS = 40  # of the run that is killed at random moments
 
 
@@ -160,7 +160,7 @@ def test_ctrl_c_then_a_killed_driver_then_a_killed_worker(
     before = _runs()
     options = [option for setting in SETTINGS for option in ("--set", setting)]
     interrupted = _start("--preset", "smoke", "--workers", "1", "--model", "digits-killed", *options)
-    seen = _read_until(interrupted, r"epoch 3/24")
+    seen = _read_until(interrupted, r"epoch 3/16")
     interrupted.send_signal(signal.SIGINT)
     seen += interrupted.communicate(timeout=60)[1]
     assert interrupted.returncode == 130, seen

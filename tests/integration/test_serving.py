@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import socket
+import time
 import struct
 import zlib
 from collections.abc import Callable, Iterator
@@ -293,15 +294,18 @@ def test_a_full_queue_answers_429_at_once_and_recovers(
         for _ in range(80):
             waiting = stack.enter_context(socket.create_connection((parts.hostname, parts.port), timeout=10))
             waiting.sendall(head.encode() + b"x")
-        for _ in range(100):  # until they have reached the replica
-            if (answer := post(encoded())).status_code == 429:
-                break
+        answer = _until(429, post)  # they take a moment to reach the replica
         expect_problem(answer, 429, "full")
         assert int(answer.headers["retry-after"]) >= 1
-    for _ in range(100):
-        if (answer := post(encoded())).status_code == 200:
-            break
-    assert answer.status_code == 200
+    assert _until(200, post).status_code == 200
+
+
+def _until(status: int, post: Callable[..., requests.Response]) -> requests.Response:
+    """The first answer of that status, or the last one of twenty seconds."""
+    deadline = time.monotonic() + 20
+    while (answer := post(encoded())).status_code != status and time.monotonic() < deadline:
+        pass
+    return answer
 
 
 def test_no_bad_input_restarted_the_replica(served: Served, post: Callable[..., requests.Response]) -> None:
