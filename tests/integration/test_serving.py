@@ -6,8 +6,8 @@ import base64
 import io
 import json
 import socket
-import time
 import struct
+import time
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
