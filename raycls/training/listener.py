@@ -1,25 +1,29 @@
 """What the training workers tell, as it comes in: a bar and a line per epoch for people, points on MLflow's curves.
 
-    with listening(curves, config, scaling) as events:     # events: a ray.util.queue.Queue, for the workers
+    with listening("cifar10-…/attempt-1", curves, config, scaling) as channel:     # channel: a name, for the workers
         trainer.fit()
 
-A worker puts ("step", done, total), ("epoch", metrics) or ("resumed", epoch) and waits for no answer; None is the end.
-After a restart an epoch may be told twice: its point is drawn once.
+A worker tells ("step", done, total), ("epoch", metrics) or ("resumed", epoch) and waits for nobody. What it tells waits
+in the cluster's own key-value store (its control service), where the driver looks once a second: a ray.util.queue.Queue
+is a process more, and every Ray process wakes a hundred times a second while the workers compute. After a restart an
+epoch may be told twice: its point is drawn once.
 """
 
 from __future__ import annotations
 
+import itertools
+import json
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from raycls import progress, registry
 from raycls.config import Config
-from raycls.training.runs import BEAT_S, Heart
+from raycls.training.runs import Heart
 
-if TYPE_CHECKING:
-    from ray.util.queue import Queue
+LOOK_S = 1.0  # between two looks at what was told
 
 
 class Curves:
@@ -48,58 +52,64 @@ class Curves:
             del self._waiting[epoch]
 
 
-def tell(events: Queue, event: Any) -> None:
-    """Put an event without waiting for an answer: training never waits for its audience."""
-    events.actor.put_nowait.remote(event)  # type: ignore[attr-defined]
+def tell(channel: str, *event: Any) -> None:
+    """Leave an event (of what JSON can hold) for whoever listens to the channel."""
+    from ray.experimental.internal_kv import _internal_kv_put
+
+    _internal_kv_put(f"{channel}{time.time_ns():020d}", json.dumps(event))
 
 
 @contextmanager
-def listening(curves: Curves, config: Config, scaling: dict[str, Any]) -> Iterator[Queue]:
-    """Listen, in a thread of its own, to what is put into the queue."""
-    from ray.util.queue import Queue
-
-    events = Queue(actor_options={"num_cpus": 0})
-    thread = threading.Thread(target=_listen, args=(events, curves, config, scaling), daemon=True)
+def listening(
+    name: str, curves: Curves, config: Config, scaling: dict[str, Any], look_s: float = LOOK_S
+) -> Iterator[str]:
+    """Listen, in a thread of its own, to what is told on the channel of this name."""
+    channel, over = f"raycls/{name}/", threading.Event()
+    arguments = (_events(channel, over, Heart(curves.run), look_s), curves, config, scaling)
+    thread = threading.Thread(target=_listen, args=arguments, daemon=True)
     thread.start()
     try:
-        yield events
+        yield channel
     finally:
-        tell(events, None)
+        over.set()
         thread.join(timeout=10)
-        events.shutdown()
 
 
-def _listen(events: Queue, curves: Curves, config: Config, scaling: dict[str, Any]) -> None:
-    heart = Heart(curves.run)
+def _events(channel: str, over: threading.Event, heart: Heart, look_s: float) -> Iterator[Any]:
+    """What is told, in order, until `over` is set and all of it was heard, or the cluster is gone."""
+    from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_get, _internal_kv_list
 
-    def next_event() -> Any:
-        from ray.util.queue import Empty
+    last_look = False
+    while not last_look:
+        last_look = over.wait(look_s)
+        heart.beat()
+        try:
+            for key in sorted(_internal_kv_list(channel)):
+                event = json.loads(_internal_kv_get(key))
+                _internal_kv_del(key)
+                yield event
+        except Exception:  # the store dies with the cluster; the run itself reports why
+            return
 
-        while True:
-            heart.beat()
-            try:
-                return events.get(timeout=BEAT_S)
-            except Empty:
-                continue
-            except Exception:  # the queue's actor dies with the cluster; the run itself reports why
-                return None
 
+def _listen(events: Iterator[Any], curves: Curves, config: Config, scaling: dict[str, Any]) -> None:
     count = scaling["num_workers"]
     kind = "GPU" if scaling.get("use_gpu") else f"{scaling['resources_per_worker']['CPU']} CPU"
     with progress.bar(f"starting {count} training worker{'s' if count > 1 else ''} × {kind}"):
-        event = next_event()
-    if event is None:
+        first = next(events, None)
+    if first is None:
         return
     epochs = config.training.epochs
     with progress.bar(f"training {epochs} epochs", total=epochs) as bar:
-        while event is not None:
-            if event[0] == "step":
-                bar.update(epochs * event[1] / event[2])
-            elif event[0] == "resumed":
-                progress.say(f"  going on after epoch {event[1]}")
-                bar.update(event[1])
+        for kind, *told in itertools.chain([first], events):
+            if kind == "step":
+                done, total = told
+                bar.update(epochs * done / total)
+            elif kind == "resumed":
+                progress.say(f"  going on after epoch {told[0]}")
+                bar.update(told[0])
             else:
-                metrics = event[1]
+                metrics = told[0]
                 epoch = int(metrics["epoch"])
                 curves.add(metrics)
                 progress.say(
@@ -108,4 +118,3 @@ def _listen(events: Queue, curves: Curves, config: Config, scaling: dict[str, An
                     f"{metrics['images_per_s']:,.0f} images/s"
                 )
                 bar.update(epoch)
-            event = next_event()

@@ -10,7 +10,6 @@ what is kept of a run storage.py's and runs.py's; this module starts the workers
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import sys
@@ -37,13 +36,15 @@ from raycls.training.runs import Job, resume_command
 from raycls.training.storage import Saved, Store
 from raycls.training.worker import work
 
-# glibc hands large buffers back to the kernel at every step and has them zeroed again; with these it keeps them.
-ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(4 << 30), "MALLOC_TRIM_THRESHOLD_": str(8 << 30)}
+# glibc hands large buffers back to the kernel at every step and has them zeroed again; with these it keeps them. One
+# arena, as Ray Train computes in a thread, and the arenas of threads hold nothing above 64 MB.
+ALLOCATOR = {
+    "MALLOC_MMAP_THRESHOLD_": str(4 << 30),
+    "MALLOC_TRIM_THRESHOLD_": str(8 << 30),
+    "MALLOC_ARENA_MAX": "1",
+}
 IMAGES_PER_WORKER = 250
 RESTARTS = 3  # of the workers, after one of them died: a machine that kills them every time needs a person
-# Processes of Ray Train's that poll while the workers compute, and have nothing to find on a single node: notices that
-# a node will be taken away, and metrics for a dashboard.
-ONE_NODE = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0", "RAY_TRAIN_METRICS_ENABLED": "0"}
 RELEASE_S = 5  # how long to wait for the processes of a study that has just ended to give their CPUs back
 
 
@@ -214,7 +215,8 @@ def _run_workers(
     """Run the Ray Train job; its checkpoints are then in the store, its curves in the MLflow run."""
     import ray
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
+
+    from raycls.training.lean import LeanTrainer
 
     task = {
         "job": job,
@@ -222,8 +224,9 @@ def _run_workers(
         "former": store.last(),
         "init": registry.resolve(job.init) if job.init else None,
     }
+    attempt = store.next_attempt()
     run_config = RunConfig(
-        name=store.next_attempt(),
+        name=attempt,
         storage_path=store.root,
         storage_filesystem=store.filesystem,
         checkpoint_config=CheckpointConfig(num_to_keep=1, checkpoint_score_attribute="val_accuracy"),
@@ -231,16 +234,15 @@ def _run_workers(
         callbacks=[final_errors()],
         worker_runtime_env={"env_vars": ALLOCATOR},  # type: ignore[call-arg]  # mypy sees Train V1's
     )
-    if len(ray.nodes()) == 1:
-        os.environ |= ONE_NODE
     previous = signal.getsignal(signal.SIGINT)
     # What Ray has to say of a worker that died, it prints on stdout, which is for results.
-    with redirect_stdout(sys.stderr), listening(curves, job.config, scaling) as events:
-        trainer: Any = TorchTrainer(
+    with redirect_stdout(sys.stderr), listening(attempt, curves, job.config, scaling) as channel:
+        trainer = LeanTrainer(
             work,
-            train_loop_config={**task, "events": events},
+            train_loop_config={**task, "channel": channel},
             scaling_config=ScalingConfig(**scaling),
             run_config=run_config,
+            on_one_node=len(ray.nodes()) == 1,
         )
         try:
             trainer.fit()

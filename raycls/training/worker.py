@@ -1,10 +1,10 @@
 """What every Ray Train worker runs: the loop, telling the driver of its progress and keeping its checkpoints.
 
-    task = {"job": job, "dataset": dataset, "former": store.last(), "init": None, "events": events}
+    task = {"job": job, "dataset": dataset, "former": store.last(), "init": None, "channel": channel}
     TorchTrainer(work, train_loop_config=task, …).fit()
 
 `former` is the checkpoint that earlier attempts left, `init` the registered model to start from where there is none;
-`events` the queue that raycls/training/listener.py reads.
+`channel` what raycls/training/listener.py listens to.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def work(task: dict[str, Any]) -> None:
 
     job: Job = task["job"]
     dataset: PackedDataset = task["dataset"]
-    events = task["events"]
+    channel: str = task["channel"]
     check_unchanged(dataset)
     context = ray.train.get_context()
     workers = loop.Workers(context.get_world_rank(), context.get_world_size())
@@ -45,7 +45,7 @@ def work(task: dict[str, Any]) -> None:
         nonlocal told
         if workers.rank == 0 and time.monotonic() - told > TELL_S:
             told = time.monotonic()
-            tell(events, ("step", done, total))
+            tell(channel, "step", done, total)
 
     def on_epoch(metrics: dict[str, float], snapshot: loop.Snapshot) -> None:
         name = epoch_directory(int(metrics["epoch"]))
@@ -53,7 +53,7 @@ def work(task: dict[str, Any]) -> None:
             ray.train.report(metrics, checkpoint_dir_name=name)
             return
         # Told before it is kept: what a resumed run begins with is then in its curves.
-        tell(events, ("epoch", metrics))
+        tell(channel, "epoch", metrics)
         with tempfile.TemporaryDirectory() as folder, saving(context.get_storage(), name):
             snapshot.save(Path(folder))
             kept = ray.train.Checkpoint.from_directory(folder)
@@ -65,7 +65,7 @@ def work(task: dict[str, Any]) -> None:
             init: registry.ModelVersion | None = task["init"]
             start = {"init": registry.checkpoint(init) if init else None, "weights": job.weights}
         elif workers.rank == 0:
-            tell(events, ("resumed", int(checkpoint.load_card(folder).metrics["epoch"])))
+            tell(channel, "resumed", int(checkpoint.load_card(folder).metrics["epoch"]))
         device = ray.train.torch.get_device()
         loop.fit(
             job.config, dataset, on_epoch=on_epoch, on_step=on_step, device=device, workers=workers, **start

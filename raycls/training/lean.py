@@ -1,0 +1,53 @@
+"""Ray Train without the processes that have nothing to do here.
+
+    LeanTrainer(work, train_loop_config=task, scaling_config=…, run_config=…, on_one_node=True).fit()
+
+Every Ray process takes seconds to start and wakes a hundred times a second while the workers compute (a check for
+signals in Ray's core worker, which no setting changes): on two cores, six of them cost the workers 5% of their time
+(benchmarks/results/training.md). Left out are the manager of Ray Data's shards, as raycls brings datasets of its own;
+the guard that frees the workers' resources when Ray Train's controller is killed, which the end of the driver does as
+well; and on a single node the preemption watcher, the metrics for a dashboard, and the coordinator that asks for
+further nodes.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2._internal.execution.scaling_policy.fixed import FixedScalingPolicy
+from ray.train.v2.torch.torch_trainer import TorchTrainer
+
+ONE_NODE = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0", "RAY_TRAIN_METRICS_ENABLED": "0"}
+# A report waits until the one before was fetched, which Ray Train does every 2 s: too long for epochs of tenths of one.
+EVERYWHERE = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}
+
+
+class OneNodePolicy(FixedScalingPolicy):
+    """The workers that were asked for, of whom nothing need be known to who could bring further nodes."""
+
+    def after_controller_start(self, train_run_context: Any) -> None:
+        pass
+
+    def _maybe_send_resource_request(self) -> None:
+        pass
+
+
+class LeanTrainer(TorchTrainer):
+    """A TorchTrainer with the fewest processes; `on_one_node` where no other node can join."""
+
+    def __init__(self, *arguments: Any, on_one_node: bool, **options: Any):
+        super().__init__(*arguments, **options)
+        self._on_one_node = on_one_node
+        os.environ |= EVERYWHERE | (ONE_NODE if on_one_node else {})
+
+    def _create_default_callbacks(self) -> list[Any]:
+        unused = (DatasetsCallback, PlacementGroupCleanerCallback)
+        return [c for c in super()._create_default_callbacks() if not isinstance(c, unused)]
+
+    def _initialize_and_run_controller(self, **options: Any) -> Any:
+        if self._on_one_node:
+            options["scaling_policy"] = OneNodePolicy(options["scaling_policy"].scaling_config)
+        return super()._initialize_and_run_controller(**options)
