@@ -17,13 +17,14 @@ help:
 
 setup: $(INSTALLED)
 
-# uv sits in the environment itself, so that nothing need be installed beforehand; the lock file keeps it.
+# uv sits in the environment itself, so that nothing need be installed beforehand; the lock file keeps it. The bytecode is
+# made once here: Ray starts many processes, each of which would else compile what it imports.
 $(INSTALLED): requirements-dev.lock pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) is not installed; name another with PYTHON=…" >&2; exit 2; }
 	@test -x $(BIN)/python || { echo "creating $(VENV)" >&2; $(PYTHON) -m venv $(VENV); }
 	@test -x $(BIN)/uv || { echo "installing uv" >&2; $(BIN)/python -m pip install --quiet --disable-pip-version-check uv; }
 	@echo "installing what requirements-dev.lock pins" >&2
-	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip sync --require-hashes requirements-dev.lock
+	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip sync --require-hashes --compile-bytecode requirements-dev.lock
 	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --editable .
 	@touch $@
 

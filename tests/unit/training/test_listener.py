@@ -1,12 +1,28 @@
-"""Curves that reach MLflow whole, also where its server was away for a while."""
+"""What workers tell arrives in order, and curves reach MLflow whole, also where its server was away for a while."""
 
 from __future__ import annotations
 
+import threading
 from typing import ClassVar
 
 import pytest
 
-from raycls.training.listener import Curves
+from raycls.training.listener import Curves, _events, tell
+from raycls.training.runs import Heart
+
+
+def test_what_is_told_is_heard_once_in_order_and_to_the_end(ray_session: None) -> None:
+    def heard() -> list[object]:
+        over = threading.Event()
+        over.set()
+        return list(_events("raycls/test/", over, Heart(None), look_s=0.01))  # type: ignore[arg-type]
+
+    told = [["step", 1, 9], ["epoch", {"epoch": 1, "val_loss": 0.25}], ["step", 2, 9]]
+    for event in told:
+        tell("raycls/test/", *event)
+    tell("raycls/another/", "step", 1, 1)
+    assert heard() == told
+    assert heard() == []
 
 
 def test_figures_that_mlflow_refuses_are_logged_with_the_next(capsys: pytest.CaptureFixture[str]) -> None:
