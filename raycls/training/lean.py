@@ -1,6 +1,6 @@
 """Ray Train without the processes that have nothing to do here.
 
-    LeanTrainer(work, train_loop_config=task, scaling_config=…, run_config=…, on_one_node=True).fit()
+    LeanTrainer(work, train_loop_config=task, …, on_one_node=True, poll_s=2).fit()
 
 Every Ray process takes seconds to start and wakes a hundred times a second while the workers compute (a check for
 signals in Ray's core worker, which no setting changes): on two cores, six of them cost the workers 5% of their time
@@ -21,8 +21,6 @@ from ray.train.v2._internal.execution.scaling_policy.fixed import FixedScalingPo
 from ray.train.v2.torch.torch_trainer import TorchTrainer
 
 ONE_NODE = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0", "RAY_TRAIN_METRICS_ENABLED": "0"}
-# A report waits until the one before was fetched, which Ray Train does every 2 s: too long for epochs of tenths of one.
-EVERYWHERE = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}
 
 
 class OneNodePolicy(FixedScalingPolicy):
@@ -36,12 +34,16 @@ class OneNodePolicy(FixedScalingPolicy):
 
 
 class LeanTrainer(TorchTrainer):
-    """A TorchTrainer with the fewest processes; `on_one_node` where no other node can join."""
+    """A TorchTrainer with the fewest processes.
 
-    def __init__(self, *arguments: Any, on_one_node: bool, **options: Any):
+    on_one_node: no other node can join. poll_s: seconds between two looks at the workers. The controller fetches their
+    reports then, and a report waits until the one before was fetched; but a look takes time from the workers.
+    """
+
+    def __init__(self, *arguments: Any, on_one_node: bool, poll_s: float, **options: Any):
         super().__init__(*arguments, **options)
         self._on_one_node = on_one_node
-        os.environ |= EVERYWHERE | (ONE_NODE if on_one_node else {})
+        os.environ |= {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": str(poll_s), **(ONE_NODE if on_one_node else {})}
 
     def _create_default_callbacks(self) -> list[Any]:
         unused = (DatasetsCallback, PlacementGroupCleanerCallback)

@@ -33,6 +33,7 @@ from raycls.training.evaluation import Evaluation, confusion_png, evaluate
 from raycls.training.failures import check_unchanged, final_errors, first_cause, with_way_out
 from raycls.training.listener import Curves, listening
 from raycls.training.runs import Job, resume_command
+from raycls.training.sampling import images_in_use
 from raycls.training.storage import Saved, Store
 from raycls.training.worker import work
 
@@ -45,6 +46,7 @@ ALLOCATOR = {
 }
 IMAGES_PER_WORKER = 250
 RESTARTS = 3  # of the workers, after one of them died: a machine that kills them every time needs a person
+SHORT_EPOCH = 10_000  # images: fewer may be trained on within two seconds
 RELEASE_S = 5  # how long to wait for the processes of a study that has just ended to give their CPUs back
 
 
@@ -243,6 +245,7 @@ def _run_workers(
             scaling_config=ScalingConfig(**scaling),
             run_config=run_config,
             on_one_node=len(ray.nodes()) == 1,
+            poll_s=0.25 if images_in_use(job.config, dataset) < SHORT_EPOCH else 2.0,
         )
         try:
             trainer.fit()
