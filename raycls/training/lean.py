@@ -3,11 +3,10 @@
     LeanTrainer(work, train_loop_config=task, …, on_one_node=True, poll_s=2).fit()
 
 Every Ray process takes seconds to start and wakes a hundred times a second while the workers compute (a check for
-signals in Ray's core worker, which no setting changes): on two cores, six of them cost the workers 5% of their time
-(benchmarks/results/training.md). Left out are the manager of Ray Data's shards, as raycls brings datasets of its own;
-the guard that frees the workers' resources when Ray Train's controller is killed, which the end of the driver does as
-well; and on a single node the preemption watcher, the metrics for a dashboard, and the coordinator that asks for
-further nodes.
+signals in Ray's core worker, which no setting changes). Left out are the manager of Ray Data's shards, as raycls brings
+datasets of its own; the guard that frees the workers' resources when Ray Train's controller is killed, which the end of
+the driver does as well; and on a single node the preemption watcher, the metrics for a dashboard, and the coordinator
+that asks for further nodes.
 """
 
 from __future__ import annotations
