@@ -16,7 +16,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from raycls import progress, registry
@@ -76,20 +76,20 @@ def listening(
 
 
 def _events(channel: str, over: threading.Event, heart: Heart, look_s: float) -> Iterator[Any]:
-    """What is told, in order, until `over` is set and all of it was heard, or the cluster is gone."""
+    """What is told, in order, until `over` is set and all of it was heard."""
     from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_get, _internal_kv_list
 
     last_look = False
     while not last_look:
         last_look = over.wait(look_s)
-        heart.beat()
-        try:
+        # MLflow or the store may be out of reach for a while. Where they are gone for good, the run itself reports it.
+        with suppress(Exception):
+            heart.beat()
+        with suppress(Exception):
             for key in sorted(_internal_kv_list(channel)):
                 event = json.loads(_internal_kv_get(key))
                 _internal_kv_del(key)
                 yield event
-        except Exception:  # the store dies with the cluster; the run itself reports why
-            return
 
 
 def _listen(events: Iterator[Any], curves: Curves, config: Config, scaling: dict[str, Any]) -> None:
@@ -101,11 +101,11 @@ def _listen(events: Iterator[Any], curves: Curves, config: Config, scaling: dict
         return
     epochs = config.training.epochs
     with progress.bar(f"training {epochs} epochs", total=epochs) as bar:
-        for kind, *told in itertools.chain([first], events):
-            if kind == "step":
+        for what, *told in itertools.chain([first], events):
+            if what == "step":
                 done, total = told
                 bar.update(epochs * done / total)
-            elif kind == "resumed":
+            elif what == "resumed":
                 progress.say(f"  going on after epoch {told[0]}")
                 bar.update(told[0])
             else:
