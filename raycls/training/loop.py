@@ -9,6 +9,7 @@ Knows no Ray: who the other workers are comes in as `Workers`, who hears of an e
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -146,6 +147,11 @@ def fit(
                 f"lower the learning rate (optim.lr={config.optim.lr:g})"
             )
         val_loss, val_accuracy = _validate(run.kept, val, card, run.dtype, workers)
+        if not math.isfinite(val_loss):
+            raise TrainingError(
+                f"the validation loss became {val_loss} after epoch {epoch + 1}, as the weights are no longer finite: "
+                f"lower the learning rate (optim.lr={config.optim.lr:g}) or take --set training.precision=fp32"
+            )
         metrics = {
             "epoch": epoch + 1,
             "train_loss": train_loss.item(),

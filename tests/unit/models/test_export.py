@@ -70,8 +70,12 @@ def _answers(format: str, path: Path, images: np.ndarray) -> np.ndarray:
 def test_a_file_answers_as_the_network(
     network: str, format: str, digits: PackedDataset, fastcnn: Path, tmp_path: Path
 ) -> None:
-    short = "train_fraction=0.1"
-    directory = fastcnn if network == "fastcnn" else _trained(network, digits, tmp_path / "checkpoint", short)
+    # In bf16, the weight gradient of a convolution over a single pixel (what these networks make of 8) is now and then
+    # NaN, by torch 2.15 on a CPU.
+    short = ("train_fraction=0.1", "precision=fp32")
+    directory = (
+        fastcnn if network == "fastcnn" else _trained(network, digits, tmp_path / "checkpoint", *short)
+    )
     path = tmp_path / "exports" / "digits.file"
     result = export(directory, digits, path, format=format, model="digits/7")
     assert result.images == digits.manifest.counts["val"]
