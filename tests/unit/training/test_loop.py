@@ -15,6 +15,7 @@ from raycls.errors import ConfigError, TrainingError
 from raycls.models import checkpoint
 from raycls.models.networks import CNN
 from raycls.training.loop import check, fit
+from raycls.training.optim import Optimizer
 from raycls.training.sampling import EpochOrder, Split
 
 
@@ -136,6 +137,22 @@ def test_a_loss_that_is_not_finite_stops_with_the_way_out(digits: PackedDataset,
     broken = override(smoke, ["lr=10", "optim.name=adamw", "epochs=200", "weight_decay=1"])
     with pytest.raises(TrainingError, match=r"lower the learning rate \(optim.lr=10\)"):
         _run(broken, digits)
+
+
+def test_weights_that_the_last_step_spoilt_are_not_kept(
+    digits: PackedDataset, smoke: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = Optimizer.step
+
+    def spoil(optimizer: Optimizer) -> None:
+        step(optimizer)
+        next(p for p in optimizer._trained if p.ndim > 1).data.fill_(torch.nan)
+
+    monkeypatch.setattr(Optimizer, "step", spoil)
+    with pytest.raises(TrainingError, match="validation loss became nan after epoch 1"):
+        _run(
+            override(smoke, ["batch_size=1000"]), digits
+        )  # one step an epoch, whose own loss is still finite
 
 
 def test_what_the_images_cannot_give_is_refused(digits: PackedDataset, smoke: Config) -> None:
