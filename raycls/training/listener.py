@@ -60,12 +60,10 @@ def tell(channel: str, *event: Any) -> None:
 
 
 @contextmanager
-def listening(
-    name: str, curves: Curves, config: Config, scaling: dict[str, Any], look_s: float = LOOK_S
-) -> Iterator[str]:
+def listening(name: str, curves: Curves, config: Config, scaling: dict[str, Any]) -> Iterator[str]:
     """Listen, in a thread of its own, to what is told on the channel of this name."""
     channel, over = f"raycls/{name}/", threading.Event()
-    arguments = (_events(channel, over, Heart(curves.run), look_s), curves, config, scaling)
+    arguments = (_events(channel, over, Heart(curves.run)), curves, config, scaling)
     thread = threading.Thread(target=_listen, args=arguments, daemon=True)
     thread.start()
     try:
@@ -75,13 +73,13 @@ def listening(
         thread.join(timeout=10)
 
 
-def _events(channel: str, over: threading.Event, heart: Heart, look_s: float) -> Iterator[Any]:
+def _events(channel: str, over: threading.Event, heart: Heart) -> Iterator[Any]:
     """What is told, in order, until `over` is set and all of it was heard."""
     from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_get, _internal_kv_list
 
     last_look = False
     while not last_look:
-        last_look = over.wait(look_s)
+        last_look = over.wait(LOOK_S)
         # MLflow or the store may be out of reach for a while. Where they are gone for good, the run itself reports it.
         with suppress(Exception):
             heart.beat()

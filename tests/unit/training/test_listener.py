@@ -15,7 +15,7 @@ def test_what_is_told_is_heard_once_in_order_and_to_the_end(ray_session: None) -
     def heard() -> list[object]:
         over = threading.Event()
         over.set()
-        return list(_events("raycls/test/", over, Heart(None), look_s=0.01))  # type: ignore[arg-type]
+        return list(_events("raycls/test/", over, Heart(None)))  # type: ignore[arg-type]
 
     told = [["step", 1, 9], ["epoch", {"epoch": 1, "val_loss": 0.25}], ["step", 2, 9]]
     for event in told:
