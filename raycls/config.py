@@ -162,10 +162,10 @@ _PRESETS = {
     "quick": _Preset(mlp=(512, 256), cnn=(32, 64, 128), fastcnn=(32, 64, 128), epochs=5, reduced_share=0.6),
     "fast": _Preset(mlp=(512, 256), cnn=(32, 64, 128), fastcnn=(64, 128, 128), epochs=6, reduced_share=0.67),
     "strong": _Preset(
-        mlp=(1024, 512), cnn=(64, 128, 256), fastcnn=(64, 256, 256), epochs=9, reduced_share=0.55
+        mlp=(1024, 512), cnn=(64, 128, 256), fastcnn=(64, 256, 256), epochs=10, reduced_share=0.6
     ),
     "accurate": _Preset(
-        mlp=(1024, 512), cnn=(64, 128, 256), fastcnn=(64, 256, 256), epochs=20, reduced_share=0.5
+        mlp=(1024, 512), cnn=(64, 128, 256), fastcnn=(64, 256, 256), epochs=24, reduced_share=0.5
     ),
 }
 PRESETS = tuple(_PRESETS)
