@@ -141,7 +141,7 @@ def _ray(documents: dict[str, Document]) -> str:
         "measured (UTC)",
     )
     return (
-        f"## What Ray costs while training\n\nOne epoch of `fast` at whole size.\n\n{_table(header, lines)}"
+        f"## What Ray costs while training\n\nThe whole of `quick`.\n\n{_table(header, lines)}"
     )
 
 

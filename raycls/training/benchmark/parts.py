@@ -51,13 +51,11 @@ def presets(dataset: str, name: str, seeds: list[int], peer: Path, settings: lis
 
 
 def ray(dataset: str, pairs: int, workers: int, threads: int) -> list[Row]:
-    """The same loop in bare processes and under Ray Train, in turns."""
+    """The whole of `quick` in bare processes and under Ray Train, in turns."""
     rows = []
     for _ in range(pairs):
-        bare = without_ray(dataset, "fast", TIMED, workers, threads)
-        with_ray = under_ray(
-            _config(dataset, "fast", TIMED), dataset, cpus=workers * threads, workers=workers
-        )
+        bare = without_ray(dataset, "quick", [], workers, threads)
+        with_ray = under_ray(_config(dataset, "quick", []), dataset, cpus=workers * threads, workers=workers)
         rows.append({"bare_seconds": bare["train_seconds"], "ray_seconds": with_ray["train_seconds"]})
     return rows
 
