@@ -1,6 +1,7 @@
 """The random views a network trains on, as tensor code over a whole batch, on the device where the images are.
 
     images = random_views(train_images, indices, config.augment, mirrored=None, generator=generator)   # uint8
+    images = reduced(images, 0.75)
     inputs = distort(normalize(images, mean, std), std, config.augment, generator)                      # float32
     inputs, targets = mix(inputs, labels, num_classes, config.augment, generator)   # only for mixup and cutmix
 
@@ -34,19 +35,33 @@ def random_views(
     A shift reflects the image at its edges. mirrored (bool, B) says which samples are flipped left to right; None
     flips none.
     """
-    batch = images[indices]
-    count, side = batch.shape[0], batch.shape[1]
-    if shift := augment.translate:
-        # Pad by reflection, then view every possible window of the padded batch and copy one per sample.
-        axis = torch.arange(-shift, side + shift, device=batch.device).abs()
-        axis = torch.minimum(axis, 2 * (side - 1) - axis)
-        padded = batch.index_select(1, axis).index_select(2, axis)
-        windows = padded.unfold(1, side, 1).unfold(2, side, 1).permute(0, 1, 2, 4, 5, 3)
-        rows, columns = torch.randint(2 * shift + 1, (2, count), generator=generator, device=batch.device)
-        batch = windows[torch.arange(count, device=batch.device), rows, columns]
+    shift, side = augment.translate, images.shape[1]
+    if not shift and mirrored is None:
+        return images[indices]
+    count, axis = len(indices), torch.arange(side, device=images.device)
+    rows = columns = axis.expand(count, side)
+    if shift:
+        moves = torch.randint(2 * shift + 1, (2, count, 1), generator=generator, device=images.device) - shift
+        rows, columns = ((side - 1) - ((side - 1) - (axis + move).abs()).abs() for move in moves)
     if mirrored is not None:
-        batch = torch.where(mirrored[:, None, None, None], batch.flip(2), batch)
-    return batch
+        columns = torch.where(mirrored[:, None], columns.flip(1), columns)
+    # Whole lines first, then the pixels within them: a third of the time that padding and windows take.
+    lines = images.view(-1, 3 * side).index_select(0, (indices[:, None] * side + rows).flatten())
+    starts = torch.arange(0, count * side * side, side, device=images.device).view(count, side, 1)
+    pixels = lines.view(-1, 3).index_select(0, (starts + columns[:, None]).flatten())
+    return pixels.view(count, side, side, 3)
+
+
+def reduced(images: Tensor, share: float) -> Tensor:
+    """Smaller copies: uint8 B×s×s×3 of uint8 B×S×S×3, s = share × S. Bilinear with antialiasing, rounded to uint8."""
+    planes = images.permute(0, 3, 1, 2)
+    if images.device.type == "cpu":  # eight times as fast as the same in float32; not made for accelerators
+        smaller = F.interpolate(planes, scale_factor=share, mode="bilinear", antialias=True)
+    else:
+        smaller = (
+            F.interpolate(planes.float(), scale_factor=share, mode="bilinear", antialias=True).round().byte()
+        )
+    return smaller.permute(0, 2, 3, 1)
 
 
 def distort(

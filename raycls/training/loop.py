@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from raycls.config import Config
-from raycls.data.augment import distort, mix, random_views
+from raycls.data.augment import distort, mix, random_views, reduced
 from raycls.data.packed import PackedDataset
 from raycls.data.transforms import normalize
 from raycls.errors import ConfigError, TrainingError
@@ -35,6 +35,7 @@ from raycls.training.sampling import EpochOrder, Split, images_in_use
 
 STATE = "training_state.pt"
 EVAL_BATCH = 1000
+REDUCED = 0.75  # of the side, in the first epochs
 
 
 @dataclass(frozen=True)
@@ -233,7 +234,7 @@ class _Run:
         config, steps = self.config, self.order.steps
         total = steps * config.training.epochs
         # Early epochs learn coarse features, which three quarters of the side show at half the cost.
-        reduced = epoch < round(config.training.reduced_share * config.training.epochs)
+        small = epoch < round(config.training.reduced_share * config.training.epochs)
         self.network.train()
         freeze_body(self.network, epoch < config.training.frozen_epochs)
         sums = torch.zeros(2, device=self.device)
@@ -242,22 +243,22 @@ class _Run:
             self.optimizer.schedule(progress)
             if progress >= config.training.freeze_after:
                 self.network.freeze_early()  # type: ignore[operator]
-            sums += self._step(self.workers.share(batch), epoch, reduced)
+            sums += self._step(self.workers.share(batch), epoch, small)
             on_step(epoch * steps + step + 1, total)
         mean = sums / steps
         self.workers.average([mean, *(b for b in self.network.buffers() if b.is_floating_point())])
         return mean[0], mean[1]
 
-    def _step(self, indices: Tensor, epoch: int, reduced: bool) -> Tensor:
+    def _step(self, indices: Tensor, epoch: int, small: bool) -> Tensor:
         """Forward, backward and update on these images; this worker's mean loss and accuracy, float32."""
         config, card, order = self.config, self.card, self.order
         mirrored = order.mirrored(indices, epoch) if config.augment.flip else None
         images = random_views(
             self.train.images, indices, config.augment, mirrored=mirrored, generator=order.views
         )
+        if small:
+            images = reduced(images, REDUCED)
         inputs = normalize(images.to(self.device), card.mean, card.std)
-        if reduced:
-            inputs = F.interpolate(inputs, scale_factor=0.75, mode="bilinear", antialias=True)
         inputs = distort(inputs, card.std, config.augment, order.pixels)
         labels = targets = self.train.labels[indices].to(self.device)
         if config.augment.mixup or config.augment.cutmix:

@@ -140,9 +140,7 @@ def _ray(documents: dict[str, Document]) -> str:
         "n",
         "measured (UTC)",
     )
-    return (
-        f"## What Ray costs while training\n\nThe whole of `quick`.\n\n{_table(header, lines)}"
-    )
+    return f"## What Ray costs while training\n\nThe whole of `quick`.\n\n{_table(header, lines)}"
 
 
 def _workers(documents: dict[str, Document]) -> str:

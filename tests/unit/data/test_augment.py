@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from raycls.config import AugmentConfig
-from raycls.data.augment import distort, mix, random_views
+from raycls.data.augment import distort, mix, random_views, reduced
 from raycls.data.packed import PackedDataset, open_dataset
 from raycls.data.transforms import as_tensor, normalize
 
@@ -215,3 +216,17 @@ def test_alpha_decides_how_evenly_two_images_share(inputs: Tensor, labels: Tenso
 
     assert even(0.1) < 0.2
     assert even(8.0) > 0.6
+
+
+def test_reduced_images_are_the_float_ones_rounded() -> None:
+    images = torch.randint(
+        0, 256, (8, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
+    small = reduced(images, 0.75)
+    assert (small.dtype, small.shape) == (torch.uint8, (8, 24, 24, 3))
+    exact = F.interpolate(
+        images.permute(0, 3, 1, 2).float(), scale_factor=0.75, mode="bilinear", antialias=True
+    )
+    assert (small.permute(0, 3, 1, 2).float() - exact).abs().max() <= 1
+    flat = torch.full((1, 64, 64, 3), 200, dtype=torch.uint8)
+    assert (reduced(flat, 0.75) == 200).all()
