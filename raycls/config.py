@@ -92,7 +92,7 @@ class TrainingConfig(_Section):
         0.0,
         ge=0,
         le=1,
-        description="share of the epochs, the first ones, that see images at 3/4 of their size",
+        description="share of the epochs, the first ones, that see images at 11/16 of their side",
     )
     freeze_after: float = Field(
         1.0, ge=0, le=1, description="share of the steps after which a fastcnn's first layers rest; 1: never"
@@ -160,9 +160,9 @@ class _Preset(BaseModel):
 _PRESETS = {
     "smoke": _Preset(mlp=(64,), cnn=(8, 16), fastcnn=(8, 16, 16), epochs=1),
     "quick": _Preset(mlp=(512, 256), cnn=(32, 64, 128), fastcnn=(32, 64, 128), epochs=5, reduced_share=0.6),
-    "fast": _Preset(mlp=(512, 256), cnn=(32, 64, 128), fastcnn=(48, 128, 160), epochs=6, reduced_share=0.67),
+    "fast": _Preset(mlp=(512, 256), cnn=(32, 64, 128), fastcnn=(48, 128, 176), epochs=6, reduced_share=0.67),
     "strong": _Preset(
-        mlp=(1024, 512), cnn=(64, 128, 256), fastcnn=(48, 224, 320), epochs=12, reduced_share=0.67
+        mlp=(1024, 512), cnn=(64, 128, 256), fastcnn=(48, 224, 320), epochs=13, reduced_share=0.62
     ),
     "accurate": _Preset(
         mlp=(1024, 512), cnn=(64, 128, 256), fastcnn=(64, 256, 256), epochs=24, reduced_share=0.5

@@ -35,7 +35,7 @@ from raycls.training.sampling import EpochOrder, Split, images_in_use
 
 STATE = "training_state.pt"
 EVAL_BATCH = 1000
-REDUCED = 0.75  # of the side, in the first epochs
+REDUCED = 22 / 32  # of the side, in the first epochs
 
 
 @dataclass(frozen=True)
@@ -233,7 +233,7 @@ class _Run:
         """One pass over the training images in whole batches; mean loss and accuracy over steps and workers."""
         config, steps = self.config, self.order.steps
         total = steps * config.training.epochs
-        # Early epochs learn coarse features, which three quarters of the side show at half the cost.
+        # Early epochs learn coarse features, which smaller images show at half the cost.
         small = epoch < round(config.training.reduced_share * config.training.epochs)
         self.network.train()
         freeze_body(self.network, epoch < config.training.frozen_epochs)
