@@ -20,7 +20,7 @@ def _of_size(manifest: Manifest, images: int) -> Manifest:
 
 def test_fast_on_cifar10_is_the_measured_recipe(digits: Manifest) -> None:
     config = preset("fast", _of_size(digits, 45_000))
-    assert (config.network.name, config.network.widths) == ("fastcnn", (48, 128, 160))
+    assert (config.network.name, config.network.widths) == ("fastcnn", (48, 128, 176))
     assert (config.training.epochs, config.training.batch_size, config.optim.lr) == (6, 1000, 0.24)
 
 
