@@ -103,5 +103,5 @@ def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
     shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=images.device).repeat(
         pixels
     )
-    values = torch.addcmul(shift, images.reshape(len(images), -1).float(), scale)
-    return values.view(images.shape).permute(0, 3, 1, 2)
+    values = torch.addcmul(shift, images.flatten(1).float(), scale)
+    return values.unflatten(1, images.shape[1:]).permute(0, 3, 1, 2)

@@ -186,7 +186,7 @@ def test_the_first_epochs_may_see_smaller_images(digits: PackedDataset) -> None:
     finally:
         hook.remove()
     steps = len(sides) // 4
-    assert sides == [6] * 2 * steps + [8] * 2 * steps
+    assert sides == [5] * 2 * steps + [8] * 2 * steps
 
 
 def test_averaged_weights_are_the_ones_that_are_kept(digits: PackedDataset, smoke: Config) -> None:
