@@ -156,7 +156,7 @@ class _Preset(BaseModel):
     cutout: float = 0.0  # side of the blanked square, as a share of the image's
 
 
-# Each with what the fastcnn reaches on CIFAR-10's test split; benchmarks/results/training.md has the figures.
+# What the fastcnn reaches with each on CIFAR-10's test split is in benchmarks/results/training.md.
 _PRESETS = {
     "smoke": _Preset(mlp=(64,), cnn=(8, 16), fastcnn=(8, 16, 16), epochs=1),
     "quick": _Preset(mlp=(512, 256), cnn=(32, 64, 128), fastcnn=(32, 64, 160), epochs=5, reduced_share=0.6),
