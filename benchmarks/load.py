@@ -11,12 +11,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
-from raycls import progress
+from raycls import progress, script
 from raycls.config import validated
-from raycls.errors import RayclsError
 from raycls.serving.benchmark.load import Load, LoadGenerator
 
 
@@ -59,10 +57,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except RayclsError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    script.run(main)

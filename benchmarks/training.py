@@ -16,14 +16,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from raycls import machine, progress
+from raycls import progress, results_page, script
 from raycls.data.packed import open_dataset
-from raycls.errors import ConfigError, RayclsError
+from raycls.results_page import seeds
 from raycls.training.benchmark import page, parts
 
 PEER = Path(__file__).parent / "peers" / "plain_cnn.py"
@@ -49,14 +47,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         given = {"workers": [pairs], "agreement": [seeds], "memory": [], "levers": [seeds]}[part]
         rows = getattr(parts, part)(dataset, *given)
         name = part
-    return {
-        "name": name,
-        "date": f"{datetime.now(UTC):%Y-%m-%d %H:%M}",
-        "arguments": arguments,
-        "rows": rows,
-        "hardware": machine.hardware(),
-        "versions": machine.versions(),
-    }
+    return results_page.document(name, arguments, rows)
 
 
 def main(arguments: list[str]) -> None:
@@ -67,7 +58,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("part", choices=list(page.SECTIONS))
     parser.add_argument("--dataset", default="cifar10", help="a prepared dataset (default: cifar10)")
     parser.add_argument("--preset", default="fast", help="of the part presets (default: fast)")
-    parser.add_argument("--seeds", type=_numbers, default=[0, 1, 2], help="one run each (default: 0,1,2)")
+    parser.add_argument("--seeds", type=seeds, default=[0, 1, 2], help="one run each (default: 0,1,2)")
     parser.add_argument("--pairs", type=int, default=5, help="of ray and workers (default: 5)")
     parser.add_argument("--workers", type=int, default=2, help="of ray (default: 2)")
     parser.add_argument("--threads", type=int, default=1, help="of each worker of ray (default: 1)")
@@ -80,25 +71,10 @@ def main(arguments: list[str]) -> None:
     open_dataset(options.dataset)
 
     document = measure(options)
-    file = options.output / "training" / f"{document['name']}.json"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(document, indent=1) + "\n")
+    file = results_page.keep(options.output, "training", document)
     progress.say(f"written: {file}, {page.write(options.output)}")
     print(json.dumps(document))
 
 
-def _numbers(text: str) -> list[int]:
-    try:
-        return [int(number) for number in text.split(",")]
-    except ValueError:
-        raise ConfigError(f"--seeds {text} is not a list of whole numbers like 0,1,2") from None
-
-
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except RayclsError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    script.run(main)

@@ -29,7 +29,15 @@ from typing import TYPE_CHECKING
 from raycls import progress
 from raycls.errors import ClusterError
 from raycls.home import home
-from raycls.ray_environment import LOOPBACK, SAME_PRIORITY, ensure_token, environment, free_port, private
+from raycls.ray_environment import (
+    ALLOCATOR,
+    LOOPBACK,
+    SAME_PRIORITY,
+    ensure_token,
+    environment,
+    free_port,
+    private,
+)
 
 if TYPE_CHECKING:
     from raycls.processes import Leader
@@ -69,9 +77,9 @@ def connect(num_cpus: int | None = None, *, log_to_driver: bool = False, start_l
 
     if ray.is_initialized():
         return
-    _authenticate()
     running = status()
     address = os.environ.get("RAY_ADDRESS") or (running.address if running else _started_by_hand())
+    _authenticate(address)
     if address is None and not start_local:
         raise ClusterError("no Ray runs on this machine: start it with `raycls up`")
     if running and address == running.address:
@@ -89,6 +97,7 @@ def connect(num_cpus: int | None = None, *, log_to_driver: bool = False, start_l
                 include_dashboard=False if local else None,
                 logging_level=logging.WARNING,
                 log_to_driver=log_to_driver,
+                runtime_env={"env_vars": ALLOCATOR},
             )
         except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
             raise ClusterError(complaint(address or "local", error)) from error
@@ -191,13 +200,31 @@ def stop() -> bool:
     return True
 
 
-def _authenticate() -> None:
-    """Let this process send the token, whatever the mode was when ray was imported."""
+def _authenticate(address: str | None) -> None:
+    """Let this process send the token where the cluster asks for it, whatever the mode was when ray was imported."""
     from ray._raylet import Config  # type: ignore[attr-defined]
 
     ensure_token()
-    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    os.environ["RAY_AUTH_MODE"] = "disabled" if _is_open(address) else "token"
     Config.initialize("")  # reads the environment again
+
+
+def _is_open(address: str | None) -> bool:
+    """Whether the cluster asks for no token, as one that a plain `ray start` made.
+
+    Such a cluster cannot call a driver back that asks for one, and takes it for dead with all that it started.
+    """
+    import grpc
+
+    if address in (None, "local"):
+        return False
+    with grpc.insecure_channel(address) as channel:
+        ask = channel.unary_unary("/ray.rpc.NodeInfoGcsService/GetClusterId")
+        try:
+            ask(b"", timeout=5)
+        except grpc.RpcError:  # it does; or nobody is there, as ray.init will say
+            return False
+    return True
 
 
 def _stay_on_loopback() -> None:

@@ -30,7 +30,7 @@ from raycls.serving.benchmark.results import Plan, Results
 from raycls.serving.client import over_http
 from raycls.training.evaluation import confusion_png
 from raycls.training.trainer import TrainingResult
-from raycls.training.tuner import Study, search, train_best
+from raycls.tuning.study import Study, plan, tune
 
 TRIALS, TRIAL_EPOCHS, TRIAL_IMAGES = 8, 2, 6750
 SENT_IMAGES = 200
@@ -52,12 +52,9 @@ class Demo:
 
     def rows(self) -> list[tuple[str, str]]:
         """The table that is printed at the end and stands in the report."""
-        values = ", ".join(
-            f"{path.split('.')[1]} {value:.3g}" for path, value in self.study.best.values.items()
-        )
         rows = [
             ("dataset", self.dataset),
-            ("trials", f"{len(self.study.trials)}, the best with {values}"),
+            ("trials", f"{len(self.study.trials)}, the best with {self.study.best.told()}"),
             ("validation accuracy", f"{self.training.metrics['val_accuracy']:.1%}"),
             ("test accuracy", f"{self.training.metrics['test_accuracy']:.1%}"),
             (f"accuracy over HTTP, {SENT_IMAGES} test images", f"{self.http_accuracy:.1%}"),
@@ -105,12 +102,12 @@ def run(config: Path, *, dataset_name: str | None = None, port: int | None = Non
     fraction = min(1.0, TRIAL_IMAGES / manifest.counts["train"])
     brief = override(base, [f"training.train_fraction={fraction}"])
     with _cluster():
-        study = search(manifest.name, brief, trials=TRIALS, max_epochs=TRIAL_EPOCHS)
-        training, promoted = train_best(manifest.name, study)
+        outcome = tune(plan(manifest.name, brief, trials=TRIALS, max_epochs=TRIAL_EPOCHS))
+        training = outcome.training
         assert training.version is not None
-        plan = Plan(replicas=(1, 2), connections=(1, 32), rates=(), seconds=3, repeats=1)
+        load = Plan(replicas=(1, 2), connections=(1, 32), rates=(), seconds=3, repeats=1)
         serving = benchmark.run(
-            plan, model=training.version.reference, config=config, port=port, restore=False
+            load, model=training.version.reference, config=config, port=port, restore=False
         )
         options = deploy.load(config, port=port)["http_options"]
         http_accuracy = _send_test_images(f"http://{options['host']}:{options['port']}", dataset)
@@ -118,9 +115,9 @@ def run(config: Path, *, dataset_name: str | None = None, port: int | None = Non
     page = benchmark_report.write(serving, directory)[0]
     demo = Demo(
         dataset=manifest.name,
-        study=study,
+        study=outcome.study,
         training=training,
-        promoted=promoted,
+        promoted=outcome.promoted,
         http_accuracy=http_accuracy,
         serving=serving,
         report=directory / "report.md",
@@ -173,14 +170,8 @@ def _write_report(demo: Demo) -> None:
     name = demo.dataset
     picture = demo.report.with_name("confusion_matrix.png")
     picture.write_bytes(confusion_png(demo.training.evaluation, f"{name}, test split"))
-    keys = list(demo.study.best.values)
     trials = [
-        (
-            trial.number,
-            *(f"{trial.values[key]:.4g}" for key in keys),
-            str(trial.epochs),
-            _score(trial.val_accuracy),
-        )
+        (str(trial.number), trial.told(), trial.state, str(trial.epochs), _score(trial.val_accuracy))
         for trial in demo.study.trials
     ]
     classes = [(label, f"{value:.4f}") for label, value in demo.training.evaluation.class_accuracy.items()]
@@ -190,7 +181,7 @@ def _write_report(demo: Demo) -> None:
         f"Study `{demo.study.name}`, MLflow run `{demo.study.run_id}`; training run `{demo.training.run_id}`.",
         f"The load test is described in [{demo.benchmark_page.name}]({demo.benchmark_page.name}).",
         "## Trials",
-        _markdown_table(("trial", *(key.split(".")[1] for key in keys), "epochs", "val_accuracy"), trials),
+        _markdown_table(("trial", "values", "state", "epochs", "val_accuracy"), trials),
         "## Test accuracy by class",
         _markdown_table(("class", "accuracy"), classes),
         f"![confusion matrix]({picture.name})",

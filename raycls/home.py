@@ -17,9 +17,19 @@ def datasets() -> Path:
 
 def storage() -> str:
     """The Ray storage path, any fsspec/pyarrow URI: what the nodes of a cluster share."""
-    return os.environ.get("RAYCLS_STORAGE") or str(home() / "runs")
+    return shared_storage() or str(home() / "runs")
+
+
+def shared_storage() -> str | None:
+    """The storage path where it is said: then other machines may read and write there too."""
+    return os.environ.get("RAYCLS_STORAGE")
 
 
 def tracking_uri() -> str:
     """MLflow's tracking and registry server: `$MLFLOW_TRACKING_URI`, or a SQLite file under the home."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home() / 'mlflow.db'}"
+
+
+def study_storage() -> str:
+    """Where Optuna keeps studies: `$RAYCLS_STUDIES`, any SQLAlchemy URL, or a SQLite file under the home."""
+    return os.environ.get("RAYCLS_STUDIES") or f"sqlite:///{home() / 'studies.db'}"

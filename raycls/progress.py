@@ -25,12 +25,12 @@ from rich.progress import (
 )
 
 # One console for bars and lines, so that a line said while a bar is live lands above it.
-_console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
 
 
 def say(message: str) -> None:
     """One line on stderr: what is being done, or what was decided."""
-    _console.print(message)
+    console.print(message)
 
 
 class Bar:
@@ -72,7 +72,7 @@ def bar(description: str, total: float | None = None) -> Iterator[Bar]:
             TextColumn("{task.percentage:>3.0f}%" if total else ""),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            console=_console,
+            console=console,
             transient=True,
         )
         live.start()

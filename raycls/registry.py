@@ -29,6 +29,7 @@ from raycls.models.checkpoint import sha256
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run as MlflowRun
     from mlflow.entities.model_registry import ModelVersion as MlflowVersion
 
 CHAMPION = "champion"
@@ -61,13 +62,20 @@ def _client(tracking_uri: str) -> MlflowClient:
     if new:
         Path(tracking_uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
     with progress.bar("creating the MLflow database" if new else "opening MLflow"):
+        import requests
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
 
+        # A server's runs are named on stdout when they end, which is for results; files get a bar of their own.
+        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
         for chatty in ("mlflow", "alembic"):
             logging.getLogger(chatty).setLevel(logging.WARNING)
         client = MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
         try:
+            if tracking_uri.startswith(("http://", "https://")):
+                # MLflow itself tries for four minutes before it says that nobody is there.
+                requests.head(tracking_uri, timeout=10)
             client.search_experiments(max_results=1)
         except (MlflowException, OSError) as error:
             raise RegistryError(
@@ -101,6 +109,28 @@ def experiment(name: str) -> str:
     local = home.tracking_uri().startswith("sqlite:///")
     location = (home.home() / "artifacts" / name).as_uri() if local else None
     return client().create_experiment(name, artifact_location=location)
+
+
+def find_runs(experiment_name: str, condition: str) -> list[MlflowRun]:
+    """The experiment's runs that meet the condition (MLflow's search syntax), the latest first."""
+    found: list[MlflowRun] = []
+    where = client().get_experiment_by_name(experiment_name)
+    token: str | None = "" if where else None
+    while where and token is not None:
+        page = client().search_runs([where.experiment_id], condition, page_token=token or None)
+        found += page
+        token = page.token or None
+    return found
+
+
+def find_run(run_id: str) -> MlflowRun | None:
+    """The run of this id, if there is one."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client().get_run(run_id)
+    except MlflowException:
+        return None
 
 
 class Run:
@@ -158,18 +188,10 @@ class Run:
 
 @contextmanager
 def run(experiment_name: str, run_name: str, tags: dict[str, str]) -> Iterator[Run]:
-    """A new run, which ends as `ending` says.
-
-    Runs that name it as their parent and are still open then (the trials of a study that was broken off) end as KILLED.
-    """
+    """A new run, which ends as `ending` says."""
     created = client().create_run(experiment(experiment_name), run_name=run_name, tags=tags)
-    try:
-        with ending(Run(created.info.run_id)) as current:
-            yield current
-    finally:
-        children = f"tags.`mlflow.parentRunId` = '{created.info.run_id}' and attributes.status = 'RUNNING'"
-        for child in client().search_runs([created.info.experiment_id], children, max_results=1000):
-            client().set_terminated(child.info.run_id, "KILLED")
+    with ending(Run(created.info.run_id)) as current:
+        yield current
 
 
 @contextmanager
@@ -270,6 +292,12 @@ def _aliases() -> dict[str, dict[str, tuple[str, ...]]]:
         for alias, number in model.aliases.items():
             versions[str(number)] = (*versions.get(str(number), ()), alias)
     return table
+
+
+def of_run(run_id: str) -> ModelVersion | None:
+    """The version that a training run registered, if it came to that."""
+    found = client().search_model_versions(f"run_id = '{run_id}'")
+    return _get(found[0].name, str(found[0].version), ()) if found else None
 
 
 def list_models() -> list[ModelVersion]:
@@ -384,6 +412,8 @@ def promote_if_better(version: ModelVersion, metric: str) -> bool:
         champion = resolve(f"{version.name}@{CHAMPION}")
     except UnknownModelError:
         champion = None
+    if champion and champion.reference == version.reference:
+        return True
     mine = version.metrics[metric]
     if champion is None:
         progress.say(f"{version.reference} is the first champion: {metric} {mine:.4f}")

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
 from dataclasses import asdict, dataclass, field
 
@@ -21,9 +20,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from raycls import machine
+from raycls import machine, script
 from raycls.data.packed import Manifest, PackedDataset, open_dataset
-from raycls.errors import RayclsError
 
 WARMUP_BATCHES = 20
 
@@ -151,8 +149,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except RayclsError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    script.run(main)

@@ -66,6 +66,19 @@ def list_command(as_json: AsJson = False) -> None:
         )
 
 
+@app.command("push")
+def push_command(name: Dataset) -> None:
+    """Copy a dataset to RAYCLS_STORAGE, from where the nodes of a cluster take it when they need it.
+
+    Example: RAYCLS_STORAGE=s3://bucket/raycls raycls data push pets
+    """
+    from raycls.data.packed import open_dataset
+    from raycls.data.sharing import push
+
+    dataset = open_dataset(name)
+    print(f"{name}, fingerprint {dataset.manifest.fingerprint[:12]}: {push(dataset)}")
+
+
 @app.command("show")
 def show_command(
     name: Dataset,

@@ -1,4 +1,4 @@
-"""`raycls train | tune`: from a dataset to a registered model."""
+"""`raycls train`: from a dataset to a registered model; and the options that `raycls tune` shares with it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 
 from raycls import progress
 from raycls.cli.data import Dataset
-from raycls.cli.output import AsJson, print_json, print_metrics, print_table
+from raycls.cli.output import AsJson, print_json, print_metrics
 from raycls.errors import UsageError
 
 app = typer.Typer()
@@ -71,11 +71,11 @@ def train(
         if init or weights or model:
             raise UsageError("--resume RUN goes on as the run began: leave out --init, --weights and --model")
         asked = preset or network or settings or seed is not None
-        config = _configuration(dataset, preset, network, seed, settings) if asked else None
+        config = configuration(dataset, preset, network, seed, settings) if asked else None
         result = trainer.resume(dataset, resume, config=config, workers=workers)
     else:
-        weights = _weights(weights, init)
-        config = _configuration(dataset, preset, network, seed, settings, init)
+        weights = weights_path(weights, init)
+        config = configuration(dataset, preset, network, seed, settings, init)
         result = trainer.train(dataset, config, workers=workers, model=model, init=init, weights=weights)
     assert result.version is not None
     if as_json:
@@ -86,75 +86,7 @@ def train(
     print(f"serve it: raycls promote {result.version.name} {result.version.version} && raycls up")
 
 
-@app.command()
-def tune(
-    dataset: Dataset,
-    trials: Annotated[int, typer.Option(min=1, help="configurations to try")] = 8,
-    max_epochs: Annotated[
-        int | None, typer.Option(min=1, help="epochs of a trial; default: the preset's")
-    ] = None,
-    preset: Preset = None,
-    network: Network = None,
-    workers: Workers = None,
-    seed: Seed = None,
-    settings: Settings = None,
-    init: Init = None,
-    weights: Weights = None,
-    model: ModelName = None,
-    as_json: AsJson = False,
-) -> None:
-    """Search batch size, learning rate and dropout; train the best in full; promote it if it is better.
-
-    Example: raycls tune cifar10 --trials 8 --max-epochs 2 --set train_fraction=0.5
-    """
-    with progress.bar("loading PyTorch"):
-        from raycls.training.tuner import search, train_best
-
-    weights = _weights(weights, init)
-    config = _configuration(dataset, preset, network, seed, settings, init)
-    study = search(
-        dataset,
-        config,
-        trials=trials,
-        max_epochs=max_epochs,
-        seed=seed or 0,
-        init=init,
-        weights=weights,
-    )
-    result, promoted = train_best(dataset, study, workers=workers, model=model)
-    assert result.version is not None
-    if as_json:
-        print_json(
-            {
-                "study": study.name,
-                "study_run_id": study.run_id,
-                "trials": [trial.__dict__ for trial in study.trials],
-                "best": study.best.__dict__,
-                "model": result.version.reference,
-                "promoted": promoted,
-                "run_id": result.run_id,
-                **result.metrics,
-            }
-        )
-        return
-    print_table(
-        ("trial", *(path.split(".")[1] for path in study.best.values), "val_accuracy", "epochs"),
-        [
-            (
-                trial.number,
-                *(f"{value:.4g}" for value in trial.values.values()),
-                "failed" if trial.val_accuracy is None else f"{trial.val_accuracy:.4f}",
-                trial.epochs,
-            )
-            for trial in study.trials
-        ],
-    )
-    print_metrics(result.metrics)
-    print(f"registered {result.version.reference}{', the champion' if promoted else '; the champion stays'}")
-    print(f"study {study.name} (MLflow run {study.run_id}), training run {result.run_id}")
-
-
-def _configuration(
+def configuration(
     dataset: str,
     preset_name: str | None,
     network: str | None,
@@ -186,7 +118,7 @@ def _network_of(init: str) -> tuple[str, list[str]]:
     return card.network, [f"network.widths={list(widths)}"] if widths else []
 
 
-def _weights(weights: str | None, init: str | None) -> str | None:
+def weights_path(weights: str | None, init: str | None) -> str | None:
     """The file's absolute path, since workers run in directories of their own; or torchvision's name."""
     if weights and init:
         raise UsageError("--init and --weights both say where the weights come from: leave one out")

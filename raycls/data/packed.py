@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,6 +76,22 @@ class PackedDataset:
         """In memory, int64, N: indices into `manifest.classes`."""
         return np.load(self.path / split / "labels.npy")
 
+    def here(self) -> PackedDataset:
+        """The same dataset on this node of a cluster; from the storage path where the node has none of its name.
+
+        Raises DataError that says how it gets there.
+        """
+        if (self.path / "manifest.json").exists():
+            return self
+        name = self.manifest.name
+        try:
+            return PackedDataset(open_dataset(name).path, self.manifest)
+        except UnknownDatasetError:
+            raise DataError(
+                f"node {socket.gethostname()} has no dataset {name}: set RAYCLS_STORAGE to a path that all nodes "
+                f"share, and `raycls data push {name}` where it is prepared"
+            ) from None
+
     def verify(self) -> None:
         """Read every byte again. Raises DataError that names the first file which is not as prepared."""
         for array in ARRAYS:
@@ -103,11 +120,13 @@ class PackedDataset:
 
 
 def open_dataset(name: str) -> PackedDataset:
-    """The prepared dataset `name`, checked in all but its pixels.
+    """The prepared dataset `name`, checked in all but its pixels; where there is none, what was pushed under that name.
 
     Raises UnknownDatasetError (with the names that exist) or DataError (see `PackedDataset.check`).
     """
-    if name not in _names():
+    from raycls.data import sharing
+
+    if name not in _names() and not sharing.pull(name):
         raise UnknownDatasetError(
             f"no dataset {name!r}; prepared so far: {', '.join(_names()) or 'none'}. Make one with: "
             "raycls data prepare cifar10 (or digits, or the path of a folder of class folders)"

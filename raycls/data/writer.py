@@ -93,6 +93,10 @@ class DatasetWriter:
             sha256=digests,
             fingerprint=fingerprint(digests, classes, train.shape[1]),
         )
+        return self.place(manifest)
+
+    def place(self, manifest: Manifest) -> PackedDataset:
+        """Check what lies under `path` against its manifest, and rename."""
         PackedDataset(self.path, manifest).check()
         (self.path / "manifest.json").write_text(manifest.model_dump_json(indent=2) + "\n")
         for file in (*ARRAYS, "manifest.json", *SPLITS, "."):

@@ -9,14 +9,12 @@ come again, and says itself what to change.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from typing import Any
 
 from raycls.data.packed import Manifest, PackedDataset
 from raycls.errors import BrokenOffError, DataError, RayclsError
-from raycls.training.runs import Job, resume_command
-from raycls.training.storage import Store, first_line
+from raycls.training.runs import Job
+from raycls.training.storage import Store
 
 
 def final_errors() -> Any:
@@ -36,21 +34,6 @@ def final_errors() -> Any:
                     raise error
 
     return FinalErrors()
-
-
-@contextmanager
-def saving(storage: Any, name: str) -> Iterator[None]:
-    """Turn a checkpoint that cannot be written into one line, and leave nothing of it to take up room."""
-    from safetensors import SafetensorError
-
-    try:
-        yield
-    except (OSError, RuntimeError, SafetensorError) as error:
-        with suppress(OSError):
-            storage.storage_filesystem.delete_dir(f"{storage.experiment_fs_path}/{name}")
-        raise BrokenOffError(
-            f"the checkpoint {name} cannot be written under {storage.experiment_fs_path}: {first_line(error)}"
-        ) from error
 
 
 def check_unchanged(dataset: PackedDataset) -> None:
@@ -85,5 +68,5 @@ def with_way_out(cause: RayclsError, job: Job, store: Store) -> RayclsError:
     if last := store.last():
         message += f"; the checkpoint of epoch {last.epoch} is kept in {last.path}"
     if isinstance(cause, BrokenOffError):
-        message += f"; go on with: {resume_command(job.dataset, store.run)}"
+        message += f"; go on with: {job.resume_command(store.run)}"
     return type(cause)(message)

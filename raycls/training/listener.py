@@ -15,9 +15,9 @@ import itertools
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, Protocol
 
 from raycls import progress, registry
 from raycls.config import Config
@@ -26,11 +26,20 @@ from raycls.training.runs import Heart
 LOOK_S = 1.0  # between two looks at what was told
 
 
+class Listener(Protocol):
+    """Who hears of epochs: `Curves`, or whoever passes them on."""
+
+    def add(self, metrics: dict[str, float]) -> None: ...
+
+    def beat(self) -> None: ...
+
+
 class Curves:
     """The epochs of one MLflow run, each logged once. `logged` are those that are there from the start."""
 
     def __init__(self, run: registry.Run, logged: frozenset[int] = frozenset()):
         self.run = run
+        self.beat = Heart(run).beat
         self._logged = set(logged)
         self._waiting: dict[int, dict[str, float]] = {}
 
@@ -60,10 +69,10 @@ def tell(channel: str, *event: Any) -> None:
 
 
 @contextmanager
-def listening(name: str, curves: Curves, config: Config, scaling: dict[str, Any]) -> Iterator[str]:
+def listening(name: str, curves: Listener, config: Config, scaling: dict[str, Any]) -> Iterator[str]:
     """Listen, in a thread of its own, to what is told on the channel of this name."""
     channel, over = f"raycls/{name}/", threading.Event()
-    arguments = (_events(channel, over, Heart(curves.run)), curves, config, scaling)
+    arguments = (_events(channel, over, curves.beat), curves, config, scaling)
     thread = threading.Thread(target=_listen, args=arguments, daemon=True)
     thread.start()
     try:
@@ -73,7 +82,7 @@ def listening(name: str, curves: Curves, config: Config, scaling: dict[str, Any]
         thread.join(timeout=10)
 
 
-def _events(channel: str, over: threading.Event, heart: Heart) -> Iterator[Any]:
+def _events(channel: str, over: threading.Event, beat: Callable[[], None]) -> Iterator[Any]:
     """What is told, in order, until `over` is set and all of it was heard."""
     from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_get, _internal_kv_list
 
@@ -82,7 +91,7 @@ def _events(channel: str, over: threading.Event, heart: Heart) -> Iterator[Any]:
         last_look = over.wait(LOOK_S)
         # MLflow or the store may be out of reach for a while. Where they are gone for good, the run itself reports it.
         with suppress(Exception):
-            heart.beat()
+            beat()
         with suppress(Exception):
             for key in sorted(_internal_kv_list(channel)):
                 event = json.loads(_internal_kv_get(key))
@@ -90,7 +99,7 @@ def _events(channel: str, over: threading.Event, heart: Heart) -> Iterator[Any]:
                 yield event
 
 
-def _listen(events: Iterator[Any], curves: Curves, config: Config, scaling: dict[str, Any]) -> None:
+def _listen(events: Iterator[Any], curves: Listener, config: Config, scaling: dict[str, Any]) -> None:
     count = scaling["num_workers"]
     kind = "GPU" if scaling.get("use_gpu") else f"{scaling['resources_per_worker']['CPU']} CPU"
     with progress.bar(f"starting {count} training worker{'s' if count > 1 else ''} × {kind}"):

@@ -2,6 +2,8 @@
 
     fit(config, open_dataset("cifar10"), on_epoch=lambda metrics, snapshot: print(metrics))
 
+    for metrics, snapshot in start(config, open_dataset("cifar10")).epochs(): …    # the same, an epoch at a time
+
 The training split is one uint8 tensor on the device, or the memory map itself; a batch is a gather out of it. Every
 epoch seeds its own random numbers, so that a run resumed at an epoch repeats what the undisturbed run would have done.
 Knows no Ray: who the other workers are comes in as `Workers`, who hears of an epoch as a function.
@@ -11,7 +13,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,7 +88,7 @@ def check(config: Config, dataset: PackedDataset) -> None:
             raise ConfigError(
                 f"augment.{name}={getattr(config.augment, name)} leaves nothing of images of {side} pixels"
             )
-    network = _build(config, dataset)
+    network = untrained(config, dataset)
     if config.training.reduced_share and not network.any_size:
         raise ConfigError(f"{config.network.name} takes one image size only: --set training.reduced_share=0")
     if config.training.freeze_after < 1 and not hasattr(network, "freeze_early"):
@@ -109,22 +111,40 @@ def fit(
 ) -> nn.Module:
     """Train to the last epoch, or until patience ends, and return the network as it then is (float32, on the device).
 
-    After each epoch, every worker calls on_epoch(metrics, snapshot) with the same metrics: epoch (from 1), train_loss
-    and train_accuracy (over the augmented images, while the weights changed), val_loss (mean cross entropy),
-    val_accuracy (0..1), lr (of the epoch's last step), images_per_s (all workers), train_seconds (the loop so far:
-    whitening, augmentation and validation included). on_step(done, total) follows every step.
+    After each epoch, every worker calls on_epoch(metrics, snapshot): see `Training.epochs`. on_step(done, total)
+    follows every step. The rest, and what is raised, as `start`.
+    """
+    training = start(
+        config, dataset, device=device, workers=workers, resume=resume, init=init, weights=weights
+    )
+    for metrics, snapshot in training.epochs(on_step):
+        on_epoch(metrics, snapshot)
+    return training.kept
+
+
+def start(
+    config: Config,
+    dataset: PackedDataset,
+    *,
+    device: torch.device | str = "cpu",
+    workers: Workers = Workers(),
+    resume: Path | None = None,
+    init: Path | None = None,
+    weights: str | None = None,
+) -> Training:
+    """Make everything ready for the first epoch that is to be trained.
 
     The weights start at random, or from `init`, a checkpoint directory of the same network made for any classes, or
     from `weights`, what `networks.load_weights` takes. `resume` is a checkpoint directory of the same run.
 
-    Raises ConfigError for what cannot run, TrainingError when the loss is no longer finite.
+    Raises ConfigError for what cannot run.
     """
     check(config, dataset)
     started = time.perf_counter()
     device = torch.device(device)
-    card = _card(config, dataset)
+    card = card_of(config, dataset)
     torch.manual_seed(config.training.seed)
-    network = _build(config, dataset).to(device, memory_format=torch.channels_last)
+    network = untrained(config, dataset).to(device, memory_format=torch.channels_last)
     train = Split(dataset, "train", device, images_in_use(config, dataset))
     val = Split(dataset, "val", device)
     fresh = ["whiten.weight"]
@@ -135,48 +155,30 @@ def fit(
         fresh = checkpoint.transfer(network, card, init)
     if isinstance(network, FastCNN) and "whiten.weight" in fresh:
         network.init_whitening(normalize(train.images[train.chosen[:5000]].to(device), card.mean, card.std))
-    run = _Run(config, card, network, train, workers)
+    training = Training(config, card, network, train, val, workers, started)
     if resume:
-        started -= run.load(resume)
-    for epoch in range(run.epoch, config.training.epochs):
-        epoch_started = time.perf_counter()
-        train_loss, train_accuracy = run.train_epoch(epoch, on_step)
-        seconds = time.perf_counter() - epoch_started
-        if not torch.isfinite(train_loss):
-            raise TrainingError(
-                f"the loss became {train_loss.item()} in epoch {epoch + 1}: "
-                f"lower the learning rate (optim.lr={config.optim.lr:g})"
-            )
-        val_loss, val_accuracy = _validate(run.kept, val, card, run.dtype, workers)
-        if not math.isfinite(val_loss):
-            raise TrainingError(
-                f"the validation loss became {val_loss} after epoch {epoch + 1}, as the weights are no longer finite: "
-                f"lower the learning rate (optim.lr={config.optim.lr:g}) or take --set training.precision=fp32"
-            )
-        metrics = {
-            "epoch": epoch + 1,
-            "train_loss": train_loss.item(),
-            "train_accuracy": train_accuracy.item(),
-            "val_loss": val_loss,
-            "val_accuracy": val_accuracy,
-            "lr": run.optimizer.lr,
-            "images_per_s": run.order.steps * config.training.batch_size / seconds,
-            "train_seconds": time.perf_counter() - started,
-        }
-        run.ended(metrics)
-        on_epoch(metrics, Snapshot(run.kept, card.model_copy(update={"metrics": metrics}), run.state()))
-        if run.out_of_patience:
-            break
-    return run.kept
+        training.load(resume)
+    return training
 
 
-class _Run:
-    """What changes while one worker trains: the weights, their average, the optimiser, and how far it came."""
+class Training:
+    """One worker's training as it goes on: the weights, their average, the optimiser, and how far it came.
+
+    Made by `start`. `started` is when that was (time.perf_counter).
+    """
 
     def __init__(
-        self, config: Config, card: checkpoint.ModelCard, network: nn.Module, train: Split, workers: Workers
+        self,
+        config: Config,
+        card: checkpoint.ModelCard,
+        network: nn.Module,
+        train: Split,
+        val: Split,
+        workers: Workers,
+        started: float,
     ):
-        self.config, self.card, self.network, self.train, self.workers = config, card, network, train, workers
+        self.config, self.card, self.network, self.workers = config, card, network, workers
+        self.train, self.val, self._started = train, val, started
         self.device = next(network.parameters()).device
         self.dtype = compute_dtype(config.training.precision, self.device)
         self.optimizer = Optimizer(network, config.optim, config.training.batch_size, self.dtype)
@@ -188,36 +190,77 @@ class _Run:
         )
         balanced = config.training.balance == "weights"
         self.class_weights = train.class_weights(len(card.classes)).to(self.device) if balanced else None
-        self.epoch = 0
-        self.seconds = 0.0
-        self.best, self.best_epoch = -1.0, 0
+        self.history: list[dict[str, float]] = []  # every epoch's metrics, in order
+
+    @property
+    def epoch(self) -> int:
+        """How many epochs were trained."""
+        return len(self.history)
 
     @property
     def kept(self) -> nn.Module:
         """The network that is validated, saved and returned: the averaged weights where there are any."""
         return self.average.module if self.average else self.network
 
+    def epochs(
+        self, on_step: Callable[[int, int], None] = lambda done, total: None
+    ) -> Iterator[tuple[dict[str, float], Snapshot]]:
+        """Train epoch by epoch, to the last one or until patience ends; metrics, alike on all workers, and state.
+
+        The metrics are epoch (from 1), train_loss and train_accuracy (over the augmented images, while the weights
+        changed), val_loss (mean cross entropy), val_accuracy (0..1), lr (of the epoch's last step), images_per_s (all
+        workers), train_seconds (the loop so far: whitening, augmentation and validation included). on_step(done, total)
+        follows every step. Raises TrainingError when the loss is no longer finite.
+        """
+        while not self.finished:
+            epoch, epoch_started = self.epoch, time.perf_counter()
+            train_loss, train_accuracy = self.train_epoch(epoch, on_step)
+            seconds = time.perf_counter() - epoch_started
+            if not torch.isfinite(train_loss):
+                raise TrainingError(
+                    f"the loss became {train_loss.item()} in epoch {epoch + 1}: "
+                    f"lower the learning rate (optim.lr={self.config.optim.lr:g})"
+                )
+            val_loss, val_accuracy = _validate(self.kept, self.val, self.card, self.dtype, self.workers)
+            if not math.isfinite(val_loss):
+                raise TrainingError(
+                    f"the validation loss became {val_loss} after epoch {epoch + 1}, as the weights are no longer "
+                    f"finite: lower the learning rate (optim.lr={self.config.optim.lr:g}) or take "
+                    "--set training.precision=fp32"
+                )
+            metrics = {
+                "epoch": epoch + 1,
+                "train_loss": train_loss.item(),
+                "train_accuracy": train_accuracy.item(),
+                "val_loss": val_loss,
+                "val_accuracy": val_accuracy,
+                "lr": self.optimizer.lr,
+                "images_per_s": self.order.steps * self.config.training.batch_size / seconds,
+                "train_seconds": time.perf_counter() - self._started,
+            }
+            self.history.append(metrics)
+            yield (
+                metrics,
+                Snapshot(self.kept, self.card.model_copy(update={"metrics": metrics}), self._state()),
+            )
+
     @property
-    def out_of_patience(self) -> bool:
+    def finished(self) -> bool:
+        """Whether the last epoch was trained, or patience has ended."""
+        best = max(self.history, key=lambda metrics: metrics["val_accuracy"], default={"epoch": 0})
         patience = self.config.training.patience
-        return patience > 0 and self.epoch - self.best_epoch >= patience
+        return self.epoch >= self.config.training.epochs or 0 < patience <= self.epoch - best["epoch"]
 
-    def ended(self, metrics: dict[str, float]) -> None:
-        self.epoch, self.seconds = int(metrics["epoch"]), metrics["train_seconds"]
-        if metrics["val_accuracy"] > self.best:
-            self.best, self.best_epoch = metrics["val_accuracy"], self.epoch
-
-    def state(self) -> dict[str, Any]:
-        progress = {name: getattr(self, name) for name in ("epoch", "seconds", "best", "best_epoch")}
+    def _state(self) -> dict[str, Any]:
         averaged = (
             {"average": self.average.state_dict(), "network": self.network.state_dict()}
             if self.average
             else {}
         )
-        return {**progress, **averaged, "optimizer": self.optimizer.state_dict()}
+        return {"history": self.history, **averaged, "optimizer": self.optimizer.state_dict()}
 
-    def load(self, directory: Path) -> float:
-        """Go on from a checkpoint of this run; the seconds that it had taken."""
+    def load(self, directory: Path) -> None:
+        """Go on from a checkpoint of this run."""
         state = torch.load(directory / STATE, map_location=self.device, weights_only=True)
         if self.average:
             self.average.load_state_dict(state["average"])
@@ -225,9 +268,8 @@ class _Run:
         else:
             self.network.load_state_dict(checkpoint.load(directory)[0].state_dict())
         self.optimizer.load_state_dict(state["optimizer"])
-        for name in ("epoch", "seconds", "best", "best_epoch"):
-            setattr(self, name, state[name])
-        return self.seconds
+        self.history = state["history"]
+        self._started -= self.history[-1]["train_seconds"]
 
     def train_epoch(self, epoch: int, on_step: Callable[[int, int], None]) -> tuple[Tensor, Tensor]:
         """One pass over the training images in whole batches; mean loss and accuracy over steps and workers."""
@@ -276,7 +318,8 @@ class _Run:
         return torch.stack([loss.detach(), (logits.argmax(1) == labels).float().mean()])
 
 
-def _build(config: Config, dataset: PackedDataset) -> Any:
+def untrained(config: Config, dataset: PackedDataset) -> Any:
+    """The configuration's network for this dataset, with random weights, on the CPU."""
     manifest = dataset.manifest
     return build(
         config.network.name,
@@ -286,7 +329,8 @@ def _build(config: Config, dataset: PackedDataset) -> Any:
     )
 
 
-def _card(config: Config, dataset: PackedDataset) -> checkpoint.ModelCard:
+def card_of(config: Config, dataset: PackedDataset) -> checkpoint.ModelCard:
+    """What a checkpoint of such a network says of itself, without metrics."""
     manifest = dataset.manifest
     return checkpoint.ModelCard(
         network=config.network.name,

@@ -1,10 +1,12 @@
-"""A training run in MLflow that can be taken up again: what it was asked for, how far it came, who works on it.
+"""A run in MLflow that can be taken up again, a training or a study: what was asked for, who works on it.
 
     with begin(job, "cifar10-20260114-101500-3f2a") as run: …      # a new run
-    with again(find("cifar10-20260114-101500-3f2a", "cifar10")) as run: …   # the same one, after it was broken off
+    former = find(TrainingJob, "cifar10-20260114-101500-3f2a", "cifar10")
+    with again(former) as run: …                                   # the same one, after it was broken off
 
-The job is the run's artifact `config.json`; a sign of life in the tag `driver`, renewed while the run goes on, tells a
-run that goes on from one whose driver was killed and could not say so. Knows nothing of Ray or of checkpoints.
+The job is the run's tag `job`, there from the run's first moment; a sign of life in the tag `driver`, renewed while the
+run goes on, tells a run that goes on from one whose driver was killed and could not say so. Knows nothing of Ray or of
+checkpoints.
 """
 
 from __future__ import annotations
@@ -12,12 +14,11 @@ from __future__ import annotations
 import json
 import os
 import socket
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any, ClassVar, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -27,45 +28,68 @@ from raycls.data.packed import Manifest
 from raycls.errors import UsageError
 from raycls.processes import Leader
 
-JOB = "config.json"
+JOB = "job"
+LONGEST_TAG = 8000  # characters, MLflow's limit: what is longer it cuts off
 BEAT_S = 20.0  # between two signs of life
 SILENCE_S = 90.0  # without one, a driver on another machine counts as dead
 
 
 class Job(BaseModel):
-    """All that a run was asked for: whoever resumes it does the same."""
+    """All that a run was asked for: whoever resumes it does the same. Each kind of run has a class of its own."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: ClassVar[str]  # the tag of its runs, and what people call one
+    command: ClassVar[str]  # the subcommand that begins and resumes one
 
     dataset: str
     fingerprint: str = Field(description="the dataset's, as it was when the run began")
     config: Config
-    workers: int
     storage: str = Field(description="the Ray storage path under which the checkpoints are")
     model: str | None = Field(None, description="name to register under; none: the model is not registered")
-    lineage: dict[str, str] = Field(description="further tags of the run and of the model version")
     init: str | None = Field(
         None, description="the registered model, NAME/VERSION, that the weights come from"
     )
     weights: str | None = Field(None, description="the file of weights to start from, or imagenet")
 
+    def params(self) -> dict[str, Any]:
+        """What MLflow shows as the run's parameters."""
+        return {**self.config.flat(), "dataset": self.dataset}
+
+    def resume_command(self, name: str) -> str:
+        return f"raycls {self.command} {self.dataset} --resume {name}"
+
+
+class TrainingJob(Job):
+    kind = "training"
+    command = "train"
+
+    workers: int
+    lineage: dict[str, str] = Field(description="further tags of the run and of the model version")
+
+    def params(self) -> dict[str, Any]:
+        return {**super().params(), "workers": self.workers}
+
+
+AnyJob = TypeVar("AnyJob", bound=Job)
+
 
 @dataclass(frozen=True)
-class Former:
+class Former(Generic[AnyJob]):
     """A run that was broken off. `epochs` are those already in its curves."""
 
     run_id: str
     name: str
-    job: Job
+    job: AnyJob
     epochs: frozenset[int]
 
     def check(self, manifest: Manifest, config: Config | None) -> None:
         """Raise UsageError where the dataset is no longer the same, or a configuration asked for is another."""
         if manifest.fingerprint != self.job.fingerprint:
             raise UsageError(
-                f"dataset {manifest.name} has changed since run {self.name} began (fingerprint "
+                f"dataset {manifest.name} has changed since {self.job.kind} run {self.name} began (fingerprint "
                 f"{self.job.fingerprint[:12]}, now {manifest.fingerprint[:12]}): prepare the former images again, or "
-                "train anew without --resume"
+                "begin anew without --resume"
             )
         if config is None:
             return
@@ -81,27 +105,17 @@ class Former:
             )
 
 
-def resume_command(dataset: str, name: str) -> str:
-    return f"raycls train {dataset} --resume {name}"
-
-
-def find(reference: str, dataset: str) -> Former:
-    """The unfinished training run of the dataset that has this id or name.
+def find(kind: type[AnyJob], reference: str, dataset: str) -> Former[AnyJob]:
+    """The unfinished run of this kind, of the dataset, that has this id or name.
 
     Raises UsageError when there is none, when it is finished, and when it is still running.
     """
-    client = registry.client()
-    experiment = client.get_experiment_by_name(dataset)
-    runs = (
-        client.search_runs([experiment.experiment_id], "tags.kind = 'training'", max_results=1000)
-        if experiment
-        else []
-    )
+    runs = registry.find_runs(dataset, f"tags.kind = '{kind.kind}'")
     found = next((run for run in runs if reference in (run.info.run_id, run.info.run_name)), None)
     if found is None:
         open_runs = [run.info.run_name for run in runs if run.info.status != "FINISHED"][:5]
         raise UsageError(
-            f"no training run {reference!r} of {dataset}; those not finished: {', '.join(open_runs) or 'none'}"
+            f"no {kind.kind} run {reference!r} of {dataset}; those not finished: {', '.join(open_runs) or 'none'}"
         )
     name = found.info.run_name
     if found.info.status == "FINISHED":
@@ -111,49 +125,60 @@ def find(reference: str, dataset: str) -> Former:
     driver = found.data.tags.get("driver")
     if found.info.status == "RUNNING" and driver and (where := _alive(driver)):
         raise UsageError(f"run {name} is still running ({where}): wait for it, or interrupt it there first")
-    history = client.get_metric_history(found.info.run_id, "epoch")
-    return Former(found.info.run_id, name, _job(found.info.run_id, name), frozenset(p.step for p in history))
+    try:
+        job = kind.model_validate_json(found.data.tags.get(JOB, ""))
+    except ValidationError:
+        raise UsageError(
+            f"run {name} was begun by another version of raycls, with other settings: resume it with that one"
+        ) from None
+    history = registry.client().get_metric_history(found.info.run_id, "epoch")
+    return Former(found.info.run_id, name, job, frozenset(p.step for p in history))
 
 
-def _job(run_id: str, name: str) -> Job:
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # for one small file
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            path = registry.client().download_artifacts(run_id, JOB, folder)
-            return Job.model_validate_json(Path(path).read_text())
-        except ValidationError:
-            raise UsageError(
-                f"run {name} was begun by another version of raycls, with other settings: resume it with that one"
-            ) from None
-        except Exception as error:  # MLflow's and the artifact store's own types
-            raise UsageError(f"run {name} cannot be resumed: its {JOB} cannot be read ({error})") from None
+def exists(kind: type[Job], name: str, dataset: str) -> bool:
+    """Whether the dataset has a run of this kind and name."""
+    return bool(registry.find_runs(dataset, f"tags.kind = '{kind.kind}' and attributes.run_name = '{name}'"))
+
+
+def of_study(study: str, dataset: str) -> list[registry.MlflowRun]:
+    """The training runs of the study's winner, the latest first."""
+    return registry.find_runs(dataset, f"tags.kind = '{TrainingJob.kind}' and tags.study = '{study}'")
 
 
 @contextmanager
-def begin(job: Job, name: str) -> Iterator[registry.Run]:
+def begin(job: Job, name: str, tags: dict[str, str]) -> Iterator[registry.Run]:
     """A new run, with the job kept in it. It ends as `registry.ending` says."""
-    tags = {
-        "kind": "training",
-        "dataset_fingerprint": job.fingerprint,
-        "driver": _sign(),
-        **job.lineage,
-    }
-    created = registry.client().create_run(registry.experiment(job.dataset), run_name=name, tags=tags)
-    with _resumable(registry.Run(created.info.run_id), resume_command(job.dataset, name)) as run:
-        run.log_json(job.model_dump(mode="json"), JOB)
-        run.log_params({**job.config.flat(), "workers": job.workers, "dataset": job.dataset})
+    written = job.model_dump_json()
+    if len(written) > LONGEST_TAG:
+        raise UsageError(
+            f"what was asked for takes {len(written)} characters to write down; MLflow keeps {LONGEST_TAG}"
+        )
+    created = registry.client().create_run(
+        registry.experiment(job.dataset),
+        run_name=name,
+        tags={
+            "kind": job.kind,
+            "dataset_fingerprint": job.fingerprint,
+            "driver": _sign(),
+            JOB: written,
+            **tags,
+        },
+    )
+    with _resumable(registry.Run(created.info.run_id), job.resume_command(name)) as run:
+        run.log_params(job.params())
         yield run
 
 
 @contextmanager
-def again(former: Former) -> Iterator[registry.Run]:
+def again(former: Former[Any]) -> Iterator[registry.Run]:
     """The same run, going on. It ends as `registry.ending` says."""
     run, client = registry.Run(former.run_id), registry.client()
     if "ended" in client.get_run(run.id).data.tags:
         client.delete_tag(run.id, "ended")
     run.tag({"driver": _sign()})
     client.update_run(run.id, status="RUNNING")
-    with _resumable(run, resume_command(former.job.dataset, former.name)):
+    with _resumable(run, former.job.resume_command(former.name)):
+        run.log_params(former.job.params())  # a driver that was killed at once could not
         yield run
 
 

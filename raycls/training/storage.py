@@ -15,15 +15,15 @@ is a checkpoint of which every file can be read. Knows directories, not Ray and 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
-from raycls.errors import TrainingError
+from raycls.errors import StorageError, TrainingError
 from raycls.models import checkpoint
 from raycls.training.loop import STATE
 
@@ -33,11 +33,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Saved:
-    """One epoch's checkpoint: `path` on `filesystem`, which may be a bucket's."""
+    """One checkpoint: `path` on `filesystem`, which may be a bucket's. `history`: the metrics of all its epochs."""
 
     filesystem: FileSystem
     path: str
-    metrics: dict[str, float]
+    history: list[dict[str, float]]
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        return self.history[-1]
 
     @property
     def epoch(self) -> int:
@@ -65,6 +69,22 @@ def local(filesystem: FileSystem, path: str) -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as folder:
         copy_files(path, folder, source_filesystem=filesystem)
         yield Path(folder)
+
+
+@contextmanager
+def saving(filesystem: FileSystem, path: str) -> Iterator[None]:
+    """Turn a checkpoint that cannot be written into a StorageError, and leave nothing of it to take up room."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        with suppress(OSError):
+            filesystem.delete_dir(path)
+        directory, _, name = path.rpartition("/")
+        raise StorageError(
+            f"the checkpoint {name} cannot be written under {directory}: {first_line(error)}"
+        ) from error
 
 
 class Store:
@@ -103,6 +123,29 @@ class Store:
 
         return self.filesystem.get_file_info(self.path).type != FileType.NotFound
 
+    def keep(self, epoch: int, save: Callable[[Path], None]) -> None:
+        """Have an epoch's checkpoint directory written by `save`, and remove those of former epochs.
+
+        For who writes checkpoints alone; Ray Train writes those of its workers itself. Raises StorageError.
+        """
+        from pyarrow.fs import copy_files
+
+        former = self._paths()
+        path = f"{self.path}/attempt-1/{epoch_directory(epoch)}"
+        with saving(self.filesystem, path):
+            with tempfile.TemporaryDirectory() as folder:
+                save(Path(folder))
+                self.filesystem.create_dir(path, recursive=True)
+                copy_files(folder, path, destination_filesystem=self.filesystem)
+            for old in former:
+                if old != path:
+                    self.filesystem.delete_dir(old)
+
+    def remove(self) -> None:
+        """Delete all of the run's checkpoints; no harm where there are none."""
+        if self.exists():
+            self.filesystem.delete_dir(self.path)
+
     def next_attempt(self) -> str:
         """The directory of the next attempt, relative to the storage path."""
         return f"{self.run}/attempt-{1 + len(self._list(self.path, 'attempt-'))}"
@@ -115,6 +158,11 @@ class Store:
         return max(
             self.checkpoints(), key=lambda saved: (saved.metrics["val_accuracy"], saved.epoch), default=None
         )
+
+    def history(self) -> list[dict[str, float]]:
+        """The metrics of every epoch up to the last checkpoint."""
+        last = self.last()
+        return last.history if last else []
 
     def checkpoints(self) -> list[Saved]:
         """Every whole checkpoint, of all attempts. One that a kill or a full disk cut short is passed over."""
@@ -141,11 +189,11 @@ class Store:
     def _read(self, path: str) -> Saved | None:
         try:
             with local(self.filesystem, path) as folder:
-                card = checkpoint.load(folder)[1]
-                torch.load(folder / STATE, map_location="cpu", weights_only=True)
+                checkpoint.load(folder)
+                state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
         except Exception:  # torch raises one of many types, by where a file was cut short
             return None
-        return Saved(self.filesystem, path, card.metrics)
+        return Saved(self.filesystem, path, state["history"])
 
 
 def first_line(error: BaseException) -> str:

@@ -31,19 +31,12 @@ from raycls.models.predictor import Predictor
 from raycls.training import loop, runs
 from raycls.training.evaluation import Evaluation, confusion_png, evaluate
 from raycls.training.failures import check_unchanged, final_errors, first_cause, with_way_out
-from raycls.training.listener import Curves, listening
-from raycls.training.runs import Job, resume_command
+from raycls.training.listener import Curves, Listener, listening
+from raycls.training.runs import TrainingJob
 from raycls.training.sampling import images_in_use
 from raycls.training.storage import Saved, Store
 from raycls.training.worker import work
 
-# glibc hands large buffers back to the kernel at every step and has them zeroed again; with these it keeps them. One
-# arena, as Ray Train computes in a thread, and the arenas of threads hold nothing above 64 MB.
-ALLOCATOR = {
-    "MALLOC_MMAP_THRESHOLD_": str(4 << 30),
-    "MALLOC_TRIM_THRESHOLD_": str(8 << 30),
-    "MALLOC_ARENA_MAX": "1",
-}
 IMAGES_PER_WORKER = 250
 RESTARTS = 3  # of the workers, after one of them died: a machine that kills them every time needs a person
 SHORT_EPOCH = 10_000  # images: fewer may be trained on within two seconds
@@ -93,7 +86,7 @@ def train(
     store.prepare()
     cluster.connect()
     scaling = _scaling(workers, config.training.batch_size)
-    job = Job(
+    job = TrainingJob(
         dataset=dataset_name,
         fingerprint=dataset.manifest.fingerprint,
         config=config,
@@ -104,7 +97,7 @@ def train(
         init=init,
         weights=weights,
     )
-    with runs.begin(job, name) as run:
+    with runs.begin(job, name, lineage) as run:
         return _carry_out(job, dataset, scaling, store, Curves(run))
 
 
@@ -117,7 +110,7 @@ def resume(
     run's. Raises UsageError where there is nothing to go on with (see `runs.find` and `Former.check`), and as `train`.
     """
     dataset = open_dataset(dataset_name)
-    former = runs.find(reference, dataset_name)
+    former = runs.find(TrainingJob, reference, dataset_name)
     former.check(dataset.manifest, config)
     if config is None:
         progress.say(f"{dataset_name}: " + "  ".join(f"{k}={v}" for k, v in former.job.config.flat().items()))
@@ -132,18 +125,21 @@ def resume(
     scaling = _scaling(workers or job.workers, job.config.training.batch_size)
     with runs.again(former) as run:
         curves = Curves(run, former.epochs)
-        # The driver may have been killed before it could log the last of them.
-        for saved in store.checkpoints():
-            curves.add(saved.metrics)
+        # The workers outlived a driver that was killed: epochs were trained that it never heard of.
+        for metrics in store.history():
+            curves.add(metrics)
         return _carry_out(job, dataset, scaling, store, curves)
 
 
 def _carry_out(
-    job: Job, dataset: PackedDataset, scaling: dict[str, Any], store: Store, curves: Curves
+    job: TrainingJob, dataset: PackedDataset, scaling: dict[str, Any], store: Store, curves: Curves
 ) -> TrainingResult:
     """Train what is left to train, then evaluate, log and register the best epoch."""
-    progress.say(f"run {store.run}; where it is broken off: {resume_command(job.dataset, store.run)}")
-    _run_workers(job, dataset, scaling, store, curves)
+    progress.say(f"run {store.run}; where it is broken off: {job.resume_command(store.run)}")
+    try:
+        run_workers(job, dataset, scaling, store, curves)
+    except RayclsError as error:
+        raise with_way_out(error, job, store) from error
     check_unchanged(dataset)
     best = store.best()
     if best is None:
@@ -156,11 +152,11 @@ def _carry_out(
     except Exception as error:  # of MLflow, its server, or the file system that artifacts are copied to
         raise BrokenOffError(
             f"the trained model cannot be filed in MLflow: {registry.reason_of(error)}; its checkpoint is "
-            f"{best.path}; try again with: {resume_command(job.dataset, store.run)}"
+            f"{best.path}; try again with: {job.resume_command(store.run)}"
         ) from error
 
 
-def _file(best: Saved, job: Job, dataset: PackedDataset, run: registry.Run) -> TrainingResult:
+def _file(best: Saved, job: TrainingJob, dataset: PackedDataset, run: registry.Run) -> TrainingResult:
     """Evaluate the best epoch on test; log and register it."""
     with tempfile.TemporaryDirectory() as folder, best.directory() as source:
         directory = Path(folder) / registry.CHECKPOINT
@@ -173,7 +169,8 @@ def _file(best: Saved, job: Job, dataset: PackedDataset, run: registry.Run) -> T
         _log_report(run, evaluation, dataset)
         version = None
         if job.model:
-            version = registry.register(
+            # A driver that was killed right after it had registered the model is not to do so again.
+            version = registry.of_run(run.id) or registry.register(
                 job.model,
                 run,
                 directory,
@@ -208,13 +205,25 @@ def _scaling(workers: int | None, batch_size: int) -> dict[str, Any]:
             f"{cpus} of the cluster's {total} CPUs are free: other work, like serving, holds the rest"
         )
     count = workers or max(1, min(cpus, batch_size // IMAGES_PER_WORKER))
-    return {"num_workers": count, "resources_per_worker": {"CPU": max(1, cpus // count)}}
+    each = max(1, cpus // count)
+    nodes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+    while each > 1 and sum(cores // each for cores in nodes) < count:
+        each -= 1  # a worker's cores are all on one node
+    return {"num_workers": count, "resources_per_worker": {"CPU": each}}
 
 
-def _run_workers(
-    job: Job, dataset: PackedDataset, scaling: dict[str, Any], store: Store, curves: Curves
+def run_workers(
+    job: TrainingJob,
+    dataset: PackedDataset,
+    scaling: dict[str, Any],
+    store: Store,
+    curves: Listener,
+    name: str | None = None,
 ) -> None:
-    """Run the Ray Train job; its checkpoints are then in the store, its curves in the MLflow run."""
+    """Run the Ray Train job, as the store's next attempt; `curves` hears of each epoch. name: see LeanTrainer.
+
+    Raises what stopped it, in one line; KeyboardInterrupt after the workers were stopped.
+    """
     import ray
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 
@@ -234,7 +243,6 @@ def _run_workers(
         checkpoint_config=CheckpointConfig(num_to_keep=1, checkpoint_score_attribute="val_accuracy"),
         failure_config=FailureConfig(max_failures=RESTARTS),
         callbacks=[final_errors()],
-        worker_runtime_env={"env_vars": ALLOCATOR},  # type: ignore[call-arg]  # mypy sees Train V1's
     )
     previous = signal.getsignal(signal.SIGINT)
     # What Ray has to say of a worker that died, it prints on stdout, which is for results.
@@ -246,6 +254,7 @@ def _run_workers(
             run_config=run_config,
             on_one_node=len(ray.nodes()) == 1,
             poll_s=0.25 if images_in_use(job.config, dataset) < SHORT_EPOCH else 2.0,
+            name=name,
         )
         try:
             trainer.fit()
@@ -253,7 +262,7 @@ def _run_workers(
             # Ray's own SIGINT handler has stopped the workers and then exits with 0, as if all had gone well.
             raise KeyboardInterrupt from None
         except Exception as error:
-            raise with_way_out(first_cause(error), job, store) from error
+            raise first_cause(error) from error
         finally:
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGINT, previous)

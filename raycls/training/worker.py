@@ -20,10 +20,10 @@ from raycls import registry
 from raycls.data.packed import PackedDataset
 from raycls.models import checkpoint
 from raycls.training import loop
-from raycls.training.failures import check_unchanged, saving
+from raycls.training.failures import check_unchanged
 from raycls.training.listener import tell
-from raycls.training.runs import Job
-from raycls.training.storage import Saved, epoch_directory, local
+from raycls.training.runs import TrainingJob
+from raycls.training.storage import Saved, epoch_directory, local, saving
 
 TELL_S = 1.0  # between two signs of progress
 
@@ -33,8 +33,8 @@ def work(task: dict[str, Any]) -> None:
     import ray.train
     import ray.train.torch
 
-    job: Job = task["job"]
-    dataset: PackedDataset = task["dataset"]
+    job: TrainingJob = task["job"]
+    dataset: PackedDataset = task["dataset"].here()
     channel: str = task["channel"]
     check_unchanged(dataset)
     context = ray.train.get_context()
@@ -54,7 +54,9 @@ def work(task: dict[str, Any]) -> None:
             return
         # Told before it is kept: what a resumed run begins with is then in its curves.
         tell(channel, "epoch", metrics)
-        with tempfile.TemporaryDirectory() as folder, saving(context.get_storage(), name):
+        storage = context.get_storage()
+        path = f"{storage.experiment_fs_path}/{name}"
+        with tempfile.TemporaryDirectory() as folder, saving(storage.storage_filesystem, path):
             snapshot.save(Path(folder))
             kept = ray.train.Checkpoint.from_directory(folder)
             ray.train.report(metrics, checkpoint=kept, checkpoint_dir_name=name)

@@ -168,7 +168,11 @@ def test_ctrl_c_then_a_killed_driver_then_a_killed_worker(
     assert match, seen
     name = match[1]
     with pytest.raises(UsageError, match=r"leave out what asks for training\.seed=7 \(0 in the run\)"):
-        resume("digits", name, config=override(runs.find(name, "digits").job.config, ["seed=7"]))
+        resume(
+            "digits",
+            name,
+            config=override(runs.find(runs.TrainingJob, name, "digits").job.config, ["seed=7"]),
+        )
 
     killed = _start("--resume", name)
     _read_until(killed, "going on after epoch")
@@ -245,7 +249,7 @@ def test_what_cannot_be_resumed_is_told(
         resume("digits", "nope")
     with pytest.raises(UsageError, match="is finished"):
         resume("digits", trained.run_id)
-    job = runs.Job(
+    job = runs.TrainingJob(
         dataset="digits",
         fingerprint="0" * 64,
         config=config,
@@ -254,12 +258,12 @@ def test_what_cannot_be_resumed_is_told(
         lineage={},
     )
     for fingerprint, told in (
-        ("0" * 64, "dataset digits has changed since run other began"),
+        ("0" * 64, "dataset digits has changed since training run other began"),
         (open_dataset("digits").manifest.fingerprint, f"there is no {storage}/other"),
     ):
         with (
             pytest.raises(TrainingError),
-            runs.begin(job.model_copy(update={"fingerprint": fingerprint}), "other") as run,
+            runs.begin(job.model_copy(update={"fingerprint": fingerprint}), "other", {}) as run,
         ):
             raise TrainingError("stopped")
         with pytest.raises(UsageError, match=told):

@@ -14,7 +14,6 @@ from raycls.errors import ConfigError, TrainingError, UnknownDatasetError, Usage
 from raycls.models.predictor import Predictor
 from raycls.training.evaluation import evaluate
 from raycls.training.trainer import TrainingResult, train
-from raycls.training.tuner import search, train_best
 
 
 def test_a_run_is_logged_and_registered(trained: TrainingResult) -> None:
@@ -71,48 +70,8 @@ def test_what_cannot_run_is_refused_before_anything_starts(digits_home: Path) ->
         train("nope", config)
     with pytest.raises(ConfigError, match="batch_size=60000"):
         train("digits", override(config, ["batch_size=60000"]))
-    with pytest.raises(UsageError, match="at least one trial"):
-        search("digits", config, trials=0)
 
 
 def test_more_workers_than_cpus_are_refused(trained: TrainingResult) -> None:
     with pytest.raises(UsageError, match="--workers 3 is more than the cluster's 2 CPUs"):
         train("digits", preset("smoke", open_dataset("digits").manifest), workers=3)
-
-
-def test_a_study_leaves_one_run_per_trial_and_a_better_champion(trained: TrainingResult) -> None:
-    base = override(preset("smoke", open_dataset("digits").manifest), ["epochs=6", "train_fraction=0.5"])
-    study = search("digits", base, trials=6, max_epochs=3, seed=1)
-    assert len(study.trials) == 6
-    assert len({str(trial.values) for trial in study.trials}) == 6
-    assert study.best.val_accuracy == max(trial.val_accuracy or 0 for trial in study.trials)
-    # The preset itself is the first trial, so that a study never ends below it.
-    assert any(trial.values["optim.lr"] == base.optim.lr for trial in study.trials)
-    assert {trial.epochs for trial in study.trials} <= {1, 2, 3}
-    assert any(trial.epochs < 3 for trial in study.trials), "ASHA stopped nothing"
-    for path, value in study.best.values.items():
-        assert study.config.flat()[path] == value
-    assert study.config.training.epochs == 6
-
-    client = registry.client()
-    experiment = client.get_experiment_by_name("digits")
-    assert experiment is not None
-    runs = client.search_runs(
-        [experiment.experiment_id], f"tags.`mlflow.parentRunId` = '{study.run_id}'", max_results=100
-    )
-    assert len(runs) == 6
-    assert {run.info.status for run in runs} == {"FINISHED"}
-    assert max(run.data.metrics["val_accuracy"] for run in runs) <= (study.best.val_accuracy or 0)
-    assert client.get_run(study.run_id).data.params["trials"] == "6"
-
-    result, promoted = train_best("digits", study)
-    version = result.version
-    assert version is not None
-    assert version.tags["study"] == study.name
-    assert version.tags["trial"] == study.best.number
-    former = trained.version
-    assert former is not None
-    assert promoted == (version.metrics["val_accuracy"] > former.metrics["val_accuracy"])
-    assert registry.resolve("digits").version == (version if promoted else former).version
-    if promoted:  # the other tests know the session's own model as champion
-        registry.promote(former.name, former.version)

@@ -1,20 +1,17 @@
-"""One page out of all parts that were measured so far, each with its own date and circumstances.
+"""The page of training's benchmark: what each part of it makes of its rows.
 
     write(Path("benchmarks/results"))    # reads results/training/*.json, writes results/training.md
 
-A figure without its part's file is not on the page. Ratios are of medians; a spread is the sample standard deviation.
+Ratios are of medians; a spread is the sample standard deviation.
 """
 
 from __future__ import annotations
 
-import json
 import statistics
-from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
-Row = dict[str, Any]
-Document = dict[str, Any]
+from raycls import results_page
+from raycls.results_page import Document, Row, Section, mean_and_spread, median, ratio, share, table
 
 GOALS = {  # preset → (test accuracy, peer epochs) that it is made for, on CIFAR-10 with two CPU cores
     "quick": (0.874, 2.2),
@@ -33,30 +30,9 @@ the pass over the training split alone.
 """
 
 
-def read(results: Path) -> dict[str, Document]:
-    """Every part that was measured, by name."""
-    files = sorted((results / "training").glob("*.json"))
-    return {file.stem: json.loads(file.read_text()) for file in files}
-
-
 def write(results: Path) -> Path:
     """Make the page anew."""
-    page = results / "training.md"
-    page.write_text(markdown(read(results)))
-    return page
-
-
-def markdown(documents: dict[str, Document]) -> str:
-    sections = [HEAD]
-    for prefix, section in SECTIONS.items():
-        found = {name: doc for name, doc in documents.items() if name.partition("-")[0] == prefix}
-        if found:
-            sections.append(section(found))
-    newest = max(documents.values(), key=lambda doc: doc["date"], default=None)
-    if newest:
-        facts = [("", ""), *newest["hardware"].items(), *newest["versions"].items()]
-        sections.append(_table(("", ""), facts[1:]))
-    return "\n".join(sections)
+    return results_page.write(results, "training", HEAD, SECTIONS)
 
 
 def preset_summary(rows: list[Row]) -> dict[str, float | None]:
@@ -85,7 +61,7 @@ def _presets(documents: dict[str, Document]) -> str:
         lines.append(
             (
                 f"`{preset}`",
-                _share(figures["test_accuracy"], figures["test_accuracy_std"]),
+                share(figures["test_accuracy"], figures["test_accuracy_std"]),
                 f"{figures['train_seconds']:.1f} s",
                 f"**{figures['peer_epochs']:.2f}** ({figures['peer_epoch_seconds']:.1f} s each)",
                 f"{goal[0]:.1%} in {goal[1]:g}" if goal else "",
@@ -112,8 +88,8 @@ def _presets(documents: dict[str, Document]) -> str:
     detail = ("preset", "seed", "test", "validation", "loop s", "peer's epoch s", "peer's accuracy after it")
     return (
         "## Presets on CIFAR-10, under Ray Train\n\n"
-        f"{_table(header, lines)}\nMean ± standard deviation over seeds; seconds are medians.\n\n"
-        f"<details><summary>Every run</summary>\n\n{_table(detail, seeds)}\n</details>\n"
+        f"{table(header, lines)}\nMean ± standard deviation over seeds; seconds are medians.\n\n"
+        f"<details><summary>Every run</summary>\n\n{table(detail, seeds)}\n</details>\n"
     )
 
 
@@ -125,9 +101,9 @@ def _ray(documents: dict[str, Document]) -> str:
         lines.append(
             (
                 f"{arguments['workers']} × {arguments['threads']}",
-                f"{_median(rows, 'bare_seconds'):.1f} s",
-                f"{_median(rows, 'ray_seconds'):.1f} s",
-                _ratio(ratios),
+                f"{median(rows, 'bare_seconds'):.1f} s",
+                f"{median(rows, 'ray_seconds'):.1f} s",
+                ratio(ratios),
                 len(rows),
                 document["date"],
             )
@@ -140,7 +116,7 @@ def _ray(documents: dict[str, Document]) -> str:
         "n",
         "measured (UTC)",
     )
-    return f"## What Ray costs while training\n\nThe whole of `quick`.\n\n{_table(header, lines)}"
+    return f"## What Ray costs while training\n\nThe whole of `quick`.\n\n{table(header, lines)}"
 
 
 def _workers(documents: dict[str, Document]) -> str:
@@ -148,22 +124,21 @@ def _workers(documents: dict[str, Document]) -> str:
     rows = document["rows"]
     ratios = [row["images_per_s_2"] / row["images_per_s_1"] for row in rows]
     line = (
-        f"{_median(rows, 'images_per_s_1'):,.0f}", f"{_median(rows, 'images_per_s_2'):,.0f}", _ratio(ratios),
+        f"{median(rows, 'images_per_s_1'):,.0f}", f"{median(rows, 'images_per_s_2'):,.0f}", ratio(ratios),
         len(rows), document["date"],
     )  # fmt: skip
     header = ("one worker, images/s", "two workers, images/s", "ratio of each pair", "n", "measured (UTC)")
-    return f"## Two workers against one, one thread each, under Ray Train\n\n{_table(header, [line])}"
+    return f"## Two workers against one, one thread each, under Ray Train\n\n{table(header, [line])}"
 
 
 def _agreement(documents: dict[str, Document]) -> str:
     (document,) = documents.values()
     means = [
-        _share(*_mean_and_spread(row[f"test_accuracy_{count}"] for row in document["rows"]))
-        for count in (1, 2)
+        share(*mean_and_spread(row[f"test_accuracy_{count}"] for row in document["rows"])) for count in (1, 2)
     ]
     header = ("one worker", "two workers", "n", "measured (UTC)")
     line = (*means, len(document["rows"]), document["date"])
-    return f"## Test accuracy of `fast`, same global batch\n\n{_table(header, [line])}"
+    return f"## Test accuracy of `fast`, same global batch\n\n{table(header, [line])}"
 
 
 def _memory(documents: dict[str, Document]) -> str:
@@ -172,7 +147,7 @@ def _memory(documents: dict[str, Document]) -> str:
     line = [f"{row[f'peak_memory_{kind}'] / 2**30:.2f} GiB" for kind in ("total", "private", "file")]
     header = ("peak, all resident", "private at the end", "mapped files at the end", "measured (UTC)")
     return (
-        f"## Memory of one worker, `fast` on CIFAR-10\n\n{_table(header, [(*line, document['date'])])}\n"
+        f"## Memory of one worker, `fast` on CIFAR-10\n\n{table(header, [(*line, document['date'])])}\n"
         "Mapped files are the dataset and the libraries: pages that the kernel drops when memory is short.\n"
     )
 
@@ -181,17 +156,17 @@ def _levers(documents: dict[str, Document]) -> str:
     (document,) = documents.values()
     rows = document["rows"]
     names = list(dict.fromkeys(row["lever"] for row in rows))
-    base = _median([row for row in rows if row["lever"] == names[0]], "train_seconds")
+    base = median([row for row in rows if row["lever"] == names[0]], "train_seconds")
     lines = []
     for name in names:
         mine = [row for row in rows if row["lever"] == name]
-        seconds = _median(mine, "train_seconds")
-        accuracy = _share(*_mean_and_spread(row["test_accuracy"] for row in mine))
+        seconds = median(mine, "train_seconds")
+        accuracy = share(*mean_and_spread(row["test_accuracy"] for row in mine))
         lines.append((name, f"{seconds:.1f} s", f"{seconds / base:.2f} ×", accuracy, len(mine)))
     header = ("`fast`", "training loop", "time", "test accuracy", "n")
     return (
         f"## What each lever gives\n\nThe loop in bare processes, {document['date']} UTC: the preset as it is, then "
-        f"with one thing changed.\n\n{_table(header, lines)}"
+        f"with one thing changed.\n\n{table(header, lines)}"
     )
 
 
@@ -205,9 +180,9 @@ def _networks(documents: dict[str, Document]) -> str:
                 (
                     document["arguments"]["dataset"],
                     f"`{network}`" + (f" from {init}" if init else ""),
-                    _share(*_mean_and_spread(row["test_accuracy"] for row in mine)),
-                    _share(*_mean_and_spread(row["test_macro_accuracy"] for row in mine)),
-                    f"{_median(mine, 'train_seconds'):.1f} s",
+                    share(*mean_and_spread(row["test_accuracy"] for row in mine)),
+                    share(*mean_and_spread(row["test_macro_accuracy"] for row in mine)),
+                    f"{median(mine, 'train_seconds'):.1f} s",
                     len(mine),
                     document["date"],
                 )
@@ -221,10 +196,10 @@ def _networks(documents: dict[str, Document]) -> str:
         "n",
         "measured (UTC)",
     )
-    return f"## Networks and datasets, preset `fast`\n\n{_table(header, lines)}"
+    return f"## Networks and datasets, preset `fast`\n\n{table(header, lines)}"
 
 
-SECTIONS: dict[str, Callable[[dict[str, Document]], str]] = {
+SECTIONS: dict[str, Section] = {
     "presets": _presets,
     "ray": _ray,
     "workers": _workers,
@@ -233,25 +208,3 @@ SECTIONS: dict[str, Callable[[dict[str, Document]], str]] = {
     "levers": _levers,
     "networks": _networks,
 }
-
-
-def _table(header: tuple[str, ...], rows: Iterable[Iterable[Any]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "".join(f"| {' | '.join(str(cell) for cell in line)} |\n" for line in lines)
-
-
-def _median(rows: list[Row], key: str) -> float:
-    return statistics.median(row[key] for row in rows)
-
-
-def _mean_and_spread(values: Iterable[float]) -> tuple[float, float | None]:
-    values = list(values)
-    return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None
-
-
-def _share(mean: float | None, spread: float | None) -> str:
-    return f"{mean:.2%}" + (f" ± {100 * spread:.2f}" if spread is not None else "")
-
-
-def _ratio(ratios: list[float]) -> str:
-    return f"**{statistics.median(ratios):.2f}** ({min(ratios):.2f} to {max(ratios):.2f})"

@@ -19,7 +19,8 @@ from raycls import cluster, progress
 from raycls.config import Config, override, preset
 from raycls.data.packed import open_dataset
 from raycls.errors import BenchmarkError
-from raycls.training.trainer import ALLOCATOR, train
+from raycls.ray_environment import ALLOCATOR
+from raycls.training.trainer import train
 
 Row = dict[str, Any]
 

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from raycls.html_page import templates
 from raycls.models.checkpoint import ModelCard
 from raycls.registry import ModelVersion
 from raycls.training.evaluation import Examples
@@ -136,18 +137,11 @@ def calibration(measured: Figures) -> str:
 
 def render(report: Report, pictures: Mapping[str, bytes]) -> str:
     """The page. pictures: PNG by the names that the report uses, and the charts' (charts/NAME-light.png, -dark.png)."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
 
     def uri(name: str) -> str:
         return "data:image/png;base64," + base64.b64encode(pictures[name]).decode()
 
-    environment = Environment(
-        loader=PackageLoader("raycls.training.report", ""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates("raycls.training.report")
     environment.filters["percent"] = lambda share, digits=1: f"{100 * share:.{digits}f}%"
     classes = sorted(report.figures.classes, key=lambda each: (each.images == 0, each.f1))
     return environment.get_template("page.html.j2").render(

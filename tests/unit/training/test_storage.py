@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+from pyarrow.fs import LocalFileSystem
+
 from raycls.config import override, preset
 from raycls.data.packed import PackedDataset
+from raycls.errors import StorageError
 from raycls.models import checkpoint
 from raycls.training import loop
-from raycls.training.storage import Store, epoch_directory
+from raycls.training.storage import Store, epoch_directory, saving
 
 
 def test_only_whole_checkpoints_count(digits: PackedDataset, tmp_path: Path) -> None:
@@ -17,6 +21,7 @@ def test_only_whole_checkpoints_count(digits: PackedDataset, tmp_path: Path) -> 
     store = Store(str(tmp_path), "run")
     store.prepare()
     assert store.last() is None
+    assert store.history() == []
 
     def keep(metrics: dict[str, float], snapshot: loop.Snapshot) -> None:
         epoch = int(metrics["epoch"])
@@ -42,3 +47,17 @@ def test_only_whole_checkpoints_count(digits: PackedDataset, tmp_path: Path) -> 
     assert best == store.best()
     assert {saved.epoch for saved in store.checkpoints()} == {3, best.epoch if best else 0}
     assert len(list(tmp_path.glob("run/attempt-*/*"))) <= 2
+    # The epochs between, whose checkpoints are gone, can still be drawn by a driver that never heard of them.
+    assert [metrics["epoch"] for metrics in store.history()] == [1, 2, 3]
+
+
+def test_what_a_full_disk_cut_short_is_removed(tmp_path: Path) -> None:
+    with (
+        pytest.raises(StorageError, match=f"epoch-00002 cannot be written under {tmp_path}: .*No space left"),
+        saving(LocalFileSystem(), f"{tmp_path}/epoch-00002"),
+    ):
+        (tmp_path / "epoch-00002").mkdir()
+        (tmp_path / "epoch-00002" / checkpoint.WEIGHTS).write_bytes(b"half")
+        with Path("/dev/full").open("wb", buffering=0) as file:  # the kernel's own disk that is always full
+            file.write(b"the other half")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,64 @@
+"""The peer of `raycls tune`: Optuna as its documentation has it, in one process, over the very same training loop.
+
+    python benchmarks/peers/plain_optuna.py --dataset cifar10 --preset quick --settings '["train_fraction=0.2"]' \
+        --trials 12 --epochs 3 --seed 0
+
+No Ray, no MLflow: `study.optimize` with TPE, torch on all cores, every trial to its end. The last line of stdout is one
+JSON document: the study's seconds (not the imports'), and each trial's values and accuracy.
+"""
+
+import argparse
+import json
+import time
+
+import optuna
+
+from raycls.config import override, preset
+from raycls.data.packed import open_dataset
+from raycls.training import loop
+from raycls.training.sampling import images_in_use
+from raycls.tuning.ledger import RANDOM_TRIALS
+from raycls.tuning.space import around, configured, own_values, suggest
+
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("--dataset", default="cifar10")
+parser.add_argument("--preset", default="quick")
+parser.add_argument("--settings", type=json.loads, default=[])
+parser.add_argument("--trials", type=int, default=12)
+parser.add_argument("--epochs", type=int, default=3)
+parser.add_argument("--seed", type=int, default=0)
+options = parser.parse_args()
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+dataset = open_dataset(options.dataset)
+config = override(
+    preset(options.preset, dataset.manifest), [*options.settings, f"training.epochs={options.epochs}"]
+)
+space = around(config, images_in_use(config, dataset))
+
+
+def objective(trial: optuna.Trial) -> float:
+    training = loop.start(configured(config, suggest(trial, space)), dataset)
+    best = 0.0
+    for metrics, _ in training.epochs():
+        best = max(best, metrics["val_accuracy"])
+        trial.report(metrics["val_accuracy"], training.epoch)
+    return best
+
+
+started = time.perf_counter()
+study = optuna.create_study(
+    direction="maximize",
+    sampler=optuna.samplers.TPESampler(seed=options.seed, n_startup_trials=RANDOM_TRIALS),
+)
+study.enqueue_trial(own_values(space, config) or {})
+study.optimize(objective, n_trials=options.trials)
+trials = [
+    {
+        "values": trial.params,
+        "val_accuracy": max(trial.intermediate_values.values()),
+        "epochs": trial.last_step,
+    }
+    for trial in study.trials
+]
+print(json.dumps({"seconds": time.perf_counter() - started, "trials": trials}))

@@ -1,0 +1,233 @@
+"""`raycls tune`: a study, from its first trial to a registered model; `raycls tune show`: what a study found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from raycls import progress
+from raycls.cli.data import Dataset
+from raycls.cli.output import AsJson, print_json, print_metrics, print_table
+from raycls.cli.training import (
+    Init,
+    ModelName,
+    Network,
+    Preset,
+    Seed,
+    Settings,
+    Weights,
+    Workers,
+    configuration,
+    weights_path,
+)
+from raycls.errors import UsageError
+
+if TYPE_CHECKING:
+    from raycls.tuning.job import Trial
+
+
+class _RunByDefault(TyperGroup):
+    """`raycls tune DATASET` is `raycls tune run DATASET`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, args if args and args[0] in self.commands else ["run", *args])
+
+
+app = typer.Typer(
+    cls=_RunByDefault, help="Search settings; train the best in full; promote it if it is better."
+)
+
+
+@app.command()
+def run(
+    dataset: Dataset,
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="configurations to try; default: 8, or the whole grid")
+    ] = None,
+    max_epochs: Annotated[
+        int | None, typer.Option(min=1, help="epochs of a trial; default: the preset's")
+    ] = None,
+    search: Annotated[str | None, typer.Option(help="tpe (the default), random or grid")] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(help="who stops hopeless trials early: asha (the default), hyperband or none"),
+    ] = None,
+    objective: Annotated[
+        str | None,
+        typer.Option(
+            help="accuracy (the default), or accuracy,latency: searches widths too, for the Pareto front"
+        ),
+    ] = None,
+    latency_budget_ms: Annotated[
+        float | None,
+        typer.Option(min=0, help="longest forward pass of the winner; default: the front's knee"),
+    ] = None,
+    latency_batch: Annotated[
+        int | None, typer.Option(min=1, help="images of the forward pass that is timed; default: 1")
+    ] = None,
+    space: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="YAML of what is searched; default: batch size, learning rate, dropout"
+        ),
+    ] = None,
+    study: Annotated[
+        str | None, typer.Option(metavar="NAME", help="the study's name; default: the dataset's and the time")
+    ] = None,
+    resume: Annotated[
+        str | None, typer.Option(metavar="STUDY", help="go on with this study, which was broken off")
+    ] = None,
+    max_failures: Annotated[
+        int | None,
+        typer.Option(min=0, help="end the study when more trials than that failed; default: never"),
+    ] = None,
+    workers_per_trial: Annotated[
+        int | None, typer.Option(min=1, help="training processes of one trial; default: 1")
+    ] = None,
+    cpus_per_trial: Annotated[
+        int | None, typer.Option(min=1, help="CPU cores of each of them; default: 1")
+    ] = None,
+    gpus_per_trial: Annotated[
+        float | None,
+        typer.Option(min=0, help="GPUs of each of them, like 0.25; default: 1 where the cluster has GPUs"),
+    ] = None,
+    preset: Preset = None,
+    network: Network = None,
+    workers: Workers = None,
+    seed: Seed = None,
+    settings: Settings = None,
+    init: Init = None,
+    weights: Weights = None,
+    model: ModelName = None,
+    as_json: AsJson = False,
+) -> None:
+    """Search batch size, learning rate and dropout, or a space of yours; train the best in full; promote it if it is
+    better. `raycls tune show STUDY` shows what a study found.
+
+    Example: raycls tune cifar10 --trials 8 --max-epochs 2 --set train_fraction=0.5
+    """
+    with progress.bar("loading PyTorch and Ray"):
+        from raycls.tuning import space as spaces
+        from raycls.tuning import study as studies
+
+    asked = {
+        "trials": trials,
+        "max_epochs": max_epochs,
+        "search": search,
+        "scheduler": scheduler,
+        "seed": seed,
+        "workers_per_trial": workers_per_trial,
+        "cpus_per_trial": cpus_per_trial,
+        "gpus_per_trial": gpus_per_trial,
+        "max_failures": max_failures,
+        "objective": objective,
+        "latency_batch": latency_batch,
+        "latency_budget_ms": latency_budget_ms,
+        "workers": workers,
+        "init": init,
+        "model": model,
+    }
+    given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+    if resume:
+        if given or any((space, study, preset, network, settings, weights)):
+            raise UsageError("--resume STUDY goes on as the study began: leave out all other options")
+        outcome = studies.resume(dataset, resume)
+    else:
+        config = configuration(dataset, preset, network, seed, settings, init)
+        searched = spaces.load(space, config) if space else None
+        weights = weights_path(weights, init)
+        job = studies.plan(dataset, config, space=searched, weights=weights, **given)
+        outcome = studies.tune(job, study)
+    found, training = outcome.study, outcome.training
+    assert training.version is not None
+    if as_json:
+        print_json(
+            {
+                "study": found.name,
+                "study_run_id": found.run_id,
+                "trials": [trial.__dict__ for trial in found.trials],
+                "best": found.best.__dict__,
+                "model": training.version.reference,
+                "promoted": outcome.promoted,
+                "run_id": training.run_id,
+                **training.metrics,
+            }
+        )
+        return
+    _print_trials(found.trials)
+    print(f"the winner is trial #{found.best.number}; trained in full:")
+    print_metrics(training.metrics)
+    champion = ", the champion" if outcome.promoted else "; the champion stays"
+    print(f"registered {training.version.reference}{champion}")
+    print(f"study {found.name} (MLflow run {found.run_id}), training run {training.run_id}")
+
+
+@app.command()
+def show(
+    study: Annotated[str, typer.Argument(help="a study's name")],
+    report: Annotated[
+        bool, typer.Option("--report", help="also write a page with plots, for people")
+    ] = False,
+    output: Annotated[Path | None, typer.Option(help="the page's file; default: STUDY.html")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the trials of a study, running or finished.
+
+    Example: raycls tune show pets-widths --report
+    """
+    from raycls.tuning import ledger
+    from raycls.tuning.report import in_short, write_report
+
+    if output and not report:
+        raise UsageError("--output is the report's file: add --report")
+    found = ledger.load(study)
+    trials, winner = ledger.trials_of(found), ledger.winner_of(found)
+    page = write_report(study, output or Path(f"{study}.html")) if report else None
+    if as_json:
+        shown = {
+            "study": study,
+            "trials": [trial.__dict__ for trial in trials],
+            "winner": winner.number if winner else None,
+        }
+        print_json(shown | ({"report": str(page)} if page else {}))
+        return
+    _print_trials(trials)
+    if any(trial.scored for trial in trials):
+        print("\n".join(in_short(trials, winner)))
+    if page:
+        print(f"report: {page}")
+
+
+def _print_trials(trials: tuple[Trial, ...]) -> None:
+    timed = any(trial.latency_ms is not None for trial in trials)
+    paths = list(dict.fromkeys(path for trial in trials for path in trial.values))
+    print_table(
+        (
+            "trial",
+            *(path.split(".")[1] for path in paths),
+            *(("latency_ms",) if timed else ()),
+            "val_accuracy",
+            "epochs",
+            "seconds",
+            "state",
+        ),
+        [
+            (
+                trial.number,
+                *(_short(trial.values.get(path, "")) for path in paths),
+                *((_short(trial.latency_ms),) if timed else ()),
+                "" if trial.val_accuracy is None else f"{trial.val_accuracy:.4f}",
+                trial.epochs,
+                f"{trial.seconds:.1f}",
+                f"{trial.state}: {trial.reason}" if trial.reason else trial.state,
+            )
+            for trial in trials
+        ],
+    )
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,23 @@
+"""How a program of benchmarks/ ends: an error is one line on stderr, and the exit code that of `raycls`.
+
+if __name__ == "__main__":
+    script.run(main)
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+from raycls.errors import RayclsError
+
+
+def run(main: Callable[[list[str]], None]) -> None:
+    """Call main with the command line. Exits with a RayclsError's exit code, and with 130 when interrupted."""
+    try:
+        main(sys.argv[1:])
+    except RayclsError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)

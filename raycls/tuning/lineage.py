@@ -1,0 +1,102 @@
+"""Where a model version comes from, each link checked against what is there now.
+
+    for link in trace(registry.resolve("cifar10/3")):
+        print(link.name, link.value, link.state, link.told)
+
+dataset → study → trial → training run → checkpoint. A model that no study chose has neither study nor trial.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from raycls import registry
+from raycls.config import Config
+from raycls.data.packed import open_dataset
+from raycls.errors import RayclsError, UnknownDatasetError
+from raycls.models.checkpoint import ModelCard, load_card
+from raycls.registry import ModelVersion
+from raycls.tuning import ledger
+from raycls.tuning.space import encoded
+
+
+@dataclass(frozen=True)
+class Link:
+    """One step of the chain. `absent` is what cannot be checked from here, `broken` what is no longer as recorded."""
+
+    name: str
+    value: str
+    state: Literal["verified", "absent", "broken"]
+    told: str = ""
+
+
+def trace(version: ModelVersion) -> list[Link]:
+    """The chain, from the images to the weights. Raises RegistryError where MLflow does not answer."""
+    checkpoint, card = _checkpoint(version)
+    links = [_dataset(version, card)]
+    if "study" in version.tags:
+        links += _study(version, card)
+    return [*links, _run(version), checkpoint]
+
+
+def _checkpoint(version: ModelVersion) -> tuple[Link, ModelCard | None]:
+    try:
+        directory = registry.checkpoint(version)
+        card = load_card(directory)
+    except RayclsError as error:
+        return Link("checkpoint", f"sha256 {version.sha256}", "broken", str(error)), None
+    return Link("checkpoint", f"sha256 {version.sha256}", "verified", str(directory)), card
+
+
+def _dataset(version: ModelVersion, card: ModelCard | None) -> Link:
+    name = card.dataset if card else version.name
+    value = f"{name}, fingerprint {version.fingerprint}"
+    if card and card.dataset_fingerprint != version.fingerprint:
+        return Link("dataset", value, "broken", f"the checkpoint names {card.dataset_fingerprint}")
+    try:
+        now = open_dataset(name).manifest.fingerprint
+    except UnknownDatasetError:
+        return Link("dataset", value, "absent", "not prepared on this machine")
+    if now != version.fingerprint:
+        return Link("dataset", value, "broken", f"prepared here with other images: {now}")
+    return Link("dataset", value, "verified", "prepared here with the same images")
+
+
+def _study(version: ModelVersion, card: ModelCard | None) -> list[Link]:
+    name, number = version.tags["study"], version.tags["trial"]
+    try:
+        trials = ledger.read(name)
+    except RayclsError as error:
+        return [Link("study", name, "absent", str(error)), Link("trial", number, "absent")]
+    study = Link("study", name, "verified", f"{len(trials)} trials")
+    trial = next((trial for trial in trials if str(trial.number) == number), None)
+    if trial is None or not trial.scored:
+        return [study, Link("trial", number, "broken", "the study has no such trial that ended well")]
+    if card is None:
+        return [study, Link("trial", number, "absent", "its values are in the checkpoint")]
+    flat = Config.model_validate(card.config).flat()
+    # The winner is trained on all images, whatever share its trial saw.
+    other = [
+        path
+        for path, value in trial.values.items()
+        if path != "training.train_fraction" and encoded(flat[path]) != value
+    ]
+    if other:
+        return [
+            study,
+            Link("trial", number, "broken", f"the model was trained with another {', '.join(other)}"),
+        ]
+    return [
+        study,
+        Link("trial", number, "verified", f"{trial.told()}  val_accuracy {trial.val_accuracy:.4f}"),
+    ]
+
+
+def _run(version: ModelVersion) -> Link:
+    found = registry.find_run(version.run_id)
+    if found is None:
+        return Link("run", version.run_id, "broken", "MLflow has no such run")
+    if found.data.tags.get("dataset_fingerprint") != version.fingerprint:
+        return Link("run", version.run_id, "broken", "it was trained on another dataset")
+    return Link("run", version.run_id, "verified", f"{found.info.run_name}, {found.info.status.lower()}")

@@ -1,0 +1,117 @@
+"""Accuracy against serving cost: the architectures of a space timed before a study, the front and its point after it.
+
+    costs = latencies(job, dataset)          # ms of one forward pass, by architecture, measured alone
+    front = pareto_front(trials)
+    chosen = choose(front, budget_ms=2.0)    # or by the knee
+
+An architecture's latency does not depend on its weights, so it is measured once, before the first trial and with
+nothing else running, with the very code that serves. As in a replica that answers one request after another, the
+processor decodes an image and idles between two passes: in an endless row of them, each takes half as long.
+"""
+
+from __future__ import annotations
+
+import io
+import statistics
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+
+from raycls.config import Config
+from raycls.data.packed import PackedDataset
+from raycls.data.transforms import decode
+from raycls.errors import ConfigError, UsageError
+from raycls.models.predictor import Predictor
+from raycls.training import loop
+from raycls.tuning import space as spaces
+from raycls.tuning.job import StudyJob, Trial
+
+ROUNDS, WARM_UP = 30, 5  # timed passes of each architecture, in turns
+PAUSE_S = 0.004  # before each, as between two requests on one connection
+MOST = 64  # architectures: each takes a second or so to measure
+SERVING_THREADS = 1  # of one replica: `threads` of serve_config.yaml
+
+
+def latencies(job: StudyJob, dataset: PackedDataset) -> dict[str, float]:
+    """Median milliseconds of a forward pass over job.latency_batch images, by architecture.
+
+    Sets this process's threads to those of a replica.
+    Raises ConfigError where the space has too many architectures, or a range of widths.
+    """
+    dataset = dataset.here()
+    configs = {spaces.architecture(config): config for config in _architectures(job)}
+    if len(configs) > MOST:
+        raise ConfigError(f"the space has {len(configs)} architectures; at most {MOST} are measured")
+    torch.set_num_threads(SERVING_THREADS)
+    count = min(job.latency_batch, dataset.manifest.counts["val"])
+    encoded = [_png(image) for image in dataset.images("val")[:count]]
+    predictors = {name: _fresh(config, dataset) for name, config in configs.items()}
+    times: dict[str, list[float]] = {name: [] for name in configs}
+    for turn in range(ROUNDS + WARM_UP):
+        for name, predictor in predictors.items():
+            time.sleep(PAUSE_S)
+            images = np.stack([predictor.prepare(decode(data)) for data in encoded])
+            started = time.perf_counter()
+            predictor.probabilities(images)
+            if turn >= WARM_UP:
+                times[name].append(1000 * (time.perf_counter() - started))
+    return {name: statistics.median(measured) for name, measured in times.items()}
+
+
+def pareto_front(trials: Sequence[Trial]) -> list[Trial]:
+    """The trials that no other beats in both, from the fastest to the most accurate."""
+    scored = [trial for trial in trials if trial.scored and trial.latency_ms is not None]
+    front: list[Trial] = []
+    for trial in sorted(scored, key=lambda t: (t.latency_ms or 0, -(t.val_accuracy or 0), t.number)):
+        if not front or (trial.val_accuracy or 0) > (front[-1].val_accuracy or 0):
+            front.append(trial)
+    return front
+
+
+def choose(front: Sequence[Trial], budget_ms: float | None) -> Trial:
+    """The most accurate trial within the budget; without one, the knee of the front.
+
+    The knee is the point farthest above the line from the fastest to the most accurate, both axes scaled to 1 (Branke
+    et al., Finding Knees in Multi-objective Optimization, 2004). Raises UsageError where nothing is fast enough.
+    """
+    if budget_ms is not None:
+        within = [trial for trial in front if (trial.latency_ms or 0) <= budget_ms]
+        if not within:
+            raise UsageError(
+                f"no trial is within --latency-budget-ms {budget_ms:g}: the fastest takes {front[0].latency_ms:.2f} ms"
+            )
+        return within[-1]
+    latency = np.array([trial.latency_ms for trial in front], dtype=float)
+    accuracy = np.array([trial.val_accuracy for trial in front], dtype=float)
+    if len(front) < 3:
+        return front[-1]
+    above = (accuracy - accuracy[0]) / np.ptp(accuracy) - (latency - latency[0]) / np.ptp(latency)
+    return front[int(above.argmax())]
+
+
+def _architectures(job: StudyJob) -> list[Config]:
+    searched = {
+        path: domain for path, domain in job.space.items() if path in ("network.name", "network.widths")
+    }
+    if any(domain.choices is None for domain in searched.values()):
+        raise ConfigError("network.widths takes choices")
+    return (
+        [spaces.configured(job.config, values) for values in spaces.grid(searched)]
+        if searched
+        else [job.config]
+    )
+
+
+def _fresh(config: Config, dataset: PackedDataset) -> Predictor:
+    """An untrained network, run as serving would run it."""
+    card, device = loop.card_of(config, dataset), "cuda" if torch.cuda.is_available() else "cpu"
+    return Predictor(loop.untrained(config, dataset), card, device=torch.device(device), precision="auto")
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()

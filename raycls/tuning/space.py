@@ -1,0 +1,223 @@
+"""What a study searches: for each setting of the configuration, a range or a list of choices.
+
+    space = around(config, images=45_000)       # batch size, learning rate, dropout
+    space = load(Path("space.yaml"), config)    # any settings
+
+A file is YAML (or JSON), a setting a line, by its path or its own name where only one section has it:
+
+    lr: {low: 0.05, high: 1.0, log: true}
+    batch_size: {choices: [250, 500, 1000]}
+    network.dropout: {low: 0.0, high: 0.5, step: 0.1}
+    network.widths: {choices: [[32, 64], [64, 128, 128]]}
+
+Everything is validated against the configuration's own fields before a study starts. Optuna keeps values as numbers and
+text: a list is its JSON there, which `raycls.config.override` reads back.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from raycls.config import Config, complaints, override, path_of
+from raycls.errors import ConfigError
+
+if TYPE_CHECKING:
+    from optuna import Trial
+
+Value = int | float | str | bool | None
+
+
+class Domain(BaseModel):
+    """The values of one setting: from low to high, both included, or one of the choices."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    low: int | float | None = None
+    high: int | float | None = None
+    log: bool = Field(
+        False, description="orders of magnitude matter: as many values from 1 to 10 as from 10 to 100"
+    )
+    step: int | float | None = Field(None, gt=0, description="only every so many from low on")
+    points: int = Field(4, ge=2, description="how many values a grid takes of a range")
+    choices: tuple[Any, ...] | None = None
+
+    @model_validator(mode="after")
+    def _complete(self) -> Domain:
+        if self.choices is not None:
+            if not self.choices or self.low is not None or self.high is not None or self.step or self.log:
+                raise ValueError("give some choices and nothing else, or low and high")
+            return self
+        if self.low is None or self.high is None or not self.low < self.high:
+            raise ValueError("give choices, or low and a larger high")
+        if self.log and (self.step or self.low <= 0):
+            raise ValueError("a log scale needs a low above 0 and takes no step")
+        return self
+
+    @property
+    def whole(self) -> bool:
+        """Whether these are whole numbers."""
+        return all(isinstance(end, int) for end in (self.low, self.high, self.step or 1))
+
+    @property
+    def values(self) -> tuple[Value, ...]:
+        """The choices as Optuna keeps them."""
+        return tuple(encoded(choice) for choice in self.choices or ())
+
+    def ends(self) -> tuple[Any, ...]:
+        """The values that must be valid for all to be."""
+        return (self.low, self.high) if self.choices is None else self.choices
+
+    def contains(self, value: Value) -> bool:
+        """Whether it is one of them."""
+        if self.choices is not None:
+            return value in self.values
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            return False
+        assert self.low is not None and self.high is not None
+        steps = (value - self.low) / self.step if self.step else 0.0
+        return self.low <= value <= self.high and abs(steps - round(steps)) < 1e-8
+
+    def grid(self) -> list[Value]:
+        """The values of a grid: the choices, every step, or `points` of the range, evenly (by ratio on a log scale)."""
+        if self.choices is not None:
+            return list(self.values)
+        assert self.low is not None and self.high is not None
+        if self.step:
+            count = int((self.high - self.low) / self.step + 1e-9) + 1
+            points = [self.low + i * self.step for i in range(count)]
+        elif self.log:
+            ratio = math.log(self.high / self.low)
+            points = [self.low * math.exp(ratio * i / (self.points - 1)) for i in range(self.points)]
+        else:
+            points = [self.low + (self.high - self.low) * i / (self.points - 1) for i in range(self.points)]
+        # Rounding may carry a point past the end, where it would be no value of the setting.
+        points = [min(point, self.high) for point in points]
+        return [*sorted({round(point) for point in points})] if self.whole else [*points]
+
+
+Space = dict[str, Domain]  # by the setting's path
+
+
+def encoded(value: Any) -> Value:
+    """A setting's value as Optuna keeps it."""
+    return json.dumps(list(value)) if isinstance(value, list | tuple) else value
+
+
+def around(config: Config, images: int) -> Space:
+    """What is searched by default, around the configuration and for that many training images in use.
+
+    Learning rate from a quarter to four times (on a log scale), batch size from a quarter to twice (as far as the
+    images allow), dropout from 0 to 0.5. Its grid is 4 × 4 × 3.
+    """
+    batch, lr = config.training.batch_size, config.optim.lr
+    choices = sorted({max(2, min(images, round(batch * factor))) for factor in (0.25, 0.5, 1, 2)})
+    return {
+        "training.batch_size": Domain(choices=tuple(choices)),
+        "optim.lr": Domain(low=lr / 4, high=min(10.0, lr * 4), log=True),
+        "network.dropout": Domain(low=0.0, high=0.5, points=3),
+    }
+
+
+def architectures(config: Config) -> Space:
+    """Network widths from half to one and a half times the configuration's, with a stage less and a stage more.
+
+    Raises ConfigError for a network that has no widths.
+    """
+    widths = config.network.widths
+    if not widths:
+        raise ConfigError(
+            f"{config.network.name} has a fixed shape: search accuracy and latency with --network fastcnn, cnn or mlp"
+        )
+    depths = {len(widths) - 1: widths[:-1], len(widths): widths, len(widths) + 1: (*widths, widths[-1])}
+    choices = [
+        [max(4, round(width * factor)) for width in stages]
+        for depth, stages in depths.items()
+        if depth
+        for factor in (0.5, 0.75, 1, 1.5)
+    ]
+    return {"network.widths": Domain(choices=tuple(choices))}
+
+
+def architecture(config: Config) -> str:
+    """What a network's latency depends on: its name and widths."""
+    return json.dumps([config.network.name, list(config.network.widths)])
+
+
+def load(path: Path, config: Config) -> Space:
+    """The space in a file. Raises ConfigError that names the line's setting and what is wrong with it."""
+    try:
+        tree = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"--space {path} cannot be read: {' '.join(str(error).split())}") from None
+    if not isinstance(tree, dict) or not tree:
+        raise ConfigError(f"--space {path}: write settings, like lr: {{low: 0.05, high: 1.0, log: true}}")
+    space: Space = {}
+    for key, entry in tree.items():
+        try:
+            space[path_of(config, str(key))] = Domain.model_validate(entry)
+        except ValidationError as error:
+            raise ConfigError(f"--space {path}: {key}: {'; '.join(complaints(error))}") from None
+    check(space, config)
+    return space
+
+
+def check(space: Space, config: Config) -> None:
+    """Raise ConfigError where a value of the space is none that its setting takes."""
+    for path, domain in space.items():
+        if path == "training.epochs":
+            raise ConfigError(
+                "the space cannot hold training.epochs: all trials are as long as --max-epochs says"
+            )
+        for value in domain.ends():
+            override(config, [assignment(path, value)])
+        own = config.flat()[path]
+        if domain.choices is None and isinstance(own, int) and not domain.whole:
+            raise ConfigError(f"{path} takes whole numbers: give low, high and step without a decimal point")
+
+
+def assignment(path: str, value: Any) -> str:
+    """`PATH=VALUE`, as `override` takes it."""
+    value = encoded(value)
+    return f"{path}={value if isinstance(value, str) else json.dumps(value)}"
+
+
+def configured(config: Config, values: dict[str, Value]) -> Config:
+    """The configuration with a trial's values."""
+    return override(config, [assignment(path, value) for path, value in values.items()])
+
+
+def own_values(space: Space, config: Config) -> dict[str, Value] | None:
+    """The configuration's own values as a point of the space, or None where it lies outside."""
+    flat = config.flat()
+    own = {path: encoded(flat[path]) for path in space}
+    return own if all(domain.contains(own[path]) for path, domain in space.items()) else None
+
+
+def grid(space: Space) -> list[dict[str, Value]]:
+    """Every combination of every setting's grid values."""
+    columns = [domain.grid() for domain in space.values()]
+    return [dict(zip(space, row, strict=True)) for row in itertools.product(*columns)]
+
+
+def suggest(trial: Trial, space: Space) -> dict[str, Value]:
+    """A trial's value for every setting: what it has already, or what the study's sampler chooses now."""
+    values: dict[str, Value] = {}
+    for path, domain in space.items():
+        if domain.choices is not None:
+            values[path] = trial.suggest_categorical(path, domain.values)
+        elif domain.whole:
+            values[path] = trial.suggest_int(
+                path, int(domain.low or 0), int(domain.high or 0), step=int(domain.step or 1), log=domain.log
+            )
+        else:
+            values[path] = trial.suggest_float(
+                path, float(domain.low or 0), float(domain.high or 0), step=domain.step, log=domain.log
+            )
+    return values

@@ -1,0 +1,272 @@
+"""A study from its first trial to a registered model, and again from wherever it was broken off.
+
+    job = plan("cifar10", preset("fast", manifest), trials=24, max_epochs=2)
+    outcome = tune(job)
+    outcome = resume("cifar10", "cifar10-study-20260114-101500-3f2a")
+
+The winner is trained in full, not continued: a trial is shorter than the winner's training and may see fewer images,
+and its learning rate has fallen to 0, so there is nothing to go on from.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+import time
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from raycls import cluster, home, progress, registry
+from raycls.config import Config, override, validated
+from raycls.data.packed import open_dataset
+from raycls.errors import StudyError, UsageError
+from raycls.models.predictor import Predictor
+from raycls.training import loop, runs, trainer
+from raycls.training.evaluation import evaluate
+from raycls.training.sampling import images_in_use
+from raycls.training.storage import Store
+from raycls.training.trainer import TrainingResult
+from raycls.tuning import space as spaces
+from raycls.tuning.display import Display
+from raycls.tuning.job import METRIC, StudyJob, Trial
+from raycls.tuning.ledger import Ledger
+from raycls.tuning.pareto import choose, pareto_front
+from raycls.tuning.report import pareto_png, write_report
+from raycls.tuning.space import Space
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """A finished search."""
+
+    name: str
+    run_id: str
+    job: StudyJob
+    trials: tuple[Trial, ...]
+
+    @property
+    def front(self) -> list[Trial]:
+        """The Pareto front of accuracy and latency; empty where latency did not count."""
+        return pareto_front(self.trials)
+
+    @property
+    def best(self) -> Trial:
+        """The most accurate trial; of a study that looks at latency too, the front's within the budget or its knee."""
+        if self.job.timed:
+            return choose(self.front, self.job.latency_budget_ms)
+        return max(
+            (trial for trial in self.trials if trial.scored), key=lambda t: (t.val_accuracy or 0, -t.number)
+        )
+
+    @property
+    def config(self) -> Config:
+        """The winner's, at full length and on all the images."""
+        return override(self.best.config(self.job.config), ["training.train_fraction=1.0"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """A study and the model that came of it; whether that is the champion now."""
+
+    study: Study
+    training: TrainingResult
+    promoted: bool
+
+
+def plan(
+    dataset_name: str,
+    config: Config,
+    *,
+    trials: int | None = None,
+    max_epochs: int | None = None,
+    space: Space | None = None,
+    init: str | None = None,
+    model: str | None = None,
+    **options: Any,
+) -> StudyJob:
+    """All that a study needs to know, checked before anything is started.
+
+    config is what the winner will be trained with but for what is searched. trials defaults to 8, or to the whole grid;
+    max_epochs to the configuration's; space to `space.around`. init is a registered model that every trial starts from;
+    model is the name to register under, default the dataset's. options are further fields of StudyJob.
+    Raises UsageError, also where not a single trial fits on the cluster, and ConfigError.
+    """
+    import ray
+
+    from raycls.tuning.execution import check_room
+
+    dataset = open_dataset(dataset_name)
+    short = override(config, [f"training.epochs={max_epochs}"]) if max_epochs else config
+    timed = options.get("objective") == "accuracy,latency"
+    if timed and options.get("scheduler") not in (None, "none"):
+        raise UsageError(
+            f"--scheduler {options['scheduler']} goes by accuracy alone: leave it out for two objectives"
+        )
+    if space is None:
+        space = spaces.around(short, images_in_use(short, dataset)) | (
+            spaces.architectures(config) if timed else {}
+        )
+    spaces.check(space, config)
+    loop.check(short, dataset)
+    for path, domain in space.items():
+        for value in domain.ends():
+            loop.check(spaces.configured(short, {path: spaces.encoded(value)}), dataset)
+    if options.get("search") == "grid":
+        whole = len(spaces.grid(space))
+        trials = whole if trials is None else min(trials, whole)
+    elif trials is None:
+        trials = 8
+    if trials < 1:
+        raise UsageError(f"--trials {trials}: at least one trial is needed")
+    with ThreadPoolExecutor(1) as beside:  # both mostly wait: Ray for its processes, MLflow for the disk
+        opened = beside.submit(registry.client)
+        cluster.connect()
+        opened.result()
+    if options.get("scheduler") is None:
+        options["scheduler"] = "none" if timed else "asha"
+    if options.get("gpus_per_trial") is None:
+        options["gpus_per_trial"] = 1.0 if ray.cluster_resources().get("GPU") else 0.0
+    asked = {
+        "dataset": dataset_name,
+        "fingerprint": dataset.manifest.fingerprint,
+        "config": config,
+        "storage": home.storage(),
+        "space": space,
+        "trials": trials,
+        "max_epochs": short.training.epochs,
+        "model": model or dataset_name,
+        "init": registry.resolve(init).reference if init else None,
+    }
+    job = validated(StudyJob, asked | options)
+    check_room(job)
+    return job
+
+
+def tune(job: StudyJob, name: str | None = None) -> Outcome:
+    """Search, train the winner in full, register it, and make it champion where it beats the present one.
+
+    name (default: the dataset's, the time and four letters) is the study's in Optuna's storage and in MLflow. "Beats"
+    is a higher val_accuracy; the test split has no say. Raises UsageError for a name that a study has already,
+    StudyError when too many trials failed, BrokenOffError where `resume` can go on.
+    """
+    name = name or f"{job.dataset}-study-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}"
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
+        raise UsageError(f"{name!r} cannot be a study's name: use letters, digits, - _ and .")
+    if runs.exists(StudyJob, name, job.dataset):
+        raise UsageError(
+            f"there is a study {name!r} of {job.dataset} already: go on with it by --resume {name}, or choose another "
+            "--study"
+        )
+    with runs.begin(job, name, {}) as run:
+        return _finish(_search(job, name, run), run)
+
+
+def search(job: StudyJob, name: str) -> Study:
+    """The search alone, without the winner's training. Raises as `tune`."""
+    with runs.begin(job, name, {}) as run:
+        return _search(job, name, run)
+
+
+def resume(dataset_name: str, reference: str) -> Outcome:
+    """Go on with a study that was broken off, where it was. reference is its name or its MLflow run's id.
+
+    Raises UsageError where there is nothing to go on with, and as `tune`.
+    """
+    former = runs.find(StudyJob, reference, dataset_name)
+    former.check(open_dataset(dataset_name).manifest, None)
+    with runs.again(former) as run:
+        return _finish(_search(former.job, former.name, run), run)
+
+
+def _search(job: StudyJob, name: str, run: registry.Run) -> Study:
+    """Run every trial that has not run yet. Raises StudyError where all failed."""
+    from raycls.tuning.execution import execute, prestart, time_architectures
+    from raycls.tuning.trial import Task, study_directory
+
+    dataset = open_dataset(job.dataset)
+    cluster.connect()
+    store = Store(job.storage, study_directory(name))
+    store.prepare()
+    progress.say(f"study {name}; where it is broken off: {job.resume_command(name)}")
+    prestart(job)
+    ledger = Ledger(job, name, run)
+    if job.timed:
+        _check_budget(job, ledger.time_once(lambda: time_architectures(job, dataset)))
+    init = registry.resolve(job.init) if job.init else None
+    with Display(name, job, ledger.trials()) as display:
+        try:
+            execute(ledger, Task(job=job, study=name, dataset=dataset, init=init), display, run)
+        except BaseException:
+            with suppress(Exception):  # what broke it off matters more
+                ledger.interrupt()
+            raise
+    store.remove()
+    study = Study(name=name, run_id=run.id, job=job, trials=ledger.trials())
+    failed = [trial for trial in study.trials if trial.state == "failed"]
+    if len(failed) == len(study.trials):
+        raise StudyError(f"all {len(failed)} trials failed; the first: {failed[0].reason}")
+    ledger.choose(study.best)
+    return study
+
+
+def _check_budget(job: StudyJob, latencies_ms: dict[str, float]) -> None:
+    fastest = min(latencies_ms.values())
+    if job.latency_budget_ms is not None and fastest > job.latency_budget_ms:
+        raise UsageError(
+            f"no architecture is within --latency-budget-ms {job.latency_budget_ms:g}: "
+            f"the fastest takes {fastest:.2f} ms"
+        )
+
+
+def _finish(study: Study, run: registry.Run) -> Outcome:
+    """Train the winner, register it, and promote it if it is better."""
+    _log(study, run)
+    training = _train_winner(study)
+    assert training.version is not None
+    promoted = registry.promote_if_better(training.version, METRIC)
+    return Outcome(study=study, training=training, promoted=promoted)
+
+
+def _log(study: Study, run: registry.Run) -> None:
+    """The search's end on the study's MLflow run, with its page."""
+    best, failed = study.best, sum(trial.state == "failed" for trial in study.trials)
+    run.log_metrics({f"best_{METRIC}": best.val_accuracy or 0.0, "trials_failed": failed})
+    run.log_params(
+        {"best.trial": best.number, **{f"best.{key}": value for key, value in best.values.items()}}
+    )
+    run.log_json([trial.__dict__ for trial in study.trials], "trials.json")
+    with tempfile.TemporaryDirectory() as folder:
+        write_report(study.name, Path(folder) / "index.html")
+        if study.job.timed:
+            (Path(folder) / "pareto.png").write_bytes(pareto_png(study.trials, best))
+        run.log_directory(Path(folder), "report")
+
+
+def _train_winner(study: Study) -> TrainingResult:
+    """Train the winner in full; where an earlier attempt at the study has begun or done that, go on with it."""
+    job, dataset = study.job, open_dataset(study.job.dataset)
+    progress.say(
+        f"training the winner, trial #{study.best.number} ({study.best.told()}), in full: "
+        f"{study.config.training.epochs} epochs on all {dataset.manifest.counts['train']:,} images"
+    )
+    for found in runs.of_study(study.name, job.dataset):
+        if found.info.status != "FINISHED":
+            return trainer.resume(job.dataset, found.info.run_id)
+        if version := registry.of_run(found.info.run_id):
+            evaluation = evaluate(Predictor.load(registry.checkpoint(version)), dataset, "test")
+            return TrainingResult(
+                run_id=found.info.run_id, metrics=version.metrics, evaluation=evaluation, version=version
+            )
+    return trainer.train(
+        job.dataset,
+        study.config,
+        workers=job.workers,
+        model=job.model,
+        lineage={"study": study.name, "study_run_id": study.run_id, "trial": str(study.best.number)},
+        init=job.init,
+        weights=job.weights,
+    )

@@ -1,0 +1,184 @@
+"""What a trial's process runs: one trial after another, an epoch at a time, each from its last checkpoint.
+
+    trainable = trials_of(Task(job=job, study=name, dataset=dataset, init=None))
+
+A Tune class trainable, whose `step` is an epoch: it computes in the main thread of a process that lives from trial to
+trial, so torch is imported once and the dataset mapped once. A trial that fails says so in its result and is over: Ray
+would start it again, and it would fail again. What Ray does start again is a trial whose process died.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from ray.tune import Trainable
+
+from raycls import registry
+from raycls.config import Config
+from raycls.data.packed import PackedDataset
+from raycls.errors import RayclsError, StorageError
+from raycls.training import loop
+from raycls.training.failures import check_unchanged
+from raycls.training.lean import free
+from raycls.training.runs import TrainingJob
+from raycls.training.storage import Store, first_line
+from raycls.training.trainer import run_workers
+from raycls.tuning.job import StudyJob
+from raycls.tuning.space import configured
+
+METRICS, FAILED, BROKEN_OFF = (
+    "metrics",
+    "failed",
+    "broken_off",
+)  # a result has one of them: figures, or a reason
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What all trials of a study have in common."""
+
+    job: StudyJob
+    study: str
+    dataset: PackedDataset
+    init: registry.ModelVersion | None
+
+    def store(self, number: int) -> Store:
+        """Where a trial keeps its latest checkpoint while it runs."""
+        return Store(self.job.storage, f"{study_directory(self.study)}/trial-{number:04d}")
+
+    def held(self, number: int) -> str:
+        """What the resources of a trial's own workers are known by."""
+        return f"{self.study}/{number}"
+
+
+def study_directory(study: str) -> str:
+    """Where on the storage path a study's trials keep their checkpoints."""
+    return f"studies/{study}"
+
+
+def trials_of(task: Task) -> type[Trainable]:
+    """The trainable of one study. A trial's Tune configuration is its number and its values."""
+    # Tune keeps classes by name, for all studies on a cluster.
+    return type(f"trial_of_{task.study}", (_Trial,), {"task": task})
+
+
+class _Trial(Trainable):
+    task: Task
+
+    def setup(self, config: dict[str, Any]) -> None:
+        self._number = int(config["number"])
+        self._config = configured(self.task.job.trial_config, config["values"])
+        self._results = _alone if self.task.job.workers_per_trial == 1 else _with_workers
+        self._epochs = self._results(self.task, self._number, self._config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self.setup(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """An epoch's metrics; or why there will be none."""
+        try:
+            return next(self._epochs, {"done": True})
+        except StorageError as error:
+            return {BROKEN_OFF: str(error), "done": True}
+        except Exception as error:
+            return {FAILED: reason_of(error), "done": True}
+
+    def cleanup(self) -> None:
+        self._epochs.close()
+
+
+def reason_of(error: Exception) -> str:
+    """One line that says what made a trial fail."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
+        return f"out of memory: {first_line(error)}"
+    return str(error) if isinstance(error, RayclsError) else f"{type(error).__name__}: {first_line(error)}"
+
+
+def _alone(task: Task, number: int, config: Config) -> Generator[dict[str, Any]]:
+    """The plain loop in this process."""
+    dataset = task.dataset.here()
+    check_unchanged(dataset)
+    torch.set_num_threads(task.job.cpus_per_trial)
+    store = task.store(number)
+    last = store.last()
+    start: dict[str, Any] = {
+        "init": registry.checkpoint(task.init) if task.init else None,
+        "weights": task.job.weights,
+    }
+    with last.directory() if last else contextlib.nullcontext() as folder:
+        training = loop.start(
+            config,
+            dataset,
+            device="cuda" if torch.cuda.is_available() else "cpu",
+            **({"resume": folder} if folder else start),
+        )
+    # The driver may have been killed before it heard of them; to what it knows it pays no heed.
+    for metrics in training.history:
+        yield {METRICS: metrics, "done": False}
+    for metrics, snapshot in training.epochs():
+        store.keep(training.epoch, snapshot.save)
+        yield {METRICS: metrics, "done": training.finished}
+
+
+def _with_workers(task: Task, number: int, config: Config) -> Generator[dict[str, Any]]:
+    """A Ray Train run of its own, whose driver is this process."""
+    heard: queue.SimpleQueue[dict[str, Any] | Exception | None] = queue.SimpleQueue()
+    thread = threading.Thread(target=_drive, args=(task, number, config, heard), daemon=True)
+    thread.start()
+    while (item := heard.get()) is not None:
+        if isinstance(item, Exception):
+            raise item
+        yield item
+
+
+class _PassOn:
+    """Hears of the workers' epochs, and passes them on to Tune."""
+
+    def __init__(self, heard: queue.SimpleQueue[Any]):
+        self._heard = heard
+
+    def add(self, metrics: dict[str, float]) -> None:
+        self._heard.put({METRICS: metrics, "done": False})
+
+    def beat(self) -> None:
+        """The study's driver gives the sign of life."""
+
+
+def _drive(task: Task, number: int, config: Config, heard: queue.SimpleQueue[Any]) -> None:
+    job = task.job
+    resources: dict[str, Any] = {"CPU": job.cpus_per_trial}
+    if job.gpus_per_trial:
+        resources["GPU"] = job.gpus_per_trial
+    scaling = {
+        "num_workers": job.workers_per_trial,
+        "use_gpu": bool(job.gpus_per_trial),
+        "resources_per_worker": resources,
+    }
+    training = TrainingJob(
+        dataset=job.dataset,
+        fingerprint=job.fingerprint,
+        config=config,
+        storage=job.storage,
+        init=job.init,
+        weights=job.weights,
+        workers=job.workers_per_trial,
+        lineage={},
+    )
+    listener = _PassOn(heard)
+    try:
+        free(task.held(number))  # what an earlier attempt at the trial may still hold
+        store = task.store(number)
+        store.prepare()
+        for metrics in store.history():
+            listener.add(metrics)
+        run_workers(training, task.dataset, scaling, store, listener, task.held(number))
+        heard.put(None)
+    except Exception as error:
+        heard.put(error)
