@@ -132,10 +132,24 @@ class ServingConfig(_Section):
     max_batch_size: int = Field(64, ge=1, le=4096, description="images in one forward pass")
     threads: int = Field(1, ge=1, le=256, description="CPU threads of one replica's forward pass")
     max_body_bytes: int = Field(10 * 2**20, ge=1024, description="largest request body, bytes")
+    body_timeout_s: float = Field(
+        20, gt=0, description="how long a request's body may take to arrive, seconds"
+    )
     max_pixels: int = Field(50_000_000, ge=1, description="largest image, width × height")
     max_images: int = Field(64, ge=1, description="most images in one request")
     max_pending: int = Field(
         256, ge=1, description="requests that one replica holds before it answers 429 with Retry-After"
+    )
+    token_sha256: str | None = Field(
+        None,
+        pattern="^[0-9a-f]{64}$",
+        description="digest of the bearer token that /predict and /metrics ask for; none: anyone may ask",
+    )
+    access_log: float = Field(
+        0,
+        ge=0,
+        le=1,
+        description="share of the requests that the replica's log tells of, each a line of JSON",
     )
     simulate_forward_ms: float = Field(
         0, ge=0, description="sleep that long in each forward pass: for scaling tests only"
@@ -216,24 +230,25 @@ def override(config: Config, assignments: Iterable[str]) -> Config:
     else text. Raises ConfigError that names the key and what it accepts.
     """
     tree = config.model_dump()
-    paths = {path: path for path in config.flat()}
-    for leaf in {path.split(".")[1] for path in config.flat()}:
-        owners = [path for path in config.flat() if path.endswith(f".{leaf}")]
-        if len(owners) == 1:
-            paths[leaf] = owners[0]
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
         if not equals:
             raise ConfigError(f"{assignment!r} is not key=value, like training.epochs=8")
-        if key not in paths:
-            raise ConfigError(f"unknown setting {key!r}; the settings are: {', '.join(config.flat())}")
+        section, leaf = path_of(config, key).split(".")
         try:
-            value = json.loads(text)
+            tree[section][leaf] = json.loads(text)
         except ValueError:
-            value = text
-        section, leaf = paths[key].split(".")
-        tree[section][leaf] = value
+            tree[section][leaf] = text
     return validated(Config, tree)
+
+
+def path_of(config: Config, key: str) -> str:
+    """The path that a key means: itself, or that of the only field of this name. Raises ConfigError."""
+    paths = list(config.flat())
+    found = [path for path in paths if key in (path, path.split(".")[1])]
+    if len(found) != 1:
+        raise ConfigError(f"unknown setting {key!r}; the settings are: {', '.join(paths)}")
+    return found[0]
 
 
 def validated(section: type[_AnySection], values: dict[str, Any]) -> _AnySection:
@@ -241,10 +256,11 @@ def validated(section: type[_AnySection], values: dict[str, Any]) -> _AnySection
     try:
         return section.model_validate(values)
     except ValidationError as error:
-        raise ConfigError("; ".join(_complaints(error))) from None
+        raise ConfigError("; ".join(complaints(error))) from None
 
 
-def _complaints(error: ValidationError) -> Iterator[str]:
+def complaints(error: ValidationError) -> Iterator[str]:
+    """What pydantic found wrong, a line each."""
     for item in error.errors():
         path = ".".join(str(part) for part in item["loc"])
         yield f"{path}={item['input']!r}: {item['msg'][0].lower()}{item['msg'][1:]}"

@@ -9,10 +9,13 @@ RayclsError                 exit code 1: the work failed
 │   ├── SourceError         no source could deliver the images, or the weights
 │   └── BusyError           another process is preparing the same dataset
 ├── TrainingError           a run or a study stopped before its end
-│   └── BrokenOffError      by something outside it, a killed worker or a full disk: it can be resumed
+│   ├── BrokenOffError      by something outside it, like a killed worker: it can be resumed
+│   │   └── StorageError    by a storage path that cannot be written, like a full disk
+│   └── StudyError          a study cannot be kept, or too many of its trials failed
 ├── CheckpointError         a checkpoint directory is incomplete or damaged
 ├── ExportError             a model cannot be written as one file, or the file answers otherwise
 ├── RegistryError           MLflow refused or cannot be reached
+├── RefusedError            a version is not fit to serve; the former one still does
 ├── ClusterError            Ray or Serve did not start, answer or stop
 └── ImageError              one image cannot be read (400 over HTTP)
     ├── NotAnImageError     the bytes are no image of a supported format (415)
@@ -64,6 +67,10 @@ class BrokenOffError(TrainingError):
     pass
 
 
+class StorageError(BrokenOffError):
+    pass
+
+
 class CheckpointError(RayclsError):
     pass
 
@@ -72,7 +79,15 @@ class ExportError(RayclsError):
     pass
 
 
+class StudyError(TrainingError):
+    pass
+
+
 class RegistryError(RayclsError):
+    pass
+
+
+class RefusedError(RayclsError):
     pass
 
 

@@ -20,6 +20,14 @@ LOOPBACK = "127.0.0.1"
 # Ray runs workers at nice 15. Training fills every core, and would then wait for whatever else wants one.
 SAME_PRIORITY = {"RAY_worker_niceness": "0"}
 
+# For processes that train. glibc hands large buffers back to the kernel at every step and has them zeroed again; with
+# these it keeps them. One arena, as Ray Train computes in a thread, and the arenas of threads hold nothing above 64 MB.
+ALLOCATOR = {
+    "MALLOC_MMAP_THRESHOLD_": str(4 << 30),
+    "MALLOC_TRIM_THRESHOLD_": str(8 << 30),
+    "MALLOC_ARENA_MAX": "1",
+}
+
 
 def environment() -> dict[str, str]:
     """What must be in the environment of `ray start` on every node: `raycls env` prints it, `start` sets it."""
@@ -30,6 +38,8 @@ def environment() -> dict[str, str]:
         # HAProxy in front of the replicas: about five times the requests/s of Ray's own proxy.
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        # Which would keep a thousand lines of a replica's log back; but for errors, it says one request in many.
+        "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1",
         # A prediction may safely be repeated, so a request that died with its replica is sent to another.
         "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
         "RAY_SERVE_HAPROXY_RETRIES": "3",

@@ -15,7 +15,7 @@ from raycls.training.trainer import TrainingResult
 @pytest.fixture(autouse=True)
 def _no_environment_of_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests never see the developer's own cluster, server or storage."""
-    for name in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI", "RAYCLS_STORAGE"):
+    for name in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI", "RAYCLS_STORAGE", "RAYCLS_STUDIES", "RAYCLS_TOKEN"):
         monkeypatch.delenv(name, raising=False)
 
 

@@ -9,7 +9,7 @@ import typer
 
 from raycls import progress
 from raycls.cli.output import AsJson, print_json, print_metrics, print_table
-from raycls.errors import UsageError
+from raycls.errors import RegistryError, UsageError
 
 app = typer.Typer()
 
@@ -77,12 +77,18 @@ def evaluate(
         print(f"report: {page} (and in MLflow run {version.run_id}, under report/)")
 
 
-@app.command()
-def models(as_json: AsJson = False) -> None:
-    """List the registered models with their metrics and aliases.
+versions = typer.Typer()
+app.add_typer(versions, name="models")
+
+
+@versions.callback(invoke_without_command=True)
+def models(ctx: typer.Context, as_json: AsJson = False) -> None:
+    """List the registered models with their metrics and aliases; `show` says where one comes from.
 
     Example: raycls models
     """
+    if ctx.invoked_subcommand:
+        return
     from raycls import registry
 
     versions = registry.list_models()
@@ -112,20 +118,58 @@ def models(as_json: AsJson = False) -> None:
         )
 
 
+@versions.command()
+def show(
+    name: Annotated[str, typer.Argument(help="a registered model's name")],
+    version: Annotated[str, typer.Argument(help="its version number")],
+    as_json: AsJson = False,
+) -> None:
+    """Show where a version comes from, dataset to checkpoint, and check every link. Exit code 1: a link is broken.
+
+    Example: raycls models show cifar10 3
+    """
+    from raycls import registry
+    from raycls.tuning.lineage import trace
+
+    found = registry.resolve(f"{name}/{version}")
+    links = trace(found)
+    if as_json:
+        print_json(
+            {"model": found.reference, "metrics": found.metrics, "lineage": [link.__dict__ for link in links]}
+        )
+    else:
+        for link in links:
+            print(f"{link.name:<11} {link.state:<9} {link.value}" + (f"  ({link.told})" if link.told else ""))
+        print_metrics(found.metrics)
+    if any(link.state == "broken" for link in links):
+        raise RegistryError(f"{found.reference} is not what its record says: see the broken link above")
+
+
 @app.command()
 def promote(
     model: Annotated[str, typer.Argument(help="a registered model's name")],
     version: Annotated[str, typer.Argument(help="its version number")],
-    alias: Annotated[str, typer.Option(help="the alias to give")] = "champion",
+    alias: Annotated[
+        str, typer.Option(help="the alias to give; only champion is examined and served")
+    ] = "champion",
+    new_classes: Annotated[
+        bool, typer.Option("--new-classes", help="though it answers other classes than the champion")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Give a version the alias champion, which serving reads when it is deployed.
+    """Make a version champion, after a look at whether it is fit; where `raycls up` serves the model, serve it there.
 
     Example: raycls promote cifar10 3
     """
     from raycls import registry
 
-    promoted = registry.promote(model, version, alias)
+    if alias == registry.CHAMPION:
+        with progress.bar("loading PyTorch"):
+            from raycls.serving import rollout
+
+        promoted = rollout.promote(model, version, new_classes=new_classes)
+    else:
+        promoted = registry.promote(model, version, alias)
     if as_json:
         print_json({"model": promoted.reference, "aliases": promoted.aliases})
     else:

@@ -1,4 +1,4 @@
-"""`raycls predict | up | down | env | doctor | bench`: a registered model behind HTTP, and how fast it answers."""
+"""`raycls predict | up | down | env | doctor | top | bench`: a registered model behind HTTP, and how fast it is."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from raycls import progress
-from raycls.cli.output import AsJson, print_json
+from raycls.cli.output import AsJson, print_json, print_table
 from raycls.errors import UsageError
 
 app = typer.Typer()
@@ -53,7 +53,16 @@ def up(
         bool, typer.Option("--detach", help="return when it serves; end with `raycls down`")
     ] = False,
     model: ServedModel = None,
+    host: Annotated[
+        str | None,
+        typer.Option(
+            help="where to listen; 0.0.0.0: everywhere, with RAYCLS_TOKEN; default: the configuration's"
+        ),
+    ] = None,
     port: Port = None,
+    no_auth: Annotated[
+        bool, typer.Option("--no-auth", help="ask nobody for a token, whoever reaches the host")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Start Ray with the right environment and serve a model, until Ctrl-C.
@@ -62,7 +71,7 @@ def up(
     """
     from raycls.serving.deploy import up
 
-    served = up(config, detach=detach, model=model, port=port)
+    served = up(config, detach=detach, model=model, host=host, port=port, guarded=not no_auth)
     if as_json:
         print_json(served.__dict__)
     else:
@@ -115,6 +124,43 @@ def doctor(config: ServeConfig = SERVE_CONFIG, port: Port = None, as_json: AsJso
                 print(f"         mend: {finding.mend}")
     if not all(finding.ok for finding in findings):
         raise typer.Exit(1)
+
+
+@app.command()
+def top(
+    url: Annotated[str, typer.Argument(help="the server")] = "http://127.0.0.1:8000",
+    seconds: Annotated[float, typer.Option(min=0.1, help="between two looks")] = 2.0,
+    once: Annotated[bool, typer.Option("--once", help="look once, and end")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Watch the replicas that serve: requests/s, latency, batches, versions. --json: one document, of one look.
+
+    Example: raycls top --once
+    """
+    from rich.console import Console
+
+    from raycls.serving.top import watch
+
+    def shown(value: float | None) -> str:
+        return "–" if value is None else f"{value:,.1f}"
+
+    for view in watch(url, seconds):
+        if as_json:
+            print_json(view.model_dump())
+            return
+        if not once:
+            Console().clear()
+        measures = ("requests/s", "errors/s", "p50 ms", "p99 ms", "queue p50 ms", "images a batch")
+        rows = [
+            (row.name, row.model, *map(shown, row.model_dump(exclude={"name", "model"}).values()))
+            for row in view.replicas
+        ]
+        print_table(("replica", "model", *measures), rows)
+        print(
+            f"{view.requests_per_s:,.0f} requests/s on {len(view.replicas)} replicas in {view.seconds:.1f} s"
+        )
+        if once:
+            return
 
 
 @app.command()

@@ -2,21 +2,24 @@
 
     serve run serve_config.yaml          # raycls/serving/app.py binds it to a model version
 
-Requests that arrive during one forward pass are the next batch. Decoding and the forward pass run in one thread, so
-that the event loop stays free to read and answer. Knows one model version for as long as it lives, and nothing of
-registries: the application was built with the version it serves.
+Decoding and the forward pass run in one thread (raycls/serving/batching.py), so that the event loop stays free to read
+and answer. Knows one model version for as long as it lives, and nothing of registries: the application was built with
+the version it serves.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
+import random
 import time
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from base64 import b64encode
 
 import numpy as np
+from prometheus_client import Metric
 from ray import serve
+from ray.serve.exceptions import RayServeException
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -25,29 +28,44 @@ from raycls.config import ServingConfig
 from raycls.data.transforms import decode
 from raycls.errors import ImageError
 from raycls.models.predictor import Prediction, Predictor
-from raycls.serving.http import HTTPProblem, answer, images_of, problem_of, read_body, top_k_of
-from raycls.serving.metrics import Metrics
+from raycls.serving import auth, openapi
+from raycls.serving.batching import Batches
+from raycls.serving.explainer import Explainer
+from raycls.serving.http import (
+    HTTPProblem,
+    answer,
+    explain_of,
+    images_of,
+    problem_of,
+    read_body,
+    top_k_of,
+)
+from raycls.serving.metrics import Metrics, exposition
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 RETRY_AFTER_S = 1
+SCRAPE_S = 2.0  # what the other replicas have to tell their counts for GET /metrics
+HUNG_S, HUNG_TIMES = (
+    5.0,
+    10,
+)  # a forward pass that takes so long, and so often what a full one does, will not end
 
 logger = logging.getLogger("ray.serve")
 
 
 @serve.deployment
 class Classifier:
-    """POST /predict, GET /health, GET /metrics, as the README's serving page describes them."""
+    """POST /predict, GET /health, GET /metrics, as GET /openapi.json describes them."""
 
     def __init__(self, config: ServingConfig, version: registry.ModelVersion):
         self.config, self.version = config, version
         self.predictor = Predictor.load(registry.checkpoint(version), threads=config.threads)
-        self.metrics = Metrics(version)
+        replica = serve.get_replica_context().replica_id.unique_id
+        self.metrics = Metrics(replica, version, self.predictor.card.classes)
+        self.explainer = Explainer(self.predictor, self._decode)
         self.pending = 0
-        self.thread = ThreadPoolExecutor(1, "forward")
-        self.idle = asyncio.Event()
-        self.idle.set()
-        self.batch.set_max_batch_size(config.max_batch_size)  # type: ignore[attr-defined]
-        self._warm_up()
+        self.forward_since: float | None = None  # of the forward pass that runs now
+        self.batches = Batches(self._classify, config.max_batch_size, first=self._warm_up)
 
     async def __call__(self, request: Request) -> Response:
         started = time.perf_counter()
@@ -58,21 +76,44 @@ class Classifier:
         except Exception:
             logger.exception("raycls failed on a request")
             response = HTTPProblem(500, "the server failed on this request; its log says why").response()
-        self.metrics.request(response.status_code, time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        self.metrics.request(response.status_code, seconds)
+        if self.config.access_log and random.random() < self.config.access_log:
+            logger.info(self._access(request, response, seconds))
         return response
 
+    def _access(self, request: Request, response: Response, seconds: float) -> str:
+        """One request as a line of JSON."""
+        return json.dumps(
+            {
+                "method": request.method,
+                "path": request.scope["path"],
+                "status": response.status_code,
+                "ms": round(1000 * seconds, 2),
+                "bytes_in": request.headers.get("content-length"),
+                "bytes_out": len(response.body),
+                "content_type": request.headers.get("content-type"),
+                "request_id": request.headers.get("x-request-id"),
+                "model": self.version.reference,
+            }
+        )
+
     async def _route(self, request: Request) -> Response:
-        path, method = request.url.path, request.method
+        path, method = request.scope["path"], request.method  # request.url would be parsed anew
         if path == "/predict":
             if method != "POST":
                 raise HTTPProblem(405, "/predict takes POST", {"Allow": "POST"})
+            auth.check(request.headers, self.config.token_sha256)
             return await self._predict(request)
-        if path not in ("/health", "/metrics"):
-            raise HTTPProblem(404, f"there is no {path[:80]}: use /predict, /health or /metrics")
+        if path not in ("/health", "/metrics", "/openapi.json"):
+            raise HTTPProblem(404, f"there is no {path[:80]}: /openapi.json says what there is")
         if method not in ("GET", "HEAD"):
             raise HTTPProblem(405, f"{path} takes GET", {"Allow": "GET, HEAD"})
         if path == "/metrics":
-            return self.metrics.response()
+            auth.check(request.headers, self.config.token_sha256)
+            return await self._all_metrics()
+        if path == "/openapi.json":
+            return answer(openapi.document(self.predictor.card.classes, self.config))
         model = {
             "name": self.version.name,
             "version": self.version.version,
@@ -87,58 +128,82 @@ class Classifier:
             )
         self.pending += 1
         try:
-            top_k = top_k_of(request)
-            body = await read_body(request, self.config.max_body_bytes)
+            top_k, explain = top_k_of(request), explain_of(request)
+            body = await read_body(request, self.config.max_body_bytes, self.config.body_timeout_s)
             images, many = await images_of(request.headers, body, self.config.max_images)
-            # While a forward pass runs, wait outside the batch queue: @serve.batch would make each newcomer a batch
-            # of its own behind the running one. Released together, they are one batch.
-            await self.idle.wait()
-            results = await asyncio.gather(*[self.batch(image) for image in images])
+            results = await asyncio.gather(*[self.batches.put(image) for image in images])
+            predictions = []
+            for position, result in enumerate(results):
+                if isinstance(result, ImageError):
+                    raise problem_of(result, f"image {position}: " if many else "")
+                prediction = result.as_json(top_k) | {"model_version": self.version.version}
+                if explain:
+                    overlay = await self.explainer.overlay(images[position], result.class_index)
+                    prediction["explanation_png_base64"] = b64encode(overlay).decode()
+                predictions.append(prediction)
         finally:
             self.pending -= 1
-        for position, result in enumerate(results):
-            if isinstance(result, ImageError):
-                problem = problem_of(result)
-                if many:
-                    problem.detail = f"image {position}: {problem.detail}"
-                raise problem
-        predictions = [
-            result.as_json(top_k) | {"model_version": self.version.version}
-            for result in results
-            if isinstance(result, Prediction)
-        ]
         return answer({"predictions": predictions} if many else predictions[0])
 
-    @serve.batch(batch_wait_timeout_s=0)
-    async def batch(self, images: list[bytes]) -> list[Prediction | ImageError]:
-        self.idle.clear()
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self.thread, self._classify, images)
-        finally:
-            self.idle.set()
+    async def counts(self) -> list[Metric]:
+        """This replica's part of GET /metrics, for whichever replica was asked."""
+        return self.metrics.collect()
 
-    def _classify(self, images: list[bytes]) -> list[Prediction | ImageError]:
+    async def _all_metrics(self) -> Response:
+        """Of all replicas; where one does not answer, of this one alone, which the page says."""
+        own = serve.get_replica_context()
+        # It asks the controller the first time, and waits for it.
+        handle = await asyncio.to_thread(serve.get_deployment_handle, own.deployment, own.app_name)
+        told = handle.broadcast("counts").results_async(timeout_s=SCRAPE_S, return_exceptions=True)
+        try:
+            found = [counts for counts in await told if isinstance(counts, list)]
+        except (TimeoutError, RayServeException):
+            found = []
+        return exposition(found or [self.metrics.collect()], complete=bool(found))
+
+    def check_health(self) -> None:
+        """Called by Serve, which replaces a replica that raises."""
+        since = self.forward_since
+        if since and (seconds := time.perf_counter() - since) > HUNG_S + HUNG_TIMES * self.full_batch_s:
+            raise RuntimeError(f"a forward pass has been running for {seconds:.0f} s")
+
+    def _classify(self, images: list[bytes], waited: list[float]) -> list[Prediction | ImageError]:
         """One answer per encoded image; an image that cannot be read spoils no other."""
         started = time.perf_counter()
         outcomes = [self._pixels(data) for data in images]
         readable = [outcome for outcome in outcomes if isinstance(outcome, np.ndarray)]
+        decoded = time.perf_counter()
         predictions: list[Prediction] = []
+        forward_seconds = None
         if readable:
-            predictions = self.predictor.predictions(self.predictor.probabilities(np.stack(readable)))
-            time.sleep(self.config.simulate_forward_ms / 1000)
-        self.metrics.batch(len(images), time.perf_counter() - started)
+            self.forward_since = decoded
+            try:
+                probabilities = self.predictor.probabilities(np.stack(readable))
+                if self.config.simulate_forward_ms:
+                    time.sleep(self.config.simulate_forward_ms / 1000)
+            finally:
+                self.forward_since = None
+            forward_seconds = time.perf_counter() - decoded
+            predictions = self.predictor.predictions(probabilities)
+        self.metrics.batch(waited, decoded - started, forward_seconds)
+        self.metrics.answers(predictions)
         answers = iter(predictions)
         return [next(answers) if isinstance(outcome, np.ndarray) else outcome for outcome in outcomes]
 
     def _pixels(self, data: bytes) -> np.ndarray | ImageError:
         try:
-            return self.predictor.prepare(decode(data, max_pixels=self.config.max_pixels, formats=FORMATS))
+            return self._decode(data)
         except ImageError as error:
             return error
+
+    def _decode(self, data: bytes) -> np.ndarray:
+        """uint8 S×S×3. Raises ImageError."""
+        return self.predictor.prepare(decode(data, max_pixels=self.config.max_pixels, formats=FORMATS))
 
     def _warm_up(self) -> None:
         """Pay for the first passes, one image and a full batch, before the first request does."""
         side = self.predictor.card.image_size
         for count in (1, self.config.max_batch_size):
-            batch = np.zeros((count, side, side, 3), np.uint8)
-            self.thread.submit(partial(self.predictor.probabilities, batch)).result()
+            started = time.perf_counter()
+            self.predictor.probabilities(np.zeros((count, side, side, 3), np.uint8))
+        self.full_batch_s = time.perf_counter() - started

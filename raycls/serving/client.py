@@ -15,6 +15,7 @@ import requests
 
 from raycls import registry
 from raycls.errors import ClusterError, ImageError, RayclsError, UsageError
+from raycls.serving import auth
 
 TIMEOUT_S = 60
 
@@ -51,7 +52,7 @@ def predict(target: str, paths: Sequence[Path], *, top_k: int = 0) -> list[dict[
 
 
 def over_http(url: str, data: bytes, *, top_k: int = 0, name: str = "image") -> dict[str, Any]:
-    """POST one encoded image as a raw body. A problem document becomes the error of its status."""
+    """POST one encoded image as a raw body, with RAYCLS_TOKEN. A problem document becomes the error of its status."""
     endpoint = url.rstrip("/")
     endpoint = endpoint if endpoint.endswith("/predict") else f"{endpoint}/predict"
     try:
@@ -59,7 +60,7 @@ def over_http(url: str, data: bytes, *, top_k: int = 0, name: str = "image") -> 
             endpoint,
             data=data,
             params={"top_k": top_k} if top_k else None,
-            headers={"Content-Type": "application/octet-stream"},
+            headers={"Content-Type": "application/octet-stream", **auth.headers()},
             timeout=TIMEOUT_S,
         )
     except requests.RequestException as error:

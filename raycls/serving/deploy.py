@@ -4,8 +4,8 @@
     url = deploy(Path("serve_config.yaml"), replicas=2)      # the application alone, on the running cluster
     down()
 
-The file goes to Ray's dashboard as it is, through Serve's REST interface, but for what the caller pins: model, port
-and number of replicas. Knows nothing of what the application does with a request.
+The file goes to Ray's dashboard as it is, through Serve's REST interface, but for what the caller pins: model, host,
+port, number of replicas, and who may ask. Knows nothing of what the application does with a request.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ import yaml
 
 from raycls import cluster, progress, registry
 from raycls.config import ServingConfig, validated
-from raycls.errors import ClusterError, ConfigError
+from raycls.errors import ClusterError, ConfigError, UsageError
 from raycls.ray_environment import LOOPBACK, port_in_use, token
+from raycls.serving import auth
 
 DEPLOY_TIMEOUT_S = 180
-DEPLOYMENT = "Classifier"
+IMPORT_PATH, DEPLOYMENT = "raycls.serving.app:build", "Classifier"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,16 +43,21 @@ def up(
     *,
     detach: bool = False,
     model: str | None = None,
+    host: str | None = None,
     port: int | None = None,
     replicas: int | None = None,
     num_cpus: int | None = None,
+    guarded: bool = True,
 ) -> Served:
     """Start a cluster and serve on it; without detach, until KeyboardInterrupt, which stops all of it.
 
-    Whatever goes wrong on the way, nothing is left running. Raises ConfigError, UnknownModelError, or ClusterError
-    when a port is taken, a cluster is already running, or Ray or the application does not start.
+    guarded: ask for RAYCLS_TOKEN where this process has one; where other machines reach the host, it must have one.
+    Whatever goes wrong on the way, nothing is left running. Raises UsageError, ConfigError, UnknownModelError, or
+    ClusterError when a port is taken, a cluster is already running, or Ray or the application does not start.
     """
-    document = load(config, model=model, port=port, replicas=replicas)
+    document = load(config, model=model, host=host, port=port, replicas=replicas)
+    if guarded:
+        guard(document)
     if running := cluster.status():
         raise ClusterError(
             f"already up: process {running.pid}, dashboard {running.dashboard}; stop it with `raycls down`"
@@ -91,17 +97,56 @@ def deploy(
     """Put the application on the cluster of `cluster.start`, or update it there, and wait until it answers; its URL.
 
     replicas fixes their number instead of autoscaling. Replicas of the former version are replaced without losing a
-    request. Raises ConfigError, UnknownModelError, or ClusterError with the reason Serve gives.
+    request; host, port and token stay what they were. Raises as `up`.
     """
     document = load(config, model=model, port=port, replicas=replicas)
     running = cluster.status()
     if running is None:
         raise ClusterError("no cluster is running: start one with `raycls up`")
+    if former := served(running):
+        (application,) = former["applications"]
+        document["http_options"] |= {key: former["http_options"][key] for key in ("host", "port")}
+        document["applications"][0]["args"]["token_sha256"] = application["args"].get("token_sha256")
+    else:
+        guard(document)
     return _deploy(running, document, registry.resolve(document["applications"][0]["args"].get("model")))
 
 
+def served(running: cluster.Cluster) -> dict[str, Any] | None:
+    """The document that the cluster serves, as `load` gives one; None where it serves nothing.
+
+    Raises ClusterError where it serves what is not raycls's: an update would take that away.
+    """
+    found = applications(running)
+    configs = [app.get("deployed_app_config") for app in found["applications"].values()]
+    if not configs:
+        return None
+    if len(configs) > 1 or not configs[0] or configs[0].get("import_path") != IMPORT_PATH:
+        raise ClusterError(
+            f"the cluster serves {', '.join(found['applications'])}, which raycls did not deploy: it would be stopped"
+        )
+    document = {key: found[key] for key in ("proxy_location", "http_options") if found.get(key)}
+    return document | {"applications": [configs[0] | {"args": configs[0].get("args") or {}}]}
+
+
+def update(running: cluster.Cluster, version: registry.ModelVersion) -> None:
+    """Serve the version in place of the present one, all else as it is, and wait until it answers.
+
+    Raises ClusterError with the reason that Serve gives.
+    """
+    document = served(running)
+    if document is None:
+        raise ClusterError("the cluster serves nothing: `raycls up` does")
+    _deploy(running, document, version)
+
+
 def load(
-    config: Path, *, model: str | None = None, port: int | None = None, replicas: int | None = None
+    config: Path,
+    *,
+    model: str | None = None,
+    host: str | None = None,
+    port: int | None = None,
+    replicas: int | None = None,
 ) -> dict[str, Any]:
     """The file as Serve takes it, with what is pinned put in. Raises ConfigError where it is not such a file."""
     try:
@@ -119,12 +164,24 @@ def load(
     if model is not None:
         application["args"]["model"] = model
     validated(ServingConfig, application["args"])
-    options["host"] = options.get("host", LOOPBACK)
+    options["host"] = host or options.get("host", LOOPBACK)
     options["port"] = port or options.get("port", 8000)
     if replicas is not None:
         deployment.pop("autoscaling_config", None)
         deployment["num_replicas"] = replicas
     return document
+
+
+def guard(document: dict[str, Any]) -> None:
+    """Have the application ask for this process's token. Raises UsageError where there is none and one is needed."""
+    arguments, host = document["applications"][0]["args"], document["http_options"]["host"]
+    if own := auth.own_token():
+        arguments["token_sha256"] = auth.digest(own)
+    elif auth.needed(host) and not arguments.get("token_sha256"):
+        raise UsageError(
+            f"other machines reach {host}: export {auth.TOKEN}=$(openssl rand -hex 32), which clients then send, "
+            "or say --no-auth"
+        )
 
 
 def applications(running: cluster.Cluster) -> dict[str, Any]:

@@ -19,9 +19,9 @@ import requests
 
 from raycls import cluster, home, registry
 from raycls.config import ServingConfig, validated
-from raycls.errors import ClusterError, RayclsError, UnknownModelError
+from raycls.errors import ClusterError, RayclsError, UnknownModelError, UsageError
 from raycls.ray_environment import LOOPBACK, environment, port_in_use
-from raycls.serving import deploy
+from raycls.serving import auth, deploy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ def examine(config: Path, *, port: int | None = None) -> list[Finding]:
         findings.append(Finding(ok=False, text=str(error), mend="correct the file"))
     else:
         options = document["http_options"]
-        findings += [*batching(document), http_port(options["host"], options["port"])]
+        findings += [*batching(document), _exposed(document), http_port(options["host"], options["port"])]
     try:
         cluster.connect(start_local=False)
     except ClusterError as error:
@@ -111,6 +111,35 @@ def batching(document: dict[str, Any]) -> list[Finding]:
     return findings or [
         Finding(ok=True, text=f"{ongoing} ongoing requests fill batches of {serving.max_batch_size}")
     ]
+
+
+def _exposed(document: dict[str, Any]) -> Finding:
+    """`exposure` of what the running cluster serves, else of the file were it served from here."""
+    running = cluster.status()
+    try:
+        if running and (served := deploy.served(running)):
+            return exposure(served)
+        deploy.guard(document)
+    except UsageError:
+        pass  # which `exposure` tells
+    except ClusterError as error:
+        return Finding(ok=False, text=str(error), mend="raycls down, then raycls up")
+    return exposure(document)
+
+
+def exposure(document: dict[str, Any]) -> Finding:
+    """Who may ask what is served by this document for predictions."""
+    host, guarded = (
+        document["http_options"]["host"],
+        bool(document["applications"][0]["args"].get("token_sha256")),
+    )
+    if auth.needed(host) and not guarded:
+        return Finding(
+            ok=False,
+            text=f"/predict on {host} asks nobody for a token, and other machines reach it",
+            mend=f"export {auth.TOKEN}=$(openssl rand -hex 32) before raycls up, unless --no-auth is meant",
+        )
+    return Finding(ok=True, text=f"/predict on {host} asks for {'the token' if guarded else 'no token'}")
 
 
 def http_port(host: str, port: int) -> Finding:

@@ -1,6 +1,6 @@
 """HTTP in and out of a classifier: a request's body becomes encoded images, a failure an RFC 9457 problem document.
 
-    body = await read_body(request, limit=10 * 2**20)
+    body = await read_body(request, limit=10 * 2**20, timeout_s=20)
     images, many = await images_of(request.headers, body, max_images=64)
     return problem_of(ImageError("the image is empty: 0 bytes"))
 
@@ -10,6 +10,7 @@ encoded: decoding them, and saying that one is broken, is the classifier's part.
 
 from __future__ import annotations
 
+import asyncio
 import binascii
 import json
 from base64 import b64decode
@@ -49,11 +50,10 @@ class HTTPProblem(Exception):
         )
 
 
-def problem_of(error: ImageError) -> HTTPProblem:
-    """415 for bytes that are no image, 413 for too many pixels, 400 for a damaged image."""
-    if isinstance(error, NotAnImageError):
-        return HTTPProblem(415, str(error))
-    return HTTPProblem(413 if isinstance(error, ImageTooLargeError) else 400, str(error))
+def problem_of(error: ImageError, which: str = "") -> HTTPProblem:
+    """415 for bytes that are no image, 413 for too many pixels, 400 for a damaged image; `which` begins the words."""
+    by_kind = {NotAnImageError: 415, ImageTooLargeError: 413}
+    return HTTPProblem(by_kind.get(type(error), 400), f"{which}{error}")
 
 
 def answer(document: Any) -> Response:
@@ -68,19 +68,34 @@ def top_k_of(request: Request) -> int:
     return int(text)
 
 
-async def read_body(request: Request, limit: int) -> bytes:
-    """The whole body, at most `limit` bytes: refused by its declared length, else as soon as it has grown past it."""
+def explain_of(request: Request) -> bool:
+    """The query's `explain`, false where it is absent."""
+    text = request.query_params.get("explain", "false")
+    if text not in ("true", "false"):
+        raise HTTPProblem(400, f"explain must be true or false, not {text[:40]!r}")
+    return text == "true"
+
+
+async def read_body(request: Request, limit: int, timeout_s: float) -> bytes:
+    """The whole body, at most `limit` bytes: refused by its declared length, else as soon as it has grown past it.
+
+    Raises HTTPProblem: 413, 408 when it has not arrived after timeout_s, 400 when the connection closes before.
+    """
     too_large = HTTPProblem(413, f"the body is larger than {limit:,} bytes")
     declared = request.headers.get("content-length", "0")
     if declared.isascii() and declared.isdigit() and (len(declared) > 18 or int(declared) > limit):
         raise too_large
     chunks, size = [], 0
     try:
-        async for chunk in request.stream():
-            size += len(chunk)
-            if size > limit:
-                raise too_large
-            chunks.append(chunk)
+        async with asyncio.timeout(timeout_s):
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size > limit:
+                    raise too_large
+                chunks.append(chunk)
+    except TimeoutError:
+        late = f"the body did not arrive within {timeout_s:g} s"
+        raise HTTPProblem(408, late, {"Connection": "close"}) from None
     except ClientDisconnect:
         raise HTTPProblem(400, "the connection closed before the body was complete") from None
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)

@@ -20,10 +20,14 @@ CONFIG = Path(__file__).parents[2] / "serve_config.yaml"
 def serve_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """serve_config.yaml with limits small enough to be reached by a test."""
     path = tmp_path_factory.mktemp("serve") / "serve_config.yaml"
-    changed = CONFIG.read_text().replace(
-        "max_pending: 256", "max_pending: 64\n      max_images: 8\n      max_body_bytes: 1048576"
+    limits = (
+        "max_pending: 64",
+        "max_images: 8",
+        "max_body_bytes: 1048576",
+        "body_timeout_s: 5",
+        "access_log: 0.2",
     )
-    path.write_text(changed)
+    path.write_text(CONFIG.read_text().replace("max_pending: 256", "\n      ".join(limits)))
     return path
 
 

@@ -16,7 +16,8 @@ from PIL import Image
 from raycls.ray_environment import free_port
 
 ROOT = Path(__file__).parents[2]
-README, TRAINING = ROOT / "README.md", ROOT / "docs" / "training.md"
+README = ROOT / "README.md"
+TRAINING, TUNING, SERVING = (ROOT / "docs" / f"{name}.md" for name in ("training", "tuning", "serving"))
 
 # CI runs these as they stand.
 MAKE = {"make demo", "make test"}
@@ -26,6 +27,8 @@ BENCHMARKS = {"python benchmarks/serving.py", "python benchmarks/training.py"}
 SERVE_RUN = "serve run serve_config.yaml"
 # Needs a run that was broken off: tests/integration/test_resume.py.
 RESUME = "raycls train cifar10 --resume RUN"
+# The same of a study: tests/integration/test_tuning.py.
+RESUME_STUDY = "raycls tune cifar10 --resume STUDY"
 # Needs classes with the same names, which digits and photographs do not have: tests/unit/training/test_evaluation.py.
 OTHER_DATASET = "raycls evaluate cifar10 --dataset pets --split val"
 
@@ -39,6 +42,8 @@ SHORTER = [
     ("--preset accurate", "--preset smoke"),
     ("--network cnn --set training.epochs=2", "--network cnn --preset smoke"),
     ("--trials 8 --max-epochs 2 --set train_fraction=0.15", "--trials 2 --preset smoke"),
+    ("--trials 8 --max-epochs 2", "--trials 2 --preset smoke"),
+    ("--trials 8 --max-epochs 1", "--trials 3 --preset smoke"),
     ("--trials 4 --max-epochs 1", "--trials 2 --preset smoke"),
     ("jobs/train.py digits", "jobs/train.py digits --preset smoke"),
     ("-- python jobs", f"-- {sys.executable} jobs"),
@@ -53,9 +58,9 @@ def _commands(page: Path) -> list[str]:
 
 
 def test_each_command_is_run_by_someone() -> None:
-    commands = _commands(README) + _commands(TRAINING)
+    commands = [command for page in (README, TRAINING, TUNING, SERVING) for command in _commands(page)]
     assert set(MAKE) <= set(commands)
-    assert {RESUME, OTHER_DATASET} <= set(commands)
+    assert {RESUME, RESUME_STUDY, OTHER_DATASET} <= set(commands)
     for name in ("prepare", "list", "show"):
         assert any(command.startswith(f"raycls data {name}") for command in commands)
     for name in (
@@ -81,7 +86,7 @@ def _rgb(path: Path, seed: int, size: tuple[int, int]) -> None:
 
 
 def _elsewhere(command: str) -> bool:
-    elsewhere = {*MAKE, SERVE_RUN, RESUME, OTHER_DATASET}
+    elsewhere = {*MAKE, SERVE_RUN, RESUME, RESUME_STUDY, OTHER_DATASET}
     return command in elsewhere or command.startswith(("source ", *BENCHMARKS))
 
 
@@ -155,3 +160,25 @@ def test_the_training_page_from_top_to_bottom(tmp_path: Path) -> None:
     assert "registered pets/1" in output
     assert (tmp_path / "digits.html").stat().st_size > 100_000
     assert (tmp_path / "small.onnx").stat().st_size > 1000
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_the_tuning_page_from_top_to_bottom(tmp_path: Path) -> None:
+    (space,) = re.findall(r"```yaml\n(.*?)```", TUNING.read_text(), re.S)
+    (tmp_path / "space.yaml").write_text(space)
+    output = _run(TUNING, tmp_path)
+    assert (tmp_path / "first.html").stat().st_size > 1_000_000  # plotly's own code is within
+    assert "Pareto front" in output
+    assert re.search(r"trial .* verified", output)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_the_serving_page_from_top_to_bottom(tmp_path: Path) -> None:
+    _rgb(tmp_path / "cat.png", 1, (40, 30))
+    (tmp_path / "serve_config.yaml").symlink_to(ROOT / "serve_config.yaml")
+    output = _run(SERVING, tmp_path)
+    assert "explanation_png_base64" in output
+    assert 'raycls_model_info{name="digits",replica=' in output
+    assert 'version="2"' in output

@@ -19,8 +19,10 @@ from PIL import Image
 from raycls import registry
 from raycls.data.packed import open_dataset
 from raycls.ray_environment import free_port
+from raycls.serving.auth import digest
 from raycls.training.trainer import TrainingResult
 
+TOKEN = "correct-horse-battery-staple"
 CONFIG = Path(__file__).parents[2] / "serve_config.yaml"
 
 
@@ -28,7 +30,8 @@ CONFIG = Path(__file__).parents[2] / "serve_config.yaml"
 def _serve_run(folder: Path, home: Path) -> Iterator[tuple[subprocess.Popen[bytes], str, Path]]:
     """The process, its URL, and the file with all that it says. Stopped with Ctrl-C, which must end it."""
     port = free_port(8000)
-    (folder / "serve_config.yaml").write_text(CONFIG.read_text().replace("port: 8000", f"port: {port}"))
+    guarded = CONFIG.read_text().replace("threads: 1", f"threads: 1\n      token_sha256: {digest(TOKEN)}")
+    (folder / "serve_config.yaml").write_text(guarded.replace("port: 8000", f"port: {port}"))
     said = folder / "said.txt"
     with said.open("wb") as output:
         process = subprocess.Popen(
@@ -61,14 +64,23 @@ def _status(url: str) -> int | None:
 
 
 @pytest.mark.slow
-def test_the_champion_answers(tmp_path: Path, digits_home: Path, trained: TrainingResult) -> None:
+def test_the_champion_answers_who_has_the_token(
+    tmp_path: Path, digits_home: Path, trained: TrainingResult
+) -> None:
     buffer = io.BytesIO()
     Image.fromarray(open_dataset("digits").images("test")[0]).save(buffer, format="PNG")
     with _serve_run(tmp_path, digits_home) as (process, url, said):
         _wait(lambda: _status(f"{url}/health") == 200, process, said)
-        answer = requests.post(
-            f"{url}/predict", buffer.getvalue(), headers={"Content-Type": "image/png"}, timeout=30
-        )
+        headers = {"Content-Type": "image/png"}
+        for given in (None, f"Bearer {TOKEN}x"):
+            refused = requests.post(
+                f"{url}/predict", buffer.getvalue(), headers=headers | {"Authorization": given}, timeout=30
+            )
+            assert (refused.status_code, refused.headers["www-authenticate"]) == (401, "Bearer")
+            assert refused.json()["status"] == 401
+        assert _status(f"{url}/metrics") == 401
+        headers["Authorization"] = f"Bearer {TOKEN}"
+        answer = requests.post(f"{url}/predict", buffer.getvalue(), headers=headers, timeout=30)
         assert answer.status_code == 200
         assert answer.json()["model_version"] == registry.resolve("digits").version
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 import socket
 import struct
 import time
@@ -12,6 +13,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -20,8 +22,10 @@ import pytest
 import requests
 from PIL import Image
 
-from raycls import registry
+from raycls import cluster, registry
+from raycls.errors import ImageError
 from raycls.models.predictor import Predictor
+from raycls.serving.benchmark import usage
 from raycls.serving.deploy import Served
 from raycls.training.trainer import TrainingResult
 
@@ -190,6 +194,57 @@ def test_metrics_count_answers_by_status(served: Served, post: Callable[..., req
     assert float(line.split()[-1]) >= 1
 
 
+def test_an_explanation_is_a_picture_beside_the_same_answer(post: Callable[..., requests.Response]) -> None:
+    data = encoded(3)
+    plain, explained = post(data).json(), post(data, query="?explain=true").json()
+    overlay = Image.open(io.BytesIO(base64.b64decode(explained.pop("explanation_png_base64"))))
+    assert explained == plain
+    assert overlay.format == "PNG"
+    assert np.asarray(overlay).std() > 5  # neither black nor blank
+    form = [("file", (f"{i}.png", encoded(i))) for i in range(2)]
+    both = post(None, None, files=form, query="?explain=true").json()["predictions"]
+    first, second = (prediction["explanation_png_base64"] for prediction in both)
+    assert first != second
+
+
+def test_more_explanations_than_can_wait_are_told_to_come_back_and_harm_nobody(
+    post: Callable[..., requests.Response],
+) -> None:
+    def explain(seed: int) -> int:
+        return post(encoded(seed), query="?explain=true").status_code
+
+    with ThreadPoolExecutor(40) as pool:
+        explained = pool.map(explain, range(40))
+        assert all(post(encoded(seed)).status_code == 200 for seed in range(20))
+        assert set(explained) == {200, 429}
+    assert explain(0) == 200
+
+
+def test_a_share_of_the_requests_is_in_the_log(
+    served: Served, post: Callable[..., requests.Response], trained: TrainingResult
+) -> None:
+    running = cluster.status()
+    assert running is not None
+    marker = f"image/x-{time.time_ns()}"
+    for _ in range(100):
+        assert post(encoded(), marker).status_code == 200
+
+    def told() -> list[dict[str, Any]]:
+        logs = Path(running.directory).glob("session_latest/logs/serve/replica_*.log")
+        lines = [line for log in logs for line in log.read_text().splitlines() if marker in line]
+        return [json.loads(line[line.index("{") :]) for line in lines]
+
+    deadline = time.monotonic() + 10
+    while not told() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert 2 <= len(told()) <= 50  # a fifth of them, by chance
+    line = told()[0]
+    assert (line["method"], line["path"], line["status"]) == ("POST", "/predict", 200)
+    assert line["model"] == trained.version.reference
+    assert line["bytes_in"] == str(len(encoded()))
+    assert 0 < line["ms"] < 10_000
+
+
 # -------------------------------------------------------------------------------------------------- bad input
 
 BAD_BODIES: dict[str, tuple[bytes, str, int, str]] = {
@@ -240,6 +295,17 @@ BAD_BODIES: dict[str, tuple[bytes, str, int, str]] = {
 def test_a_bad_body_gets_its_problem_document(post: Callable[..., requests.Response], row: str) -> None:
     body, content_type, status, words = BAD_BODIES[row]
     expect_problem(post(body, content_type), status, words)
+
+
+def test_a_sender_that_dawdles_is_told_so(served: Served) -> None:
+    parts = urlsplit(served.url)
+    assert parts.hostname and parts.port
+    head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: {OCTETS}\r\nContent-Length: 100\r\n\r\n"
+    with socket.create_connection((parts.hostname, parts.port), timeout=20) as slow:
+        slow.sendall(head.encode() + b"x")
+        answer = slow.recv(4096).decode()
+    assert answer.startswith("HTTP/1.1 408")
+    assert "did not arrive within" in answer
 
 
 @pytest.mark.parametrize("text", ["-1", "two", "1.5", "", "9" * 30, "٣"])
@@ -306,6 +372,132 @@ def _until(status: int, post: Callable[..., requests.Response]) -> requests.Resp
     while (answer := post(encoded())).status_code != status and time.monotonic() < deadline:
         pass
     return answer
+
+
+FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP")
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_an_image_cut_short_anywhere_is_told_within_a_second(
+    post: Callable[..., requests.Response], predictor: Predictor, kind: str
+) -> None:
+    data = encoded(5, kind=kind, size=(64, 48))
+    for cut in np.linspace(0, len(data) - 1, 50, dtype=int):
+        started = time.monotonic()
+        answer = post(data[:cut])
+        assert time.monotonic() - started < 1
+        try:
+            predictor.predict([data[:cut]])
+            readable = True  # some formats end with bytes that hold no pixels
+        except ImageError:
+            readable = False
+        assert answer.status_code == 200 if readable else answer.status_code in (400, 415), (cut, answer.text)
+        if not readable:
+            assert answer.headers["content-type"] == "application/problem+json"
+
+
+def test_random_bytes_whatever_they_claim_to_be(post: Callable[..., requests.Response]) -> None:
+    random = np.random.default_rng(0)
+    types = ["image/png", "image/jpeg", OCTETS, "application/json", "multipart/form-data; boundary=b"]
+    for position in range(200):
+        head = encoded(kind=FORMATS[position % 5])[: position % 40]  # the beginning of a real one
+        data = head + random.bytes(int(random.integers(1, 5000)))
+        answer = post(data, types[position % len(types)])
+        assert answer.status_code in (400, 413, 415), answer.text
+        assert answer.headers["content-type"] == "application/problem+json"
+
+
+def bomb_in_a_chunk(kind: bytes) -> bytes:
+    """A small PNG with 200 MB of zeros compressed into a text or profile chunk."""
+    squeezed = zlib.compress(bytes(200 * 2**20), 9)
+    data = b"name\0\0" + squeezed
+    chunk = struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    whole = encoded()
+    return whole[:33] + chunk + whole[33:]  # behind the header
+
+
+def gif_header(width: int, height: int) -> bytes:
+    """A GIF that claims that size and holds one pixel."""
+    frame = b"\x2c" + struct.pack("<HHHHB", 0, 0, width, height, 0) + b"\x02\x02\x44\x01\x00\x3b"
+    return b"GIF89a" + struct.pack("<HHBBB", width, height, 0x80, 0, 0) + bytes(6) + frame
+
+
+BOMBS = {
+    "png of 100 megapixels": (png_header(10_000, 10_000), 413),
+    "gif of 4 gigapixels": (gif_header(65_535, 65_535), 413),
+    "png with a zipped text": (bomb_in_a_chunk(b"zTXt"), None),
+    "png with a zipped profile": (bomb_in_a_chunk(b"iCCP"), None),
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_bomb_takes_neither_time_nor_memory(
+    post: Callable[..., requests.Response], name: str, served: Served
+) -> None:
+    body, status = BOMBS[name]
+    assert post(encoded()).status_code == 200
+    before = replica_mib()
+    started = time.monotonic()
+    answers = [post(body) for _ in range(10)]
+    assert time.monotonic() - started < 10
+    assert {answer.status_code for answer in answers} <= ({status} if status else {200, 400, 413, 415})
+    assert replica_mib() - before < 50
+
+
+def replica_mib() -> float:
+    """The most memory that the replica has ever held."""
+    running = cluster.status()
+    assert running is not None
+    (replica,) = usage.replicas(running.pid)
+    (peak,) = re.findall(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{replica.pid}/status").read_text())
+    return int(peak) / 1024
+
+
+def test_an_address_for_an_image_is_never_fetched(post: Callable[..., requests.Response]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(1)
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/cat.png"
+        expect_problem(post(url, "image/png"), 415, "not an image")
+        expect_problem(post(json.dumps({"image_base64": url}), "application/json"), 400, "base64")
+        expect_problem(post(json.dumps({"image_url": url}), "application/json"), 400, "image_base64")
+        with pytest.raises(TimeoutError):
+            listener.accept()
+
+
+def test_a_flood_of_headers_is_refused(served: Served, post: Callable[..., requests.Response]) -> None:
+    flood = {f"X-{i}": "x" * 1000 for i in range(90)}
+    answer = requests.post(f"{served.url}/predict", encoded(), headers=flood, timeout=10)
+    assert 400 <= answer.status_code < 500
+    assert post(encoded()).status_code == 200
+
+
+def test_the_work_of_a_client_that_leaves_is_dropped(
+    served: Served, post: Callable[..., requests.Response]
+) -> None:
+    parts = urlsplit(served.url)
+    assert parts.hostname and parts.port
+    data = encoded()
+    head = (
+        f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: {OCTETS}\r\nContent-Length: {len(data)}\r\n\r\n"
+    )
+    # Seconds of decoding, which keep the batch thread from the others.
+    buffer = io.BytesIO()
+    Image.new("RGB", (5000, 5000)).save(buffer, "PNG")
+    large = base64_of(buffer.getvalue())
+    _, before = counted(served)
+    with ThreadPoolExecutor(1) as pool, ExitStack() as stack:
+        busy = pool.submit(post, json.dumps({"images_base64": [large] * 8}), "application/json")
+        time.sleep(0.5)
+        for _ in range(40):
+            leaving = stack.enter_context(socket.create_connection((parts.hostname, parts.port), timeout=10))
+            leaving.sendall(head.encode() + data)
+        time.sleep(0.3)  # they are in the queue now
+        assert not busy.done()
+        stack.close()
+        assert busy.result().status_code == 200
+    assert post(data).status_code == 200
+    _, after = counted(served)
+    assert after - before == 8 + 1
 
 
 def test_no_bad_input_restarted_the_replica(served: Served, post: Callable[..., requests.Response]) -> None:

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import requests
+import torch
+from safetensors.torch import load_file, save_file
 
 from raycls import cluster, registry
-from raycls.errors import ClusterError, UnknownModelError
+from raycls.errors import ClusterError, RefusedError, UnknownModelError
+from raycls.models import checkpoint
 from raycls.processes import psutil
-from raycls.serving import deploy
+from raycls.registry import CHAMPION
+from raycls.serving import deploy, rollout
 from raycls.serving.deploy import Served
 from raycls.training.trainer import TrainingResult
+from tests.integration.test_serving import encoded
 
 RAY = [sys.executable, "-m", "ray.scripts.scripts"]
 
@@ -100,25 +110,39 @@ def test_doctor_finds_the_cluster_healthy(
     )
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert len(lines) == 7, done.stdout
+    assert len(lines) == 8, done.stdout
     assert all(line.startswith("True") for line in lines), done.stdout
     assert "ingress" in done.stdout and f"port {port} serves digits/" in done.stdout
 
 
-def test_an_update_loses_no_request(
-    served: Served, serve_config: Path, trained: TrainingResult, running: cluster.Cluster
-) -> None:
-    """The champion again as a new version, deployed under load, then the first again."""
-    assert trained.version is not None
-    with registry.run("digits", "the same again", {}) as run:
-        second = registry.register(
-            "digits",
-            run,
-            registry.checkpoint(trained.version),
-            fingerprint=trained.version.fingerprint,
-            metrics=trained.version.metrics,
-            lineage={},
-        )
+Change = Callable[[Path], None]
+
+
+@pytest.fixture
+def registered(trained: TrainingResult) -> Callable[[Change], registry.ModelVersion]:
+    """The champion again as a new version, with something changed in its checkpoint before it is registered."""
+
+    def register(change: Change = lambda directory: None) -> registry.ModelVersion:
+        assert trained.version is not None
+        with tempfile.TemporaryDirectory() as folder, registry.run("digits", "the same again", {}) as run:
+            directory = Path(shutil.copytree(registry.checkpoint(trained.version), f"{folder}/checkpoint"))
+            change(directory)
+            return registry.register(
+                "digits",
+                run,
+                directory,
+                fingerprint=trained.version.fingerprint,
+                metrics=trained.version.metrics,
+                lineage={},
+            )
+
+    return register
+
+
+@contextmanager
+def asking(served: Served) -> Iterator[tuple[list[str], set[str]]]:
+    """Four clients that ask for predictions all the time: what failed, and the versions that answered."""
+    image = encoded()
     failed: list[str] = []
     seen: set[str] = set()
     stop = threading.Event()
@@ -127,12 +151,12 @@ def test_an_update_loses_no_request(
         with requests.Session() as session:
             while not stop.is_set():
                 try:
-                    answer = session.get(f"{served.url}/health", timeout=30)
+                    answer = session.post(f"{served.url}/predict", files={"file": image}, timeout=30)
                 except requests.RequestException as error:
                     failed.append(repr(error))
                     continue
                 if answer.status_code == 200:
-                    seen.add(answer.json()["model"]["version"])
+                    seen.add(answer.json()["model_version"])
                 else:
                     failed.append(f"{answer.status_code} {answer.text[:200]}")
 
@@ -140,18 +164,90 @@ def test_an_update_loses_no_request(
     for thread in threads:
         thread.start()
     try:
-        for reference in (second.reference, trained.version.reference):
-            assert (
-                deploy.deploy(serve_config, model=reference, port=int(served.url[-5:]), replicas=1)
-                == served.url
-            )
-            time.sleep(1)
+        yield failed, seen
     finally:
         stop.set()
         for thread in threads:
             thread.join()
+
+
+def test_promoting_a_version_serves_it_and_loses_no_request(
+    served: Served,
+    registered: Callable[..., registry.ModelVersion],
+    trained: TrainingResult,
+) -> None:
+    """The champion again as a new version, promoted under load, then the first again."""
+    assert trained.version is not None
+    second = registered()
+    with asking(served) as (failed, seen):
+        for version in (second, trained.version):
+            assert CHAMPION in rollout.promote("digits", version.version).aliases
+            health = requests.get(f"{served.url}/health", timeout=10).json()
+            assert health["model"]["version"] == version.version
+            time.sleep(1)
     assert set(failed) == set()
     assert seen == {second.version, trained.version.version}
+
+
+def _weights(directory: Path, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    weights = load_file(directory / checkpoint.WEIGHTS)
+    save_file(
+        {name: change(t) if t.is_floating_point() else t for name, t in weights.items()},
+        directory / checkpoint.WEIGHTS,
+    )
+
+
+def _card(directory: Path, **changed: object) -> None:
+    path = directory / checkpoint.CARD
+    path.write_text(json.dumps(json.loads(path.read_text()) | changed))
+
+
+BROKEN: dict[str, tuple[Change, str]] = {
+    "cut short": (lambda d: os.truncate(d / checkpoint.WEIGHTS, 1000), "damaged"),
+    "not a number": (lambda d: _weights(d, lambda t: t * float("nan")), "not finite"),
+    "forgotten all": (lambda d: _weights(d, torch.zeros_like), "not .* as registered"),
+    "other classes": (lambda d: _card(d, classes=[f"class {i}" for i in range(10)]), "does not know"),
+    "a network that raises": (lambda d: _card(d, image_size=0), "is refused"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_version_is_refused_and_the_champion_stays(
+    served: Served,
+    registered: Callable[..., registry.ModelVersion],
+    trained: TrainingResult,
+    name: str,
+) -> None:
+    assert trained.version is not None
+    change, words = BROKEN[name]
+    broken = registered(change)
+    with asking(served) as (failed, seen), pytest.raises(RefusedError, match=words) as caught:
+        rollout.promote("digits", broken.version)
+    assert "\n" not in str(caught.value)
+    assert registry.resolve("digits").version == trained.version.version
+    assert (set(failed), seen) == (set(), {trained.version.version})
+
+
+def test_a_version_that_the_cluster_cannot_take_up_is_rolled_back(
+    served: Served,
+    registered: Callable[..., registry.ModelVersion],
+    trained: TrainingResult,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its checkpoint is damaged between the look at it and the start of its replicas."""
+    assert trained.version is not None
+    broken = registered()
+
+    def too_late(version: registry.ModelVersion, champion: object) -> None:
+        os.truncate(registry.checkpoint(version) / checkpoint.WEIGHTS, 1000)
+
+    monkeypatch.setattr(rollout, "examine", too_late)
+    with asking(served) as (failed, seen), pytest.raises(RefusedError, match="is served as before"):
+        rollout.promote("digits", broken.version)
+    assert registry.resolve("digits").version == trained.version.version
+    health = requests.get(f"{served.url}/health", timeout=10).json()
+    assert health["model"]["version"] == trained.version.version
+    assert (set(failed), seen) == (set(), {trained.version.version})
 
 
 def test_ctrl_c_while_starting_leaves_nothing(home: Path) -> None:

@@ -32,6 +32,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from raycls.errors import BenchmarkError, UsageError
+from raycls.serving import auth
 from raycls.serving.benchmark.images import EncodedImage, read_images
 
 MAX_OUTSTANDING = (
@@ -168,7 +169,7 @@ async def drive(url: str, images: Iterator[EncodedImage], load: Load) -> Sample:
     """One measurement in this process: warm-up, then the counted part, then the answers still awaited."""
     limit = aiohttp.TCPConnector(limit=load.connections or MAX_OUTSTANDING)
     timeout = aiohttp.ClientTimeout(total=load.timeout_seconds)
-    async with aiohttp.ClientSession(connector=limit, timeout=timeout) as session:
+    async with aiohttp.ClientSession(connector=limit, timeout=timeout, headers=auth.headers()) as session:
         client = _Client(session, url, images)
         start, cpu = time.perf_counter(), time.process_time()
         begin = start + load.warmup_seconds

@@ -102,8 +102,6 @@ def _deployer(config: Path, model: str, port: int | None, restore: bool) -> Iter
     running = cluster.status()
     found: dict[str, Any] = deploy.applications(running) if running else {}
     former = [app["deployed_app_config"] for app in found.get("applications", {}).values()]
-    if former:
-        port = port or found["http_options"]["port"]  # it cannot be changed while Serve runs
 
     def deployed(count: int) -> str:
         if cluster.status():

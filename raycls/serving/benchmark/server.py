@@ -14,7 +14,7 @@ from pathlib import Path
 
 from raycls import progress
 from raycls.errors import BenchmarkError
-from raycls.serving.benchmark.batch_sizes import between, scrape
+from raycls.serving.benchmark.histograms import between, scrape
 from raycls.serving.benchmark.load import Load, LoadGenerator, Sample
 from raycls.serving.benchmark.results import Plan, Point
 from raycls.serving.benchmark.usage import Meter

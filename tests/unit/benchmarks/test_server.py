@@ -22,8 +22,8 @@ from raycls import machine
 from raycls.cli import run
 from raycls.data.packed import open_dataset
 from raycls.errors import BenchmarkError
-from raycls.serving.benchmark import server, usage
-from raycls.serving.benchmark.batch_sizes import between, scrape
+from raycls.serving.benchmark import histograms, server, usage
+from raycls.serving.benchmark.histograms import between, forward_ms, scrape
 from raycls.serving.benchmark.images import read_images, write_images
 from raycls.serving.benchmark.results import Plan
 
@@ -34,13 +34,11 @@ class Replicas:
     """A server that behaves like two replicas behind an ingress: each request reaches the next of them."""
 
     def __init__(self) -> None:
-        self.registries = [CollectorRegistry(), CollectorRegistry()]
-        self.sizes = [
-            Histogram("raycls_batch_images", "", ["replica"], buckets=(1, 2, 4, 8), registry=registry).labels(
-                name
-            )
-            for registry, name in zip(self.registries, "ab", strict=True)
-        ]
+        self.registry = CollectorRegistry()
+        sizes = Histogram(
+            "raycls_batch_images", "", ["replica"], buckets=(1, 2, 4, 8), registry=self.registry
+        )
+        self.sizes = [sizes.labels(name) for name in "ab"]
         self.turn = 0
 
     async def predict(self, request: web.Request) -> web.Response:
@@ -49,8 +47,7 @@ class Replicas:
         return web.json_response({"class_name": "red"})
 
     async def metrics(self, request: web.Request) -> web.Response:
-        self.turn += 1
-        return web.Response(body=generate_latest(self.registries[self.turn % 2]))
+        return web.Response(body=generate_latest(self.registry))
 
 
 @pytest.fixture
@@ -70,8 +67,9 @@ def test_batch_sizes_are_summed_over_all_replicas(replicas, images):
     assert point.batch_mean == pytest.approx(2.0, abs=0.1)
 
 
-def test_replicas_that_never_answer_are_told(replicas):
-    with pytest.raises(BenchmarkError, match="2 of 3 replicas answer"):
+def test_replicas_that_never_answer_are_told(replicas, monkeypatch):
+    monkeypatch.setattr(histograms, "SCRAPE_S", 0.5)
+    with pytest.raises(BenchmarkError, match="2 of 3 replicas are told of"):
         scrape(replicas, 3)
 
 
@@ -81,6 +79,23 @@ def test_a_server_without_metrics_has_no_batch_sizes(serve, images):
 
     assert scrape(serve(predict), 1) == {}
     assert between({}, {}) is None
+
+
+def test_the_forward_pass_is_as_long_as_the_replica_says(serve):
+    registry, sizes = CollectorRegistry(), []
+    passes = Histogram("raycls_forward_seconds", "", ["replica"], registry=registry).labels("a")
+
+    async def predict(request: web.Request) -> web.Response:
+        form = await request.post()
+        sizes.append(len(form.getall("file")))
+        passes.observe(0.004)
+        return web.json_response({"class_name": "red"})
+
+    async def metrics(request: web.Request) -> web.Response:
+        return web.Response(body=generate_latest(registry))
+
+    assert forward_ms(serve(predict, metrics), b"image", batch=3) == pytest.approx(4.0)
+    assert set(sizes) == {3}
 
 
 def test_auto_rates_are_half_and_four_fifths_of_the_closed_loop_peak(serve, images):

@@ -114,3 +114,14 @@ def test_no_champion(home: Path) -> None:
 def test_what_ray_says_about_a_connection(error: Exception, words: str) -> None:
     line = complaint("10.0.0.1:6379", error)
     assert words in line and "\n" not in line
+
+
+def test_a_host_that_others_reach_without_a_token() -> None:
+    document = deploy.load(CONFIG, host="0.0.0.0")
+    found = doctor.exposure(document)
+    assert not found.ok
+    assert "other machines reach it" in found.text
+    assert "RAYCLS_TOKEN" in found.mend
+    document["applications"][0]["args"]["token_sha256"] = "0" * 64
+    assert doctor.exposure(document).ok
+    assert doctor.exposure(deploy.load(CONFIG)).ok

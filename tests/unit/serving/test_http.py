@@ -8,9 +8,10 @@ import json
 import pytest
 from starlette.datastructures import Headers
 from starlette.requests import Request
+from starlette.types import Receive
 
 from raycls.errors import ImageError, ImageTooLargeError, NotAnImageError
-from raycls.serving.http import HTTPProblem, images_of, problem_of, read_body
+from raycls.serving.http import HTTPProblem, explain_of, images_of, problem_of, read_body
 
 
 def request(chunks: list[bytes], headers: dict[str, str] | None = None) -> tuple[Request, list[bytes]]:
@@ -25,10 +26,18 @@ def request(chunks: list[bytes], headers: dict[str, str] | None = None) -> tuple
     return Request({"type": "http", "method": "POST", "headers": raw}, receive), remaining
 
 
+def without_headers(receive: Receive) -> Request:
+    return Request({"type": "http", "method": "POST", "headers": []}, receive)
+
+
+def asked(query: str) -> Request:
+    return Request({"type": "http", "method": "POST", "headers": [], "query_string": query.encode()})
+
+
 def test_reading_stops_at_the_limit() -> None:
     incoming, unread = request([b"x" * 10] * 100)
     with pytest.raises(HTTPProblem, match="larger than 50 bytes") as caught:
-        asyncio.run(read_body(incoming, limit=50))
+        asyncio.run(read_body(incoming, limit=50, timeout_s=5))
     assert caught.value.status == 413
     assert len(unread) == 94  # six chunks were enough to know
 
@@ -37,13 +46,13 @@ def test_reading_stops_at_the_limit() -> None:
 def test_a_declared_length_over_the_limit_is_refused_unread(declared: str) -> None:
     incoming, unread = request([b"x"] * 3, {"content-length": declared})
     with pytest.raises(HTTPProblem):
-        asyncio.run(read_body(incoming, limit=50))
+        asyncio.run(read_body(incoming, limit=50, timeout_s=5))
     assert len(unread) == 3
 
 
 def test_a_body_at_the_limit_is_whole() -> None:
     incoming, _ = request([b"ab", b"cd", b"e"], {"content-length": "5"})
-    assert asyncio.run(read_body(incoming, limit=5)) == b"abcde"
+    assert asyncio.run(read_body(incoming, limit=5, timeout_s=5)) == b"abcde"
 
 
 def test_a_client_that_leaves_is_no_server_error() -> None:
@@ -51,8 +60,30 @@ def test_a_client_that_leaves_is_no_server_error() -> None:
         return {"type": "http.disconnect"}
 
     with pytest.raises(HTTPProblem) as caught:
-        asyncio.run(read_body(Request({"type": "http", "method": "POST", "headers": []}, receive), limit=5))
+        asyncio.run(read_body(without_headers(receive), limit=5, timeout_s=5))
     assert caught.value.status == 400
+
+
+def test_a_sender_that_dawdles_is_told_so() -> None:
+    async def receive() -> dict[str, object]:
+        await asyncio.sleep(0.04)  # something comes in all the time, and never the end
+        return {"type": "http.request", "body": b"x", "more_body": True}
+
+    with pytest.raises(HTTPProblem, match=r"within 0\.1 s") as caught:
+        asyncio.run(read_body(without_headers(receive), limit=1000, timeout_s=0.1))
+    assert caught.value.status == 408
+    assert caught.value.headers == {"Connection": "close"}
+
+
+@pytest.mark.parametrize(("query", "wanted"), [("", False), ("explain=false", False), ("explain=true", True)])
+def test_explain(query: str, wanted: bool) -> None:
+    assert explain_of(asked(query)) is wanted
+
+
+@pytest.mark.parametrize("query", ["explain=", "explain=1", "explain=True"])
+def test_an_explain_that_is_neither(query: str) -> None:
+    with pytest.raises(HTTPProblem, match="true or false"):
+        explain_of(asked(query))
 
 
 @pytest.mark.parametrize("kind", ["image/png", "IMAGE/JPEG; q=1", "application/octet-stream", None])

@@ -1,0 +1,106 @@
+"""Images to batches: what arrives while one batch runs is the next one, and nobody waits for company.
+
+    batches = Batches(classify, limit=64, first=warm_up)
+    outcome = await batches.put(image)            # one of what classify returned for a list of images
+
+One thread runs the batches. It takes the next one itself, without a round through the event loop, which meanwhile reads
+and answers; an image whose request was cancelled is left out. Knows nothing of HTTP, images or networks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from typing import Any, Generic, TypeVar
+
+Item = TypeVar("Item")
+Outcome = TypeVar("Outcome")
+
+
+@dataclass(slots=True)
+class _Waiting:
+    item: Any
+    since: float
+    future: asyncio.Future[Any] | None
+    loop: asyncio.AbstractEventLoop
+
+
+class Batches(Generic[Item, Outcome]):
+    """work(items, waited) is called with at most `limit` items and each one's seconds in the queue, in one thread.
+
+    It returns an outcome for each item, in order; what it raises, every one of them gets. `first` is called in that
+    thread before all else, and the constructor returns, or raises, when it has.
+    """
+
+    def __init__(
+        self,
+        work: Callable[[list[Item], list[float]], Sequence[Outcome]],
+        limit: int,
+        first: Callable[[], None] = lambda: None,
+    ):
+        self._work, self._limit = work, limit
+        self._queue: SimpleQueue[_Waiting] = SimpleQueue()
+        ready: SimpleQueue[Exception | None] = SimpleQueue()
+        threading.Thread(target=self._run, args=(first, ready), name="batches", daemon=True).start()
+        if error := ready.get():
+            raise error
+
+    async def put(self, item: Item) -> Outcome:
+        """The item's outcome, once the batch that it is in has run. Raises what `work` raised."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Outcome] = loop.create_future()
+        waiting = _Waiting(item, time.perf_counter(), future, loop)
+        self._queue.put(waiting)
+        try:
+            return await future
+        finally:
+            # The queue still holds one that was cancelled. Its future leads to all that its request had in memory.
+            waiting.item = waiting.future = None
+
+    def _run(self, first: Callable[[], None], ready: SimpleQueue[Exception | None]) -> None:
+        try:
+            first()
+        except Exception as error:
+            ready.put(error)
+            return
+        ready.put(None)
+        while True:
+            self._run_one(self._next())
+
+    def _run_one(self, batch: list[_Waiting]) -> None:
+        now = time.perf_counter()
+        found = [(waiting, waiting.item, waiting.future) for waiting in batch]  # who cancels takes both away
+        asked = [(waiting, item) for waiting, item, future in found if future and not future.cancelled()]
+        if not asked:
+            return
+        try:
+            outcomes: Sequence[Outcome] | Exception = self._work(
+                [item for _, item in asked], [now - waiting.since for waiting, _ in asked]
+            )
+        except Exception as error:
+            outcomes = error
+        batch[0].loop.call_soon_threadsafe(_deliver, [waiting for waiting, _ in asked], outcomes)
+
+    def _next(self) -> list[_Waiting]:
+        """What waits, at most `limit`; blocks while there is nothing."""
+        batch = [self._queue.get()]
+        try:
+            while len(batch) < self._limit:
+                batch.append(self._queue.get_nowait())
+        except Empty:
+            pass
+        return batch
+
+
+def _deliver(batch: list[_Waiting], outcomes: Sequence[Any] | Exception) -> None:
+    for position, waiting in enumerate(batch):
+        if waiting.future is None or waiting.future.done():  # cancelled meanwhile
+            continue
+        if isinstance(outcomes, Exception):
+            waiting.future.set_exception(outcomes)
+        else:
+            waiting.future.set_result(outcomes[position])

@@ -1,0 +1,133 @@
+"""A version made champion: examined first, then put behind /predict where a cluster serves that model.
+
+    promoted = promote("cifar10", "3")          # raises RefusedError; the former champion then still answers
+
+What is examined is what would break clients: that the checkpoint is whole, that the network runs, that its answers are
+finite, that it knows the classes of the champion that it replaces, and that it is as accurate as it was registered.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from raycls import cluster, progress, registry
+from raycls.data.packed import open_dataset
+from raycls.errors import (
+    CheckpointError,
+    DataError,
+    RayclsError,
+    RefusedError,
+    RegistryError,
+    UnknownDatasetError,
+    UnknownModelError,
+)
+from raycls.models.checkpoint import ModelCard, load_card
+from raycls.models.predictor import Predictor
+from raycls.registry import CHAMPION, ModelVersion
+from raycls.serving import deploy
+
+PROBE = 256  # images of the validation split
+DEVIATIONS = 4  # of such a sample's accuracy, below the registered one: less is not chance
+
+
+def promote(name: str, number: str, *, new_classes: bool = False) -> ModelVersion:
+    """Make the version champion, and have the running cluster serve it where that serves this model.
+
+    new_classes: do not ask for the champion's classes. No request is lost on the way. Raises RefusedError for a
+    version that is not fit or that the cluster did not take up, UnknownModelError, RegistryError.
+    """
+    version = registry.resolve(f"{name}/{number}")
+    try:
+        former: ModelVersion | None = registry.resolve(f"{name}@{CHAMPION}")
+    except UnknownModelError:
+        former = None
+    with progress.bar(f"examining {version.reference}"):
+        examine(version, None if new_classes else former)
+    running = cluster.status()
+    document = deploy.served(running) if running else None
+    served = document["applications"][0]["args"].get("model", "") if document else ""
+    if running is None or served.partition("/")[0] != name:
+        return registry.promote(name, number)
+    try:
+        deploy.update(running, version)
+        return registry.promote(name, number)
+    except BaseException as error:  # Ctrl-C, too: what is served and what is champion are to be the same
+        again = _serve_again(running, served)
+        if isinstance(error, RayclsError):
+            raise RefusedError(f"{version.reference} was not taken up, and {again}: {error}") from error
+        progress.say(again)
+        raise
+
+
+def _serve_again(running: cluster.Cluster, reference: str) -> str:
+    try:
+        deploy.update(running, registry.resolve(reference))
+    except RayclsError as error:
+        return f"{reference} cannot be served again either ({error})"
+    return f"{reference} is served as before"
+
+
+def examine(version: ModelVersion, champion: ModelVersion | None) -> None:
+    """Raise RefusedError, in one line, where this version is not fit to answer in the champion's place."""
+
+    def refuse(why: str) -> RefusedError:
+        return RefusedError(f"{version.reference} is refused: {why}")
+
+    try:
+        directory = registry.checkpoint(version)
+        card = load_card(directory)
+        if champion:
+            _same_classes(card, champion, refuse)
+        images, labels = _probe(card)
+        predictor = Predictor.load(directory)
+        pixels = np.stack([predictor.prepare(Image.fromarray(image)) for image in images])
+        probabilities = predictor.probabilities(pixels)
+    except RefusedError:
+        raise
+    except Exception as error:  # the network's own code may raise anything
+        raise refuse((str(error).strip() or type(error).__name__).splitlines()[0]) from error
+    if probabilities.shape != (len(images), len(card.classes)):
+        raise refuse(f"it answers {probabilities.shape[1]} classes, its card has {len(card.classes)}")
+    if not np.isfinite(probabilities).all():
+        raise refuse("its answers are not finite")
+    if labels is not None and "val_accuracy" in version.metrics:
+        registered = version.metrics["val_accuracy"]
+        now = float((probabilities.argmax(1) == labels).mean())
+        if now < registered - DEVIATIONS * math.sqrt(max(registered * (1 - registered), 0.01) / len(labels)):
+            raise refuse(
+                f"{now:.1%} of {len(labels)} validation images are right, not {registered:.1%} as registered"
+            )
+
+
+def _same_classes(card: ModelCard, champion: ModelVersion, refuse: Any) -> None:
+    try:
+        known = load_card(registry.checkpoint(champion)).classes
+    except (RegistryError, CheckpointError) as error:
+        progress.say(f"the classes are not compared with the champion's: {error}")
+        return
+    if card.classes != known:
+        missing = sorted(set(known) - set(card.classes))
+        what = f"it does not know {', '.join(missing[:5])}" if missing else "its classes are others"
+        raise refuse(
+            f"{what}, which champion {champion.reference} answers; --new-classes promotes it all the same"
+        )
+
+
+def _probe(card: ModelCard) -> tuple[np.ndarray, np.ndarray | None]:
+    """Validation images of the model's dataset with their labels, or noise where this machine does not have it."""
+    random = np.random.default_rng(0)
+    try:
+        dataset = open_dataset(card.dataset)
+    except (UnknownDatasetError, DataError):
+        dataset = None
+    if dataset is None or dataset.manifest.fingerprint != card.dataset_fingerprint:
+        progress.say(f"dataset {card.dataset} is not here as it was: the accuracy is not examined")
+        side = card.image_size
+        return random.integers(0, 256, (16, side, side, 3), dtype=np.uint8), None
+    labels = dataset.labels("val")
+    chosen = np.sort(random.choice(len(labels), min(PROBE, len(labels)), replace=False))
+    return np.asarray(dataset.images("val")[chosen]), np.asarray(labels[chosen])

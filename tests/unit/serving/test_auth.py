@@ -1,0 +1,99 @@
+"""Who may ask: the token of a server, and when one is needed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from starlette.datastructures import Headers
+
+from raycls.cli import run
+from raycls.errors import UsageError
+from raycls.serving import auth, deploy
+from raycls.serving.http import HTTPProblem
+
+CONFIG = Path(__file__).parents[3] / "serve_config.yaml"
+SECRET = "correct-horse-battery-staple"
+
+
+def test_the_token_is_taken_and_nothing_else() -> None:
+    expected = auth.digest(SECRET)
+    auth.check(Headers({"Authorization": f"Bearer {SECRET}"}), expected)
+    auth.check(Headers({"authorization": f"bearer {SECRET}"}), expected)
+    auth.check(Headers(), None)
+    for given in (
+        f"Bearer {SECRET}x",
+        f"Basic {SECRET}",
+        SECRET,
+        "Bearer",
+        f"Bearer {expected}",
+        "Bearer \xff",
+    ):
+        with pytest.raises(HTTPProblem, match="Authorization") as caught:
+            auth.check(Headers({"Authorization": given}), expected)
+        assert caught.value.status == 401
+        assert caught.value.headers == {"WWW-Authenticate": "Bearer"}
+    with pytest.raises(HTTPProblem):
+        auth.check(Headers(), expected)
+
+
+@pytest.mark.parametrize(
+    ("host", "needed"),
+    [
+        ("127.0.0.1", False),
+        ("localhost", False),
+        ("::1", False),
+        ("0.0.0.0", True),
+        ("::", True),
+        ("pc", True),
+    ],
+)
+def test_who_can_be_reached_needs_a_token(host: str, needed: bool) -> None:
+    assert auth.needed(host) is needed
+
+
+def test_a_host_that_others_reach_needs_the_token_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    document = deploy.load(CONFIG, host="0.0.0.0")
+    with pytest.raises(UsageError, match="RAYCLS_TOKEN"):
+        deploy.guard(document)
+    monkeypatch.setenv("RAYCLS_TOKEN", SECRET)
+    deploy.guard(document)
+    assert document["applications"][0]["args"]["token_sha256"] == auth.digest(SECRET)
+    assert SECRET not in str(document)
+
+
+def test_loopback_asks_for_a_token_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    document = deploy.load(CONFIG)
+    deploy.guard(document)
+    assert "token_sha256" not in document["applications"][0]["args"]
+    monkeypatch.setenv("RAYCLS_TOKEN", SECRET)
+    deploy.guard(document)
+    assert document["applications"][0]["args"]["token_sha256"] == auth.digest(SECRET)
+
+
+def test_a_token_that_can_be_guessed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAYCLS_TOKEN", "secret")
+    with pytest.raises(UsageError, match="6 characters, fewer than 16"):
+        auth.headers()
+
+
+@pytest.mark.parametrize(
+    "token", ["ein-Wört-das-lang-genug-ist", "sixteen or more €", "two words, so many letters"]
+)
+def test_a_token_that_no_header_carries(monkeypatch: pytest.MonkeyPatch, token: str) -> None:
+    monkeypatch.setenv("RAYCLS_TOKEN", token)
+    with pytest.raises(UsageError, match="ASCII"):
+        auth.headers()
+
+
+def test_a_newline_behind_the_token_is_none_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAYCLS_TOKEN", f"{SECRET}\n")
+    assert auth.headers() == {"Authorization": f"Bearer {SECRET}"}
+
+
+def test_up_on_every_interface_without_a_token_starts_nothing(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["up", "--host", "0.0.0.0", "--config", str(CONFIG)]) == 2
+    assert "--no-auth" in capsys.readouterr().err
+    assert not (home / "cluster.json").exists()

@@ -1,0 +1,125 @@
+"""Batches form while one runs, and every item gets its own outcome."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+import weakref
+
+import pytest
+
+from raycls.serving.batching import Batches
+
+
+def test_what_arrives_during_a_batch_is_the_next_one_and_everyone_gets_his_own() -> None:
+    sizes, go_on, begun = [], threading.Event(), threading.Event()
+
+    def work(items: list[int], waited: list[float]) -> list[int]:
+        sizes.append(len(items))
+        assert len(waited) == len(items)
+        assert all(seconds >= 0 for seconds in waited)
+        begun.set()
+        go_on.wait(10)
+        return [10 * item for item in items]
+
+    async def main() -> list[int]:
+        batches = Batches(work, limit=8)
+        first = asyncio.create_task(batches.put(0))
+        await asyncio.to_thread(begun.wait, 10)
+        others = [asyncio.create_task(batches.put(i)) for i in range(1, 20)]
+        await asyncio.sleep(0)
+        go_on.set()
+        return await asyncio.gather(first, *others)
+
+    assert asyncio.run(main()) == [10 * i for i in range(20)]
+    assert sizes == [1, 8, 8, 3]
+
+
+def test_a_cancelled_item_is_left_out() -> None:
+    seen: list[str] = []
+    go_on, begun = threading.Event(), threading.Event()
+
+    def work(items: list[str], waited: list[float]) -> list[str]:
+        seen.extend(items)
+        begun.set()
+        go_on.wait(10)
+        return items
+
+    async def main() -> None:
+        batches = Batches(work, limit=8)
+        running = asyncio.create_task(batches.put("running"))
+        await asyncio.to_thread(begun.wait, 10)
+        gone, waiting = asyncio.create_task(batches.put("gone")), asyncio.create_task(batches.put("waiting"))
+        await asyncio.sleep(0)
+        gone.cancel()
+        running.cancel()  # its batch runs already: the outcome has nobody to go to
+        await asyncio.sleep(0)
+        go_on.set()
+        assert await waiting == "waiting"
+
+    asyncio.run(main())
+    assert seen == ["running", "waiting"]
+
+
+class Picture:
+    """Something that can be weakly referenced."""
+
+
+def test_what_a_cancelled_request_sent_is_not_kept() -> None:
+    go_on, begun = threading.Event(), threading.Event()
+
+    def work(items: list[object], waited: list[float]) -> list[object]:
+        begun.set()
+        go_on.wait(10)
+        return [None for _ in items]
+
+    async def main() -> None:
+        batches = Batches(work, limit=8)
+        running = asyncio.create_task(batches.put(0))
+        await asyncio.to_thread(begun.wait, 10)
+        picture = Picture()
+        kept = weakref.ref(picture)
+        gone = asyncio.create_task(batches.put(picture))
+        del picture
+        await asyncio.sleep(0)
+        gone.cancel()
+        await asyncio.wait([gone])
+        del gone
+        gc.collect()
+        assert kept() is None  # though its batch has not begun
+        go_on.set()
+        await running
+
+    asyncio.run(main())
+
+
+def test_what_the_work_raises_reaches_all_of_its_batch_and_the_next_one_runs() -> None:
+    go_on, begun = threading.Event(), threading.Event()
+
+    def work(items: list[int], waited: list[float]) -> list[float]:
+        begun.set()
+        go_on.wait(10)
+        return [1 / item for item in items]
+
+    async def main() -> list[object]:
+        batches = Batches(work, limit=2)
+        asked = [asyncio.create_task(batches.put(2))]
+        await asyncio.to_thread(begun.wait, 10)
+        asked += [asyncio.create_task(batches.put(item)) for item in (0, 4, 5)]
+        await asyncio.sleep(0)
+        go_on.set()
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    alone, *together, last = asyncio.run(main())
+    assert alone == 0.5
+    assert [type(outcome) for outcome in together] == [ZeroDivisionError, ZeroDivisionError]
+    assert last == 0.2
+
+
+def test_an_error_at_the_start_is_the_constructors() -> None:
+    def first() -> None:
+        raise MemoryError("too large")
+
+    with pytest.raises(MemoryError, match="too large"):
+        Batches(lambda items, waited: items, limit=1, first=first)
