@@ -106,7 +106,8 @@ def deploy(
     if former := served(running):
         (application,) = former["applications"]
         document["http_options"] |= {key: former["http_options"][key] for key in ("host", "port")}
-        document["applications"][0]["args"]["token_sha256"] = application["args"].get("token_sha256")
+        if token_sha256 := application["args"].get("token_sha256"):
+            document["applications"][0]["args"]["token_sha256"] = token_sha256
     else:
         guard(document)
     return _deploy(running, document, registry.resolve(document["applications"][0]["args"].get("model")))

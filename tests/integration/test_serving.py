@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -298,14 +299,15 @@ def test_a_bad_body_gets_its_problem_document(post: Callable[..., requests.Respo
 
 
 def test_a_sender_that_dawdles_is_told_so(served: Served) -> None:
-    parts = urlsplit(served.url)
-    assert parts.hostname and parts.port
-    head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: {OCTETS}\r\nContent-Length: 100\r\n\r\n"
-    with socket.create_connection((parts.hostname, parts.port), timeout=20) as slow:
-        slow.sendall(head.encode() + b"x")
-        answer = slow.recv(4096).decode()
-    assert answer.startswith("HTTP/1.1 408")
-    assert "did not arrive within" in answer
+    slow = HTTPConnection(urlsplit(served.url).netloc, timeout=20)
+    slow.putrequest("POST", "/predict")
+    slow.putheader("Content-Type", OCTETS)
+    slow.putheader("Content-Length", "100")
+    slow.endheaders(b"x")
+    answer = slow.getresponse()
+    assert answer.status == 408
+    assert "did not arrive within" in json.loads(answer.read())["detail"]
+    slow.close()
 
 
 @pytest.mark.parametrize("text", ["-1", "two", "1.5", "", "9" * 30, "٣"])
