@@ -70,6 +70,7 @@ queries = st.dictionaries(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_whatever_is_sent_gets_an_answer_that_is_no_server_error(served: Served) -> None:
     seen: Counter[int] = Counter()
     with requests.Session() as session:
@@ -103,6 +104,7 @@ def test_whatever_is_sent_gets_an_answer_that_is_no_server_error(served: Served)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_the_openapi_document_is_kept_to(served: Served, tmp_path: Path) -> None:
     """schemathesis makes requests of the document, right ones and wrong ones, and compares the answers with it."""
     command = [sys.executable, "-m", "schemathesis.cli", "run", f"{served.url}/openapi.json"]
