@@ -2,6 +2,7 @@
 
     python benchmarks/tuning.py cost --seeds 0,1,2      # a trial beyond its training
     python benchmarks/tuning.py grid --seeds 0,1,2      # the default search, the full grid, random search
+    python benchmarks/tuning.py stopping --seeds 0,1,2  # what stopping trials early saves and costs
     python benchmarks/tuning.py optuna --seeds 0,1,2    # against plain Optuna in one process
     python benchmarks/tuning.py nodes --seeds 0,1,2     # two nodes of one core against one
     python benchmarks/tuning.py served --seeds 0,1,2    # a study's latency again, from the model it made, served

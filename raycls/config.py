@@ -173,7 +173,7 @@ class _Preset(BaseModel):
 # What the fastcnn reaches with each on CIFAR-10's test split is in benchmarks/results/training.md.
 _PRESETS = {
     "smoke": _Preset(mlp=(64,), cnn=(8, 16), fastcnn=(8, 16, 16), epochs=1),
-    "quick": _Preset(mlp=(512, 256), cnn=(32, 64, 128), fastcnn=(32, 64, 160), epochs=5, reduced_share=0.6),
+    "quick": _Preset(mlp=(512, 256), cnn=(32, 64, 128), fastcnn=(32, 64, 144), epochs=5, reduced_share=0.6),
     "fast": _Preset(mlp=(512, 256), cnn=(32, 64, 128), fastcnn=(48, 128, 176), epochs=6, reduced_share=0.67),
     "strong": _Preset(
         mlp=(1024, 512), cnn=(64, 128, 256), fastcnn=(48, 224, 320), epochs=13, reduced_share=0.62

@@ -50,10 +50,15 @@ def run(
     max_epochs: Annotated[
         int | None, typer.Option(min=1, help="epochs of a trial; default: the preset's")
     ] = None,
-    search: Annotated[str | None, typer.Option(help="tpe (the default), random or grid")] = None,
+    search: Annotated[
+        str | None,
+        typer.Option(help="gp, tpe, random or grid; default: gp, or tpe where trials are stopped early"),
+    ] = None,
     scheduler: Annotated[
         str | None,
-        typer.Option(help="who stops hopeless trials early: asha (the default), hyperband or none"),
+        typer.Option(
+            help="who stops hopeless trials early: asha, hyperband or none; default: asha from 9 epochs on"
+        ),
     ] = None,
     objective: Annotated[
         str | None,

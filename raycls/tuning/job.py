@@ -18,7 +18,7 @@ from raycls.tuning.space import Domain, Value, configured
 
 METRIC = "val_accuracy"  # what a study looks for the highest of
 
-Search = Literal["tpe", "random", "grid"]
+Search = Literal["gp", "tpe", "random", "grid"]
 Scheduler = Literal["asha", "hyperband", "none"]
 Objective = Literal["accuracy", "accuracy,latency"]
 State = Literal["waiting", "running", "done", "stopped early", "failed"]
@@ -33,8 +33,8 @@ class StudyJob(Job):
     space: dict[str, Domain] = Field(description="what is searched, by the setting's path")
     trials: int = Field(ge=1, description="configurations to try")
     max_epochs: int = Field(ge=1, description="epochs of a trial that is not stopped early")
-    search: Search = "tpe"
-    scheduler: Scheduler = "asha"
+    search: Search = "gp"
+    scheduler: Scheduler = "none"
     seed: int = Field(0, ge=0, description="of the search; that of the training is the configuration's")
     workers_per_trial: int = Field(1, ge=1, description="training processes of one trial")
     cpus_per_trial: int = Field(1, ge=1, description="CPU cores of each of them")

@@ -31,7 +31,7 @@ RETRIES = 2  # of a trial whose process died, perhaps for lack of memory
 # Attributes of trials and studies in Optuna's storage.
 CURVE, LATENCY, LATENCIES, RUN = "val_accuracy", "latency_ms", "latencies", "mlflow_run"
 HOPELESS, DEATHS, GIVEN, WINNER = "hopeless", "deaths", "given", "winner"
-RANDOM_TRIALS = 4  # before TPE goes by what it has seen; Optuna's own 10 are most of a small study
+RANDOM_TRIALS = 4  # before a search goes by what it has seen; Optuna's own 10 are most of a small study
 REDUCTION = 3  # one trial in so many goes on from a rung to the next
 _STATES: dict[str, State] = {
     "WAITING": "waiting",
@@ -231,13 +231,15 @@ def _storage() -> optuna.storages.RDBStorage:
 
 
 def _sampler(job: StudyJob, seed: int) -> optuna.samplers.BaseSampler:
-    from optuna.samplers import RandomSampler, TPESampler
+    from optuna.samplers import GPSampler, RandomSampler, TPESampler
 
-    if job.search != "tpe":
-        return RandomSampler(seed=seed)
-    # By default it looks at all settings together, as a large batch wants a large learning rate, and takes running
-    # trials for bad ones, so that those which run at the same time are not all alike.
-    return TPESampler(seed=seed, n_startup_trials=RANDOM_TRIALS)
+    # Both look at all settings together, as a large batch wants a large learning rate, and at what is running, so that
+    # trials which run at the same time are not all alike.
+    if job.search == "gp":
+        return GPSampler(seed=seed, n_startup_trials=RANDOM_TRIALS, warn_independent_sampling=False)
+    if job.search == "tpe":
+        return TPESampler(seed=seed, n_startup_trials=RANDOM_TRIALS)
+    return RandomSampler(seed=seed)
 
 
 def _pruner(job: StudyJob) -> optuna.pruners.BasePruner:

@@ -38,6 +38,9 @@ from raycls.tuning.pareto import choose, pareto_front
 from raycls.tuning.report import pareto_png, write_report
 from raycls.tuning.space import Space
 
+LONG_TRIAL = 9  # epochs, from which on hopeless trials are stopped early by default
+MOST_GP_TRIALS = 250
+
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
@@ -91,8 +94,9 @@ def plan(
     """All that a study needs to know, checked before anything is started.
 
     config is what the winner will be trained with but for what is searched. trials defaults to 8, or to the whole grid;
-    max_epochs to the configuration's; space to `space.around`. init is a registered model that every trial starts from;
-    model is the name to register under, default the dataset's. options are further fields of StudyJob.
+    max_epochs to the configuration's; space to `space.around`; search and scheduler to what suits trials so many and so
+    long. init is a registered model that every trial starts from; model is the name to register under, default the
+    dataset's. options are further fields of StudyJob.
     Raises UsageError, also where not a single trial fits on the cluster, and ConfigError.
     """
     import ray
@@ -106,12 +110,12 @@ def plan(
         raise UsageError(
             f"--scheduler {options['scheduler']} goes by accuracy alone: leave it out for two objectives"
         )
+    loop.check(short, dataset)
     if space is None:
         space = spaces.around(short, images_in_use(short, dataset)) | (
             spaces.architectures(config) if timed else {}
         )
     spaces.check(space, config)
-    loop.check(short, dataset)
     for path, domain in space.items():
         for value in domain.ends():
             loop.check(spaces.configured(short, {path: spaces.encoded(value)}), dataset)
@@ -126,8 +130,7 @@ def plan(
         opened = beside.submit(registry.client)
         cluster.connect()
         opened.result()
-    if options.get("scheduler") is None:
-        options["scheduler"] = "none" if timed else "asha"
+    options |= _strategy(options, timed, trials, short.training.epochs)
     if options.get("gpus_per_trial") is None:
         options["gpus_per_trial"] = 1.0 if ray.cluster_resources().get("GPU") else 0.0
     asked = {
@@ -144,6 +147,14 @@ def plan(
     job = validated(StudyJob, asked | options)
     check_room(job)
     return job
+
+
+def _strategy(options: dict[str, Any], timed: bool, trials: int, epochs: int) -> dict[str, str]:
+    """Search and scheduler, where none were asked for: what `benchmarks/results/tuning.md` found best."""
+    scheduler = options.get("scheduler") or ("asha" if epochs >= LONG_TRIAL and not timed else "none")
+    # A Gaussian process learns nothing from trials that were stopped early, and takes seconds over hundreds of trials.
+    whole = scheduler == "none" and not timed and trials <= MOST_GP_TRIALS
+    return {"scheduler": scheduler, "search": options.get("search") or ("gp" if whole else "tpe")}
 
 
 def tune(job: StudyJob, name: str | None = None) -> Outcome:

@@ -10,6 +10,7 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -65,7 +66,7 @@ def _assert_whole(trials: tuple[Trial, ...], run_id: str, count: int) -> None:
 def test_a_study_leaves_one_run_per_trial_and_a_better_champion(
     champion: TrainingResult, base: Config
 ) -> None:
-    outcome = tune(plan("digits", base, trials=6, max_epochs=3, seed=1))
+    outcome = tune(plan("digits", base, trials=6, max_epochs=3, scheduler="asha", seed=1))
     study = outcome.study
     _assert_whole(study.trials, study.run_id, 6)
     assert len({str(trial.values) for trial in study.trials}) == 6
@@ -94,6 +95,18 @@ def test_a_study_leaves_one_run_per_trial_and_a_better_champion(
         resume("digits", study.name)
     with pytest.raises(UsageError, match=f"go on with it by --resume {study.name}"):
         tune(plan("digits", base, trials=1), study.name)
+
+
+def test_search_and_scheduler_suit_the_trials(ray_session: None, base: Config) -> None:
+    def chosen(**options: Any) -> tuple[str, str]:
+        job = plan("digits", base, **options)
+        return job.search, job.scheduler
+
+    assert chosen(max_epochs=3) == ("gp", "none")
+    assert chosen(max_epochs=9) == ("tpe", "asha")
+    assert chosen(max_epochs=9, scheduler="none") == ("gp", "none")
+    assert chosen(max_epochs=3, trials=300) == ("tpe", "none")
+    assert chosen(max_epochs=9, search="random") == ("random", "asha")
 
 
 def test_what_cannot_be_searched_is_refused_before_anything_starts(ray_session: None, base: Config) -> None:

@@ -2,17 +2,20 @@
 
     cost("cifar10", seeds=[0, 1, 2])       # what a trial takes beyond its training
     grid("cifar10", seeds=[0, 1, 2])       # the default search and random search against the full grid
+    stopping("cifar10", seeds=[0, 1, 2])   # what stopping hopeless trials early saves and costs
     optuna("cifar10", seeds, peer)         # against plain Optuna in one process
     nodes("cifar10", seeds)                # two nodes of one core against one
     widths("cifar10", seed=0)              # for the part served: a study to its model; timed_again, its latency
 
-Every part returns rows of plain numbers, one for each seed; medians are the page's. Compute is the seconds of the
-trials' training loops, one core each; wall time is the whole search's, the start of Ray included.
+Every part returns rows of plain numbers, one for each seed; medians are the page's. Compute is counted in epochs, all
+over as many images: it is the same on any machine, however busy, and an epoch's seconds differ by a tenth at most with
+the batch size. Wall time is the whole search's, the start of Ray included.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -43,7 +46,8 @@ GRID = ["training.train_fraction=0.1", "training.reduced_share=0"]  # 200 trials
 STUDY_EPOCHS = 3
 STUDY_TRIALS = 12
 WITHIN = 0.002  # of the grid's best validation accuracy: as good as it
-TRIALS_LIKE_GRID = 48
+SEARCH_TRIALS = 24  # half the grid's
+LONG_EPOCHS = 9  # of a trial long enough to be stopped early
 
 
 def cost(dataset: str, seeds: Sequence[int]) -> list[Row]:
@@ -67,48 +71,65 @@ def cost(dataset: str, seeds: Sequence[int]) -> list[Row]:
 
 
 def grid(dataset: str, seeds: Sequence[int]) -> list[Row]:
-    """The compute in which the default search comes within WITHIN of the grid's best, with ASHA and without; and what
-    random search finds in as much as the default search took.
+    """The compute in which the default search comes within WITHIN of the grid's best; and what random search finds in
+    as much as the default search took.
     """
     rows = []
     for seed in seeds:
         config = _config(dataset, GRID, seed)
         with _ray(cpus=os.cpu_count()):
-            whole = _trials(dataset, config, seed, search="grid", scheduler="none")
-            best = max(trial.val_accuracy or 0 for trial in whole)
-            total = sum(trial.seconds for trial in whole)
-            ours = _trials(dataset, config, seed, trials=TRIALS_LIKE_GRID)
-            reached = _compute_until(ours, best - WITHIN)
-            budget = sum(trial.seconds for trial in ours)
-            # Random search without early stopping: as many whole trials as that budget holds.
-            count = max(1, round(budget / (total / len(whole))))
-            unstopped = _trials(dataset, config, seed, trials=TRIALS_LIKE_GRID, scheduler="none")
-            drawn = _trials(dataset, config, seed, trials=count, search="random", scheduler="none")
+            whole = _trials(dataset, config, seed, search="grid")
+            ours = _trials(dataset, config, seed, trials=SEARCH_TRIALS)
+            drawn = _trials(dataset, config, seed, trials=SEARCH_TRIALS, search="random")
+        best = _best(whole)
         rows.append(
             {
                 "seed": seed,
                 "grid_best": best,
-                "grid_seconds": total,
-                "best": max(trial.val_accuracy or 0 for trial in ours),
-                "seconds": budget,
-                "reached_seconds": reached,
-                "unstopped_best": max(trial.val_accuracy or 0 for trial in unstopped),
-                "unstopped_seconds": sum(trial.seconds for trial in unstopped),
-                "unstopped_reached_seconds": _compute_until(unstopped, best - WITHIN),
-                "stopped_early": sum(trial.state == "stopped early" for trial in ours),
-                "random_best": max(trial.val_accuracy or 0 for trial in drawn),
-                "random_seconds": sum(trial.seconds for trial in drawn),
-                "random_trials": len(drawn),
+                "grid_epochs": _compute(whole),
+                "best": _best(ours),
+                "epochs": _compute(ours),
+                "reached_epochs": _compute_until(ours, best - WITHIN),
+                "random_best": _best(drawn),
+                "random_epochs": _compute(drawn),
             }
         )
+    return rows
+
+
+def stopping(dataset: str, seeds: Sequence[int]) -> list[Row]:
+    """The same study of long trials with ASHA and without: compute and best accuracy, and the best that the one
+    without had found in the compute of the one with.
+    """
+    rows = []
+    for seed in seeds:
+        config = _config(dataset, SMALL, seed)
+        row: Row = {"seed": seed}
+        with _ray(cpus=os.cpu_count()):
+            for scheduler in ("asha", "none"):
+                trials = _trials(
+                    dataset,
+                    config,
+                    seed,
+                    LONG_EPOCHS,
+                    trials=SEARCH_TRIALS,
+                    search="tpe",
+                    scheduler=scheduler,
+                )
+                row[f"{scheduler}_best"] = _best(trials)
+                row[f"{scheduler}_epochs"] = _compute(trials)
+                if scheduler == "asha":
+                    row["stopped_early"] = sum(trial.state == "stopped early" for trial in trials)
+        row["none_best_in_as_much"] = _best_within(trials, row["asha_epochs"])
+        rows.append(row)
     return rows
 
 
 def optuna(dataset: str, seeds: Sequence[int], peer: Path) -> list[Row]:
     """Wall time of the same study under raycls and by plain Optuna in one process on all cores, in turns.
 
-    No trial is stopped early, so that both train the same epochs. The peer runs twice: as it comes, and with the
-    allocator's settings that raycls gives its trials.
+    Both search with TPE and stop no trial early, so that they train the same epochs. The peer runs twice: as it comes,
+    and with the allocator's settings that raycls gives its trials.
     """
     rows = []
     for seed in seeds:
@@ -116,7 +137,7 @@ def optuna(dataset: str, seeds: Sequence[int], peer: Path) -> list[Row]:
         started = time.monotonic()
         config = _config(dataset, STUDY, seed)
         with _ray(cpus=os.cpu_count()):
-            ours = _trials(dataset, config, seed, trials=STUDY_TRIALS, scheduler="none")
+            ours = _trials(dataset, config, seed, trials=STUDY_TRIALS, search="tpe")
         seconds = time.monotonic() - started
         helped = _plain(peer, dataset, seed, ALLOCATOR)
         rows.append(
@@ -125,9 +146,9 @@ def optuna(dataset: str, seeds: Sequence[int], peer: Path) -> list[Row]:
                 "seconds": seconds,
                 "plain_seconds": plain["seconds"],
                 "helped_seconds": helped["seconds"],
-                "best": max(trial.val_accuracy or 0 for trial in ours),
+                "best": _best(ours),
                 "plain_best": max(trial["val_accuracy"] for trial in plain["trials"]),
-                "epochs": sum(trial.epochs for trial in ours),
+                "epochs": _compute(ours),
                 "plain_epochs": sum(trial["epochs"] for trial in plain["trials"]),
                 "helped_epochs": sum(trial["epochs"] for trial in helped["trials"]),
             }
@@ -157,7 +178,7 @@ def nodes(dataset: str, seeds: Sequence[int]) -> list[Row]:
         for count in (1, 2):
             with _nodes(count):
                 started = time.monotonic()
-                _trials(dataset, config, seed, trials=STUDY_TRIALS, scheduler="none")
+                _trials(dataset, config, seed, trials=STUDY_TRIALS)
                 row[f"seconds_{count}"] = time.monotonic() - started
         rows.append(row)
     return rows
@@ -191,13 +212,23 @@ def _config(dataset: str, settings: Sequence[str], seed: int) -> Config:
     return override(preset("quick", open_dataset(dataset).manifest), [*settings, f"training.seed={seed}"])
 
 
-def _trials(dataset: str, config: Config, seed: int, **options: Any) -> tuple[Trial, ...]:
-    job = plan(dataset, config, max_epochs=STUDY_EPOCHS, seed=seed, **options)
-    return search(job, _name(options.get("search", "tpe"))).trials
+def _trials(
+    dataset: str, config: Config, seed: int, epochs: int = STUDY_EPOCHS, **options: Any
+) -> tuple[Trial, ...]:
+    job = plan(dataset, config, max_epochs=epochs, seed=seed, **options)
+    return search(job, _name(job.search)).trials
+
+
+def _best(trials: Sequence[Trial]) -> float:
+    return max(trial.val_accuracy or 0.0 for trial in trials)
+
+
+def _compute(trials: Sequence[Trial]) -> int:
+    return sum(trial.epochs for trial in trials)
 
 
 def _compute_until(trials: Sequence[Trial], accuracy: float) -> float | None:
-    """Seconds of training, of all trials asked for until one that reached the accuracy ended; None if none did."""
+    """Epochs of all trials, of running ones in part, until one that reached the accuracy ended; None if none did."""
     ends = [trial.ended_at or 0.0 for trial in trials if (trial.val_accuracy or 0) >= accuracy]
     if not ends:
         return None
@@ -206,8 +237,18 @@ def _compute_until(trials: Sequence[Trial], accuracy: float) -> float | None:
     for trial in trials:
         if trial.asked_at < first:
             share = (first - trial.asked_at) / max((trial.ended_at or first) - trial.asked_at, 1e-9)
-            spent += trial.seconds * min(1.0, share)
+            spent += trial.epochs * min(1.0, share)
     return spent
+
+
+def _best_within(trials: Sequence[Trial], epochs: float) -> float:
+    """The best of the trials that had ended when that much compute was spent."""
+    best = spent = 0.0
+    for trial in sorted(trials, key=lambda trial: trial.ended_at or math.inf):
+        spent += trial.epochs
+        if spent <= epochs:
+            best = max(best, trial.val_accuracy or 0.0)
+    return best
 
 
 def _name(kind: str) -> str:

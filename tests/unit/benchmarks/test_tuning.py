@@ -13,11 +13,12 @@ from raycls.errors import UnknownDatasetError
 from raycls.tuning.benchmark import page, parts
 from raycls.tuning.job import Trial
 
-GRID = {"seed": 0, "grid_best": 0.75, "grid_seconds": 400, "best": 0.76, "seconds": 150, "reached_seconds": 60,
-        "unstopped_best": 0.77, "unstopped_seconds": 380, "unstopped_reached_seconds": None, "stopped_early": 30,
-        "random_best": 0.74, "random_seconds": 149, "random_trials": 18}  # fmt: skip
+GRID = {"seed": 0, "grid_best": 0.75, "grid_epochs": 144, "best": 0.76, "epochs": 72, "reached_epochs": 21.6,
+        "random_best": 0.74, "random_epochs": 72}  # fmt: skip
 PLAIN = {"plain_seconds": 50, "helped_seconds": 40, "seconds": 45, "epochs": 22, "plain_epochs": 20,
          "helped_epochs": 21}  # fmt: skip
+STOPPING = {"seed": 0, "none_best": 0.6, "none_epochs": 200, "asha_best": 0.61, "asha_epochs": 100,
+            "stopped_early": 14, "none_best_in_as_much": 0.58}  # fmt: skip
 SERVED = {"seed": 0, "latency_ms": 1.5, "again_ms": 1.6, "served_ms": 1.76, "front": [[1.0, 0.4], [1.5, 0.5]]}
 
 
@@ -25,6 +26,7 @@ def test_the_page_holds_every_part_that_was_measured(tmp_path: Path) -> None:
     measured = {
         "cost": [{"seconds_per_trial": 0.1, "training_seconds": 2.0}],
         "grid": [GRID],
+        "stopping": [STOPPING],
         "optuna": [PLAIN],
         "nodes": [{"seconds_1": 100, "seconds_2": s} for s in (50, 56, 60)],
         "served": [SERVED],
@@ -36,8 +38,9 @@ def test_the_page_holds_every_part_that_was_measured(tmp_path: Path) -> None:
         (tmp_path / "tuning" / f"{name}.json").write_text(json.dumps(document))
     text = page.write(tmp_path).read_text()
     assert "| **0.10 s** | at most 0.5 s | 2.00 s | 1 | 2030-01-02 03:04 |" in text
-    assert "| 0 | 75.00% in 400 s | **0.15** (60 s) | never | 76.00% in 150 s, 30 stopped early |" in text
-    assert "74.00% in 149 s, 18 trials |" in text
+    assert "| 0 | 75.00% in 144 epochs | **0.15** (22 epochs) | 76.00% in 72 epochs |" in text
+    assert "| 0 | 60.00% in 200 epochs | 61.00% in 100 epochs, 14 stopped early | **0.50** | 58.00% |" in text
+    assert "74.00% in 72 epochs |" in text
     assert "Median share 0.15. The default search is at or above random search in 1 of 1 seeds." in text
     assert "| as it comes | 50 s | 45 s | **0.90** (0.90 to 0.90) | 20, 22 | 1 |" in text
     assert "| with raycls's allocator settings | 40 s | 45 s | **1.12** (1.12 to 1.12) | 21, 22 | 1 |" in text
@@ -53,7 +56,7 @@ def _trial(number: int, asked_at: float, ended_at: float, accuracy: float) -> Tr
         state="done",
         values={},
         val_accuracy=accuracy,
-        epochs=1,
+        epochs=int(ended_at - asked_at),
         seconds=ended_at - asked_at,
         asked_at=asked_at,
         ended_at=ended_at,
@@ -69,3 +72,9 @@ def test_compute_is_counted_until_the_first_trial_that_was_good_enough_ended() -
 def test_wrong_use_is_told(digits_home: Path, tmp_path: Path) -> None:
     with pytest.raises(UnknownDatasetError, match="no dataset 'nothing'"):
         main(["cost", "--dataset", "nothing", "--output", str(tmp_path)])
+
+
+def test_what_was_found_in_some_compute_is_of_the_trials_that_had_ended() -> None:
+    trials = [_trial(0, 0, 10, 0.5), _trial(1, 0, 20, 0.7), _trial(2, 10, 30, 0.9)]
+    assert parts._best_within(trials, 30) == 0.7
+    assert parts._best_within(trials, 50) == 0.9

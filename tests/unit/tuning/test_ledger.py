@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from raycls.config import preset
 from raycls.data.packed import open_dataset
 from raycls.errors import StudyError
 from raycls.tuning import ledger as ledgers
-from raycls.tuning.job import StudyJob
+from raycls.tuning.job import StudyJob, Trial
 from raycls.tuning.ledger import Ledger
 from raycls.tuning.space import around
 
@@ -28,6 +29,7 @@ def job(digits_home: Path) -> StudyJob:
         space=around(config, manifest.counts["train"]),
         trials=4,
         max_epochs=3,
+        scheduler="asha",
     )
 
 
@@ -165,6 +167,28 @@ def test_a_grid_is_tried_point_by_point(
     first = ledger.ask()
     assert first is not None
     assert first.number == 0
+
+
+def test_a_gaussian_process_goes_by_what_it_has_seen_also_when_the_study_is_taken_up_again(
+    job: StudyJob, run: registry.Run, request: pytest.FixtureRequest
+) -> None:
+    job = job.model_copy(update={"search": "gp", "trials": 16, "seed": 1})
+    best_lr = job.config.optim.lr * 2  # an octave above where the search begins
+
+    def octaves(trial: Trial) -> float:
+        return abs(math.log2(trial.config(job.config).optim.lr / best_lr))
+
+    ledger = Ledger(job, request.node.name, run)
+    for number in range(16):
+        if number == 10:
+            ledger = Ledger(job, request.node.name, run)
+        trial = ledger.ask()
+        assert trial is not None
+        ledger.epoch(number, _metrics(3, 1 - 0.1 * octaves(trial)))
+        ledger.end(number, "done")
+    seen = [octaves(trial) for trial in ledger.trials()]
+    assert max(seen[-4:]) < 0.2
+    assert max(seen[:5]) > 0.2
 
 
 def test_studies_that_are_not_there_are_told(digits_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

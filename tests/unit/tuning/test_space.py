@@ -27,8 +27,9 @@ def test_the_default_space_is_around_the_configuration_and_its_grid_is_4_by_4_by
     rates = sorted({point["optim.lr"] for point in points})
     assert rates[0] == pytest.approx(config.optim.lr / 4)
     assert rates[1] / rates[0] == pytest.approx(rates[3] / rates[2])
-    few = spaces.around(config, images=30)["training.batch_size"]
-    assert max(few.values) == 30  # type: ignore[type-var]
+    sizes = sorted({point["training.batch_size"] for point in points})
+    assert sizes == pytest.approx([config.training.batch_size * factor / 4 for factor in (1, 2, 4, 8)], abs=1)
+    assert spaces.around(config, images=30)["training.batch_size"].high == 30
 
 
 def test_a_file_may_hold_any_setting(config: Config, tmp_path: Path) -> None:
