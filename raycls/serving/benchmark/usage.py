@@ -14,8 +14,11 @@ import time
 import psutil
 from psutil import Process
 
+from raycls.errors import BenchmarkError
+
 # By the names Ray gives its processes: every replica, and what stands between them and the socket.
 REPLICA = "ray::ServeReplica:"
+CONTROLLER = "ray::ServeController"
 INGRESS = ("haproxy", "ray::ProxyActor", "ray::HAProxyManager")
 
 
@@ -42,6 +45,14 @@ class Meter:
 def replicas(head: int | None = None) -> list[Process]:
     """The replica processes here: of the cluster that has this head process, or of every one."""
     return _called((REPLICA,), head)
+
+
+def controller(head: int) -> Process:
+    """Serve's controller in the cluster that has this head process. Raises BenchmarkError where there is not one."""
+    found = _called((CONTROLLER,), head)
+    if len(found) != 1:
+        raise BenchmarkError(f"{len(found)} processes are Serve's controller")
+    return found[0]
 
 
 def memory_mib(processes: list[Process]) -> float:

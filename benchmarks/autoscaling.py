@@ -1,0 +1,178 @@
+"""How autoscaling follows a step: 1 connection, then 64, then none.
+
+    python benchmarks/autoscaling.py                       # the champion, as serve_config.yaml says
+    python benchmarks/autoscaling.py --connections 100 --seconds 40
+
+The model is served from a temporary RAYCLS_HOME on a cluster of its own. Replicas are counted four times a second by
+Serve's account of those that take requests; the load is a closed loop, told second by second. Writes autoscaling.md and
+autoscaling.png into OUTPUT (benchmarks/results), and one JSON document to the last line of stdout.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from raycls import progress, results_page, script
+from raycls.results_page import Document, table
+from raycls.serving.benchmark.load import Load, LoadGenerator
+from raycls.serving.benchmark.plot import COLOURS
+from raycls.serving.benchmark.stage import Server, stage
+
+HERE = Path(__file__).parent
+SERVE_CONFIG = HERE.parent / "serve_config.yaml"
+LOOK_S = 0.25
+CALM_S, QUIET_S = 10, 90  # one connection before the step; at most so long until one replica is left
+
+Look = tuple[float, int]  # seconds since the step, replicas
+
+
+def measure(server: Server, connections: int, seconds: int, most: int) -> dict[str, Any]:
+    """Replicas and load over time; 0 is the moment of the step."""
+    looks: list[Look] = []
+    loads: list[dict[str, Any]] = []
+    step = time.monotonic() + CALM_S + 1
+    with counted(server, step, looks), server.generator() as generator:
+        while time.monotonic() < step - 0.5:
+            loads.append(one_second(generator, 1, step))
+        step_at = time.monotonic() - step
+        while time.monotonic() < step + seconds:
+            loads.append(one_second(generator, connections, step))
+        end_at = time.monotonic() - step
+        while looks[-1][1] > 1 and time.monotonic() - step - end_at < QUIET_S:
+            time.sleep(LOOK_S)
+    return {"connections": connections, "step_at": step_at, "end_at": end_at, "target": most, "looks": looks,
+            "loads": loads}  # fmt: skip
+
+
+@contextmanager
+def counted(server: Server, step: float, looks: list[Look]) -> Iterator[None]:
+    """Have the replicas counted meanwhile."""
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.is_set():
+            looks.append((time.monotonic() - step, server.running()))
+            over.wait(LOOK_S)
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def one_second(generator: LoadGenerator, connections: int, step: float) -> dict[str, Any]:
+    began = time.monotonic() - step
+    sample = generator.measure(Load(connections=connections, seconds=1, warmup_seconds=0))
+    return {"at": began, "connections": connections, "requests_per_s": sample.requests_per_s,
+            "p99_ms": sample.p99_ms, "errors": sum(sample.errors.values())}  # fmt: skip
+
+
+def told(row: dict[str, Any]) -> dict[str, Any]:
+    """The figures that the goals are about, in seconds after the step, or after its end; None: it did not happen."""
+    looks, step, end = row["looks"], row["step_at"], row["end_at"]
+    before = max((count for at, count in looks if at < step), default=1)
+
+    def first(wanted: int, since: float, down: bool = False) -> float | None:
+        return next(
+            (at - since for at, n in looks if at >= since and (n <= wanted if down else n >= wanted)), None
+        )
+
+    counts = [count for _, count in looks]
+    moves = [later - earlier for earlier, later in itertools.pairwise(counts) if later != earlier]
+    return {
+        "one_more_s": first(before + 1, step),
+        "target_s": first(row["target"], step),
+        "back_s": first(1, end, down=True),
+        "reversals": sum(a * b < 0 for a, b in itertools.pairwise(moves)),
+        "failed": sum(load["errors"] for load in row["loads"]),
+    }
+
+
+def draw(row: dict[str, Any], path: Path) -> None:
+    """Replicas, requests/s and p99 over time, one above the other."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 6.5), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    replicas, rate, latency = figure.subplots(3, 1, sharex=True)
+    replicas.step(*zip(*row["looks"], strict=True), where="post", color=COLOURS[0], linewidth=2)
+    replicas.set_ylabel("replicas")
+    replicas.set_ylim(0, row["target"] + 0.5)
+    replicas.set_yticks(range(row["target"] + 1))
+    middles = [load["at"] + 0.5 for load in row["loads"]]
+    rate.plot(middles, [load["requests_per_s"] for load in row["loads"]], color=COLOURS[2], marker=".")
+    rate.set_ylabel("requests/s")
+    rate.set_ylim(bottom=0)
+    latency.plot(middles, [load["p99_ms"] for load in row["loads"]], color=COLOURS[4], marker=".")
+    latency.set_yscale("log")
+    latency.set_ylabel("p99, ms (log scale)")
+    latency.set_xlabel("seconds after the step")
+    for panel in (replicas, rate, latency):
+        panel.axvspan(row["step_at"], row["end_at"], color="#dddddd", alpha=0.5, zorder=0)
+        panel.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(f"1, then {row['connections']} connections (shaded), then none", weight="bold")
+    figure.savefig(path)
+
+
+def page(document: Document) -> str:
+    (row,) = document["rows"]
+    seen = told(row)
+
+    def after(seconds: float | None) -> str:
+        return "never" if seconds is None else f"**{seconds:.1f} s**"
+
+    lines = [
+        ("a replica more takes requests, after the step", after(seen["one_more_s"]), "8 s"),
+        (f"{row['target']} replicas do, after the step", after(seen["target_s"]), "15 s"),
+        ("one replica is left, after the end", after(seen["back_s"]), "60 s"),
+        ("reversals of direction", f"**{seen['reversals']}**", "1"),
+        ("requests that failed", f"**{seen['failed']}**", "0"),
+    ]
+    facts = [*document["hardware"].items(), *document["versions"].items()]
+    return (
+        f"# Autoscaling\n\n{document['date']} UTC. From 1 connection to {row['connections']}, and to none.\n\n"
+        f"{table(('', 'measured', 'goal: at most'), lines)}\n![replicas, requests/s and p99 over time]"
+        f"(autoscaling.png)\n\n{table(('', ''), facts)}"
+    )
+
+
+def main(arguments: list[str]) -> None:
+    """Parse, serve, measure, draw, print. Raises RayclsError."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--model", help="NAME, NAME@ALIAS or NAME/VERSION (default: the champion promoted last)"
+    )
+    parser.add_argument("--connections", type=int, default=64, help="after the step (default: 64)")
+    parser.add_argument("--seconds", type=int, default=40, help="of the step (default: 40)")
+    parser.add_argument("--output", type=Path, default=HERE / "results", help="folder for the results")
+    options = parser.parse_args(arguments)
+    (deployment,) = yaml.safe_load(SERVE_CONFIG.read_text())["applications"][0]["deployments"]
+    most = deployment["autoscaling_config"]["max_replicas"]
+    with stage(options.model, SERVE_CONFIG) as server, progress.bar("following the step"):
+        row = measure(server, options.connections, options.seconds, most)
+    document = results_page.document("autoscaling", {"seconds": options.seconds}, [row | told(row)])
+    options.output.mkdir(parents=True, exist_ok=True)
+    draw(row, options.output / "autoscaling.png")
+    (options.output / "autoscaling.md").write_text(page(document))
+    progress.say(f"written: {options.output}/autoscaling.md, autoscaling.png")
+    print(json.dumps(document))
+
+
+if __name__ == "__main__":
+    script.run(main)

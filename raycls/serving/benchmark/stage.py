@@ -1,0 +1,132 @@
+"""A model on a cluster of its own, in a temporary home, where a benchmark may update, break and kill what it likes.
+
+    with stage("cifar10", replicas=2) as server, server.under_load(rate=250, seconds=20) as samples:
+        server.replicas()[0].kill()
+    samples[0].errors
+
+The registry and the cluster of whoever measures are not touched; their dataset is read.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from unittest import mock
+
+import requests
+
+from raycls import cluster, home, registry
+from raycls.data.packed import open_dataset
+from raycls.errors import BenchmarkError
+from raycls.models.checkpoint import load_card
+from raycls.processes import psutil
+from raycls.ray_environment import free_port
+from raycls.registry import ModelVersion
+from raycls.serving import deploy
+from raycls.serving.benchmark import usage
+from raycls.serving.benchmark.images import write_images
+from raycls.serving.benchmark.load import Load, LoadGenerator, Sample
+
+IMAGES = 500
+LEAD_S = 2.0  # of undisturbed load, before anything is done
+
+Change = Callable[[Path], None]
+
+
+def _nothing(directory: Path) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Server:
+    """Where the model answers, and the images to ask it about. `version` is the champion of the temporary home."""
+
+    version: ModelVersion
+    url: str
+    images: Path
+
+    def again(self, change: Change = _nothing) -> ModelVersion:
+        """The champion as a further version, with something changed in its checkpoint before it is registered."""
+        return _register(self.version, registry.checkpoint(self.version), change)
+
+    def answering(self) -> str:
+        """The number of the version that answers."""
+        return str(requests.get(f"{self.url}/health", timeout=10).json()["model"]["version"])
+
+    def replicas(self) -> list[psutil.Process]:
+        return usage.replicas(_cluster().pid)
+
+    def controller(self) -> psutil.Process:
+        """The process that starts, counts and ends the replicas."""
+        return usage.controller(_cluster().pid)
+
+    def running(self) -> int:
+        """How many replicas take requests, by Serve's own account."""
+        (application,) = deploy.applications(_cluster())["applications"].values()
+        replicas = application["deployments"][deploy.DEPLOYMENT]["replicas"]
+        return sum(replica["state"] == "RUNNING" for replica in replicas)
+
+    def generator(self) -> LoadGenerator:
+        return LoadGenerator(f"{self.url}/predict", self.images)
+
+    @contextmanager
+    def under_load(self, rate: float, seconds: float) -> Iterator[list[Sample]]:
+        """An open loop beside what is done meanwhile; its sample is in the list once the context has ended."""
+        samples: list[Sample] = []
+        with self.generator() as generator:
+            load = Load(rate=rate, seconds=seconds, warmup_seconds=0.5)
+            thread = threading.Thread(target=lambda: samples.append(generator.measure(load)))
+            thread.start()
+            try:
+                time.sleep(LEAD_S)
+                yield samples
+            finally:
+                thread.join()
+        if not samples:
+            raise BenchmarkError("the load generator told nothing; its reason is above")
+
+
+@contextmanager
+def stage(model: str | None, config: Path, replicas: int | None = None) -> Iterator[Server]:
+    """Serve the model (default: the champion promoted last) as the file says, or with a fixed number of replicas.
+
+    Raises UnknownModelError, UnknownDatasetError where the model's dataset is not here, and as `deploy.up`.
+    """
+    theirs = registry.resolve(model)
+    directory = registry.checkpoint(theirs)
+    dataset = open_dataset(load_card(directory).dataset)
+    with tempfile.TemporaryDirectory(prefix="raycls-stage-") as folder:
+        (Path(folder) / "datasets").symlink_to(home.home() / "datasets")
+        images = Path(folder) / "images"
+        write_images(dataset, images, IMAGES)
+        with mock.patch.dict(os.environ, {"RAYCLS_HOME": folder}):
+            mine = _register(theirs, directory, _nothing)
+            mine = registry.promote(mine.name, mine.version)
+            url = deploy.up(config, detach=True, replicas=replicas, port=free_port(8000)).url
+            try:
+                yield Server(mine, url, images)
+            finally:
+                deploy.down()
+
+
+def _register(like: ModelVersion, directory: Path, change: Change) -> ModelVersion:
+    with tempfile.TemporaryDirectory() as folder, registry.run(like.name, "the same again", {}) as run:
+        copy = Path(shutil.copytree(directory, f"{folder}/checkpoint"))
+        change(copy)
+        return registry.register(
+            like.name, run, copy, fingerprint=like.fingerprint, metrics=like.metrics, lineage={}
+        )
+
+
+def _cluster() -> cluster.Cluster:
+    running = cluster.status()
+    if running is None:
+        raise BenchmarkError("the cluster ended during the measurement")
+    return running
