@@ -23,7 +23,7 @@ from pathlib import Path
 
 import psutil
 
-from raycls import progress, registry
+from raycls import progress, registry, tracking
 from raycls.data.sources import prepare
 from raycls.errors import StudyError
 from raycls.tuning import ledger
@@ -90,19 +90,19 @@ def finish(folder: Path, study: str, log: Path) -> None:
 
 
 def finished(study: str) -> bool:
-    found = registry.find_runs("digits", f"tags.kind = 'study' and attributes.run_name = '{study}'")
+    found = tracking.find_runs("digits", f"tags.kind = 'study' and attributes.run_name = '{study}'")
     return bool(found) and found[0].info.status == "FINISHED"
 
 
 def curves(study: str) -> dict[int, list[tuple[int, float]]]:
     """Every trial's validation losses in MLflow, by number. Raises SystemExit where a trial has two runs."""
-    found = registry.find_runs("digits", f"tags.kind = 'trial' and tags.study = '{study}'")
+    found = tracking.find_runs("digits", f"tags.kind = 'trial' and tags.study = '{study}'")
     table: dict[int, list[tuple[int, float]]] = {}
     for run in found:
         number = int(run.data.tags["trial"])
         if number in table:
             raise SystemExit(f"trial {number} of {study} has two MLflow runs")
-        points = registry.client().get_metric_history(run.info.run_id, "val_loss")
+        points = tracking.client().get_metric_history(run.info.run_id, "val_loss")
         table[number] = [(point.step, point.value) for point in points]
     return table
 
@@ -167,7 +167,7 @@ def kill(folder: Path, log: Path, new: list[str], rng: random.Random, kills: int
     total = 12 * EPOCHS
     for count in range(1, kills + 1):
         if driver is None or driver.poll() is not None:
-            begun = registry.find_runs("digits", "tags.kind = 'study' and attributes.run_name = 'killed'")
+            begun = tracking.find_runs("digits", "tags.kind = 'study' and attributes.run_name = 'killed'")
             arguments = ["--resume", "killed"] if begun else [*new, "--study", "killed", "--model", "killed"]
             driver = start(folder, log, *arguments)
         # Between the very start of the process and about a twentieth of the study later.

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 
-from raycls import progress, registry
+from raycls import progress, tracking
 from raycls.config import Config
 from raycls.training.runs import Heart
 
@@ -37,7 +37,7 @@ class Listener(Protocol):
 class Curves:
     """The epochs of one MLflow run, each logged once. `logged` are those that are there from the start."""
 
-    def __init__(self, run: registry.Run, logged: frozenset[int] = frozenset()):
+    def __init__(self, run: tracking.Run, logged: frozenset[int] = frozenset()):
         self.run = run
         self.beat = Heart(run).beat
         self._logged = set(logged)
@@ -51,7 +51,7 @@ class Curves:
         try:
             self.flush()
         except Exception as error:  # MLflow's own, or its server's: training need not wait for it
-            progress.say(f"MLflow does not take the figures of epoch {epoch}: {registry.reason_of(error)}")
+            progress.say(f"MLflow does not take the figures of epoch {epoch}: {tracking.reason_of(error)}")
 
     def flush(self) -> None:
         """Log what waits. Raises MLflow's error."""

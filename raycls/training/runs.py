@@ -22,7 +22,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from raycls import progress, registry
+from raycls import progress, tracking
 from raycls.config import Config
 from raycls.data.packed import Manifest
 from raycls.errors import UsageError
@@ -110,7 +110,7 @@ def find(kind: type[AnyJob], reference: str, dataset: str) -> Former[AnyJob]:
 
     Raises UsageError when there is none, when it is finished, and when it is still running.
     """
-    runs = registry.find_runs(dataset, f"tags.kind = '{kind.kind}'")
+    runs = tracking.find_runs(dataset, f"tags.kind = '{kind.kind}'")
     found = next((run for run in runs if reference in (run.info.run_id, run.info.run_name)), None)
     if found is None:
         open_runs = [run.info.run_name for run in runs if run.info.status != "FINISHED"][:5]
@@ -131,30 +131,30 @@ def find(kind: type[AnyJob], reference: str, dataset: str) -> Former[AnyJob]:
         raise UsageError(
             f"run {name} was begun by another version of raycls, with other settings: resume it with that one"
         ) from None
-    history = registry.client().get_metric_history(found.info.run_id, "epoch")
+    history = tracking.client().get_metric_history(found.info.run_id, "epoch")
     return Former(found.info.run_id, name, job, frozenset(p.step for p in history))
 
 
 def exists(kind: type[Job], name: str, dataset: str) -> bool:
     """Whether the dataset has a run of this kind and name."""
-    return bool(registry.find_runs(dataset, f"tags.kind = '{kind.kind}' and attributes.run_name = '{name}'"))
+    return bool(tracking.find_runs(dataset, f"tags.kind = '{kind.kind}' and attributes.run_name = '{name}'"))
 
 
-def of_study(study: str, dataset: str) -> list[registry.MlflowRun]:
+def of_study(study: str, dataset: str) -> list[tracking.MlflowRun]:
     """The training runs of the study's winner, the latest first."""
-    return registry.find_runs(dataset, f"tags.kind = '{TrainingJob.kind}' and tags.study = '{study}'")
+    return tracking.find_runs(dataset, f"tags.kind = '{TrainingJob.kind}' and tags.study = '{study}'")
 
 
 @contextmanager
-def begin(job: Job, name: str, tags: dict[str, str]) -> Iterator[registry.Run]:
-    """A new run, with the job kept in it. It ends as `registry.ending` says."""
+def begin(job: Job, name: str, tags: dict[str, str]) -> Iterator[tracking.Run]:
+    """A new run, with the job kept in it. It ends as `tracking.ending` says."""
     written = job.model_dump_json()
     if len(written) > LONGEST_TAG:
         raise UsageError(
             f"what was asked for takes {len(written)} characters to write down; MLflow keeps {LONGEST_TAG}"
         )
-    created = registry.client().create_run(
-        registry.experiment(job.dataset),
+    created = tracking.client().create_run(
+        tracking.experiment(job.dataset),
         run_name=name,
         tags={
             "kind": job.kind,
@@ -164,15 +164,15 @@ def begin(job: Job, name: str, tags: dict[str, str]) -> Iterator[registry.Run]:
             **tags,
         },
     )
-    with _resumable(registry.Run(created.info.run_id), job.resume_command(name)) as run:
+    with _resumable(tracking.Run(created.info.run_id), job.resume_command(name)) as run:
         run.log_params(job.params())
         yield run
 
 
 @contextmanager
-def again(former: Former[Any]) -> Iterator[registry.Run]:
-    """The same run, going on. It ends as `registry.ending` says."""
-    run, client = registry.Run(former.run_id), registry.client()
+def again(former: Former[Any]) -> Iterator[tracking.Run]:
+    """The same run, going on. It ends as `tracking.ending` says."""
+    run, client = tracking.Run(former.run_id), tracking.client()
     if "ended" in client.get_run(run.id).data.tags:
         client.delete_tag(run.id, "ended")
     run.tag({"driver": _sign()})
@@ -183,10 +183,10 @@ def again(former: Former[Any]) -> Iterator[registry.Run]:
 
 
 @contextmanager
-def _resumable(run: registry.Run, command: str) -> Iterator[registry.Run]:
-    """`registry.ending`, and after Ctrl-C the command that goes on."""
+def _resumable(run: tracking.Run, command: str) -> Iterator[tracking.Run]:
+    """`tracking.ending`, and after Ctrl-C the command that goes on."""
     try:
-        with registry.ending(run):
+        with tracking.ending(run):
             yield run
     except KeyboardInterrupt:
         progress.say(f"go on with: {command}")
@@ -196,7 +196,7 @@ def _resumable(run: registry.Run, command: str) -> Iterator[registry.Run]:
 class Heart:
     """Renews the sign of life when it is due."""
 
-    def __init__(self, run: registry.Run):
+    def __init__(self, run: tracking.Run):
         self._run, self._last = run, time.monotonic()
 
     def beat(self) -> None:

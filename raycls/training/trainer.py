@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from raycls import cluster, home, progress, registry
+from raycls import cluster, home, progress, registry, tracking
 from raycls.config import Config
 from raycls.data.packed import PackedDataset, open_dataset
 from raycls.errors import BrokenOffError, RayclsError, TrainingError, UsageError
@@ -151,15 +151,15 @@ def _carry_out(
         raise
     except Exception as error:  # of MLflow, its server, or the file system that artifacts are copied to
         raise BrokenOffError(
-            f"the trained model cannot be filed in MLflow: {registry.reason_of(error)}; its checkpoint is "
+            f"the trained model cannot be filed in MLflow: {tracking.reason_of(error)}; its checkpoint is "
             f"{best.path}; try again with: {job.resume_command(store.run)}"
         ) from error
 
 
-def _file(best: Saved, job: TrainingJob, dataset: PackedDataset, run: registry.Run) -> TrainingResult:
+def _file(best: Saved, job: TrainingJob, dataset: PackedDataset, run: tracking.Run) -> TrainingResult:
     """Evaluate the best epoch on test; log and register it."""
     with tempfile.TemporaryDirectory() as folder, best.directory() as source:
-        directory = Path(folder) / registry.CHECKPOINT
+        directory = Path(folder) / tracking.CHECKPOINT
         directory.mkdir()
         for name in (checkpoint.WEIGHTS, checkpoint.CARD):  # what resuming needs stays in the run's storage
             shutil.copyfile(source / name, directory / name)
@@ -268,7 +268,7 @@ def run_workers(
                 signal.signal(signal.SIGINT, previous)
 
 
-def _log_report(run: registry.Run, evaluation: Evaluation, dataset: PackedDataset) -> None:
+def _log_report(run: tracking.Run, evaluation: Evaluation, dataset: PackedDataset) -> None:
     run.log_bytes(confusion_png(evaluation, f"{dataset.manifest.name}, test split"), "confusion_matrix.png")
     run.log_json(
         {"classes": evaluation.classes, "confusion": evaluation.confusion.tolist()}, "confusion_matrix.json"

@@ -22,7 +22,7 @@ from ray.tune import PlacementGroupFactory, Stopper
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
-from raycls import progress, registry
+from raycls import progress, tracking
 from raycls.data.packed import PackedDataset
 from raycls.errors import BrokenOffError, RayclsError, StorageError, StudyError, UsageError
 from raycls.training.failures import first_cause
@@ -46,7 +46,7 @@ SETTINGS = {
 }
 
 
-def execute(ledger: Ledger, task: Task, display: Display, run: registry.Run) -> None:
+def execute(ledger: Ledger, task: Task, display: Display, run: tracking.Run) -> None:
     """Run the study's trials to the last; `run` is the study's, which shows that it goes on.
 
     Raises StudyError after too many failures, BrokenOffError where a trial or a book cannot be written,
@@ -282,7 +282,7 @@ class Conductor(Searcher, Stopper):
 
     def _end_study(self, error: Exception) -> None:
         if not isinstance(error, RayclsError):  # MLflow's, Optuna's, or their databases' own
-            error = BrokenOffError(f"the study cannot go on: {registry.reason_of(error)}")
+            error = BrokenOffError(f"the study cannot go on: {tracking.reason_of(error)}")
         self.ended_by = error
 
     def __getstate__(self) -> dict[str, Any]:

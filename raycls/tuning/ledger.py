@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from raycls import home, registry
+from raycls import home, tracking
 from raycls.errors import StudyError
 from raycls.tuning.job import METRIC, State, StudyJob, Trial
 from raycls.tuning.space import architecture, configured, grid, own_values, suggest
@@ -45,7 +45,7 @@ _STATES: dict[str, State] = {
 class Ledger:
     """One study's books. `run` is the study's MLflow run. Raises StudyError where Optuna's storage does not answer."""
 
-    def __init__(self, job: StudyJob, name: str, run: registry.Run):
+    def __init__(self, job: StudyJob, name: str, run: tracking.Run):
         self.job = job
         self._study = _open(job, name, run.id)
         self._runs = TrialRuns(job, name, run)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from raycls import registry
+from raycls import registry, tracking
 from raycls.config import Config
 from raycls.data.packed import open_dataset
 from raycls.errors import RayclsError, UnknownDatasetError
@@ -94,7 +94,7 @@ def _study(version: ModelVersion, card: ModelCard | None) -> list[Link]:
 
 
 def _run(version: ModelVersion) -> Link:
-    found = registry.find_run(version.run_id)
+    found = tracking.find_run(version.run_id)
     if found is None:
         return Link("run", version.run_id, "broken", "MLflow has no such run")
     if found.data.tags.get("dataset_fingerprint") != version.fingerprint:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from raycls import cluster, home, progress, registry
+from raycls import cluster, home, progress, registry, tracking
 from raycls.config import Config, override, validated
 from raycls.data.packed import open_dataset
 from raycls.errors import StudyError, UsageError
@@ -127,7 +127,7 @@ def plan(
     if trials < 1:
         raise UsageError(f"--trials {trials}: at least one trial is needed")
     with ThreadPoolExecutor(1) as beside:  # both mostly wait: Ray for its processes, MLflow for the disk
-        opened = beside.submit(registry.client)
+        opened = beside.submit(tracking.client)
         cluster.connect()
         opened.result()
     options |= _strategy(options, timed, trials, short.training.epochs)
@@ -193,7 +193,7 @@ def resume(dataset_name: str, reference: str) -> Outcome:
         return _finish(_search(former.job, former.name, run), run)
 
 
-def _search(job: StudyJob, name: str, run: registry.Run) -> Study:
+def _search(job: StudyJob, name: str, run: tracking.Run) -> Study:
     """Run every trial that has not run yet. Raises StudyError where all failed."""
     from raycls.tuning.execution import execute, prestart, time_architectures
     from raycls.tuning.trial import Task, study_directory
@@ -233,7 +233,7 @@ def _check_budget(job: StudyJob, latencies_ms: dict[str, float]) -> None:
         )
 
 
-def _finish(study: Study, run: registry.Run) -> Outcome:
+def _finish(study: Study, run: tracking.Run) -> Outcome:
     """Train the winner, register it, and promote it if it is better."""
     _log(study, run)
     training = _train_winner(study)
@@ -242,7 +242,7 @@ def _finish(study: Study, run: registry.Run) -> Outcome:
     return Outcome(study=study, training=training, promoted=promoted)
 
 
-def _log(study: Study, run: registry.Run) -> None:
+def _log(study: Study, run: tracking.Run) -> None:
     """The search's end on the study's MLflow run, with its page."""
     best, failed = study.best, sum(trial.state == "failed" for trial in study.trials)
     run.log_metrics({f"best_{METRIC}": best.val_accuracy or 0.0, "trials_failed": failed})

@@ -10,7 +10,7 @@ A run that an earlier attempt at the same study opened is found again by its tag
 
 from __future__ import annotations
 
-from raycls import registry
+from raycls import tracking
 from raycls.training.listener import Curves
 from raycls.tuning.job import StudyJob, Trial
 
@@ -18,10 +18,10 @@ from raycls.tuning.job import StudyJob, Trial
 class TrialRuns:
     """Knows the trial runs that are there already, by the trial's number."""
 
-    def __init__(self, job: StudyJob, study: str, parent: registry.Run):
+    def __init__(self, job: StudyJob, study: str, parent: tracking.Run):
         self._job, self._study, self._parent = job, study, parent
-        self._experiment = registry.experiment(job.dataset)
-        siblings = registry.find_runs(job.dataset, f"tags.`mlflow.parentRunId` = '{parent.id}'")
+        self._experiment = tracking.experiment(job.dataset)
+        siblings = tracking.find_runs(job.dataset, f"tags.`mlflow.parentRunId` = '{parent.id}'")
         self._found = {int(run.data.tags["trial"]): run for run in siblings}
         self._open: dict[int, Curves] = {}
 
@@ -29,9 +29,9 @@ class TrialRuns:
         """Begin the trial's run, or go on with it."""
         if trial.number in self._open:  # its process died, and the trial starts again
             return
-        client, found = registry.client(), self._found.get(trial.number)
+        client, found = tracking.client(), self._found.get(trial.number)
         if found:
-            run = registry.Run(found.info.run_id)
+            run = tracking.Run(found.info.run_id)
             client.update_run(run.id, status="RUNNING")
             logged = frozenset(point.step for point in client.get_metric_history(run.id, "epoch"))
         else:
@@ -42,7 +42,7 @@ class TrialRuns:
                 "mlflow.parentRunId": self._parent.id,
             }
             name = f"{self._study}-{trial.number:04d}"
-            run = registry.Run(client.create_run(self._experiment, run_name=name, tags=tags).info.run_id)
+            run = tracking.Run(client.create_run(self._experiment, run_name=name, tags=tags).info.run_id)
             logged = frozenset()
         run.log_params({**trial.config(self._job.trial_config).flat(), "dataset": self._job.dataset})
         self._open[trial.number] = Curves(run, logged)
@@ -56,13 +56,13 @@ class TrialRuns:
             curves.flush()
             run = curves.run
         elif (found := self._found.get(trial.number)) and found.info.status in ("RUNNING", "KILLED"):
-            run = registry.Run(found.info.run_id)
+            run = tracking.Run(found.info.run_id)
         else:
             return
         run.tag({"state": trial.state, **({"ended": trial.reason[:500]} if trial.reason else {})})
-        registry.client().set_terminated(run.id, "FAILED" if trial.state == "failed" else "FINISHED")
+        tracking.client().set_terminated(run.id, "FAILED" if trial.state == "failed" else "FINISHED")
 
     def interrupt(self) -> None:
         """Mark those that are open as broken off, for people: a resumed study goes on with them."""
         for curves in self._open.values():
-            registry.client().set_terminated(curves.run.id, "KILLED")
+            tracking.client().set_terminated(curves.run.id, "KILLED")

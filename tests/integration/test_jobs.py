@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from raycls import cluster, registry
+from raycls import cluster, registry, tracking
 from raycls.serving.deploy import Served
 
 ROOT = Path(__file__).parents[2]
@@ -94,9 +94,9 @@ def test_ctrl_c_is_one_line_and_leaves_nothing_half_written(
     assert "Traceback" not in printed
     assert [version.reference for version in registry.list_models()] == models
 
-    experiment = registry.client().get_experiment_by_name("digits")
+    experiment = tracking.client().get_experiment_by_name("digits")
     assert experiment is not None
-    (last,) = registry.client().search_runs(
+    (last,) = tracking.client().search_runs(
         [experiment.experiment_id], f"tags.kind = '{kind}'", max_results=1, order_by=["start_time DESC"]
     )
     assert last.info.status == "KILLED"
@@ -113,7 +113,7 @@ def test_ctrl_c_is_one_line_and_leaves_nothing_half_written(
 
 def _open_runs() -> set[str]:
     """The ids of MLflow's runs of digits that nobody has ended."""
-    return {run.info.run_id for run in registry.find_runs("digits", "attributes.status = 'RUNNING'")}
+    return {run.info.run_id for run in tracking.find_runs("digits", "attributes.status = 'RUNNING'")}
 
 
 def _trains(process: object) -> bool:

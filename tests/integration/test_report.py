@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from raycls import registry
+from raycls import registry, tracking
 from raycls.cli import run
 from raycls.config import override, preset
 from raycls.data.packed import PackedDataset, open_dataset
@@ -82,7 +82,7 @@ def _many_classes() -> PackedDataset:
 def _register(name: str, dataset: PackedDataset, network: str, folder: Path) -> ModelVersion:
     """A model trained in this process; its run logs one epoch's curve."""
     config = override(preset("smoke", dataset.manifest, network), ["epochs=1"])
-    with registry.run(name, "run", {}) as current:
+    with tracking.run(name, "run", {}) as current:
         metrics: dict[str, float] = {}
 
         def on_epoch(epoch_metrics, snapshot) -> None:

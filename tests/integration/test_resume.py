@@ -20,7 +20,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from raycls import home, registry
+from raycls import home, registry, tracking
 from raycls.config import Config, override, preset
 from raycls.data.packed import open_dataset
 from raycls.errors import BrokenOffError, TrainingError, UsageError
@@ -62,7 +62,7 @@ def undisturbed(
 
 
 def _runs() -> set[str]:
-    found = registry.client().search_runs([registry.experiment("digits")], max_results=1000)
+    found = tracking.client().search_runs([tracking.experiment("digits")], max_results=1000)
     return {run.info.run_id for run in found}
 
 
@@ -71,13 +71,13 @@ def _assert_undisturbed(
 ) -> None:
     history, best = undisturbed
     for metric in ("val_accuracy", "val_loss", "train_loss"):
-        points = registry.client().get_metric_history(result.run_id, metric)
+        points = tracking.client().get_metric_history(result.run_id, metric)
         assert [point.step for point in points] == list(range(1, len(history) + 1)), metric
         assert [point.value for point in points] == [metrics[metric] for metrics in history], metric
     assert result.version is not None
     weights = load_file(registry.checkpoint(result.version) / checkpoint.WEIGHTS)
     assert all(torch.equal(weights[name], expected) for name, expected in best.items())
-    assert registry.client().get_run(result.run_id).info.status == "FINISHED"
+    assert tracking.client().get_run(result.run_id).info.status == "FINISHED"
 
 
 def _kill_a_worker() -> None:
@@ -268,7 +268,7 @@ def test_what_cannot_be_resumed_is_told(
             raise TrainingError("stopped")
         with pytest.raises(UsageError, match=told):
             resume("digits", run.id)
-        registry.client().delete_run(run.id)
+        tracking.client().delete_run(run.id)
 
 
 @pytest.mark.slow
@@ -312,10 +312,10 @@ def test_kills_at_random_moments_change_nothing(
         assert done or process.returncode in (-signal.SIGKILL, 130), printed
     assert not victims, "the run was over before all had been killed"
     (run_id,) = _runs() - before
-    points = registry.client().get_metric_history(run_id, "val_accuracy")
+    points = tracking.client().get_metric_history(run_id, "val_accuracy")
     assert [point.step for point in points] == list(range(1, KILLED_EPOCHS + 1))
     test_accuracy = registry.resolve(f"digits-random-{workers}/1").metrics["test_accuracy"]
     assert test_accuracy == pytest.approx(expected.metrics["test_accuracy"], abs=0.003)
     if workers == 1:
-        undisturbed = registry.client().get_metric_history(expected.run_id, "val_accuracy")
+        undisturbed = tracking.client().get_metric_history(expected.run_id, "val_accuracy")
         assert [point.value for point in points] == [point.value for point in undisturbed]

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from raycls import registry
+from raycls import registry, tracking
 from raycls.config import override, preset
 from raycls.data.packed import open_dataset
 from raycls.errors import ConfigError, TrainingError, UnknownDatasetError, UsageError
@@ -19,13 +19,13 @@ from raycls.training.trainer import TrainingResult, train
 def test_a_run_is_logged_and_registered(trained: TrainingResult) -> None:
     version = trained.version
     assert version is not None
-    logged = registry.client().get_run(trained.run_id)
+    logged = tracking.client().get_run(trained.run_id)
     assert logged.info.status == "FINISHED"
     assert logged.data.params["network.name"] == "fastcnn"
     assert logged.data.tags["dataset_fingerprint"] == open_dataset("digits").manifest.fingerprint
-    history = registry.client().get_metric_history(trained.run_id, "val_accuracy")
+    history = tracking.client().get_metric_history(trained.run_id, "val_accuracy")
     assert [point.step for point in history][:5] == [1, 2, 3, 4, 5]
-    artifacts = {file.path for file in registry.client().list_artifacts(trained.run_id)}
+    artifacts = {file.path for file in tracking.client().list_artifacts(trained.run_id)}
     assert {"checkpoint", "confusion_matrix.png", "class_accuracy.json", "dataset.json"} <= artifacts
     assert trained.metrics["test_accuracy"] > 0.8
     assert version.metrics["test_accuracy"] == trained.metrics["test_accuracy"]
@@ -34,7 +34,7 @@ def test_a_run_is_logged_and_registered(trained: TrainingResult) -> None:
 def test_the_registered_model_is_the_best_epoch(trained: TrainingResult) -> None:
     version = trained.version
     assert version is not None
-    history = registry.client().get_metric_history(trained.run_id, "val_accuracy")
+    history = tracking.client().get_metric_history(trained.run_id, "val_accuracy")
     predictor = Predictor.load(registry.checkpoint(version))
     again = evaluate(predictor, open_dataset("digits"), "val")
     assert again.accuracy == pytest.approx(max(point.value for point in history))
@@ -49,7 +49,7 @@ def test_two_workers_train_one_model(trained: TrainingResult) -> None:
     assert result.metrics["test_accuracy"] > 0.6
     assert result.version is not None
     assert result.version.reference == "digits-by-two/1"
-    assert registry.client().get_run(result.run_id).data.params["workers"] == "2"
+    assert tracking.client().get_run(result.run_id).data.params["workers"] == "2"
 
 
 def test_a_worker_that_fails_is_one_line(trained: TrainingResult) -> None:

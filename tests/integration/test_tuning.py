@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
-from raycls import home, registry
+from raycls import home, registry, tracking
 from raycls.config import Config, override, preset
 from raycls.data.packed import open_dataset
 from raycls.errors import ConfigError, StudyError, UsageError
@@ -44,13 +44,13 @@ def champion(trained: TrainingResult) -> TrainingResult:
 
 def _curves(run_id: str) -> dict[int, list[int]]:
     """The steps in the curve of every trial of the study whose MLflow run this is; each has one run."""
-    children = registry.find_runs("digits", f"tags.`mlflow.parentRunId` = '{run_id}'")
+    children = tracking.find_runs("digits", f"tags.`mlflow.parentRunId` = '{run_id}'")
     numbers = [int(child.data.tags["trial"]) for child in children]
     assert len(set(numbers)) == len(numbers), "a trial has two runs"
     assert not any(child.info.status == "RUNNING" for child in children)
     return {
         number: [
-            point.step for point in registry.client().get_metric_history(child.info.run_id, "val_accuracy")
+            point.step for point in tracking.client().get_metric_history(child.info.run_id, "val_accuracy")
         ]
         for number, child in zip(numbers, children, strict=True)
     }
@@ -79,7 +79,7 @@ def test_a_study_leaves_one_run_per_trial_and_a_better_champion(
         assert study.config.flat()[path] == value
     assert study.config.training.epochs == 6
     assert study.config.training.train_fraction == 1
-    logged = registry.client().get_run(study.run_id)
+    logged = tracking.client().get_run(study.run_id)
     assert logged.info.status == "FINISHED"
     assert logged.data.params["trials"] == "6"
     assert ledger.read(study.name) == study.trials
@@ -128,7 +128,7 @@ def test_trials_that_fail_are_told_and_the_study_goes_on(
     study = search(plan("digits", wild, space=space, search="grid", scheduler="none"), "wild")
     assert [trial.state for trial in study.trials] == ["done", "failed"]
     assert "lower the learning rate (optim.lr=10)" in study.trials[1].reason
-    (failed,) = registry.find_runs("digits", f"tags.study = '{study.name}' and attributes.status = 'FAILED'")
+    (failed,) = tracking.find_runs("digits", f"tags.study = '{study.name}' and attributes.status = 'FAILED'")
     assert "lower the learning rate" in failed.data.tags["ended"]
     assert "lower the learning rate" in capsys.readouterr().err
     space = {"optim.lr": Domain(choices=(10.0, 9.0, 8.0))}
@@ -156,7 +156,7 @@ def test_accuracy_and_latency_and_a_study_killed_after_its_last_trial(
     )
     assert study.best in study.front
 
-    registry.client().set_terminated(study.run_id, "KILLED")  # before the winner's training
+    tracking.client().set_terminated(study.run_id, "KILLED")  # before the winner's training
     outcome = resume("digits", "widths")
     version = outcome.training.version
     assert version is not None

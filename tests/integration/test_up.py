@@ -20,7 +20,7 @@ import requests
 import torch
 from safetensors.torch import load_file, save_file
 
-from raycls import cluster, registry
+from raycls import cluster, registry, tracking
 from raycls.errors import ClusterError, RefusedError, UnknownModelError
 from raycls.models import checkpoint
 from raycls.processes import psutil
@@ -124,7 +124,7 @@ def registered(trained: TrainingResult) -> Callable[[Change], registry.ModelVers
 
     def register(change: Change = lambda directory: None) -> registry.ModelVersion:
         assert trained.version is not None
-        with tempfile.TemporaryDirectory() as folder, registry.run("digits", "the same again", {}) as run:
+        with tempfile.TemporaryDirectory() as folder, tracking.run("digits", "the same again", {}) as run:
             directory = Path(shutil.copytree(registry.checkpoint(trained.version), f"{folder}/checkpoint"))
             change(directory)
             return registry.register(

@@ -31,7 +31,7 @@ ORDER = [
     },
     {"data"},
     {"models"},
-    {"registry"},
+    {"tracking", "registry"},
     {"training"},
     {"tuning"},
     {"serving"},
@@ -43,7 +43,7 @@ RAY = {
     "training/listener", "training/worker", "training/lean", "training/benchmark/parts",
     "tuning/study", "tuning/execution", "tuning/trial", "tuning/benchmark/parts", "serving", "demo",
 }  # fmt: skip
-MLFLOW = {"registry"}
+MLFLOW = {"tracking", "registry"}
 
 
 def _room(module: Path) -> str:

@@ -22,7 +22,7 @@ from unittest import mock
 
 import requests
 
-from raycls import cluster, home, registry
+from raycls import cluster, home, registry, tracking
 from raycls.data.packed import open_dataset
 from raycls.errors import BenchmarkError
 from raycls.models.checkpoint import load_card
@@ -117,7 +117,7 @@ def stage(model: str | None, config: Path, replicas: int | None = None) -> Itera
 
 
 def _register(like: ModelVersion, directory: Path, change: Change) -> ModelVersion:
-    with tempfile.TemporaryDirectory() as folder, registry.run(like.name, "the same again", {}) as run:
+    with tempfile.TemporaryDirectory() as folder, tracking.run(like.name, "the same again", {}) as run:
         copy = Path(shutil.copytree(directory, f"{folder}/checkpoint"))
         change(copy)
         return registry.register(

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from raycls import progress, registry
+from raycls import progress, tracking
 from raycls.data.packed import PackedDataset, open_dataset
 from raycls.data.transforms import as_tensor, normalize
 from raycls.errors import RayclsError, UsageError
@@ -61,7 +61,7 @@ def write_report(version: ModelVersion, predictor: Predictor, scores: Scores, ou
             path = Path(folder) / name
             path.parent.mkdir(exist_ok=True)
             path.write_bytes(data)
-        run = registry.Run(version.run_id)
+        run = tracking.Run(version.run_id)
         where = f"report/{scores.examples.dataset}-{scores.examples.split}"
         run.log_directory(Path(folder), where)
         run.log_json(report.as_json(), f"{where}/report.json")
@@ -75,7 +75,7 @@ def _measure(
     examples, card = scores.examples, predictor.card
     trained = match(card, own, "train")
     measured = figures(scores)
-    history = registry.history(version.run_id)
+    history = tracking.history(version.run_id)
     fit = _fit(predictor, own, trained)
     damage = robustness(predictor, examples)
     seen_in_training = examples.dataset == own.manifest.name and examples.split == "train"

@@ -1,6 +1,6 @@
 """The learning curves in plain words: what they, and the model's figures on three splits, say about the training.
 
-    for finding in diagnose(registry.history(run_id), fit):
+    for finding in diagnose(tracking.history(run_id), fit):
         print(finding.verdict, finding.reason)
 
 Every reason names the figures it comes from; the thresholds are the constants below. Knows numbers only.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from raycls import registry
+from raycls import tracking
 from raycls.config import preset
 from raycls.data.packed import open_dataset
 from raycls.errors import StudyError
@@ -34,31 +34,31 @@ def job(digits_home: Path) -> StudyJob:
 
 
 @pytest.fixture
-def run(digits_home: Path, request: pytest.FixtureRequest) -> registry.Run:
+def run(digits_home: Path, request: pytest.FixtureRequest) -> tracking.Run:
     tags = {"kind": "study"}
-    created = registry.client().create_run(
-        registry.experiment("digits"), run_name=request.node.name, tags=tags
+    created = tracking.client().create_run(
+        tracking.experiment("digits"), run_name=request.node.name, tags=tags
     )
-    return registry.Run(created.info.run_id)
+    return tracking.Run(created.info.run_id)
 
 
 def _metrics(epoch: int, accuracy: float) -> dict[str, float]:
     return {"epoch": epoch, "val_accuracy": accuracy, "train_seconds": float(epoch)}
 
 
-def _children(run: registry.Run) -> dict[int, tuple[str, list[int]]]:
+def _children(run: tracking.Run) -> dict[int, tuple[str, list[int]]]:
     """By trial: the MLflow run's status, and the steps of its curve."""
-    found = registry.find_runs("digits", f"tags.`mlflow.parentRunId` = '{run.id}'")
+    found = tracking.find_runs("digits", f"tags.`mlflow.parentRunId` = '{run.id}'")
     numbers = [int(child.data.tags["trial"]) for child in found]
     assert len(set(numbers)) == len(numbers), "a trial has two runs"
     steps = [
-        [point.step for point in registry.client().get_metric_history(child.info.run_id, "val_accuracy")]
+        [point.step for point in tracking.client().get_metric_history(child.info.run_id, "val_accuracy")]
         for child in found
     ]
     return {n: (child.info.status, s) for n, child, s in zip(numbers, found, steps, strict=True)}
 
 
-def test_trials_end_in_both_books(job: StudyJob, run: registry.Run, request: pytest.FixtureRequest) -> None:
+def test_trials_end_in_both_books(job: StudyJob, run: tracking.Run, request: pytest.FixtureRequest) -> None:
     ledger = Ledger(job, request.node.name, run)
     first = ledger.ask()
     assert first is not None
@@ -91,7 +91,7 @@ def test_trials_end_in_both_books(job: StudyJob, run: registry.Run, request: pyt
 
 
 def test_a_study_that_was_broken_off_goes_on_with_each_trial_once(
-    job: StudyJob, run: registry.Run, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+    job: StudyJob, run: tracking.Run, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = request.node.name
     killed = Ledger(job, name, run)
@@ -126,7 +126,7 @@ def test_a_study_that_was_broken_off_goes_on_with_each_trial_once(
 
 
 def test_a_trial_that_was_asked_for_and_nothing_more_gets_its_values(
-    job: StudyJob, run: registry.Run, request: pytest.FixtureRequest
+    job: StudyJob, run: tracking.Run, request: pytest.FixtureRequest
 ) -> None:
     name = request.node.name
     Ledger(job, name, run)._study.ask()  # killed before a value was chosen
@@ -137,7 +137,7 @@ def test_a_trial_that_was_asked_for_and_nothing_more_gets_its_values(
 
 
 def test_a_trial_whose_process_dies_is_tried_three_times(
-    job: StudyJob, run: registry.Run, request: pytest.FixtureRequest
+    job: StudyJob, run: tracking.Run, request: pytest.FixtureRequest
 ) -> None:
     job = job.model_copy(update={"trials": 1})
     ledger = Ledger(job, request.node.name, run)
@@ -156,7 +156,7 @@ def test_a_trial_whose_process_dies_is_tried_three_times(
 
 
 def test_a_grid_is_tried_point_by_point(
-    job: StudyJob, run: registry.Run, request: pytest.FixtureRequest
+    job: StudyJob, run: tracking.Run, request: pytest.FixtureRequest
 ) -> None:
     job = job.model_copy(update={"search": "grid", "trials": 48, "scheduler": "none"})
     Ledger(job, request.node.name, run)
@@ -170,7 +170,7 @@ def test_a_grid_is_tried_point_by_point(
 
 
 def test_a_gaussian_process_goes_by_what_it_has_seen_also_when_the_study_is_taken_up_again(
-    job: StudyJob, run: registry.Run, request: pytest.FixtureRequest
+    job: StudyJob, run: tracking.Run, request: pytest.FixtureRequest
 ) -> None:
     job = job.model_copy(update={"search": "gp", "trials": 16, "seed": 1})
     best_lr = job.config.optim.lr * 2  # an octave above where the search begins
