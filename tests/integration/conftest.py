@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import requests
 
-from raycls import cluster
+from raycls import cluster, registry
+from raycls.models.predictor import Predictor
 from raycls.serving import deploy
 from raycls.serving.deploy import Served
 from raycls.training.trainer import TrainingResult
+from tests.integration.predict import OCTETS
 
 CONFIG = Path(__file__).parents[2] / "serve_config.yaml"
 
@@ -44,3 +48,19 @@ def served(trained: TrainingResult, serve_config: Path) -> Iterator[Served]:
     assert deploy.down()
     assert running.head.members() == []
     assert not Path(running.directory).exists()
+
+
+@pytest.fixture(scope="session")
+def predictor(trained: TrainingResult) -> Predictor:
+    assert trained.version is not None
+    return Predictor.load(registry.checkpoint(trained.version))
+
+
+@pytest.fixture
+def post(served: Served) -> Callable[..., requests.Response]:
+    def send(data: Any = None, content_type: str | None = OCTETS, **options: Any) -> requests.Response:
+        headers = {"Content-Type": content_type} if content_type else {}
+        query = options.pop("query", "")
+        return requests.post(f"{served.url}/predict{query}", data, headers=headers, timeout=30, **options)
+
+    return send

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from raycls.serving.deploy import Served
-from tests.integration.test_serving import OCTETS, encoded
+from tests.integration.predict import OCTETS, encoded
 
 CASES = 9600
 FROM_DOCUMENT = 2400

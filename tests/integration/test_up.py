@@ -28,7 +28,7 @@ from raycls.registry import CHAMPION
 from raycls.serving import deploy, rollout
 from raycls.serving.deploy import Served
 from raycls.training.trainer import TrainingResult
-from tests.integration.test_serving import encoded
+from tests.integration.predict import encoded
 
 RAY = [sys.executable, "-m", "ray.scripts.scripts"]
 

@@ -1,0 +1,45 @@
+"""What tests send to /predict, and what they expect of a refusal."""
+
+from __future__ import annotations
+
+import base64
+import io
+
+import numpy as np
+import requests
+from PIL import Image
+
+from raycls.serving.deploy import Served
+
+OCTETS = "application/octet-stream"
+
+
+def encoded(seed: int = 0, mode: str = "RGB", kind: str = "PNG", size: tuple[int, int] = (37, 29)) -> bytes:
+    """A smooth random picture, since noise is what JPEG keeps least."""
+    small = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(small).resize(size, Image.Resampling.BICUBIC).convert(mode).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def base64_of(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def expect_problem(response: requests.Response, status: int, words: str) -> None:
+    assert response.headers["content-type"] == "application/problem+json", response.text
+    document = response.json()
+    assert set(document) == {"type", "title", "status", "detail"}
+    assert (response.status_code, document["status"]) == (status, status), document
+    assert words in document["detail"]
+
+
+def counted(served: Served) -> tuple[float, float]:
+    """Batches and images so far, from /metrics."""
+    lines = requests.get(f"{served.url}/metrics", timeout=10).text.splitlines()
+    values = {
+        line.split("{")[0]: float(line.split()[-1])
+        for line in lines
+        if line.startswith("raycls_batch_images_")
+    }
+    return values["raycls_batch_images_count"], values["raycls_batch_images_sum"]
