@@ -40,9 +40,13 @@ def environment() -> dict[str, str]:
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         # Which would keep a thousand lines of a replica's log back; but for errors, it says one request in many.
         "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1",
-        # A prediction may safely be repeated, so a request that died with its replica is sent to another.
+        # A prediction may safely be repeated, so a request that died with its replica is sent to another. More often
+        # than the three errors after which HAProxy takes a replica as gone: until then it may be the only one.
         "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
-        "RAY_SERVE_HAPROXY_RETRIES": "3",
+        "RAY_SERVE_HAPROXY_RETRIES": "10",
+        # One inside a replica that hangs is answered 500, and not kept waiting for ever. Not repeated: where the
+        # replicas are only slow, that would make them slower.
+        "RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S": "8",
         # A stopping replica finishes its requests; Ray's 30 s more of waiting only slow every update down.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "5",
     }
