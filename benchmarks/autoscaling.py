@@ -4,8 +4,9 @@
     python benchmarks/autoscaling.py --connections 100 --seconds 40
 
 The model is served from a temporary RAYCLS_HOME on a cluster of its own. Replicas are counted four times a second by
-Serve's account of those that take requests; the load is a closed loop, told second by second. Writes autoscaling.md and
-autoscaling.png into OUTPUT (benchmarks/results), and one JSON document to the last line of stdout.
+Serve's account of those that take requests; the load is a closed loop, told second by second. Writes autoscaling.png,
+autoscaling/autoscaling.json and the page autoscaling.md into OUTPUT (benchmarks/results), and the JSON document to the
+last line of stdout.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,8 +25,9 @@ from typing import Any
 import yaml
 
 from raycls import progress, results_page, script
-from raycls.results_page import Document, table
-from raycls.serving.benchmark.load import Load, LoadGenerator
+from raycls.errors import UsageError
+from raycls.results_page import Document, Section, table
+from raycls.serving.benchmark.load import MAX_OUTSTANDING, Load, LoadGenerator
 from raycls.serving.benchmark.plot import COLOURS
 from raycls.serving.benchmark.stage import Server, stage
 
@@ -56,21 +59,22 @@ def measure(server: Server, connections: int, seconds: int, most: int) -> dict[s
 
 @contextmanager
 def counted(server: Server, step: float, looks: list[Look]) -> Iterator[None]:
-    """Have the replicas counted meanwhile."""
+    """Have the replicas counted meanwhile. Raises ClusterError where Serve did not tell."""
     over = threading.Event()
 
     def look() -> None:
-        while not over.is_set():
+        for due in itertools.count(time.monotonic(), LOOK_S):
             looks.append((time.monotonic() - step, server.running()))
-            over.wait(LOOK_S)
+            if over.wait(max(0.0, due + LOOK_S - time.monotonic())):
+                return
 
-    thread = threading.Thread(target=look)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
+    with ThreadPoolExecutor(1) as beside:
+        counting = beside.submit(look)
+        try:
+            yield
+        finally:
+            over.set()
+        counting.result()
 
 
 def one_second(generator: LoadGenerator, connections: int, step: float) -> dict[str, Any]:
@@ -128,7 +132,8 @@ def draw(row: dict[str, Any], path: Path) -> None:
     figure.savefig(path)
 
 
-def page(document: Document) -> str:
+def _section(documents: dict[str, Document]) -> str:
+    (document,) = documents.values()
     (row,) = document["rows"]
     seen = told(row)
 
@@ -142,12 +147,15 @@ def page(document: Document) -> str:
         ("reversals of direction", f"**{seen['reversals']}**", "1"),
         ("requests that failed", f"**{seen['failed']}**", "0"),
     ]
-    facts = [*document["hardware"].items(), *document["versions"].items()]
     return (
-        f"# Autoscaling\n\n{document['date']} UTC. From 1 connection to {row['connections']}, and to none.\n\n"
+        f"{document['date']} UTC. From 1 connection to {row['connections']}, and to none.\n\n"
         f"{table(('', 'measured', 'goal: at most'), lines)}\n![replicas, requests/s and p99 over time]"
-        f"(autoscaling.png)\n\n{table(('', ''), facts)}"
+        "(autoscaling.png)\n"
     )
+
+
+HEAD = "# Autoscaling\n"
+SECTIONS: dict[str, Section] = {"autoscaling": _section}
 
 
 def main(arguments: list[str]) -> None:
@@ -162,15 +170,18 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--seconds", type=int, default=40, help="of the step (default: 40)")
     parser.add_argument("--output", type=Path, default=HERE / "results", help="folder for the results")
     options = parser.parse_args(arguments)
+    if not 2 <= options.connections <= MAX_OUTSTANDING or options.seconds < 1:
+        raise UsageError(f"--connections takes 2 to {MAX_OUTSTANDING}, --seconds at least 1")
     (deployment,) = yaml.safe_load(SERVE_CONFIG.read_text())["applications"][0]["deployments"]
     most = deployment["autoscaling_config"]["max_replicas"]
     with stage(options.model, SERVE_CONFIG) as server, progress.bar("following the step"):
         row = measure(server, options.connections, options.seconds, most)
-    document = results_page.document("autoscaling", {"seconds": options.seconds}, [row | told(row)])
-    options.output.mkdir(parents=True, exist_ok=True)
+    asked = {"connections": options.connections, "seconds": options.seconds}
+    document = results_page.document("autoscaling", asked, [row | told(row)])
+    file = results_page.keep(options.output, "autoscaling", document)
     draw(row, options.output / "autoscaling.png")
-    (options.output / "autoscaling.md").write_text(page(document))
-    progress.say(f"written: {options.output}/autoscaling.md, autoscaling.png")
+    page = results_page.write(options.output, "autoscaling", HEAD, SECTIONS)
+    progress.say(f"written: {file}, {page} and its picture")
     print(json.dumps(document))
 
 

@@ -17,104 +17,89 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import statistics
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
-from unittest import mock
-
-import torch
-from safetensors.torch import load_file, save_file
 
 from raycls import home, progress, registry, results_page, script
-from raycls.errors import BenchmarkError, RefusedError
-from raycls.models import checkpoint
+from raycls.errors import BenchmarkError, RefusedError, UsageError
 from raycls.results_page import Document, Row, Section, table
 from raycls.serving import rollout
 from raycls.serving.benchmark import usage
-from raycls.serving.benchmark.load import Load, Sample
-from raycls.serving.benchmark.stage import LEAD_S, Change, Server, stage
+from raycls.serving.benchmark.broken import BROKEN, cut_short
+from raycls.serving.benchmark.load import MAX_OUTSTANDING, Load, Sample
+from raycls.serving.benchmark.stage import LEAD_S, Server, stage
 
 HERE = Path(__file__).parent
 SERVE_CONFIG = HERE.parent / "serve_config.yaml"
 REPLICAS = 2
 UPDATE_REQUESTS, MEMORY_REQUESTS = 20_000, 500_000
+RATES = 10, 500  # with more, UPDATE_REQUESTS are sent before a few updates are through
 KILLS, BETWEEN_KILLS_S = 12, 5.0
 HANG_S = 60.0  # under load: health checks that fail, a new replica, and what was inside
 OVERLOAD, OVERLOAD_S = 3, 60.0
+BROKEN_S, LATE_S = 20.0, 60.0  # under load, for what is refused at once and for what is rolled back
 PEAK = Load(connections=32, seconds=10)
+LOOKS = 11  # at the memory; until the first, caches fill
 
 
-def row(name: str, sample: Sample, told: str) -> Row:
+def row(name: str, load: str, samples: Iterable[Sample], told: str) -> Row:
+    samples = list(samples)
     return {
         "disturbance": name,
-        "answered": sample.answered,
-        "errors": sample.errors,
-        "p99_ms": sample.p99_ms,
-        "max_ms": sample.max_ms,
+        "load": load,
+        "answered": sum(sample.answered for sample in samples),
+        "errors": dict(sum((Counter(sample.errors) for sample in samples), Counter())),
+        "p99_ms": max((sample.p99_ms for sample in samples if sample.p99_ms is not None), default=None),
+        "max_ms": max((sample.max_ms for sample in samples if sample.max_ms is not None), default=None),
         "told": told,
     }
 
 
+def steady(rate: float) -> str:
+    return f"{rate:g} requests/s"
+
+
 def update(server: Server, rate: float) -> list[Row]:
     """Rolling updates, one after another, under load."""
-    versions, updates = [server.again(), server.version], 0
+    versions, updates, longest = [server.again(), server.version], 0, 0.0
     seconds = UPDATE_REQUESTS / rate
-    with server.under_load(rate, seconds) as samples:
-        end = time.monotonic() + seconds - 3 * LEAD_S
-        while time.monotonic() < end:
+    with server.under_load(rate, seconds) as sample:
+        end = time.monotonic() + seconds - 2 * LEAD_S
+        while (
+            time.monotonic() + 2 * longest < end
+        ):  # what comes to an end with the load is not measured whole
+            began = time.monotonic()
             rollout.promote(server.version.name, versions[updates % 2].version)
             updates += 1
             time.sleep(LEAD_S)
-    return [row("`raycls promote` of a good version", samples[0], f"{updates} updates, there and back")]
-
-
-def _weights(directory: Path, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
-    weights = load_file(directory / checkpoint.WEIGHTS)
-    save_file(
-        {name: change(t) if t.is_floating_point() else t for name, t in weights.items()},
-        directory / checkpoint.WEIGHTS,
-    )
-
-
-def _card(directory: Path, **changed: object) -> None:
-    path = directory / checkpoint.CARD
-    path.write_text(json.dumps(json.loads(path.read_text()) | changed))
-
-
-def _other_classes(directory: Path) -> None:
-    count = len(checkpoint.load_card(directory).classes)
-    _card(directory, classes=[f"class {index}" for index in range(count)])
-
-
-BROKEN: dict[str, Change] = {
-    "a damaged checkpoint": lambda directory: os.truncate(directory / checkpoint.WEIGHTS, 1000),
-    "NaN for answers": lambda directory: _weights(directory, lambda tensor: tensor * float("nan")),
-    "all forgotten": lambda directory: _weights(directory, torch.zeros_like),
-    "other classes": _other_classes,
-    "a network that raises": lambda directory: _card(directory, image_size=0),
-}
+            longest = max(longest, time.monotonic() - began)
+    told = f"{updates} updates, there and back"
+    return [row("`raycls promote` of a good version", steady(rate), [sample.result()], told)]
 
 
 def broken(server: Server, rate: float) -> list[Row]:
     """Versions that must be refused; and one that is damaged after the look at it, when its replicas start."""
-    rows = []
-    for name, change in BROKEN.items():
-        rows.append(_refused(server, rate, name, server.again(change)))
-    late = server.again()
+    rows = [_refused(server, rate, BROKEN_S, name, server.again(change)) for name, change in BROKEN.items()]
+    late, examine = server.again(), rollout.examine
 
-    def damage(version: registry.ModelVersion, champion: object) -> None:
-        os.truncate(registry.checkpoint(version) / checkpoint.WEIGHTS, 1000)
+    def then_damaged(version: registry.ModelVersion, champion: registry.ModelVersion | None) -> None:
+        examine(version, champion)
+        cut_short(registry.checkpoint(version))
 
-    with mock.patch.object(rollout, "examine", damage):
-        rows.append(_refused(server, rate, "damaged after the look at it", late))
+    rollout.examine = then_damaged
+    try:
+        rows.append(_refused(server, rate, LATE_S, "damaged after the look at it", late))
+    finally:
+        rollout.examine = examine
     return rows
 
 
-def _refused(server: Server, rate: float, name: str, version: registry.ModelVersion) -> Row:
-    with server.under_load(rate, 20) as samples:
+def _refused(server: Server, rate: float, seconds: float, name: str, version: registry.ModelVersion) -> Row:
+    with server.under_load(rate, seconds) as sample:
         try:
             rollout.promote(version.name, version.version)
         except RefusedError as error:
@@ -123,27 +108,28 @@ def _refused(server: Server, rate: float, name: str, version: registry.ModelVers
             raise BenchmarkError(f"a version with {name} was promoted")
     if server.answering() != server.version.version:
         raise BenchmarkError(f"after a version with {name}, version {server.answering()} answers")
-    return row(f"promote: {name}", samples[0], told)
+    return row(f"promote: {name}", steady(rate), [sample.result()], told)
 
 
 def replica(server: Server, rate: float) -> list[Row]:
     """SIGKILL of a random replica, every BETWEEN_KILLS_S."""
     rng, struck, least = random.Random(0), 0, REPLICAS
-    with server.under_load(rate, KILLS * BETWEEN_KILLS_S + 4 * LEAD_S) as samples:
+    with server.under_load(rate, KILLS * BETWEEN_KILLS_S + 4 * LEAD_S) as sample:
         for _ in range(KILLS):
             alive = server.replicas()
-            least = min(least, len(alive))
+            least = min(least, server.running())
             if alive:
                 rng.choice(alive).kill()
                 struck += 1
             time.sleep(BETWEEN_KILLS_S)
-    told = f"{struck} kills; at least {least} replica(s) alive before each"
-    return [row(f"SIGKILL of a replica every {BETWEEN_KILLS_S:g} s", samples[0], told)]
+    told = f"{struck} kills; at least {least} replica(s) taking requests before each"
+    name = f"SIGKILL of a replica every {BETWEEN_KILLS_S:g} s"
+    return [row(name, steady(rate), [sample.result()], told)]
 
 
 def hang(server: Server, rate: float) -> list[Row]:
     """SIGSTOP of a replica: it keeps its connections and answers nothing, health checks included."""
-    with server.under_load(rate, HANG_S + 2 * LEAD_S) as samples:
+    with server.under_load(rate, HANG_S + 2 * LEAD_S) as sample:
         victim = server.replicas()[0]
         victim.suspend()
         began = time.monotonic()
@@ -155,14 +141,15 @@ def hang(server: Server, rate: float) -> list[Row]:
     told = (
         f"its process was replaced after {gone:.0f} s" if gone else f"it was not replaced in {HANG_S:.0f} s"
     )
-    return [row("a replica that hangs (SIGSTOP)", samples[0], told)]
+    return [row("a replica that hangs (SIGSTOP)", steady(rate), [sample.result()], told)]
 
 
 def controller(server: Server, rate: float) -> list[Row]:
     """SIGKILL of the process that keeps the replicas."""
-    with server.under_load(rate, 30) as samples:
+    with server.under_load(rate, 30) as sample:
         server.controller().kill()
-    return [row("SIGKILL of Serve's controller", samples[0], f"{len(server.replicas())} replicas afterwards")]
+    told = f"{len(server.replicas())} replicas afterwards"
+    return [row("SIGKILL of Serve's controller", steady(rate), [sample.result()], told)]
 
 
 def overload(server: Server, rate: float) -> list[Row]:
@@ -173,39 +160,39 @@ def overload(server: Server, rate: float) -> list[Row]:
         offered = OVERLOAD * peak.requests_per_s
         over = generator.measure(Load(rate=offered, seconds=OVERLOAD_S, warmup_seconds=3))
         after = generator.measure(PEAK)
-    assert peak.p99_ms and over.p99_ms
+    if not peak.p99_ms or not over.p99_ms:
+        raise BenchmarkError(f"nothing was answered: {peak.errors | over.errors}")
     told = (
-        f"peak {peak.requests_per_s:,.0f}/s with p99 {peak.p99_ms:.0f} ms; at {offered:,.0f}/s offered "
+        f"peak {peak.requests_per_s:,.0f}/s with p99 {peak.p99_ms:.0f} ms; "
         f"{over.requests_per_s:,.0f}/s served, {over.requests_per_s / peak.requests_per_s:.0%} of the peak, p99 "
         f"{over.p99_ms:.0f} ms, {over.p99_ms / peak.p99_ms:.1f} × that at the peak; peak afterwards "
         f"{after.requests_per_s:,.0f}/s"
     )
-    return [row(f"{OVERLOAD} × the peak for {OVERLOAD_S:.0f} s", over, told)]
+    load = f"{offered:,.0f} requests/s, at most {MAX_OUTSTANDING} unanswered"
+    return [row(f"{OVERLOAD} × the peak for {OVERLOAD_S:.0f} s", load, [over], told)]
 
 
 def memory(server: Server, rate: float) -> list[Row]:
-    """USS of both replicas while MEMORY_REQUESTS are answered, ten looks after a tenth of them. `rate` is not used."""
+    """USS of both replicas while MEMORY_REQUESTS are answered, LOOKS times. `rate` is not used."""
     looks: list[float] = []
-    sample = None
+    samples: list[Sample] = []
     with server.generator() as generator, progress.bar("requests", total=MEMORY_REQUESTS) as bar:
-        rates = generator.measure(PEAK).requests_per_s
-        while len(looks) < 11:
-            sample = generator.measure(
-                Load(connections=32, seconds=MEMORY_REQUESTS / 11 / rates, warmup_seconds=0)
-            )
+        peak = generator.measure(PEAK).requests_per_s
+        part = Load(connections=32, seconds=MEMORY_REQUESTS / LOOKS / peak, warmup_seconds=0)
+        while len(looks) < LOOKS:
+            samples.append(generator.measure(part))
             looks.append(usage.memory_mib(server.replicas()))
-            bar.advance(sample.answered)
-    first, last = looks[1], statistics.median(looks[-3:])
-    told = f"{first:.0f} MiB after a tenth, {last:.0f} MiB at the end: {last / first - 1:+.1%}"
-    assert sample
-    return [row(f"{MEMORY_REQUESTS:,} requests", sample, told) | {"mib": looks}]
+            bar.advance(samples[-1].answered)
+    first, last = looks[0], statistics.median(looks[-3:])
+    told = f"{first:.0f} MiB after the first {LOOKS}th, {last:.0f} MiB at the end: {last / first - 1:+.1%}"
+    return [row("as many requests as it can answer", "32 connections", samples, told) | {"mib": looks}]
 
 
 HEAD = """\
 # Nothing lost
 
-Requests that failed while something happened to the server: two replicas of the champion, a steady open loop from one
-client process on the same machine, every answer but status 200 counted as failed.
+Requests that failed while something happened to the server: two replicas of the champion, the load from one client
+process on the same machine, an open loop where a rate is named, every answer but status 200 counted as failed.
 """
 GOALS = {
     "update": "0",
@@ -223,19 +210,17 @@ def _section(documents: dict[str, Document]) -> str:
     lines = [
         (
             line["disturbance"],
+            line["load"],
             GOALS[document["name"]],
             f"{line['answered'] + sum(line['errors'].values()):,}",
             ", ".join(f"{kind}: {count:,}" for kind, count in line["errors"].items()) or "**0**",
-            f"{line['p99_ms']:.0f}, {line['max_ms']:.0f}",
+            ", ".join("—" if ms is None else f"{ms:.0f}" for ms in (line["p99_ms"], line["max_ms"])),
             line["told"],
         )
         for line in document["rows"]
     ]
-    header = ("what happens", "may fail", "requests", "failed", "p99, longest ms", "seen")
-    rate = document["arguments"]["rate"]
-    return (
-        f"## {document['name']}\n\nAt {rate:g} requests/s, {document['date']} UTC.\n\n{table(header, lines)}"
-    )
+    header = ("what happens", "load", "may fail", "requests", "failed", "p99, longest ms", "seen")
+    return f"## {document['name']}\n\n{document['date']} UTC.\n\n{table(header, lines)}"
 
 
 SECTIONS: dict[str, Section] = dict.fromkeys(GOALS, _section)
@@ -254,6 +239,8 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--rate", type=float, default=250, help="requests/s (default: 250)")
     parser.add_argument("--output", type=Path, default=HERE / "results", help="folder for the results")
     options = parser.parse_args(arguments)
+    if not RATES[0] <= options.rate <= RATES[1]:
+        raise UsageError(f"--rate {options.rate:g}: from {RATES[0]} to {RATES[1]} requests/s")
     with stage(options.model, SERVE_CONFIG, REPLICAS) as server:
         rows = PARTS[options.part](server, options.rate)
     document = results_page.document(options.part, {"rate": options.rate}, rows)

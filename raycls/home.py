@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+_VARIABLES = ("RAYCLS_HOME", "RAYCLS_STORAGE", "RAYCLS_STUDIES", "MLFLOW_TRACKING_URI")
 
 
 def home() -> Path:
@@ -33,3 +37,16 @@ def tracking_uri() -> str:
 def study_storage() -> str:
     """Where Optuna keeps studies: `$RAYCLS_STUDIES`, any SQLAlchemy URL, or a SQLite file under the home."""
     return os.environ.get("RAYCLS_STUDIES") or f"sqlite:///{home() / 'studies.db'}"
+
+
+@contextmanager
+def elsewhere(folder: Path) -> Iterator[None]:
+    """Have this process, and what it starts meanwhile, keep all under `folder`: registry and studies, too."""
+    before = {name: os.environ.pop(name, None) for name in _VARIABLES}
+    os.environ["RAYCLS_HOME"] = str(folder)
+    try:
+        yield
+    finally:
+        os.environ.update({name: value for name, value in before.items() if value is not None})
+        if before["RAYCLS_HOME"] is None:
+            del os.environ["RAYCLS_HOME"]

@@ -162,7 +162,10 @@ def _get(name: str, number: str, aliases: tuple[str, ...]) -> ModelVersion:
 
     try:
         return _version(tracking.client().get_model_version(name, number), aliases)
-    except MlflowException:
+    except MlflowException as error:
+        if not tracking.is_absence(error):
+            reason = tracking.reason_of(error)
+            raise RegistryError(f"MLflow does not tell of model {name}, version {number}: {reason}") from None
         known = ", ".join(
             sorted(
                 (str(v.version) for v in tracking.client().search_model_versions(f"name = '{name}'")), key=int

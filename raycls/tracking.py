@@ -24,6 +24,7 @@ from raycls.errors import RegistryError
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run as MlflowRun
+    from mlflow.exceptions import MlflowException
 
 CHECKPOINT = "checkpoint"  # the artifact directory of a run
 
@@ -95,6 +96,11 @@ def find_runs(experiment_name: str, condition: str) -> list[MlflowRun]:
     return found
 
 
+def is_absence(error: MlflowException) -> bool:
+    """Whether MLflow says that there is no such thing, or never was such an id; else it could not say."""
+    return error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+
+
 def find_run(run_id: str) -> MlflowRun | None:
     """The run of this id, if there is one. Raises RegistryError where MLflow cannot say."""
     from mlflow.exceptions import MlflowException
@@ -102,7 +108,7 @@ def find_run(run_id: str) -> MlflowRun | None:
     try:
         return client().get_run(run_id)
     except MlflowException as error:
-        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):  # gone, or never an id
+        if is_absence(error):
             return None
         raise RegistryError(f"MLflow does not tell of run {run_id}: {reason_of(error)}") from None
 
@@ -202,14 +208,11 @@ def history(run_id: str) -> list[dict[str, float]]:
 
     What was logged twice for an epoch (the kept one's figures are repeated at the end) counts once.
     """
-    from mlflow.exceptions import MlflowException
-
-    try:
-        names = client().get_run(run_id).data.metrics
-    except MlflowException as error:
-        raise RegistryError(f"the training run {run_id} is gone: {str(error).splitlines()[0]}") from None
+    found = find_run(run_id)
+    if found is None:
+        raise RegistryError(f"the training run {run_id} is gone")
     epochs: dict[int, dict[str, float]] = {}
-    for name in names:
+    for name in found.data.metrics:
         for point in client().get_metric_history(run_id, name):
             epochs.setdefault(point.step, {})[name] = point.value
     return [epochs[step] for step in sorted(epochs) if "epoch" in epochs[step]]

@@ -52,7 +52,9 @@ def run(
     ] = None,
     search: Annotated[
         str | None,
-        typer.Option(help="gp, tpe, random or grid; default: gp, or tpe where trials are stopped early"),
+        typer.Option(
+            help="gp, tpe, random or grid; default: gp; tpe for two objectives, over 250 trials, or early stopping"
+        ),
     ] = None,
     scheduler: Annotated[
         str | None,

@@ -6,7 +6,7 @@
 A file is YAML (or JSON), a setting a line, by its path or its own name where only one section has it:
 
     lr: {low: 0.05, high: 1.0, log: true}
-    batch_size: {choices: [250, 500, 1000]}
+    batch_size: {low: 250, high: 1000, log: true}
     network.dropout: {low: 0.0, high: 0.5, step: 0.1}
     network.widths: {choices: [[32, 64], [64, 128, 128]]}
 

@@ -150,9 +150,10 @@ def plan(
 
 
 def _strategy(options: dict[str, Any], timed: bool, trials: int, epochs: int) -> dict[str, str]:
-    """Search and scheduler, where none were asked for: what `benchmarks/results/tuning.md` found best."""
-    scheduler = options.get("scheduler") or ("asha" if epochs >= LONG_TRIAL and not timed else "none")
+    """Search and scheduler, where none were asked for; docs/tuning.md says why."""
     # A Gaussian process learns nothing from trials that were stopped early, and takes seconds over hundreds of trials.
+    long = epochs >= LONG_TRIAL and not timed and options.get("search") != "gp"
+    scheduler = options.get("scheduler") or ("asha" if long else "none")
     whole = scheduler == "none" and not timed and trials <= MOST_GP_TRIALS
     return {"scheduler": scheduler, "search": options.get("search") or ("gp" if whole else "tpe")}
 

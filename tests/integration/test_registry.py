@@ -103,48 +103,7 @@ def test_an_alias_that_mlflow_would_refuse_is_wrong_use(home: Path, saved: Path)
             registry.promote("ab", "1", alias)
 
 
-def test_a_run_says_how_it_ended(home: Path) -> None:
-    endings = {}
-    for error in (None, ValueError("too bad"), KeyboardInterrupt()):
-        try:
-            with tracking.run("endings", "run", {}) as run:
-                if error:
-                    raise error
-        except (ValueError, KeyboardInterrupt):
-            pass
-        ended = tracking.client().get_run(run.id)
-        endings[ended.info.status] = ended.data.tags.get("ended")
-    assert endings == {"FINISHED": None, "FAILED": "ValueError: too bad", "KILLED": "interrupted"}
-
-
 def test_a_tracking_server_that_is_not_there(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     with pytest.raises(RegistryError, match="MLFLOW_TRACKING_URI"):
         registry.resolve("any")
-
-
-def test_the_history_of_a_run_counts_each_epoch_once(home: Path, tmp_path: Path) -> None:
-    with tracking.run("curves", "run", {}) as run:
-        for epoch, loss in ((1, 2.0), (2, 1.0), (3, 1.5)):
-            run.log_metrics({"epoch": epoch, "train_loss": loss}, step=epoch)
-        run.log_metrics({"epoch": 2, "train_loss": 1.0, "test_accuracy": 0.9}, step=2)
-        run.log_metrics({"of_no_epoch": 1.0})
-    assert tracking.history(run.id) == [
-        {"epoch": 1, "train_loss": 2.0},
-        {"epoch": 2, "train_loss": 1.0, "test_accuracy": 0.9},
-        {"epoch": 3, "train_loss": 1.5},
-    ]
-    with pytest.raises(RegistryError, match="is gone"):
-        tracking.history("0" * 32)
-
-
-def test_artifacts_are_added_to_a_run_that_has_ended(home: Path, tmp_path: Path) -> None:
-    with tracking.run("ended", "run", {}) as run:
-        pass
-    (tmp_path / "report" / "charts").mkdir(parents=True)
-    (tmp_path / "report" / "charts" / "one.png").write_bytes(b"a picture")
-    run.log_directory(tmp_path / "report", "report/ended-test")
-    listed = tracking.client().list_artifacts(run.id, "report/ended-test/charts")
-    assert [file.path for file in listed] == ["report/ended-test/charts/one.png"]
-    with pytest.raises(RegistryError, match="MLflow did not take report"):
-        tracking.Run("0" * 32).log_directory(tmp_path / "report", "report/nowhere")

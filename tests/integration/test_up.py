@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
 import requests
-import torch
-from safetensors.torch import load_file, save_file
 
-from raycls import cluster, registry, tracking
+from raycls import cluster, registry
 from raycls.errors import ClusterError, RefusedError, UnknownModelError
-from raycls.models import checkpoint
 from raycls.processes import psutil
 from raycls.registry import CHAMPION
 from raycls.serving import deploy, rollout
+from raycls.serving.benchmark.broken import BROKEN, cut_short
+from raycls.serving.benchmark.stage import register_again
 from raycls.serving.deploy import Served
 from raycls.training.trainer import TrainingResult
 from tests.integration.predict import encoded
@@ -115,28 +112,11 @@ def test_doctor_finds_the_cluster_healthy(
     assert "ingress" in done.stdout and f"port {port} serves digits/" in done.stdout
 
 
-Change = Callable[[Path], None]
-
-
 @pytest.fixture
-def registered(trained: TrainingResult) -> Callable[[Change], registry.ModelVersion]:
-    """The champion again as a new version, with something changed in its checkpoint before it is registered."""
-
-    def register(change: Change = lambda directory: None) -> registry.ModelVersion:
-        assert trained.version is not None
-        with tempfile.TemporaryDirectory() as folder, tracking.run("digits", "the same again", {}) as run:
-            directory = Path(shutil.copytree(registry.checkpoint(trained.version), f"{folder}/checkpoint"))
-            change(directory)
-            return registry.register(
-                "digits",
-                run,
-                directory,
-                fingerprint=trained.version.fingerprint,
-                metrics=trained.version.metrics,
-                lineage={},
-            )
-
-    return register
+def registered(trained: TrainingResult) -> Callable[..., registry.ModelVersion]:
+    """The champion again as a new version, with something changed in its checkpoint where that is asked for."""
+    assert trained.version is not None
+    return partial(register_again, trained.version, registry.checkpoint(trained.version))
 
 
 @contextmanager
@@ -189,25 +169,12 @@ def test_promoting_a_version_serves_it_and_loses_no_request(
     assert seen == {second.version, trained.version.version}
 
 
-def _weights(directory: Path, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
-    weights = load_file(directory / checkpoint.WEIGHTS)
-    save_file(
-        {name: change(t) if t.is_floating_point() else t for name, t in weights.items()},
-        directory / checkpoint.WEIGHTS,
-    )
-
-
-def _card(directory: Path, **changed: object) -> None:
-    path = directory / checkpoint.CARD
-    path.write_text(json.dumps(json.loads(path.read_text()) | changed))
-
-
-BROKEN: dict[str, tuple[Change, str]] = {
-    "cut short": (lambda d: os.truncate(d / checkpoint.WEIGHTS, 1000), "damaged"),
-    "not a number": (lambda d: _weights(d, lambda t: t * float("nan")), "not finite"),
-    "forgotten all": (lambda d: _weights(d, torch.zeros_like), "not .* as registered"),
-    "other classes": (lambda d: _card(d, classes=[f"class {i}" for i in range(10)]), "does not know"),
-    "a network that raises": (lambda d: _card(d, image_size=0), "is refused"),
+TOLD = {
+    "a damaged checkpoint": "damaged",
+    "NaN for answers": "not finite",
+    "all forgotten": "not .* as registered",
+    "other classes": "does not know",
+    "a network that raises": "is refused",
 }
 
 
@@ -219,9 +186,8 @@ def test_a_broken_version_is_refused_and_the_champion_stays(
     name: str,
 ) -> None:
     assert trained.version is not None
-    change, words = BROKEN[name]
-    broken = registered(change)
-    with asking(served) as (failed, seen), pytest.raises(RefusedError, match=words) as caught:
+    broken = registered(BROKEN[name])
+    with asking(served) as (failed, seen), pytest.raises(RefusedError, match=TOLD[name]) as caught:
         rollout.promote("digits", broken.version)
     assert "\n" not in str(caught.value)
     assert registry.resolve("digits").version == trained.version.version
@@ -239,7 +205,7 @@ def test_a_version_that_the_cluster_cannot_take_up_is_rolled_back(
     broken = registered()
 
     def too_late(version: registry.ModelVersion, champion: object) -> None:
-        os.truncate(registry.checkpoint(version) / checkpoint.WEIGHTS, 1000)
+        cut_short(registry.checkpoint(version))
 
     monkeypatch.setattr(rollout, "examine", too_late)
     with asking(served) as (failed, seen), pytest.raises(RefusedError, match="is served as before"):

@@ -150,14 +150,18 @@ async def _closed(client: _Client, connections: int, begin: float, end: float) -
             group.create_task(connection())
 
 
-async def _open(client: _Client, rate: float, start: float, begin: float, end: float) -> None:
+async def _open(
+    client: _Client, rate: float, start: float, begin: float, end: float, patience: float
+) -> None:
+    """Requests on schedule; one that this process is more than `patience` seconds late with is not sent at all."""
     outstanding: set[asyncio.Task[None]] = set()
     for intended in itertools.takewhile(lambda t: t < end, (start + k / rate for k in itertools.count())):
         # Sleeps even when behind: zero seconds, in which the answers that have arrived are taken in.
         await asyncio.sleep(max(0.0, intended - time.perf_counter()))
-        if len(outstanding) >= MAX_OUTSTANDING:
+        full = len(outstanding) >= MAX_OUTSTANDING
+        if full or time.perf_counter() - intended > patience:
             if intended >= begin:
-                client.errors[f"not sent: {MAX_OUTSTANDING} unanswered"] += 1
+                client.errors[f"not sent: {f'{MAX_OUTSTANDING} unanswered' if full else 'too late'}"] += 1
             continue
         task = asyncio.create_task(client.send(intended, counted=intended >= begin))
         outstanding.add(task)
@@ -177,7 +181,7 @@ async def drive(url: str, images: Iterator[EncodedImage], load: Load) -> Sample:
             await _closed(client, load.connections, begin, begin + load.seconds)
         else:
             assert load.rate
-            await _open(client, load.rate, start, begin, begin + load.seconds)
+            await _open(client, load.rate, start, begin, begin + load.seconds, load.timeout_seconds)
         cores = (time.process_time() - cpu) / (time.perf_counter() - start)
     latencies = np.array(client.latencies) * 1000
     answered = len(latencies)
@@ -237,8 +241,12 @@ class LoadGenerator:
             )
         return Sample.model_validate_json(answer)
 
-    def __exit__(self, *exception: object) -> None:
+    def stop(self) -> None:
+        """End the child; a `measure` in another thread then raises."""
         self._process.kill()
+
+    def __exit__(self, *exception: object) -> None:
+        self.stop()
         self._process.communicate()
 
 

@@ -1,24 +1,22 @@
 """A model on a cluster of its own, in a temporary home, where a benchmark may update, break and kill what it likes.
 
-    with stage("cifar10", replicas=2) as server, server.under_load(rate=250, seconds=20) as samples:
+    with stage("cifar10", config, replicas=2) as server, server.under_load(rate=250, seconds=20) as sample:
         server.replicas()[0].kill()
-    samples[0].errors
+    sample.result().errors
 
 The registry and the cluster of whoever measures are not touched; their dataset is read.
 """
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from unittest import mock
 
 import requests
 
@@ -31,13 +29,12 @@ from raycls.ray_environment import free_port
 from raycls.registry import ModelVersion
 from raycls.serving import deploy
 from raycls.serving.benchmark import usage
+from raycls.serving.benchmark.broken import Change
 from raycls.serving.benchmark.images import write_images
 from raycls.serving.benchmark.load import Load, LoadGenerator, Sample
 
 IMAGES = 500
 LEAD_S = 2.0  # of undisturbed load, before anything is done
-
-Change = Callable[[Path], None]
 
 
 def _nothing(directory: Path) -> None:
@@ -54,7 +51,7 @@ class Server:
 
     def again(self, change: Change = _nothing) -> ModelVersion:
         """The champion as a further version, with something changed in its checkpoint before it is registered."""
-        return _register(self.version, registry.checkpoint(self.version), change)
+        return register_again(self.version, registry.checkpoint(self.version), change)
 
     def answering(self) -> str:
         """The number of the version that answers."""
@@ -77,20 +74,26 @@ class Server:
         return LoadGenerator(f"{self.url}/predict", self.images)
 
     @contextmanager
-    def under_load(self, rate: float, seconds: float) -> Iterator[list[Sample]]:
-        """An open loop beside what is done meanwhile; its sample is in the list once the context has ended."""
-        samples: list[Sample] = []
-        with self.generator() as generator:
-            load = Load(rate=rate, seconds=seconds, warmup_seconds=0.5)
-            thread = threading.Thread(target=lambda: samples.append(generator.measure(load)))
-            thread.start()
+    def under_load(self, rate: float, seconds: float) -> Iterator[Future[Sample]]:
+        """An open loop beside what is done meanwhile; its sample is known once the context has ended.
+
+        Raises BenchmarkError where the load ended before what it was to accompany.
+        """
+        load = Load(rate=rate, seconds=seconds, warmup_seconds=0.5)
+        with self.generator() as generator, ThreadPoolExecutor(1) as beside:
+            sample = beside.submit(generator.measure, load)
             try:
                 time.sleep(LEAD_S)
-                yield samples
-            finally:
-                thread.join()
-        if not samples:
-            raise BenchmarkError("the load generator told nothing; its reason is above")
+                yield sample
+                if sample.done():
+                    sample.result()
+                    raise BenchmarkError(
+                        f"the load of {seconds:.0f} s was over too soon: give a lower --rate"
+                    )
+                sample.result()
+            except BaseException:
+                generator.stop()
+                raise
 
 
 @contextmanager
@@ -103,11 +106,11 @@ def stage(model: str | None, config: Path, replicas: int | None = None) -> Itera
     directory = registry.checkpoint(theirs)
     dataset = open_dataset(load_card(directory).dataset)
     with tempfile.TemporaryDirectory(prefix="raycls-stage-") as folder:
-        (Path(folder) / "datasets").symlink_to(home.home() / "datasets")
+        (Path(folder) / "datasets").symlink_to(home.datasets())
         images = Path(folder) / "images"
         write_images(dataset, images, IMAGES)
-        with mock.patch.dict(os.environ, {"RAYCLS_HOME": folder}):
-            mine = _register(theirs, directory, _nothing)
+        with home.elsewhere(Path(folder)):
+            mine = register_again(theirs, directory)
             mine = registry.promote(mine.name, mine.version)
             url = deploy.up(config, detach=True, replicas=replicas, port=free_port(8000)).url
             try:
@@ -116,7 +119,8 @@ def stage(model: str | None, config: Path, replicas: int | None = None) -> Itera
                 deploy.down()
 
 
-def _register(like: ModelVersion, directory: Path, change: Change) -> ModelVersion:
+def register_again(like: ModelVersion, directory: Path, change: Change = _nothing) -> ModelVersion:
+    """Another version like that one, of its checkpoint directory with something changed in it."""
     with tempfile.TemporaryDirectory() as folder, tracking.run(like.name, "the same again", {}) as run:
         copy = Path(shutil.copytree(directory, f"{folder}/checkpoint"))
         change(copy)

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from benchmarks.autoscaling import draw, page, told
+from benchmarks.autoscaling import HEAD, SECTIONS, draw, main, told
 from raycls import results_page
+from raycls.errors import UsageError
 
 
 def _row(looks: list[tuple[float, int]]) -> dict[str, Any]:
@@ -40,9 +41,16 @@ def test_wavering_is_counted_and_what_never_came_is_none() -> None:
 
 def test_page_and_plot(tmp_path: Path) -> None:
     row = _row(STEADY)
-    text = page(results_page.document("autoscaling", {}, [row | told(row)]))
+    results_page.keep(tmp_path, "autoscaling", results_page.document("autoscaling", {}, [row | told(row)]))
+    text = results_page.write(tmp_path, "autoscaling", HEAD, SECTIONS).read_text()
     assert "| a replica more takes requests, after the step | **5.0 s** | 8 s |" in text
     assert "| 3 replicas do, after the step | **9.0 s** | 15 s |" in text
     draw(row, tmp_path / "plot.png")
     with Image.open(tmp_path / "plot.png") as picture:
         assert min(picture.size) > 500
+
+
+@pytest.mark.parametrize("wrong", [["--connections", "600"], ["--connections", "1"], ["--seconds", "0"]])
+def test_a_load_that_cannot_be_is_wrong_use(wrong: list[str]) -> None:
+    with pytest.raises(UsageError, match="--connections takes"):
+        main(wrong)

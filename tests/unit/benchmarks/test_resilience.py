@@ -2,33 +2,79 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+from PIL import Image
 
-from benchmarks.resilience import GOALS, HEAD, PARTS, SECTIONS, main
+from benchmarks.resilience import GOALS, HEAD, PARTS, SECTIONS, main, row, steady
 from raycls import results_page
-from raycls.errors import UnknownModelError
+from raycls.errors import BenchmarkError, UnknownModelError, UsageError
+from raycls.serving.benchmark.load import Sample
+from raycls.serving.benchmark.stage import Server
 
 
-def test_every_part_has_a_goal_and_a_section() -> None:
-    assert set(PARTS) == set(GOALS) == set(SECTIONS)
+def test_every_part_has_a_goal() -> None:
+    assert set(PARTS) == set(GOALS)
 
 
-def test_the_page_tells_what_failed(tmp_path: Path) -> None:
-    row = {
-        "disturbance": "SIGKILL of a replica every 5 s",
-        "answered": 14_990,
-        "errors": {"502": 10},
-        "p99_ms": 31.4,
-        "max_ms": 910.2,
-        "told": "12 kills",
-    }
-    results_page.keep(tmp_path, "resilience", results_page.document("replica", {"rate": 250}, [row]))
-    text = results_page.write(tmp_path, "resilience", HEAD, SECTIONS).read_text()
-    assert "At 250 requests/s" in text
-    assert "| SIGKILL of a replica every 5 s | 0 | 15,000 | 502: 10 | 31, 910 | 12 kills |" in text
+def _sample(answered: int, errors: dict[str, int], p99: float | None) -> Sample:
+    return Sample(
+        answered=answered, errors=errors, requests_per_s=100, p50_ms=p99, p95_ms=p99, p99_ms=p99, mean_ms=p99,
+        max_ms=p99, labelled=0, correct=0, generator_cores=0.1, late_p99_ms=None,
+    )  # fmt: skip
+
+
+def _page(tmp_path: Path, *samples: Sample) -> str:
+    found = row("SIGKILL of a replica every 5 s", steady(250), samples, "12 kills")
+    results_page.keep(tmp_path, "resilience", results_page.document("replica", {"rate": 250}, [found]))
+    return results_page.write(tmp_path, "resilience", HEAD, SECTIONS).read_text()
+
+
+def test_the_page_tells_what_failed_in_any_sample(tmp_path: Path) -> None:
+    text = _page(tmp_path, _sample(14_000, {"500": 8, "timeout": 1}, 31.4), _sample(990, {"500": 1}, 20.2))
+    told = "| 250 requests/s | 0 | 15,000 | 500: 9, timeout: 1 | 31, 31 | 12 kills |"
+    assert f"| SIGKILL of a replica every 5 s {told}" in text
     assert "promote" not in text  # was not measured
+
+
+def test_the_page_can_be_made_where_nothing_was_answered(tmp_path: Path) -> None:
+    assert "| 0 | 10 | timeout: 10 | —, — | 12 kills |" in _page(tmp_path, _sample(0, {"timeout": 10}, None))
+
+
+def test_a_rate_that_cannot_be_is_wrong_use() -> None:
+    with pytest.raises(UsageError, match="from 10 to 500"):
+        main(["update", "--rate", "0"])
+
+
+class _Stage:
+    """A server of which nothing but its load is asked."""
+
+    url = "http://127.0.0.1:9"
+
+    def __init__(self, images: Path):
+        self.images = images
+
+    generator = Server.generator
+    under_load = Server.under_load
+
+
+def test_a_load_that_ends_too_soon_is_no_result(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    stage: Any = _Stage(tmp_path)
+    with pytest.raises(BenchmarkError, match="over too soon"), stage.under_load(20, 1) as sample:
+        sample.result()
+
+
+def test_what_breaks_the_work_ends_its_load(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    stage: Any = _Stage(tmp_path)
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt), stage.under_load(20, 300):
+        raise KeyboardInterrupt
+    assert time.monotonic() - began < 60
 
 
 def test_without_a_model_it_says_how_to_make_one(

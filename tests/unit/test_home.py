@@ -1,0 +1,33 @@
+"""Another home for a while: nothing of the caller's is used meanwhile, and all is as before afterwards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from raycls import home as homes
+
+THEIRS = {
+    "RAYCLS_STORAGE": "s3://theirs/storage",
+    "RAYCLS_STUDIES": "postgresql://theirs/studies",
+    "MLFLOW_TRACKING_URI": "http://theirs:5000",
+}
+
+
+@pytest.mark.parametrize("named", [THEIRS, {}])
+def test_elsewhere_nothing_of_the_caller_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: dict[str, str]
+) -> None:
+    monkeypatch.delenv("RAYCLS_HOME", raising=False)
+    for name, value in named.items():
+        monkeypatch.setenv(name, value)
+
+    def everything() -> list[str]:
+        return [str(homes.home()), homes.storage(), homes.study_storage(), homes.tracking_uri()]
+
+    before = everything()
+    with pytest.raises(ValueError, match="whatever"), homes.elsewhere(tmp_path):
+        assert all(str(tmp_path) in place for place in everything())
+        raise ValueError("whatever")
+    assert everything() == before
