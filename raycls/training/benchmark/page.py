@@ -2,7 +2,7 @@
 
     write(Path("benchmarks/results"))    # reads results/training/*.json, writes results/training.md
 
-Ratios are of medians; a spread is the sample standard deviation.
+A ratio is the median of the pairs' ratios; a spread is the sample standard deviation.
 """
 
 from __future__ import annotations
@@ -36,18 +36,20 @@ def write(results: Path) -> Path:
 
 
 def preset_summary(rows: list[Row]) -> dict[str, float | None]:
-    """Means and sample standard deviations over the seeds; peer_epochs is the ratio of the medians."""
+    """Means and sample standard deviations over the seeds; peer_epochs is the median of the pairs' ratios."""
     accuracies = [row["test_accuracy"] for row in rows]
-    seconds = statistics.median(row["train_seconds"] for row in rows)
-    peer = statistics.median(row["peer_epoch_seconds"] for row in rows)
     return {
         "test_accuracy": statistics.mean(accuracies),
         "test_accuracy_std": statistics.stdev(accuracies) if len(rows) > 1 else None,
-        "train_seconds": seconds,
-        "peer_epoch_seconds": peer,
-        "peer_epochs": seconds / peer,
+        "train_seconds": median(rows, "train_seconds"),
+        "peer_epoch_seconds": median(rows, "peer_epoch_seconds"),
+        "peer_epochs": statistics.median(_peer_epochs(rows)),
         "peer_test_accuracy": statistics.mean(row["peer_test_accuracy"] for row in rows),
     }
+
+
+def _peer_epochs(rows: list[Row]) -> list[float]:
+    return [row["train_seconds"] / row["peer_epoch_seconds"] for row in rows]
 
 
 def _presets(documents: dict[str, Document]) -> str:
@@ -63,7 +65,8 @@ def _presets(documents: dict[str, Document]) -> str:
                 f"`{preset}`",
                 share(figures["test_accuracy"], figures["test_accuracy_std"]),
                 f"{figures['train_seconds']:.1f} s",
-                f"**{figures['peer_epochs']:.2f}** ({figures['peer_epoch_seconds']:.1f} s each)",
+                ratio(_peer_epochs(rows)),
+                f"{figures['peer_epoch_seconds']:.1f} s",
                 f"{goal[0]:.1%} in {goal[1]:g}" if goal else "",
                 len(rows),
                 document["date"],
@@ -80,7 +83,8 @@ def _presets(documents: dict[str, Document]) -> str:
         "preset",
         "test accuracy",
         "training loop",
-        "epochs of the plain peer",
+        "in epochs of the plain peer",
+        "the peer's epoch",
         "goal",
         "n",
         "measured (UTC)",
