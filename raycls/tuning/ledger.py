@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     import optuna
     from optuna.trial import FrozenTrial
 
-RETRIES = 2  # of a trial whose process died, perhaps for lack of memory
+RETRIES = 2  # of an epoch in which the trial's process died, perhaps for lack of memory
 # Attributes of trials and studies in Optuna's storage.
 CURVE, LATENCY, LATENCIES, RUN = "val_accuracy", "latency_ms", "latencies", "mlflow_run"
-HOPELESS, DEATHS, GIVEN, WINNER = "hopeless", "deaths", "given", "winner"
+HOPELESS, DEATHS, GIVEN, WINNER = "hopeless", "deaths_in_epoch", "given", "winner"
 RANDOM_TRIALS = 4  # before a search goes by what it has seen; Optuna's own 10 are most of a small study
 REDUCTION = 3  # one trial in so many goes on from a rung to the next
 _STATES: dict[str, State] = {
@@ -108,12 +108,17 @@ class Ledger:
         return trial.user_attrs.get(HOPELESS, False)
 
     def died(self, number: int, reason: str) -> Trial | None:
-        """A running trial's process died. It is asked for again, or has failed for good, which is then returned."""
+        """A running trial's process died. It is asked for again, or has failed for good, which is then returned.
+
+        One that got further since it last died may die again: what was killed by chance is no hopeless configuration.
+        """
         trial = self._running[number]
-        deaths = 1 + trial.user_attrs.get(DEATHS, 0)
+        epoch = 1 + max(_curve(self._frozen(number)), default=0)
+        last, deaths = trial.user_attrs.get(DEATHS, (epoch, 0))
+        deaths = 1 + (deaths if last == epoch else 0)
         if deaths > RETRIES:
-            return self.end(number, "failed", f"its process died {deaths} times: {reason}")
-        trial.set_user_attr(DEATHS, deaths)
+            return self.end(number, "failed", f"its process died {deaths} times in epoch {epoch}: {reason}")
+        trial.set_user_attr(DEATHS, (epoch, deaths))
         del self._running[number]
         self._left.append(self._frozen(number))
         return None
@@ -246,7 +251,10 @@ def _pruner(job: StudyJob) -> optuna.pruners.BasePruner:
     from optuna.pruners import HyperbandPruner, NopPruner, SuccessiveHalvingPruner
 
     if job.scheduler == "asha":
-        return SuccessiveHalvingPruner(min_resource=1, reduction_factor=REDUCTION)
+        # Not from the first epoch on, as is usual: the learning rate is at its height there, and what leads is no
+        # better in the end than what does not (benchmarks/results/tuning.md).
+        third = max(1, job.max_epochs // REDUCTION)
+        return SuccessiveHalvingPruner(min_resource=third, reduction_factor=REDUCTION)
     if job.scheduler == "hyperband":
         return HyperbandPruner(min_resource=1, max_resource=job.max_epochs, reduction_factor=REDUCTION)
     return NopPruner()

@@ -90,6 +90,18 @@ def test_trials_end_in_both_books(job: StudyJob, run: tracking.Run, request: pyt
     ]
 
 
+def test_nothing_is_stopped_in_the_first_third_of_a_long_trial(
+    job: StudyJob, run: tracking.Run, request: pytest.FixtureRequest
+) -> None:
+    ledger = Ledger(job.model_copy(update={"max_epochs": 9}), request.node.name, run)
+    assert ledger.ask() is not None
+    for epoch in range(1, 10):
+        assert not ledger.epoch(0, _metrics(epoch, 0.5 + epoch / 20))
+    ledger.end(0, "done")
+    assert ledger.ask() is not None
+    assert [ledger.epoch(1, _metrics(epoch, 0.1)) for epoch in (1, 2, 3)] == [False, False, True]
+
+
 def test_a_study_that_was_broken_off_goes_on_with_each_trial_once(
     job: StudyJob, run: tracking.Run, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -136,7 +148,7 @@ def test_a_trial_that_was_asked_for_and_nothing_more_gets_its_values(
     assert trial.config(job.config) == job.config
 
 
-def test_a_trial_whose_process_dies_is_tried_three_times(
+def test_an_epoch_in_which_the_process_dies_is_tried_three_times(
     job: StudyJob, run: tracking.Run, request: pytest.FixtureRequest
 ) -> None:
     job = job.model_copy(update={"trials": 1})
@@ -150,9 +162,23 @@ def test_a_trial_whose_process_dies_is_tried_three_times(
     ledger.ask()
     ended = ledger.died(0, "out of memory")
     assert ended is not None
-    assert (ended.state, ended.reason) == ("failed", "its process died 3 times: out of memory")
+    assert (ended.state, ended.reason) == ("failed", "its process died 3 times in epoch 1: out of memory")
     assert ledger.exhausted
     assert _children(run) == {0: ("FAILED", [])}
+
+
+def test_a_process_that_is_killed_in_every_epoch_does_not_fail_its_trial(
+    job: StudyJob, run: tracking.Run, request: pytest.FixtureRequest
+) -> None:
+    job = job.model_copy(update={"trials": 1, "scheduler": "none"})
+    for epoch in (1, 2, 3):
+        for _ in range(2):
+            ledger = Ledger(job, request.node.name, run)  # the driver dies with it
+            assert ledger.ask() is not None
+            assert ledger.died(0, "killed") is None
+        ledger.ask()
+        ledger.epoch(0, _metrics(epoch, 0.5))
+    assert ledger.end(0, "done").val_accuracy == 0.5
 
 
 def test_a_grid_is_tried_point_by_point(
