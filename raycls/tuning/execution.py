@@ -63,10 +63,13 @@ def execute(ledger: Ledger, task: Task, display: Display, run: tracking.Run) -> 
             break
         except Exception as error:
             # Ray's memory monitor ends a process in a way that Tune does not know. Running trials are asked for again.
+            conductor.all_died()
+            if ledger.exhausted:
+                progress.say(f"Ray failed after the last trial ({first_line(error)})")
+                break
             if attempt == RESTARTS:
                 raise BrokenOffError(f"Ray failed {1 + RESTARTS} times: {first_line(error)}") from error
             progress.say(f"Ray failed ({first_line(error)}); the trials that were running start again")
-            conductor.all_died()
     if conductor.ended_by:
         raise conductor.ended_by
 
