@@ -58,9 +58,7 @@ def run(
     ] = None,
     scheduler: Annotated[
         str | None,
-        typer.Option(
-            help="who stops hopeless trials early: asha, hyperband or none; default: asha from 9 epochs on"
-        ),
+        typer.Option(help="who stops hopeless trials early: asha, hyperband or none (the default)"),
     ] = None,
     objective: Annotated[
         str | None,

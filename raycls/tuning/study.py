@@ -38,7 +38,6 @@ from raycls.tuning.pareto import choose, pareto_front
 from raycls.tuning.report import pareto_png, write_report
 from raycls.tuning.space import Space
 
-LONG_TRIAL = 9  # epochs, from which on hopeless trials are stopped early by default
 MOST_GP_TRIALS = 250
 
 
@@ -130,7 +129,7 @@ def plan(
         opened = beside.submit(tracking.client)
         cluster.connect()
         opened.result()
-    options |= _strategy(options, timed, trials, short.training.epochs)
+    options |= _strategy(options, timed, trials)
     if options.get("gpus_per_trial") is None:
         options["gpus_per_trial"] = 1.0 if ray.cluster_resources().get("GPU") else 0.0
     asked = {
@@ -149,11 +148,10 @@ def plan(
     return job
 
 
-def _strategy(options: dict[str, Any], timed: bool, trials: int, epochs: int) -> dict[str, str]:
+def _strategy(options: dict[str, Any], timed: bool, trials: int) -> dict[str, str]:
     """Search and scheduler, where none were asked for; docs/tuning.md says why."""
+    scheduler = options.get("scheduler") or "none"
     # A Gaussian process learns nothing from trials that were stopped early, and takes seconds over hundreds of trials.
-    long = epochs >= LONG_TRIAL and not timed and options.get("search") != "gp"
-    scheduler = options.get("scheduler") or ("asha" if long else "none")
     whole = scheduler == "none" and not timed and trials <= MOST_GP_TRIALS
     return {"scheduler": scheduler, "search": options.get("search") or ("gp" if whole else "tpe")}
 
