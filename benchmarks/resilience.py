@@ -69,9 +69,8 @@ def update(server: Server, rate: float) -> list[Row]:
     seconds = UPDATE_REQUESTS / rate
     with server.under_load(rate, seconds) as sample:
         end = time.monotonic() + seconds - 2 * LEAD_S
-        while (
-            time.monotonic() + 2 * longest < end
-        ):  # what comes to an end with the load is not measured whole
+        # An update that comes to an end with the load would not be measured whole.
+        while time.monotonic() + 2 * longest < end:
             began = time.monotonic()
             rollout.promote(server.version.name, versions[updates % 2].version)
             updates += 1
