@@ -20,6 +20,8 @@ from raycls.registry import ModelVersion
 from raycls.tuning import ledger
 from raycls.tuning.space import encoded
 
+LR_FACTOR = "lr_factor"  # tag of a version: its learning rate in multiples of its trial's
+
 
 @dataclass(frozen=True)
 class Link:
@@ -76,12 +78,11 @@ def _study(version: ModelVersion, card: ModelCard | None) -> list[Link]:
     if card is None:
         return [study, Link("trial", number, "absent", "its values are in the checkpoint")]
     flat = Config.model_validate(card.config).flat()
-    # The winner is trained on all images, whatever share its trial saw.
-    other = [
-        path
-        for path, value in trial.values.items()
-        if path != "training.train_fraction" and encoded(flat[path]) != value
-    ]
+    # The winner is trained on all images, whatever share its trial saw, and with a learning rate for so many.
+    expected = {path: value for path, value in trial.values.items() if path != "training.train_fraction"}
+    if isinstance(lr := expected.get("optim.lr"), float):
+        expected["optim.lr"] = lr * float(version.tags.get(LR_FACTOR, 1))
+    other = [path for path, value in expected.items() if encoded(flat[path]) != value]
     if other:
         return [
             study,

@@ -34,11 +34,15 @@ from raycls.tuning import space as spaces
 from raycls.tuning.display import Display
 from raycls.tuning.job import METRIC, StudyJob, Trial
 from raycls.tuning.ledger import Ledger
+from raycls.tuning.lineage import LR_FACTOR
 from raycls.tuning.pareto import choose, pareto_front
 from raycls.tuning.report import pareto_png, write_report
 from raycls.tuning.space import Space
 
 MOST_GP_TRIALS = 250
+# The more images a run sees, the lower its best learning rate: images ** -0.32 (Bjorck et al., Scaling Optimal LR
+# Across Token Horizons, 2024). In short trials, rates win with which a whole training does badly.
+LR_EXPONENT = -0.32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,9 +69,22 @@ class Study:
         )
 
     @property
+    def lr_factor(self) -> float:
+        """What the winner's learning rate is multiplied by for a training longer than its trial.
+
+        1 where it was not searched, and for the configuration that was given: that is for the whole training already.
+        """
+        if self.best.given or "optim.lr" not in self.best.values:
+            return 1.0
+        training = self.best.config(self.job.config).training
+        times = training.epochs / (self.job.max_epochs * training.train_fraction)
+        return float(max(1.0, times) ** LR_EXPONENT)
+
+    @property
     def config(self) -> Config:
-        """The winner's, at full length and on all the images."""
-        return override(self.best.config(self.job.config), ["training.train_fraction=1.0"])
+        """The winner's, at full length and on all the images, with the learning rate that suits so many."""
+        won = self.best.config(self.job.config)
+        return override(won, ["training.train_fraction=1.0", f"optim.lr={won.optim.lr * self.lr_factor!r}"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -262,6 +279,7 @@ def _train_winner(study: Study) -> TrainingResult:
     progress.say(
         f"training the winner, trial #{study.best.number} ({study.best.told()}), in full: "
         f"{study.config.training.epochs} epochs on all {dataset.manifest.counts['train']:,} images"
+        + (f", with lr {study.config.optim.lr:.4g} for so many" if study.lr_factor < 1 else "")
     )
     for found in runs.of_study(study.name, job.dataset):
         if found.info.status != "FINISHED":
@@ -276,7 +294,12 @@ def _train_winner(study: Study) -> TrainingResult:
         study.config,
         workers=job.workers,
         model=job.model,
-        lineage={"study": study.name, "study_run_id": study.run_id, "trial": str(study.best.number)},
+        lineage={
+            "study": study.name,
+            "study_run_id": study.run_id,
+            "trial": str(study.best.number),
+            LR_FACTOR: repr(study.lr_factor),
+        },
         init=job.init,
         weights=job.weights,
     )

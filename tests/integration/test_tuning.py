@@ -75,8 +75,9 @@ def test_a_study_leaves_one_run_per_trial_and_a_better_champion(
     assert study.trials[0].values["optim.lr"] == base.optim.lr
     assert any(trial.epochs < 3 for trial in study.trials), "nothing was stopped early"
     assert all(trial.state == "stopped early" for trial in study.trials if trial.epochs < 3)
-    for path, value in study.best.values.items():
-        assert study.config.flat()[path] == value
+    won = study.config.flat() | {"optim.lr": study.best.values["optim.lr"]}
+    assert won | study.best.values == won
+    assert study.config.optim.lr == pytest.approx(study.best.config(base).optim.lr * study.lr_factor)
     assert study.config.training.epochs == 6
     assert study.config.training.train_fraction == 1
     logged = tracking.client().get_run(study.run_id)
