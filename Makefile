@@ -11,7 +11,7 @@ help:
 	@echo "make check      ruff and mypy"
 	@echo "make test       the tests, except those marked slow"
 	@echo "make test-slow  the tests marked slow"
-	@echo "make demo       everything once on CIFAR-10, about five minutes"
+	@echo "make demo       everything once on CIFAR-10, about six minutes"
 	@echo "make bench      one replica against two, into benchmarks/results"
 	@echo "make lock       resolve pyproject.toml again into requirements-dev.lock"
 

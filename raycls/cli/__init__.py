@@ -47,7 +47,7 @@ def demo(
     port: Port = None,
     as_json: AsJson = False,
 ) -> None:
-    """Everything once: data, tuning, training, serving over HTTP, one replica against two. About five minutes.
+    """Everything once: data, tuning, training, serving over HTTP, one replica against two. About six minutes.
 
     Example: raycls demo
     """
