@@ -251,8 +251,8 @@ def _pruner(job: StudyJob) -> optuna.pruners.BasePruner:
     from optuna.pruners import HyperbandPruner, NopPruner, SuccessiveHalvingPruner
 
     if job.scheduler == "asha":
-        # Not from the first epoch on, as is usual: the learning rate is at its height there, and what leads is no
-        # better in the end than what does not (benchmarks/results/tuning.md).
+        # Not from the first epoch on, as is usual: the learning rate is at its height there, and who leads tells
+        # little of the end (docs/tuning.md).
         third = max(1, job.max_epochs // REDUCTION)
         return SuccessiveHalvingPruner(min_resource=third, reduction_factor=REDUCTION)
     if job.scheduler == "hyperband":

@@ -80,7 +80,7 @@ def _study(version: ModelVersion, card: ModelCard | None) -> list[Link]:
     flat = Config.model_validate(card.config).flat()
     # The winner is trained on all images, whatever share its trial saw, and with a learning rate for so many.
     expected = {path: value for path, value in trial.values.items() if path != "training.train_fraction"}
-    if isinstance(lr := expected.get("optim.lr"), float):
+    if isinstance(lr := expected.get("optim.lr"), int | float):
         expected["optim.lr"] = lr * float(version.tags.get(LR_FACTOR, 1))
     other = [path for path, value in expected.items() if encoded(flat[path]) != value]
     if other:

@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from raycls.config import override, preset
-from raycls.data.packed import open_dataset
+from raycls.config import override
 from raycls.tuning.job import StudyJob, Trial
-from raycls.tuning.space import around
 from raycls.tuning.study import Study
 
 
 def _study(
-    values: dict[str, Any], *, given: bool = False, fraction: float = 0.1, max_epochs: int = 2
+    job: StudyJob,
+    values: dict[str, Any],
+    *,
+    given: bool = False,
+    fraction: float = 0.1,
+    max_epochs: int = 2,
 ) -> Study:
-    manifest = open_dataset("digits").manifest
-    config = override(preset("quick", manifest), ["epochs=6", f"train_fraction={fraction}", "lr=0.24"])
-    job = StudyJob(
-        dataset="digits",
-        fingerprint=manifest.fingerprint,
-        config=config,
-        storage="unused",
-        space=around(config, manifest.counts["train"]),
-        trials=1,
-        max_epochs=max_epochs,
-    )
+    config = override(job.config, ["epochs=6", f"train_fraction={fraction}", "lr=0.24"])
+    job = job.model_copy(update={"config": config, "max_epochs": max_epochs})
     trial = Trial(
         number=0,
         state="done",
@@ -42,14 +35,14 @@ def _study(
     return Study(name="any", run_id="any", job=job, trials=(trial,))
 
 
-def test_a_rate_that_won_in_short_trials_is_lowered_for_a_whole_training(digits_home: Path) -> None:
-    study = _study({"optim.lr": 0.6, "network.dropout": 0.25})
+def test_a_rate_that_won_in_short_trials_is_lowered_for_a_whole_training(job: StudyJob) -> None:
+    study = _study(job, {"optim.lr": 0.6, "network.dropout": 0.25})
     assert study.lr_factor == pytest.approx(30**-0.32)  # six epochs of all images, two of a tenth
     assert study.config.optim.lr == pytest.approx(0.6 * 30**-0.32)
     assert (study.config.training.train_fraction, study.config.network.dropout) == (1.0, 0.25)
 
 
-def test_a_rate_that_suits_a_whole_training_stays(digits_home: Path) -> None:
-    assert _study({"optim.lr": 0.24}, given=True).config.optim.lr == 0.24
-    assert _study({"network.dropout": 0.25}).config.optim.lr == 0.24
-    assert _study({"optim.lr": 0.6}, fraction=1.0, max_epochs=6).config.optim.lr == 0.6
+def test_a_rate_that_suits_a_whole_training_stays(job: StudyJob) -> None:
+    assert _study(job, {"optim.lr": 0.24}, given=True).config.optim.lr == 0.24
+    assert _study(job, {"network.dropout": 0.25}).config.optim.lr == 0.24
+    assert _study(job, {"optim.lr": 0.6}, fraction=1.0, max_epochs=6).config.optim.lr == 0.6
