@@ -85,9 +85,12 @@ def broken(server: Server, rate: float) -> list[Row]:
     rows = [_refused(server, rate, BROKEN_S, name, server.again(change)) for name, change in BROKEN.items()]
     late, examine = server.again(), rollout.examine
 
-    def then_damaged(version: registry.ModelVersion, champion: registry.ModelVersion | None) -> None:
-        examine(version, champion)
+    def then_damaged(
+        version: registry.ModelVersion, champion: registry.ModelVersion | None
+    ) -> registry.ModelVersion:
+        fit = examine(version, champion)
         cut_short(registry.checkpoint(version))
+        return fit
 
     rollout.examine = then_damaged
     try:

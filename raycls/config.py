@@ -131,6 +131,10 @@ class ServingConfig(_Section):
     )
     max_batch_size: int = Field(64, ge=1, le=4096, description="images in one forward pass")
     threads: int = Field(1, ge=1, le=256, description="CPU threads of one replica's forward pass")
+    engine: Literal["auto", "reference", "torch", "openvino"] = Field(
+        "auto",
+        description="what computes the forward pass; auto: what was fastest when the version was promoted",
+    )
     max_body_bytes: int = Field(10 * 2**20, ge=1024, description="largest request body, bytes")
     body_timeout_s: float = Field(
         20, gt=0, description="how long a request's body may take to arrive, seconds"

@@ -9,12 +9,13 @@ checkpoints as directories and figures as numbers; nothing of Ray, networks or H
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
@@ -23,9 +24,13 @@ from raycls.errors import RegistryError, UnknownModelError, UsageError
 from raycls.models.checkpoint import sha256
 
 if TYPE_CHECKING:
+    import numpy as np
     from mlflow.entities.model_registry import ModelVersion as MlflowVersion
 
+    from raycls.models.engines import Engine
+
 CHAMPION = "champion"
+ENGINE, ENGINE_TIMINGS = "engine", "engine_timings"  # tags: what serves a version, and what was measured
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +51,16 @@ class ModelVersion:
     def reference(self) -> str:
         """`NAME/VERSION`, which `resolve` takes back."""
         return f"{self.name}/{self.version}"
+
+    @property
+    def engine(self) -> Engine:
+        """What computes this version's answers (raycls/models/engines.py): the choice made when it was promoted."""
+        return self.tags.get(ENGINE, "torch")  # type: ignore[return-value]
+
+    @property
+    def engine_timings(self) -> list[dict[str, Any]]:
+        """What each engine took then: the fields of raycls.models.engines.Timing. Empty where none was timed."""
+        return json.loads(self.tags.get(ENGINE_TIMINGS, "[]"))
 
 
 def register(
@@ -208,6 +223,21 @@ def _download(uri: str, directory: Path) -> None:
         copied = mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=folder)
         if not directory.exists():
             shutil.move(copied, directory)
+
+
+def choose_engine(version: ModelVersion, images: np.ndarray) -> ModelVersion:
+    """Time the engines on this machine, say what they took, and keep the choice with the version, as it is then.
+
+    images: uint8 N×S×S×3, real ones, on which the engines must agree. Raises CheckpointError, RegistryError.
+    """
+    from raycls.models import engines  # with PyTorch, which only who promotes needs
+
+    with progress.bar("timing the engines"):
+        choice = engines.choose(checkpoint(version), images)
+    progress.say(str(choice))
+    for tag, value in ((ENGINE, choice.engine), (ENGINE_TIMINGS, json.dumps(choice.as_json()))):
+        tracking.client().set_model_version_tag(version.name, version.version, tag, value)
+    return resolve(version.reference)
 
 
 def promote(name: str, number: str, alias: str = CHAMPION) -> ModelVersion:

@@ -135,12 +135,32 @@ def show(
     links = trace(found)
     if as_json:
         print_json(
-            {"model": found.reference, "metrics": found.metrics, "lineage": [link.__dict__ for link in links]}
+            {
+                "model": found.reference,
+                "metrics": found.metrics,
+                "lineage": [link.__dict__ for link in links],
+                "engine": found.engine,
+                "engine_timings": found.engine_timings,
+            }
         )
     else:
         for link in links:
             print(f"{link.name:<11} {link.state:<9} {link.value}" + (f"  ({link.told})" if link.told else ""))
         print_metrics(found.metrics)
+        if found.engine_timings:
+            print_table(
+                ("engine", "1 image", "32 images", "same class", "confidence off by"),
+                [
+                    (
+                        timing["engine"] + (" (chosen)" if timing["engine"] == found.engine else ""),
+                        f"{timing['one_ms']:.2f} ms",
+                        f"{timing['many_ms']:.1f} ms",
+                        f"{timing['same_class']:.1%}",
+                        f"{timing['mean_difference']:.4f}",
+                    )
+                    for timing in found.engine_timings
+                ],
+            )
     if any(link.state == "broken" for link in links):
         raise RegistryError(f"{found.reference} is not what its record says: see the broken link above")
 

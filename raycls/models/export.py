@@ -26,10 +26,11 @@ from torch import Tensor, nn
 
 from raycls import progress
 from raycls.data.packed import PackedDataset, sha256_file
-from raycls.data.transforms import as_tensor, normalize
+from raycls.data.transforms import as_tensor
 from raycls.errors import ExportError, UsageError
 from raycls.models import checkpoint
 from raycls.models.checkpoint import ModelCard
+from raycls.models.engines import WithNormalization
 
 SUFFIX = {"onnx": ".onnx", "torch-export": ".pt2", "torchscript": ".pt"}
 NEEDS = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "torch-export": (), "torchscript": ()}
@@ -70,17 +71,6 @@ class Exported:
         return {**asdict(self), **paths, "accuracy_difference": self.accuracy_difference}
 
 
-class _WithNormalization(nn.Module):
-    """uint8 N×S×S×3 in, float32 logits N×C out."""
-
-    def __init__(self, network: nn.Module, card: ModelCard):
-        super().__init__()
-        self.network, self._mean, self._std = network, card.mean, card.std
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.network(normalize(images, self._mean, self._std))
-
-
 def export(
     directory: Path, dataset: PackedDataset, path: Path, *, format: str, model: str, int8: bool = False
 ) -> Exported:
@@ -98,7 +88,7 @@ def export(
             f"dataset {card.dataset} is no longer the one that {model} was trained on: prepare it again"
         )
     # Without gradients, a loaded file's answers turn into NumPy arrays as they are.
-    wrapped = _WithNormalization(network, card).eval().requires_grad_(False)
+    wrapped = WithNormalization(network, card).eval().requires_grad_(False)
     part = path.with_name(f".{path.name}.part")
     try:
         with warnings.catch_warnings():

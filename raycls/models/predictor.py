@@ -11,40 +11,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from raycls.data.transforms import MAX_PIXELS, as_tensor, decode, normalize, to_square
+from raycls.data.transforms import MAX_PIXELS, decode, to_square
+from raycls.errors import UsageError
+from raycls.models import engines
 from raycls.models.checkpoint import ModelCard, load
-
-Precision = Literal["auto", "bf16", "fp32"]
-
-
-def native_bf16(device: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 matrices in hardware; elsewhere bf16 is slower than float32."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    features = torch.cpu.get_capabilities()
-    return bool(features.get("avx512_bf16") or features.get("amx_bf16"))
-
-
-def compute_dtype(precision: Precision, device: torch.device) -> torch.dtype:
-    """The dtype of convolutions and matrix products: what `precision` asks for, or what suits the device."""
-    if precision == "auto":
-        return torch.bfloat16 if native_bf16(device) else torch.float32
-    return torch.bfloat16 if precision == "bf16" else torch.float32
-
-
-@torch.inference_mode()
-def forward(network: nn.Module, images: Tensor, card: ModelCard, dtype: torch.dtype) -> Tensor:
-    """Logits (float32, N×C) of uint8 N×S×S×3 images, on the network's device."""
-    inputs = normalize(images, card.mean, card.std)
-    with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
-        return network(inputs.to(dtype)).float()
+from raycls.models.engines import Engine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,11 +58,12 @@ class Prediction:
 class Predictor:
     """A network on its device, with the card that says how to feed it."""
 
-    def __init__(self, network: nn.Module, card: ModelCard, *, device: torch.device, precision: Precision):
-        self.card = card
-        self.device = device
-        self.dtype = compute_dtype(precision, device)
+    def __init__(
+        self, network: nn.Module, card: ModelCard, *, device: torch.device, engine: Engine = "torch"
+    ):
+        self.card, self.device, self.engine = card, device, engine
         self.network = network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+        self._run = engines.build(engine, self.network, card, device)
 
     @classmethod
     def load(
@@ -92,18 +71,21 @@ class Predictor:
         directory: Path,
         *,
         device: str | None = None,
-        precision: Precision = "auto",
+        engine: Engine = "torch",
         threads: int | None = None,
     ) -> Predictor:
         """From a checkpoint directory alone, on the given device or the best there is.
 
-        threads sets torch's CPU threads for the whole process. Raises CheckpointError.
+        threads sets torch's CPU threads for the whole process. Raises CheckpointError; UsageError for an engine that
+        does not run on the device.
         """
         if threads:
             torch.set_num_threads(threads)
         network, card = load(directory)
         chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        return cls(network, card, device=chosen, precision=precision)
+        if engine not in engines.candidates(chosen):
+            raise UsageError(f"engine {engine} does not run on {chosen}")
+        return cls(network, card, device=chosen, engine=engine)
 
     def prepare(self, image: Image.Image) -> np.ndarray:
         """uint8 S×S×3, by the very code that packed the training data."""
@@ -111,8 +93,7 @@ class Predictor:
 
     def logits(self, batch: np.ndarray) -> Tensor:
         """float32 N×C on the CPU, for uint8 N×S×S×3."""
-        images = as_tensor(batch).to(self.device)
-        return forward(self.network, images, self.card, self.dtype).cpu()
+        return self._run(batch)
 
     def probabilities(self, batch: np.ndarray) -> np.ndarray:
         """float32 N×C, each row summing to 1, for uint8 N×S×S×3."""

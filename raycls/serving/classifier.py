@@ -17,6 +17,7 @@ import time
 from base64 import b64encode
 
 import numpy as np
+import torch
 from prometheus_client import Metric
 from ray import serve
 from ray.serve.exceptions import RayServeException
@@ -27,6 +28,7 @@ from raycls import registry
 from raycls.config import ServingConfig
 from raycls.data.transforms import decode
 from raycls.errors import ImageError
+from raycls.models.engines import Engine, candidates
 from raycls.models.predictor import Prediction, Predictor
 from raycls.serving import auth, openapi
 from raycls.serving.batching import Batches
@@ -59,9 +61,11 @@ class Classifier:
 
     def __init__(self, config: ServingConfig, version: registry.ModelVersion):
         self.config, self.version = config, version
-        self.predictor = Predictor.load(registry.checkpoint(version), threads=config.threads)
+        self.predictor = Predictor.load(
+            registry.checkpoint(version), engine=_engine(config, version), threads=config.threads
+        )
         replica = serve.get_replica_context().replica_id.unique_id
-        self.metrics = Metrics(replica, version, self.predictor.card.classes)
+        self.metrics = Metrics(replica, version, self.predictor.card.classes, self.predictor.engine)
         self.explainer = Explainer(self.predictor, self._decode)
         self.pending = 0
         self.forward_since: float | None = None  # of the forward pass that runs now
@@ -207,3 +211,14 @@ class Classifier:
             started = time.perf_counter()
             self.predictor.probabilities(np.zeros((count, side, side, 3), np.uint8))
         self.full_batch_s = time.perf_counter() - started
+
+
+def _engine(config: ServingConfig, version: registry.ModelVersion) -> Engine:
+    if config.engine != "auto":
+        return config.engine
+    if torch.cuda.is_available() and version.engine not in candidates(torch.device("cuda")):
+        logger.warning(
+            f"engine torch, not {version.engine}: {version.reference} was promoted where no GPU was"
+        )
+        return "torch"
+    return version.engine

@@ -40,7 +40,7 @@ def predict(target: str, paths: Sequence[Path], *, top_k: int = 0) -> list[dict[
     from raycls.models.predictor import Predictor
 
     version = registry.resolve(target)
-    predictor = Predictor.load(registry.checkpoint(version))
+    predictor = Predictor.load(registry.checkpoint(version), engine=version.engine)
     answers = []
     for path, data in zip(paths, images, strict=True):
         try:

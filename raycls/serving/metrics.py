@@ -1,6 +1,6 @@
 """What replicas count, as Prometheus text at GET /metrics.
 
-    metrics = Metrics("9x3k2a", version, classes)
+    metrics = Metrics("9x3k2a", version, classes, "torch")
     metrics.request(200, seconds=0.004)
     metrics.batch(waited, decode_seconds=0.001, forward_seconds=0.002)
     metrics.answers(predictions)
@@ -29,6 +29,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 from starlette.responses import Response
 
+from raycls.models.engines import Engine
 from raycls.models.predictor import Prediction
 from raycls.registry import ModelVersion
 
@@ -60,8 +61,9 @@ class _Histogram:
 class Metrics:
     """The counts of one replica, known by an id of its own."""
 
-    def __init__(self, replica: str, version: ModelVersion, classes: Sequence[str]):
-        self._replica, self._version, self._classes = replica, version, classes
+    def __init__(self, replica: str, version: ModelVersion, classes: Sequence[str], engine: Engine):
+        self._replica, self._classes = replica, classes
+        self._model = {"name": version.name, "version": version.version, "engine": engine}
         self._requests: Counter[int] = Counter()
         self._predicted = [0] * len(classes)
         self._duration, self._queue = _Histogram(SECONDS), _Histogram(SECONDS)
@@ -101,8 +103,8 @@ class Metrics:
         )
         for name, count in zip(self._classes, self._predicted, strict=True):
             predicted.add_metric([self._replica, name], count)
-        model = InfoMetricFamily("raycls_model", "The model version served", labels=["replica"])
-        model.add_metric([self._replica], {"name": self._version.name, "version": str(self._version.version)})
+        model = InfoMetricFamily("raycls_model", "The model version served, and by what", labels=["replica"])
+        model.add_metric([self._replica], self._model)
         histograms = [
             ("raycls_request_seconds", "From a request's head to its answer", self._duration),
             ("raycls_queue_seconds", "An image's wait for the batch it is in", self._queue),

@@ -3,7 +3,8 @@
     promoted = promote("cifar10", "3")          # raises RefusedError; the former champion then still answers
 
 What is examined is what would break clients: that the checkpoint is whole, that the network runs, that its answers are
-finite, that it knows the classes of the champion that it replaces, and that it is as accurate as it was registered.
+finite, that it knows the classes of the champion that it replaces, and that it is as accurate as it was registered. On
+the same images its engines are compared, and the fastest is kept with it (raycls/models/engines.py).
 """
 
 from __future__ import annotations
@@ -45,8 +46,7 @@ def promote(name: str, number: str, *, new_classes: bool = False) -> ModelVersio
         former: ModelVersion | None = registry.resolve(f"{name}@{CHAMPION}")
     except UnknownModelError:
         former = None
-    with progress.bar(f"examining {version.reference}"):
-        examine(version, None if new_classes else former)
+    version = examine(version, None if new_classes else former)
     running = cluster.status()
     document = deploy.served(running) if running else None
     served = document["applications"][0]["args"].get("model", "") if document else ""
@@ -71,8 +71,15 @@ def _serve_again(running: cluster.Cluster, reference: str) -> str:
     return f"{reference} is served as before"
 
 
-def examine(version: ModelVersion, champion: ModelVersion | None) -> None:
-    """Raise RefusedError, in one line, where this version is not fit to answer in the champion's place."""
+def examine(version: ModelVersion, champion: ModelVersion | None) -> ModelVersion:
+    """The version, with its engine chosen. Raises RefusedError, in one line, where it is not fit to be champion."""
+    with progress.bar(f"examining {version.reference}"):
+        images = _fit(version, champion)
+    return registry.choose_engine(version, images)
+
+
+def _fit(version: ModelVersion, champion: ModelVersion | None) -> np.ndarray:
+    """The images that it was found fit with: uint8 N×S×S×3."""
 
     def refuse(why: str) -> RefusedError:
         return RefusedError(f"{version.reference} is refused: {why}")
@@ -101,6 +108,7 @@ def examine(version: ModelVersion, champion: ModelVersion | None) -> None:
             raise refuse(
                 f"{now:.1%} of {len(labels)} validation images are right, not {registered:.1%} as registered"
             )
+    return pixels
 
 
 def _same_classes(card: ModelCard, champion: ModelVersion, refuse: Any) -> None:

@@ -30,8 +30,8 @@ from raycls.data.packed import PackedDataset
 from raycls.data.transforms import normalize
 from raycls.errors import ConfigError, TrainingError
 from raycls.models import checkpoint
+from raycls.models.engines import compute_dtype, forward
 from raycls.models.networks import FastCNN, build, freeze_body, load_weights
-from raycls.models.predictor import compute_dtype, forward
 from raycls.training.optim import Optimizer
 from raycls.training.sampling import EpochOrder, Split, images_in_use
 

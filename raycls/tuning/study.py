@@ -40,6 +40,7 @@ from raycls.tuning.report import pareto_png, write_report
 from raycls.tuning.space import Space
 
 MOST_GP_TRIALS = 250
+ENGINE_IMAGES = 256  # of the validation split, on which the engines must agree
 # The more images a run sees, the lower its best learning rate: images ** -0.32 (Bjorck et al., Scaling Optimal LR
 # Across Token Horizons, 2024). In short trials, rates win with which a whole training does badly.
 LR_EXPONENT = -0.32
@@ -254,7 +255,10 @@ def _finish(study: Study, run: tracking.Run) -> Outcome:
     _log(study, run)
     training = _train_winner(study)
     assert training.version is not None
-    promoted = registry.promote_if_better(training.version, METRIC)
+    if promoted := registry.promote_if_better(training.version, METRIC):
+        registry.choose_engine(
+            training.version, open_dataset(study.job.dataset).images("val")[:ENGINE_IMAGES]
+        )
     return Outcome(study=study, training=training, promoted=promoted)
 
 

@@ -53,7 +53,7 @@ def served(trained: TrainingResult, serve_config: Path) -> Iterator[Served]:
 @pytest.fixture(scope="session")
 def predictor(trained: TrainingResult) -> Predictor:
     assert trained.version is not None
-    return Predictor.load(registry.checkpoint(trained.version))
+    return Predictor.load(registry.checkpoint(trained.version), engine=trained.version.engine)
 
 
 @pytest.fixture

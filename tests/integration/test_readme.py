@@ -180,5 +180,5 @@ def test_the_serving_page_from_top_to_bottom(tmp_path: Path) -> None:
     (tmp_path / "serve_config.yaml").symlink_to(ROOT / "serve_config.yaml")
     output = _run(SERVING, tmp_path)
     assert "explanation_png_base64" in output
-    assert 'raycls_model_info{name="digits",replica=' in output
+    assert re.search(r'raycls_model_info{engine="\w+",name="digits",replica=', output)
     assert 'version="2"' in output

@@ -204,8 +204,9 @@ def test_a_version_that_the_cluster_cannot_take_up_is_rolled_back(
     assert trained.version is not None
     broken = registered()
 
-    def too_late(version: registry.ModelVersion, champion: object) -> None:
+    def too_late(version: registry.ModelVersion, champion: object) -> registry.ModelVersion:
         cut_short(registry.checkpoint(version))
+        return version
 
     monkeypatch.setattr(rollout, "examine", too_late)
     with asking(served) as (failed, seen), pytest.raises(RefusedError, match="is served as before"):

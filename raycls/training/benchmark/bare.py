@@ -62,7 +62,7 @@ def _work(
     if rank == 0:
         metrics, snapshot = history[-1]
         memory = {f"peak_memory_{kind}": value for kind, value in _memory().items()}
-        predictor = Predictor(network, snapshot.card, device=torch.device("cpu"), precision="auto")
+        predictor = Predictor(network, snapshot.card, device=torch.device("cpu"))
         answers.put({**metrics, **memory, "test_accuracy": _accuracy(predictor, dataset)})
     if workers > 1:
         dist.destroy_process_group()

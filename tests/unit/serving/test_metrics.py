@@ -30,7 +30,7 @@ def counted(replica: str) -> Metrics:
         metrics={},
         tags={},
     )
-    return Metrics(replica, version, CLASSES)
+    return Metrics(replica, version, CLASSES, "torch")
 
 
 def prediction(index: int, confidence: float) -> Prediction:
@@ -68,8 +68,8 @@ def test_every_replica_is_in_one_answer_with_series_of_its_own() -> None:
     assert found["raycls_request_seconds_count", "a"] == 3
     assert found["raycls_request_seconds_sum", "b"] == pytest.approx(0.2)
     assert {key[1:] for key in found if key[0] == "raycls_model_info"} == {
-        ("a", "pets", "3"),
-        ("b", "pets", "3"),
+        ("a", "torch", "pets", "3"),
+        ("b", "torch", "pets", "3"),
     }
 
 

@@ -24,4 +24,4 @@ def predictor(digits_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Pr
     dataset = open_dataset("digits")
     config = override(preset("smoke", dataset.manifest, "cnn"), ["epochs=6", "lr=0.01", "batch_size=50"])
     fit(config, dataset, on_epoch=lambda metrics, snapshot: snapshot.save(directory))
-    return Predictor.load(directory, device="cpu", precision="fp32")
+    return Predictor.load(directory, device="cpu", engine="reference")

@@ -1,0 +1,235 @@
+"""What computes a forward pass, and which of several ways is the fastest on this machine.
+
+    run = build("openvino", network, card, torch.device("cpu"))
+    logits = run(images)                        # uint8 N×S×S×3 to float32 N×C
+    choice = choose(checkpoint_directory, images)     # choice.engine, and what each one took
+
+| engine | |
+|---|---|
+| `reference` | PyTorch in float32: what the others are compared with |
+| `torch` | PyTorch, in bfloat16 where the device multiplies it natively |
+| `openvino` | the network compiled for this processor by OpenVINO, in bfloat16 where it multiplies that natively |
+
+ONNX Runtime, which has no bfloat16 on processors, inductor, whose start takes a minute, and AOTInductor were slower.
+Knows checkpoint directories and images; who remembers the choice is the registry.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from raycls import progress
+from raycls.data.transforms import as_tensor, normalize
+from raycls.errors import CheckpointError
+from raycls.models import checkpoint
+from raycls.models.checkpoint import ModelCard
+
+Precision = Literal["auto", "bf16", "fp32"]
+Engine = Literal["reference", "torch", "openvino"]
+ENGINES: tuple[Engine, ...] = get_args(Engine)
+Run = Callable[[np.ndarray], Tensor]
+
+ONE, MANY = 1, 32  # images: a lone request's batch, and one under load
+ROUNDS, WARM_UP, SECONDS = (
+    20,
+    3,
+    3.0,
+)  # timed passes of each engine, in turns; fewer where they take longer together
+PAUSE_S = 0.004  # before each, as between two requests on one connection
+SAME_CLASS, MEAN_DIFFERENCE = (
+    0.97,
+    0.02,
+)  # a fit engine's agreement; bfloat16 in a sound one is at 0.99 and 0.003
+
+
+def native_bf16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 matrices in hardware; elsewhere bf16 is slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    features = torch.cpu.get_capabilities()
+    return bool(features.get("avx512_bf16") or features.get("amx_bf16"))
+
+
+def compute_dtype(precision: Precision, device: torch.device) -> torch.dtype:
+    """The dtype of convolutions and matrix products: what `precision` asks for, or what suits the device."""
+    if precision == "auto":
+        return torch.bfloat16 if native_bf16(device) else torch.float32
+    return torch.bfloat16 if precision == "bf16" else torch.float32
+
+
+@torch.inference_mode()
+def forward(network: nn.Module, images: Tensor, card: ModelCard, dtype: torch.dtype) -> Tensor:
+    """Logits (float32, N×C) of uint8 N×S×S×3 images, on the network's device."""
+    inputs = normalize(images, card.mean, card.std)
+    with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
+        return network(inputs.to(dtype)).float()
+
+
+class WithNormalization(nn.Module):
+    """A network as one graph: uint8 N×S×S×3 in, float32 logits N×C out."""
+
+    def __init__(self, network: nn.Module, card: ModelCard):
+        super().__init__()
+        self.network, self._mean, self._std = network, card.mean, card.std
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(normalize(images, self._mean, self._std))
+
+
+def candidates(device: torch.device) -> tuple[Engine, ...]:
+    """The engines that run on such a device."""
+    return ENGINES if device.type == "cpu" else ("reference", "torch")
+
+
+def build(engine: Engine, network: nn.Module, card: ModelCard, device: torch.device) -> Run:
+    """The network, which is in eval mode on the device, as a function: uint8 N×S×S×3 to float32 N×C on the CPU.
+
+    On a CPU it uses as many threads as torch has now. One thread at a time may call it.
+    """
+    if engine == "openvino":
+        return _openvino(network, card)
+    dtype = compute_dtype("fp32" if engine == "reference" else "auto", device)
+    return lambda images: forward(network, as_tensor(images).to(device), card, dtype).cpu()
+
+
+def _openvino(network: nn.Module, card: ModelCard) -> Run:
+    ov = _without_telemetry()
+    side = card.image_size
+    example = torch.zeros(2, side, side, 3, dtype=torch.uint8)
+    shape = ov.PartialShape([-1, side, side, 3])
+    with torch.inference_mode(), warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore"
+        )  # deprecations inside the converter; what tracing takes for a constant is one
+        network = WithNormalization(network, card).eval()
+        graph = ov.convert_model(network, example_input=example, input=[shape])
+    settings = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": 1,
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "INFERENCE_PRECISION_HINT": "bf16" if native_bf16(torch.device("cpu")) else "f32",
+    }
+    request = ov.Core().compile_model(graph, "CPU", settings).create_infer_request()
+
+    def run(images: np.ndarray) -> Tensor:
+        return torch.from_numpy(request.infer([np.ascontiguousarray(images)], share_inputs=True)[0])
+
+    return run
+
+
+def _without_telemetry() -> ModuleType:
+    """OpenVINO. With openvino_telemetry, which its wheel brings, importing it would be told to its makers."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    import openvino
+
+    return openvino
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """How long one engine takes, median milliseconds, and how far its answers are from the reference's."""
+
+    engine: Engine
+    one_ms: float  # a batch of ONE image
+    many_ms: float  # a batch of MANY images
+    same_class: float  # share of the images that get the reference's class
+    mean_difference: float  # of the largest probability, absolute
+
+    @property
+    def agrees(self) -> bool:
+        return self.same_class >= SAME_CLASS and self.mean_difference <= MEAN_DIFFERENCE
+
+    @property
+    def cost(self) -> float:
+        """Both batches count alike: their geometric mean, squared."""
+        return self.one_ms * self.many_ms
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """The fastest engine of those that agree with the reference, which is one of them."""
+
+    engine: Engine
+    timings: tuple[Timing, ...]
+
+    def as_json(self) -> list[dict[str, Any]]:
+        return [asdict(timing) for timing in self.timings]
+
+    def __str__(self) -> str:
+        each = ", ".join(f"{t.engine} {t.one_ms:.2f} and {t.many_ms:.1f} ms" for t in self.timings)
+        return f"{self.engine} is the fastest engine here: for {ONE} image and {MANY}, {each}"
+
+
+def choose(directory: Path, images: np.ndarray, *, threads: int = 1) -> Choice:
+    """Time every engine on this machine, in turns, with that many threads; `images` (uint8 N×S×S×3) are real ones.
+
+    Raises CheckpointError.
+    """
+    network, card = checkpoint.load(directory)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    network = network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        runs = {engine: build(engine, network, card, device) for engine in candidates(device)}
+        answers = {engine: _probabilities(run, images) for engine, run in runs.items()}
+        one, many = (
+            {e: statistics.median(t) for e, t in _time(runs, images, n).items()} for n in (ONE, MANY)
+        )
+    finally:
+        torch.set_num_threads(before)
+    exact = answers["reference"]
+    timings = tuple(
+        Timing(
+            engine=engine,
+            one_ms=one[engine],
+            many_ms=many[engine],
+            same_class=float((answer.argmax(1) == exact.argmax(1)).float().mean()),
+            mean_difference=float((answer.amax(1) - exact.amax(1)).abs().mean()),
+        )
+        for engine, answer in answers.items()
+    )
+    fit = [timing for timing in timings if timing.agrees]
+    if not fit:
+        raise CheckpointError(f"the answers of {directory} are not finite")
+    for timing in timings:
+        if not timing.agrees:
+            progress.say(
+                f"engine {timing.engine} is not used: only {timing.same_class:.1%} of {len(images)} images get "
+                f"the class of the reference, whose confidence is {timing.mean_difference:.3f} away on average"
+            )
+    return Choice(engine=min(fit, key=lambda timing: timing.cost).engine, timings=timings)
+
+
+def _probabilities(run: Run, images: np.ndarray) -> Tensor:
+    parts = [run(images[start : start + MANY]) for start in range(0, len(images), MANY)]
+    return torch.cat(parts).softmax(1)
+
+
+def _time(runs: dict[Engine, Run], images: np.ndarray, count: int) -> dict[Engine, list[float]]:
+    """Milliseconds of each engine's passes over `count` images."""
+    batch = np.resize(images, (count, *images.shape[1:]))
+    times: dict[Engine, list[float]] = {engine: [] for engine in runs}
+    deadline = time.perf_counter() + SECONDS
+    for turn in range(WARM_UP + ROUNDS):
+        if turn > WARM_UP and time.perf_counter() > deadline:
+            break
+        for engine, run in runs.items():
+            time.sleep(PAUSE_S)
+            started = time.perf_counter()
+            run(batch)
+            if turn >= WARM_UP:
+                times[engine].append(1000 * (time.perf_counter() - started))
+    return times

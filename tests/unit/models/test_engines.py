@@ -1,0 +1,106 @@
+"""Every engine gives the reference's answers, the fastest of those that do is chosen, and nobody is told of it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from raycls.data.packed import PackedDataset
+from raycls.data.transforms import as_tensor
+from raycls.errors import CheckpointError, UsageError
+from raycls.models import checkpoint, engines
+from raycls.models.engines import ENGINES, Engine, candidates, choose, compute_dtype, forward
+from raycls.models.predictor import Predictor
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_engine_agrees_with_float32(directory: Path, digits: PackedDataset, engine: Engine) -> None:
+    images = digits.images("test")
+    exact = Predictor.load(directory, engine="reference", device="cpu").probabilities(images)
+    answers = Predictor.load(directory, engine=engine, device="cpu").probabilities(images)
+    assert np.abs(exact - answers).max() < (1e-6 if engine == "reference" else 0.1)
+    assert (exact.argmax(1) == answers.argmax(1)).mean() > 0.97
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_image_gets_one_answer_whatever_batch_it_is_in(
+    directory: Path, digits: PackedDataset, engine: Engine
+) -> None:
+    predictor = Predictor.load(directory, engine=engine, device="cpu")
+    images = digits.images("test")[:40]
+    alone = np.concatenate([predictor.probabilities(image[None]) for image in images])
+    for size in (3, 8, 40):
+        parts = [predictor.probabilities(images[start : start + size]) for start in range(0, 40, size)]
+        assert np.concatenate(parts) == pytest.approx(alone, abs=1e-5 if engine == "reference" else 1e-3)
+
+
+def test_bfloat16_agrees_with_float32_where_the_device_has_none(
+    directory: Path, digits: PackedDataset
+) -> None:
+    network, card = checkpoint.load(directory)
+    images = as_tensor(digits.images("test"))
+    exact, fast = (
+        forward(network, images, card, compute_dtype(precision, CPU)).softmax(1)
+        for precision in ("fp32", "bf16")
+    )
+    assert 0 < (exact - fast).abs().max() < 0.1
+
+
+def test_the_fastest_that_agrees_is_chosen(directory: Path, digits: PackedDataset) -> None:
+    choice = choose(directory, digits.images("val")[:64])
+    assert [timing.engine for timing in choice.timings] == list(candidates(CPU))
+    assert all(timing.agrees and timing.one_ms > 0 for timing in choice.timings)
+    assert min(choice.timings, key=lambda timing: timing.cost).engine == choice.engine
+    assert {entry["engine"] for entry in choice.as_json()} == set(candidates(CPU))
+
+
+def test_an_engine_with_other_answers_is_not_chosen_however_fast(
+    directory: Path,
+    digits: PackedDataset,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(
+        engines, "_openvino", lambda network, card: lambda images: torch.ones(len(images), 10)
+    )
+    choice = choose(directory, digits.images("val")[:64])
+    assert choice.engine != "openvino"
+    assert "engine openvino is not used: only" in capsys.readouterr().err
+
+
+def test_a_network_without_finite_answers_has_no_engine(
+    directory: Path, digits: PackedDataset, tmp_path: Path
+) -> None:
+    network, card = checkpoint.load(directory)
+    with torch.no_grad():
+        network.head.weight.fill_(float("nan"))  # type: ignore[union-attr,operator]
+    checkpoint.save(tmp_path, network, card)
+    with pytest.raises(CheckpointError, match="not finite"):
+        choose(tmp_path, digits.images("val")[:8])
+
+
+def test_an_engine_that_the_device_lacks_is_wrong_use(directory: Path) -> None:
+    with pytest.raises(UsageError, match="engine openvino does not run on meta"):
+        Predictor.load(directory, engine="openvino", device="meta")
+
+
+def test_openvino_tells_nobody_that_it_is_used(directory: Path, tmp_path: Path) -> None:
+    program = (
+        "import sys\nfrom pathlib import Path\nfrom raycls.models.predictor import Predictor\n"
+        f"Predictor.load(Path({str(directory)!r}), engine='openvino', device='cpu')\n"
+        "assert 'openvino' in sys.modules\n"
+        "assert not [name for name, module in sys.modules.items() if 'openvino_telemetry' in name and module]\n"
+    )
+    environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert list(tmp_path.iterdir()) == []
