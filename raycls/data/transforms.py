@@ -12,6 +12,7 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 import torch
@@ -36,10 +37,9 @@ def decode(
     """
     if not data:
         raise ImageError("the image is empty: 0 bytes")
+    _max_pixels_decides()
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # max_pixels decides
-            image = Image.open(io.BytesIO(data), formats=formats)
+        image = Image.open(io.BytesIO(data), formats=formats)
     except Image.DecompressionBombError as error:
         raise ImageTooLargeError(f"the image has more than {max_pixels:,} pixels") from error
     except Exception as error:
@@ -58,7 +58,8 @@ def decode(
             image_8bit = Image.fromarray(np.clip(values / 257.0, 0, 255).astype(np.uint8))
             image_8bit.info.update(image.info)
             return image_8bit.convert("RGB")
-        upright = ImageOps.exif_transpose(image) or image
+        ImageOps.exif_transpose(image, in_place=True)
+        upright: Image.Image = image
         if upright.mode == "P" or "transparency" in upright.info:
             upright = upright.convert("RGBA")
         if upright.mode in ("RGBA", "LA", "PA", "La", "RGBa"):
@@ -68,6 +69,12 @@ def decode(
         return upright if upright.mode == "RGB" else upright.convert("RGB")
     except Exception as error:
         raise ImageError(f"the image is truncated or damaged: {error}") from error
+
+
+@cache
+def _max_pixels_decides() -> None:
+    """Silence Pillow's own limit, once: changing filters for every image takes longer than reading a small one."""
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 
 def to_square(image: Image.Image, size: int) -> np.ndarray:
@@ -87,6 +94,8 @@ def to_square(image: Image.Image, size: int) -> np.ndarray:
 
 def as_tensor(images: np.ndarray) -> Tensor:
     """The same memory as a tensor, a read-only memory map included: nothing here writes into images."""
+    if images.flags.writeable:
+        return torch.from_numpy(images)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
         return torch.from_numpy(images)

@@ -118,6 +118,7 @@ def _openvino(network: nn.Module, card: ModelCard) -> Run:
     settings = {
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": 1,
+        "ENABLE_CPU_PINNING": False,  # it would put the replicas of one machine on the same core
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "INFERENCE_PRECISION_HINT": "bf16" if native_bf16(torch.device("cpu")) else "f32",
     }

@@ -53,6 +53,7 @@ HUNG_S, HUNG_TIMES = (
 )  # a forward pass that takes so long, and so often what a full one does, will not end
 
 logger = logging.getLogger("ray.serve")
+access_log = logging.getLogger("ray.serve.access")  # with a level of its own: Serve's is above INFO
 
 
 @serve.deployment
@@ -61,6 +62,7 @@ class Classifier:
 
     def __init__(self, config: ServingConfig, version: registry.ModelVersion):
         self.config, self.version = config, version
+        access_log.setLevel(logging.INFO)
         self.predictor = Predictor.load(
             registry.checkpoint(version), engine=_engine(config, version), threads=config.threads
         )
@@ -83,7 +85,7 @@ class Classifier:
         seconds = time.perf_counter() - started
         self.metrics.request(response.status_code, seconds)
         if self.config.access_log and random.random() < self.config.access_log:
-            logger.info(self._access(request, response, seconds))
+            access_log.info(self._access(request, response, seconds))
         return response
 
     def _access(self, request: Request, response: Response, seconds: float) -> str:
