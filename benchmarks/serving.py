@@ -1,16 +1,86 @@
-"""Requests/s and latency of a served model by number of replicas, against the single replica.
+"""Requests/s and latency of a served model: by number of replicas, or beside what others serve it with.
 
     python benchmarks/serving.py --replicas 1,2                              # serves the champion, each count in turn
     python benchmarks/serving.py --url http://127.0.0.1:8000 --images photos/   # a server that already runs
+    python benchmarks/serving.py --peers                                     # beside FastAPI, LitServe and others
+    python benchmarks/serving.py --peers --model photos/1 --images photos/ --name photographs
 
-This is `raycls bench` (whose --help has every option) with its page and plot written into benchmarks/results/ and one
-JSON document as the last line of stdout.
+Without --peers this is `raycls bench` (whose --help has every option) with its page and plot written into
+benchmarks/results/ and one JSON document as the last line of stdout. With it, results go to
+OUTPUT/servers/NAME.json (benchmarks/results), from which the page OUTPUT/servers.md is made anew.
 """
 
+from __future__ import annotations
+
+import argparse
+import json
 import sys
+import tempfile
 from pathlib import Path
 
-from raycls.cli import main
+from raycls import progress, registry, results_page, script
+from raycls.cli import main as raycls
+from raycls.data.packed import open_dataset
+from raycls.models.checkpoint import load_card
+from raycls.serving.benchmark import peers, servers_page
+from raycls.serving.benchmark.images import write_images
+
+HERE = Path(__file__).parent
+RESULTS, PROGRAMS = HERE / "results", HERE / "peers" / "serving"
+IMAGES = 1000  # of the model's test split, where no others are given
+
+
+def compare(arguments: list[str]) -> None:
+    """Parse, measure, write, print. Raises RayclsError."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    names = [peer.name for peer in peers.PEERS]
+    parser.add_argument(
+        "--peers", nargs="*", metavar="NAME", help=f"some of: {', '.join(names)} (default: all)"
+    )
+    parser.add_argument("--model", help="NAME/VERSION (default: the champion promoted last)")
+    parser.add_argument(
+        "--images", type=Path, help="folder of images to send (default: the model's test split)"
+    )
+    parser.add_argument("--name", default="small", help="of the results, like photographs (default: small)")
+    parser.add_argument("--rounds", type=int, default=3, help="of all servers in turn (default: 3)")
+    parser.add_argument("--seconds", type=float, default=3, help="of each load (default: 3)")
+    parser.add_argument("--config", type=Path, default=Path("serve_config.yaml"), help="of raycls")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder for the results")
+    options = parser.parse_args(arguments)
+    if unknown := set(options.peers) - set(names):
+        parser.error(f"unknown peer {', '.join(sorted(unknown))}; the peers are: {', '.join(names)}")
+
+    version = registry.resolve(options.model)
+    card = load_card(registry.checkpoint(version))
+    with tempfile.TemporaryDirectory() as folder:
+        images = options.images or Path(folder)
+        if options.images is None:
+            write_images(open_dataset(card.dataset), images, IMAGES)
+        rows = peers.compare(
+            version,
+            images,
+            programs=PROGRAMS,
+            config=options.config,
+            peers=options.peers or names,
+            rounds=options.rounds,
+            seconds=options.seconds,
+        )
+    told = {
+        "network": card.network,
+        "image_size": card.image_size,
+        "engine": version.engine,
+        "seconds": options.seconds,
+    }
+    document = results_page.document(options.name, told, rows)
+    file = results_page.keep(options.output, "servers", document)
+    progress.say(f"written: {file}, {servers_page.write(options.output)}")
+    print(json.dumps(document))
+
 
 if __name__ == "__main__":
-    main(["bench", "--json", "--output", str(Path(__file__).parent / "results"), *sys.argv[1:]])
+    if "--peers" in sys.argv:
+        script.run(compare)
+    else:
+        raycls(["bench", "--json", "--output", str(RESULTS), *sys.argv[1:]])

@@ -38,8 +38,8 @@ def environment() -> dict[str, str]:
         # HAProxy in front of the replicas: about five times the requests/s of Ray's own proxy.
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
-        # It has a thread read a line of HAProxy's for every request, to count what the replicas count already, and HAProxy
-        # write another to a log that nobody keeps, on four threads: together a tenth of two cores' requests/s.
+        # It reads a line of HAProxy's for every request, to count what replicas count already; and HAProxy, on four
+        # threads, writes another to a log that nobody keeps. Together a tenth of two cores' requests/s.
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
         "RAY_SERVE_HAPROXY_LOG_TARGET": "127.0.0.1:514 sample 1:1000",
         "RAY_SERVE_HAPROXY_NBTHREAD": "2",

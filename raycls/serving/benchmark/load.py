@@ -33,6 +33,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from raycls.errors import BenchmarkError, UsageError
 from raycls.serving import auth
+from raycls.serving.benchmark.forms import FORMS, Form
 from raycls.serving.benchmark.images import EncodedImage, read_images
 
 MAX_OUTSTANDING = (
@@ -102,8 +103,8 @@ def check_url(url: str, *, allow_remote: bool = False) -> str:
 class _Client:
     """Sends requests and remembers how each one ended."""
 
-    def __init__(self, session: aiohttp.ClientSession, url: str, images: Iterator[EncodedImage]):
-        self._session, self._url, self._images = session, url, images
+    def __init__(self, session: aiohttp.ClientSession, url: str, images: Iterator[EncodedImage], form: Form):
+        self._session, self._url, self._images, self._named = session, url, images, form.named
         self.latencies: list[float] = []  # seconds, like every time in this module that does not end in _ms
         self.lateness: list[float] = []
         self.errors: Counter[str] = Counter()
@@ -120,12 +121,12 @@ class _Client:
                 answer = await response.read()
             error = None if response.status == 200 else str(response.status)
             if error is None and image.label is not None:
-                named = json.loads(answer)["class_name"]
+                named = self._named(json.loads(answer))
         except TimeoutError:
             error = "timeout"
         except aiohttp.ClientError as failure:
             error = type(failure).__name__
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, LookupError, TypeError):
             error = "answer without class_name"
         if not counted:
             return
@@ -169,12 +170,12 @@ async def _open(
     await asyncio.gather(*outstanding)
 
 
-async def drive(url: str, images: Iterator[EncodedImage], load: Load) -> Sample:
+async def drive(url: str, images: Iterator[EncodedImage], load: Load, form: Form = FORMS["raw"]) -> Sample:
     """One measurement in this process: warm-up, then the counted part, then the answers still awaited."""
     limit = aiohttp.TCPConnector(limit=load.connections or MAX_OUTSTANDING)
     timeout = aiohttp.ClientTimeout(total=load.timeout_seconds)
     async with aiohttp.ClientSession(connector=limit, timeout=timeout, headers=auth.headers()) as session:
-        client = _Client(session, url, images)
+        client = _Client(session, url, images, form)
         start, cpu = time.perf_counter(), time.process_time()
         begin = start + load.warmup_seconds
         if load.connections:
@@ -205,12 +206,12 @@ async def drive(url: str, images: Iterator[EncodedImage], load: Load) -> Sample:
 class LoadGenerator:
     """A child process that takes one Load a line on stdin and answers with one Sample a line on stdout."""
 
-    def __init__(self, url: str, images: Path, *, allow_remote: bool = False):
-        self.url, self._images = check_url(url, allow_remote=allow_remote), images
+    def __init__(self, url: str, images: Path, *, form: str = "raw", allow_remote: bool = False):
+        self.url, self._images, self._form = check_url(url, allow_remote=allow_remote), images, form
         read_images(images)  # an empty folder is told here, not by a child that has died
 
     def __enter__(self) -> LoadGenerator:
-        command = [sys.executable, "-m", "raycls.serving.benchmark.load", self.url, str(self._images)]
+        command = [sys.executable, "-m", __name__, self.url, str(self._images), self._form]
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -256,12 +257,13 @@ def _precise_loop() -> asyncio.AbstractEventLoop:
     return asyncio.SelectorEventLoop(selectors.SelectSelector())
 
 
-def main(url: str, directory: str) -> None:
-    images = itertools.cycle(read_images(Path(directory)))
+def main(url: str, directory: str, name: str) -> None:
+    form = FORMS[name]
+    images = itertools.cycle([form.wrap(image) for image in read_images(Path(directory))])
     for line in sys.stdin:
         load = Load.model_validate_json(line)
         with asyncio.Runner(loop_factory=_precise_loop) as runner:
-            print(runner.run(drive(url, images, load)).model_dump_json(), flush=True)
+            print(runner.run(drive(url, images, load, form)).model_dump_json(), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,35 @@
+"""BentoML with adaptive batching, as its documentation has it: a batchable API that takes images as a form.
+
+python bentoml_server.py CHECKPOINT PORT WORKERS
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import bentoml
+import PIL.Image
+import torch
+from model import Model
+
+WORKERS = int(os.environ.get("WORKERS", "1"))
+
+
+@bentoml.service(workers=WORKERS, metrics={"enabled": False})
+class Classifier:
+    def __init__(self) -> None:
+        self.model = Model(Path(os.environ["CHECKPOINT"]), threads=max(1, (os.cpu_count() or 1) // WORKERS))
+
+    @bentoml.api(batchable=True, max_batch_size=64)
+    def predict(self, images: list[PIL.Image.Image]) -> list[dict[str, Any]]:
+        return self.model.answers(torch.stack([self.model.prepared(image) for image in images]))
+
+
+if __name__ == "__main__":
+    directory, port, workers = sys.argv[1:]
+    os.environ |= {"CHECKPOINT": directory, "WORKERS": workers}
+    command = ["serve", "bentoml_server:Classifier", "--host", "127.0.0.1", "--port", port]
+    os.execv(sys.executable, [sys.executable, "-m", "bentoml", *command])

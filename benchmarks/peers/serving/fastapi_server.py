@@ -1,0 +1,33 @@
+"""FastAPI under uvicorn, one image a forward pass, as most services begin.
+
+    python fastapi_server.py CHECKPOINT PORT WORKERS
+
+The endpoint is async and computes in the event loop: as a plain function, FastAPI would run it in forty threads that
+fight for the cores, which was slower here.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI, Request
+from model import Model
+
+app = FastAPI()
+if "CHECKPOINT" in os.environ:  # in a worker
+    model = Model(Path(os.environ["CHECKPOINT"]), threads=int(os.environ["THREADS"]))
+
+
+@app.post("/predict")
+async def predict(request: Request) -> dict[str, Any]:
+    return model.answers(model.pixels(await request.body())[None])[0]
+
+
+if __name__ == "__main__":
+    directory, port, workers = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    os.environ |= {"CHECKPOINT": directory, "THREADS": str(max(1, (os.cpu_count() or 1) // workers))}
+    uvicorn.run("fastapi_server:app", port=port, workers=workers, access_log=False, log_level="warning")

@@ -1,0 +1,235 @@
+"""raycls beside what people serve a PyTorch classifier with: the same weights, the same images, one server at a time.
+
+    rows = compare(version, images, programs=Path("benchmarks/peers/serving"), rounds=3, seconds=3.0)
+
+Each peer is a small program, written as its own documentation recommends; one whose pins are not ours runs in an
+environment of its own, laid over ours. The servers take turns, and a round is all of them once: a machine that slows
+down slows each. Closed loops are wrk's where it is installed, else our own client's; open loops are our own client's.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import requests
+
+from raycls import home, progress, registry
+from raycls.errors import BenchmarkError
+from raycls.models.predictor import Predictor
+from raycls.processes import Leader
+from raycls.ray_environment import free_port
+from raycls.registry import ModelVersion
+from raycls.results_page import Row
+from raycls.serving import deploy
+from raycls.serving.benchmark import bound, wrk
+from raycls.serving.benchmark.forms import FORMS
+from raycls.serving.benchmark.images import read_images
+from raycls.serving.benchmark.load import Load, LoadGenerator
+
+CONNECTIONS = (1, 8, 32, 100)
+SHARES = (0.5, 0.8)  # of a server's own peak: the open loops
+WARMUP_S, STARTUP_S = 1.0, 120.0
+CHECKED = 50  # images whose classes must be the reference's
+SAME = 0.96  # share of them; all but raycls compute in float32, too
+
+
+@dataclass(frozen=True, kw_only=True)
+class Server:
+    """One way to serve. program: a file's stem; None for raycls. needs: what its environment holds beside ours."""
+
+    name: str
+    program: str | None = None
+    form: str = "raw"
+    path: str = "/predict"
+    needs: str | None = None
+
+
+RAYCLS = Server(name="raycls")
+PEERS = (
+    Server(name="FastAPI + uvicorn", program="fastapi_server"),
+    Server(name="LitServe", program="litserve_server", form="base64", needs="litserve==0.2.19"),
+    Server(name="BentoML", program="bentoml_server", form="multipart", needs="bentoml==1.4.39"),
+    Server(name="mlflow models serve", program="mlflow_server", form="inputs", path="/invocations"),
+    Server(name="Ray Serve as it comes", program="ray_serve_server"),
+)
+
+
+def compare(
+    version: ModelVersion,
+    images: Path,
+    *,
+    programs: Path,
+    config: Path,
+    peers: list[str],
+    rounds: int,
+    seconds: float,
+    counts: tuple[int, ...] = (1, 2),
+) -> list[Row]:
+    """Rows of {"round", "server", "count", "connections" or "share" and "rate", …}, and of {"round", "bound", …}.
+
+    images is a folder of encoded images. count is the number of replicas or workers. Raises BenchmarkError where a
+    server does not start or answers other classes than the model does.
+    """
+    directory = registry.checkpoint(version)
+    chosen = [RAYCLS, *(peer for peer in PEERS if peer.name in peers)]
+    pythons = {server: _python(server) for server in chosen}
+    expected = _expected(directory, images)
+    rows: list[Row] = []
+    total = rounds * (1 + len(chosen) * len(counts))
+    with progress.bar("comparing servers", total=total) as bar:
+        for turn in range(rounds):
+            bar.describe(f"round {turn + 1} of {rounds}: the bound")
+            reached = bound.measure(directory, images, version.engine, seconds=seconds)
+            rows.append({"round": turn, "bound": "bare processes", **reached._asdict()})
+            bar.advance(1)
+            for server in chosen:
+                for count in counts:
+                    bar.describe(f"round {turn + 1} of {rounds}: {server.name}, {count}")
+                    with _serving(
+                        server, pythons[server], programs, directory, version, config, count
+                    ) as url:
+                        _check(server, url, images, expected)
+                        loads = _loads(server, url, images, seconds)
+                        rows += [
+                            {"round": turn, "server": server.name, "count": count, **row} for row in loads
+                        ]
+                    bar.advance(1)
+    return rows
+
+
+def _expected(directory: Path, images: Path) -> list[str]:
+    reference = Predictor.load(directory, engine="reference")
+    encoded = [image.body for image in read_images(images)[:CHECKED]]
+    return [prediction.class_name for prediction in reference.predict(encoded)]
+
+
+def _check(server: Server, url: str, images: Path, expected: list[str]) -> None:
+    form, right = FORMS[server.form], 0
+    for image, wanted in zip(read_images(images)[:CHECKED], expected, strict=True):
+        request = form.wrap(image)
+        answer = requests.post(url, request.body, headers={"Content-Type": request.content_type}, timeout=30)
+        if not answer.ok:
+            raise BenchmarkError(f"{server.name} answers {answer.status_code}: {answer.text[:200]}")
+        right += form.named(answer.json()) == wanted
+    if right < SAME * len(expected):
+        raise BenchmarkError(f"{server.name} gives {right} of {len(expected)} images the model's class")
+
+
+def _loads(server: Server, url: str, images: Path, seconds: float) -> list[Row]:
+    rows: list[Row] = []
+    with ExitStack() as stack:
+        generator = stack.enter_context(LoadGenerator(url, images, form=server.form))
+        if wrk.installed():
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="raycls-wrk-")))
+            wrk.write(read_images(images), FORMS[server.form], folder)
+            wrk.closed(url, folder, connections=max(CONNECTIONS), seconds=WARMUP_S)
+            for connections in CONNECTIONS:
+                loop = wrk.closed(url, folder, connections=connections, seconds=seconds)
+                rows.append({"connections": connections, "client": "wrk", **loop._asdict()})
+        else:
+            for connections in CONNECTIONS:
+                rows.append(
+                    {"connections": connections} | _own(generator, connections=connections, seconds=seconds)
+                )
+        peak = max(row["requests_per_s"] for row in rows)
+        for share in SHARES:
+            rows.append(
+                {"share": share, "rate": share * peak} | _own(generator, rate=share * peak, seconds=seconds)
+            )
+    return rows
+
+
+def _own(generator: LoadGenerator, *, seconds: float, **kind: float) -> Row:
+    sample = generator.measure(Load.model_validate({**kind, "seconds": seconds, "warmup_seconds": WARMUP_S}))
+    return {
+        "client": "aiohttp",
+        "requests_per_s": sample.requests_per_s,
+        "p50_ms": sample.p50_ms,
+        "p99_ms": sample.p99_ms,
+        "failed": sum(sample.errors.values()),
+    }
+
+
+@contextmanager
+def _serving(
+    server: Server,
+    python: Path,
+    programs: Path,
+    directory: Path,
+    version: ModelVersion,
+    config: Path,
+    count: int,
+) -> Iterator[str]:
+    port = free_port(8000)
+    if server.program is None:
+        url = deploy.up(
+            config, detach=True, model=version.reference, replicas=count, port=port, guarded=False
+        ).url
+        try:
+            yield f"{url}/predict"
+        finally:
+            deploy.down()
+        return
+    command = [str(python), f"{server.program}.py", str(directory), str(port), str(count)]
+    with tempfile.NamedTemporaryFile() as log:
+        started = subprocess.Popen(
+            command, cwd=programs, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        try:
+            url = f"http://127.0.0.1:{port}{server.path}"
+            _await(started, server, url, Path(log.name))
+            yield url
+        finally:
+            Leader.of(started.pid).end()
+            started.wait()
+
+
+def _await(started: subprocess.Popen[bytes], server: Server, url: str, log: Path) -> None:
+    """Until it answers, if only that the request is a wrong one."""
+    deadline = time.monotonic() + STARTUP_S
+    while time.monotonic() < deadline and started.poll() is None:
+        try:
+            requests.post(url, b"", timeout=5)
+            return
+        except requests.RequestException:
+            time.sleep(0.5)
+    told = "ended" if started.poll() is not None else f"did not answer within {STARTUP_S:.0f} s"
+    last = "\n".join(log.read_text(errors="replace").splitlines()[-5:])
+    raise BenchmarkError(f"{server.name} {told}; its last words:\n{last}")
+
+
+def _python(server: Server) -> Path:
+    """The interpreter that runs a peer: ours, or one of an environment of its own that ours lies under."""
+    if server.needs is None:
+        return Path(sys.executable)
+    folder = home.home() / "cache" / "peers" / server.needs
+    python = folder / "bin" / "python"
+    if not (folder / "whole").exists():
+        with progress.bar(f"installing {server.needs} for {server.name}"):
+            uv = str(Path(sys.executable).with_name("uv"))
+            _install([uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(folder)])
+            _install([uv, "pip", "install", "--quiet", "--python", str(python), server.needs])
+            (own,) = folder.glob("lib/python*/site-packages")
+            # After its own packages, and with the .pth files of ours.
+            (own / "ours.pth").write_text(
+                f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n"
+            )
+            (folder / "whole").touch()
+    return python
+
+
+def _install(command: list[str]) -> None:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        raise BenchmarkError(f"{command[0]} is not installed: run `make setup`") from None
+    if done.returncode:
+        raise BenchmarkError(f"{' '.join(command[-2:])} failed: {done.stderr.strip().splitlines()[-1]}")

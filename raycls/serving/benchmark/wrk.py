@@ -1,0 +1,58 @@
+"""Closed loops by wrk, whose requests cost a third of the CPU that our own client's do; for comparisons of servers.
+
+    if wrk.installed():
+        wrk.write(images, FORMS["raw"], folder)
+        wrk.closed("http://127.0.0.1:8000/predict", folder, connections=32, seconds=3).requests_per_s
+
+It looks at no answer but for its status: who compares servers asks each of them first whether it answers right.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from raycls.errors import BenchmarkError
+from raycls.serving.benchmark.forms import Form
+from raycls.serving.benchmark.images import EncodedImage
+
+SCRIPT = Path(__file__).with_suffix(".lua")
+TIMEOUT_S = 10
+
+
+class Closed(NamedTuple):
+    """One closed loop. Latencies are of all answers; failed counts those without status 2xx or 3xx, and none at all."""
+
+    requests_per_s: float
+    p50_ms: float
+    p99_ms: float
+    failed: int
+
+
+def installed() -> bool:
+    return shutil.which("wrk") is not None
+
+
+def write(images: Sequence[EncodedImage], form: Form, folder: Path) -> None:
+    """The bodies that `closed` sends, with an index of their content types."""
+    lines = []
+    for number, request in enumerate(map(form.wrap, images)):
+        (folder / f"{number}.body").write_bytes(request.body)
+        lines.append(f"{number}.body\t{request.content_type}\n")
+    (folder / "index.tsv").write_text("".join(lines))
+
+
+def closed(url: str, folder: Path, *, connections: int, seconds: float) -> Closed:
+    """One loop from one thread of wrk's. Raises BenchmarkError where wrk cannot run it."""
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", f"--timeout={TIMEOUT_S}s"]
+    command += ["-s", str(SCRIPT), url, "--", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 60, check=False)
+    if done.returncode:
+        raise BenchmarkError(f"wrk failed: {(done.stderr or done.stdout).strip().splitlines()[-1]}")
+    told = json.loads(done.stdout.splitlines()[-1])
+    answered = told["requests"] - told["failed"]
+    return Closed(answered / told["seconds"], told["p50_ms"], told["p99_ms"], told["failed"])
