@@ -22,6 +22,7 @@ from raycls import progress, registry, results_page, script
 from raycls.cli import main as raycls
 from raycls.data.packed import open_dataset
 from raycls.models.checkpoint import load_card
+from raycls.models.engines import best_device, fitting
 from raycls.serving.benchmark import peers, servers_page
 from raycls.serving.benchmark.images import write_images
 
@@ -43,7 +44,9 @@ def compare(arguments: list[str]) -> None:
     parser.add_argument(
         "--images", type=Path, help="folder of images to send (default: the model's test split)"
     )
-    parser.add_argument("--name", default="small", help="of the results, like photographs (default: small)")
+    parser.add_argument(
+        "--name", default="small", choices=list(servers_page.SECTIONS), help="of the results (default: small)"
+    )
     parser.add_argument("--rounds", type=int, default=3, help="of all servers in turn (default: 3)")
     parser.add_argument("--seconds", type=float, default=3, help="of each load (default: 3)")
     parser.add_argument("--config", type=Path, default=Path("serve_config.yaml"), help="of raycls")
@@ -58,7 +61,7 @@ def compare(arguments: list[str]) -> None:
         images = options.images or Path(folder)
         if options.images is None:
             write_images(open_dataset(card.dataset), images, IMAGES)
-        rows = peers.compare(
+        rounds = peers.compare(
             version,
             images,
             programs=PROGRAMS,
@@ -67,15 +70,14 @@ def compare(arguments: list[str]) -> None:
             rounds=options.rounds,
             seconds=options.seconds,
         )
-    told = {
-        "network": card.network,
-        "image_size": card.image_size,
-        "engine": version.engine,
-        "seconds": options.seconds,
-    }
-    document = results_page.document(options.name, told, rows)
-    file = results_page.keep(options.output, "servers", document)
-    progress.say(f"written: {file}, {servers_page.write(options.output)}")
+        told = {"network": card.network, "image_size": card.image_size, "seconds": options.seconds}
+        told["engine"] = fitting(version.engine, best_device())
+        rows: list[results_page.Row] = []
+        for round_rows in rounds:
+            rows += round_rows
+            document = results_page.document(options.name, told, rows)
+            file = results_page.keep(options.output, "servers", document)
+            progress.say(f"written: {file}, {servers_page.write(options.output)}")
     print(json.dumps(document))
 
 

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from raycls.data.packed import Manifest
 
 
+Engine = Literal["reference", "torch", "openvino"]  # see raycls/models/engines.py
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -131,7 +134,7 @@ class ServingConfig(_Section):
     )
     max_batch_size: int = Field(64, ge=1, le=4096, description="images in one forward pass")
     threads: int = Field(1, ge=1, le=256, description="CPU threads of one replica's forward pass")
-    engine: Literal["auto", "reference", "torch", "openvino"] = Field(
+    engine: Engine | Literal["auto"] = Field(
         "auto",
         description="what computes the forward pass; auto: what was fastest when the version was promoted",
     )
@@ -156,7 +159,7 @@ class ServingConfig(_Section):
         description="share of the requests that the replica's log tells of, each a line of JSON",
     )
     simulate_forward_ms: float = Field(
-        0, ge=0, description="sleep that long in each forward pass: for scaling tests only"
+        0, ge=0, description="sleep that long for each image of a forward pass: for scaling tests only"
     )
 
 

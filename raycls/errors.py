@@ -13,6 +13,7 @@ RayclsError                 exit code 1: the work failed
 │   │   └── StorageError    by a storage path that cannot be written, like a full disk
 │   └── StudyError          a study cannot be kept, or too many of its trials failed
 ├── CheckpointError         a checkpoint directory is incomplete or damaged
+├── EngineError             an engine cannot run a network
 ├── ExportError             a model cannot be written as one file, or the file answers otherwise
 ├── RegistryError           MLflow refused or cannot be reached
 ├── RefusedError            a version is not fit to serve; the former one still does
@@ -72,6 +73,10 @@ class StorageError(BrokenOffError):
 
 
 class CheckpointError(RayclsError):
+    pass
+
+
+class EngineError(RayclsError):
     pass
 
 

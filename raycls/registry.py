@@ -4,7 +4,8 @@
     directory = checkpoint(version)       # a local checkpoint directory, its SHA-256 verified
 
 A model version carries its lineage as tags: dataset fingerprint → study → trial → run → checkpoint SHA-256. Knows
-checkpoints as directories and figures as numbers; nothing of Ray, networks or HTTP.
+checkpoints as directories and figures as numbers; nothing of Ray or HTTP, and of networks only which engine
+serves them.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     import numpy as np
     from mlflow.entities.model_registry import ModelVersion as MlflowVersion
 
-    from raycls.models.engines import Engine
+    from raycls.config import Engine
 
 CHAMPION = "champion"
 ENGINE, ENGINE_TIMINGS = "engine", "engine_timings"  # tags: what serves a version, and what was measured
@@ -250,8 +251,8 @@ def promote(name: str, number: str, alias: str = CHAMPION) -> ModelVersion:
     return resolve(f"{name}/{version.version}")
 
 
-def promote_if_better(version: ModelVersion, metric: str) -> bool:
-    """Make the version champion where the present one is absent, of other data, or lower in `metric`; say which."""
+def beats_champion(version: ModelVersion, metric: str) -> bool:
+    """Whether the present champion is absent, of other data, lower in `metric`, or this very version; say which."""
     try:
         champion = resolve(f"{version.name}@{CHAMPION}")
     except UnknownModelError:
@@ -276,5 +277,4 @@ def promote_if_better(version: ModelVersion, metric: str) -> bool:
             f"{version.reference} has {mine:.4f}"
         )
         return False
-    promote(version.name, version.version)
     return True

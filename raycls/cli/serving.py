@@ -172,6 +172,9 @@ def bench(
     ] = "auto",
     seconds: Annotated[float, typer.Option(help="the counted part of a repeat")] = 3.0,
     repeats: Annotated[int, typer.Option(help="of each load")] = 3,
+    simulate_forward_ms: Annotated[
+        float, typer.Option(help="a slow network: each image sleeps so long, which takes no core")
+    ] = 0,
     model: ServedModel = None,
     config: ServeConfig = SERVE_CONFIG,
     port: Port = None,
@@ -200,8 +203,11 @@ def bench(
             "rates": {"auto": "auto", "none": ()}.get(rates, rates.split(",")),
             "seconds": seconds,
             "repeats": repeats,
+            "simulate_forward_ms": simulate_forward_ms,
         },
     )
+    if url and simulate_forward_ms:
+        raise UsageError("--simulate-forward-ms is for replicas that this deploys: not with --url")
     if url and not images:
         raise UsageError("--url needs --images, a folder of images to send")
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Sequence
-from functools import cache
 
 import numpy as np
 import torch
@@ -22,6 +21,8 @@ from torch import Tensor
 from raycls.errors import ImageError, ImageTooLargeError, NotAnImageError
 
 MAX_PIXELS = 50_000_000
+# max_pixels decides. Not in `decode`: to change filters there takes longer than to read a small image.
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 
 def decode(
@@ -37,7 +38,6 @@ def decode(
     """
     if not data:
         raise ImageError("the image is empty: 0 bytes")
-    _max_pixels_decides()
     try:
         image = Image.open(io.BytesIO(data), formats=formats)
     except Image.DecompressionBombError as error:
@@ -69,12 +69,6 @@ def decode(
         return upright if upright.mode == "RGB" else upright.convert("RGB")
     except Exception as error:
         raise ImageError(f"the image is truncated or damaged: {error}") from error
-
-
-@cache
-def _max_pixels_decides() -> None:
-    """Silence Pillow's own limit, once: changing filters for every image takes longer than reading a small one."""
-    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 
 def to_square(image: Image.Image, size: int) -> np.ndarray:

@@ -31,27 +31,28 @@ import torch
 from torch import Tensor, nn
 
 from raycls import progress
+from raycls.config import Engine
 from raycls.data.transforms import as_tensor, normalize
-from raycls.errors import CheckpointError
+from raycls.errors import CheckpointError, EngineError
 from raycls.models import checkpoint
 from raycls.models.checkpoint import ModelCard
 
 Precision = Literal["auto", "bf16", "fp32"]
-Engine = Literal["reference", "torch", "openvino"]
 ENGINES: tuple[Engine, ...] = get_args(Engine)
 Run = Callable[[np.ndarray], Tensor]
 
+THREADS = 1  # with which engines are timed: `threads` of serve_config.yaml
 ONE, MANY = 1, 32  # images: a lone request's batch, and one under load
-ROUNDS, WARM_UP, SECONDS = (
-    20,
-    3,
-    3.0,
-)  # timed passes of each engine, in turns; fewer where they take longer together
-PAUSE_S = 0.004  # before each, as between two requests on one connection
-SAME_CLASS, MEAN_DIFFERENCE = (
-    0.97,
-    0.02,
-)  # a fit engine's agreement; bfloat16 in a sound one is at 0.99 and 0.003
+ROUNDS, WARM_UP = 20, 3  # timed passes of each engine, in turns
+MOST_SECONDS = 3.0  # of all of them: large networks get fewer
+PAUSE_S = 0.004  # before each: in a row of them without end, each would take half as long as in a replica
+# A fit engine's agreement with the reference; bfloat16 in a sound one is at 0.99 and 0.003.
+SAME_CLASS, MEAN_DIFFERENCE = 0.97, 0.02
+
+
+def best_device() -> torch.device:
+    """The GPU where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def native_bf16(device: torch.device) -> bool:
@@ -93,10 +94,16 @@ def candidates(device: torch.device) -> tuple[Engine, ...]:
     return ENGINES if device.type == "cpu" else ("reference", "torch")
 
 
+def fitting(chosen: Engine, device: torch.device) -> Engine:
+    """The engine that was chosen for a model where it runs on this device, else `torch`."""
+    return chosen if chosen in candidates(device) else "torch"
+
+
 def build(engine: Engine, network: nn.Module, card: ModelCard, device: torch.device) -> Run:
     """The network, which is in eval mode on the device, as a function: uint8 N×S×S×3 to float32 N×C on the CPU.
 
-    On a CPU it uses as many threads as torch has now. One thread at a time may call it.
+    On a CPU it uses as many threads as torch has now. One thread at a time may call it. Raises EngineError where the
+    engine cannot run such a network.
     """
     if engine == "openvino":
         return _openvino(network, card)
@@ -105,16 +112,8 @@ def build(engine: Engine, network: nn.Module, card: ModelCard, device: torch.dev
 
 
 def _openvino(network: nn.Module, card: ModelCard) -> Run:
-    ov = _without_telemetry()
     side = card.image_size
     example = torch.zeros(2, side, side, 3, dtype=torch.uint8)
-    shape = ov.PartialShape([-1, side, side, 3])
-    with torch.inference_mode(), warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # deprecations inside the converter; what tracing takes for a constant is one
-        network = WithNormalization(network, card).eval()
-        graph = ov.convert_model(network, example_input=example, input=[shape])
     settings = {
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": 1,
@@ -122,12 +121,20 @@ def _openvino(network: nn.Module, card: ModelCard) -> Run:
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "INFERENCE_PRECISION_HINT": "bf16" if native_bf16(torch.device("cpu")) else "f32",
     }
-    request = ov.Core().compile_model(graph, "CPU", settings).create_infer_request()
-
-    def run(images: np.ndarray) -> Tensor:
-        return torch.from_numpy(request.infer([np.ascontiguousarray(images)], share_inputs=True)[0])
-
-    return run
+    try:
+        ov = _without_telemetry()
+        with torch.inference_mode(), warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore"
+            )  # deprecations inside the converter; what tracing takes for a constant is one
+            whole = WithNormalization(network, card).eval()
+            shape = ov.PartialShape([-1, side, side, 3])
+            graph = ov.convert_model(whole, example_input=example, input=[shape])
+        request = ov.Core().compile_model(graph, "CPU", settings).create_infer_request()
+    except Exception as error:  # its converter and its compiler raise many types
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise EngineError(f"OpenVINO cannot run this {card.network}: {reason}") from error
+    return lambda images: torch.from_numpy(request.infer([images], share_inputs=True)[0])
 
 
 def _without_telemetry() -> ModuleType:
@@ -173,25 +180,29 @@ class Choice:
         return f"{self.engine} is the fastest engine here: for {ONE} image and {MANY}, {each}"
 
 
-def choose(directory: Path, images: np.ndarray, *, threads: int = 1) -> Choice:
-    """Time every engine on this machine, in turns, with that many threads; `images` (uint8 N×S×S×3) are real ones.
+def choose(directory: Path, images: np.ndarray, device: torch.device | None = None) -> Choice:
+    """Time every engine on this machine, in turns, with THREADS; `images` (uint8 N×S×S×3) are real ones.
 
-    Raises CheckpointError.
+    An engine that cannot run the network, or does not agree with the reference, is said and left out. Raises
+    CheckpointError where the answers are not finite.
     """
     network, card = checkpoint.load(directory)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = device or best_device()
     network = network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     before = torch.get_num_threads()
-    torch.set_num_threads(threads)
+    torch.set_num_threads(THREADS)
     try:
-        runs = {engine: build(engine, network, card, device) for engine in candidates(device)}
+        runs = able(network, card, device)
         answers = {engine: _probabilities(run, images) for engine, run in runs.items()}
         one, many = (
-            {e: statistics.median(t) for e, t in _time(runs, images, n).items()} for n in (ONE, MANY)
+            {engine: statistics.median(times) for engine, times in _time(runs, images, count).items()}
+            for count in (ONE, MANY)
         )
     finally:
         torch.set_num_threads(before)
     exact = answers["reference"]
+    if not exact.isfinite().all():
+        raise CheckpointError(f"the answers of {directory} are not finite")
     timings = tuple(
         Timing(
             engine=engine,
@@ -202,16 +213,25 @@ def choose(directory: Path, images: np.ndarray, *, threads: int = 1) -> Choice:
         )
         for engine, answer in answers.items()
     )
-    fit = [timing for timing in timings if timing.agrees]
-    if not fit:
-        raise CheckpointError(f"the answers of {directory} are not finite")
     for timing in timings:
         if not timing.agrees:
             progress.say(
-                f"engine {timing.engine} is not used: only {timing.same_class:.1%} of {len(images)} images get "
-                f"the class of the reference, whose confidence is {timing.mean_difference:.3f} away on average"
+                f"engine {timing.engine} is not used: {timing.same_class:.1%} of {len(images)} images get the class "
+                f"of the reference, whose confidence is {timing.mean_difference:.3f} away on average"
             )
+    fit = [timing for timing in timings if timing.agrees]
     return Choice(engine=min(fit, key=lambda timing: timing.cost).engine, timings=timings)
+
+
+def able(network: nn.Module, card: ModelCard, device: torch.device) -> dict[Engine, Run]:
+    """The engines that run the network on the device; of the others it is said why not."""
+    runs: dict[Engine, Run] = {}
+    for engine in candidates(device):
+        try:
+            runs[engine] = build(engine, network, card, device)
+        except EngineError as error:
+            progress.say(f"engine {engine} is not used: {error}")
+    return runs
 
 
 def _probabilities(run: Run, images: np.ndarray) -> Tensor:
@@ -223,7 +243,7 @@ def _time(runs: dict[Engine, Run], images: np.ndarray, count: int) -> dict[Engin
     """Milliseconds of each engine's passes over `count` images."""
     batch = np.resize(images, (count, *images.shape[1:]))
     times: dict[Engine, list[float]] = {engine: [] for engine in runs}
-    deadline = time.perf_counter() + SECONDS
+    deadline = time.perf_counter() + MOST_SECONDS
     for turn in range(WARM_UP + ROUNDS):
         if turn > WARM_UP and time.perf_counter() > deadline:
             break

@@ -77,12 +77,12 @@ class Predictor:
         """From a checkpoint directory alone, on the given device or the best there is.
 
         threads sets torch's CPU threads for the whole process. Raises CheckpointError; UsageError for an engine that
-        does not run on the device.
+        does not run on the device, EngineError for one that cannot run the network.
         """
         if threads:
             torch.set_num_threads(threads)
         network, card = load(directory)
-        chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        chosen = torch.device(device) if device else engines.best_device()
         if engine not in engines.candidates(chosen):
             raise UsageError(f"engine {engine} does not run on {chosen}")
         return cls(network, card, device=chosen, engine=engine)

@@ -17,7 +17,6 @@ import time
 from base64 import b64encode
 
 import numpy as np
-import torch
 from prometheus_client import Metric
 from ray import serve
 from ray.serve.exceptions import RayServeException
@@ -25,10 +24,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from raycls import registry
-from raycls.config import ServingConfig
+from raycls.config import Engine, ServingConfig
 from raycls.data.transforms import decode
 from raycls.errors import ImageError
-from raycls.models.engines import Engine, candidates
+from raycls.models.engines import best_device, fitting
 from raycls.models.predictor import Prediction, Predictor
 from raycls.serving import auth, openapi
 from raycls.serving.batching import Batches
@@ -186,7 +185,7 @@ class Classifier:
             try:
                 probabilities = self.predictor.probabilities(np.stack(readable))
                 if self.config.simulate_forward_ms:
-                    time.sleep(self.config.simulate_forward_ms / 1000)
+                    time.sleep(self.config.simulate_forward_ms / 1000 * len(readable))
             finally:
                 self.forward_since = None
             forward_seconds = time.perf_counter() - decoded
@@ -218,9 +217,11 @@ class Classifier:
 def _engine(config: ServingConfig, version: registry.ModelVersion) -> Engine:
     if config.engine != "auto":
         return config.engine
-    if torch.cuda.is_available() and version.engine not in candidates(torch.device("cuda")):
+    engine, device = fitting(version.engine, best_device()), best_device()
+    if not version.engine_timings:
+        logger.warning(f"engine {engine}: none was timed for {version.reference}; `raycls promote` does that")
+    elif engine != version.engine:
         logger.warning(
-            f"engine torch, not {version.engine}: {version.reference} was promoted where no GPU was"
+            f"engine {engine}, as {version.engine} does not run on {device}: promote where it serves"
         )
-        return "torch"
-    return version.engine
+    return engine

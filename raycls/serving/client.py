@@ -37,10 +37,12 @@ def predict(target: str, paths: Sequence[Path], *, top_k: int = 0) -> list[dict[
             over_http(target, data, top_k=top_k, name=str(path))
             for path, data in zip(paths, images, strict=True)
         ]
+    from raycls.models.engines import best_device, fitting
     from raycls.models.predictor import Predictor
 
     version = registry.resolve(target)
-    predictor = Predictor.load(registry.checkpoint(version), engine=version.engine)
+    engine = fitting(version.engine, best_device())
+    predictor = Predictor.load(registry.checkpoint(version), engine=engine)
     answers = []
     for path, data in zip(paths, images, strict=True):
         try:

@@ -29,7 +29,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 from starlette.responses import Response
 
-from raycls.models.engines import Engine
+from raycls.config import Engine
 from raycls.models.predictor import Prediction
 from raycls.registry import ModelVersion
 

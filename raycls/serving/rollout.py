@@ -75,11 +75,14 @@ def examine(version: ModelVersion, champion: ModelVersion | None) -> ModelVersio
     """The version, with its engine chosen. Raises RefusedError, in one line, where it is not fit to be champion."""
     with progress.bar(f"examining {version.reference}"):
         images = _fit(version, champion)
+    if images is None:
+        progress.say("the engines are not timed: that takes real images")
+        return version
     return registry.choose_engine(version, images)
 
 
-def _fit(version: ModelVersion, champion: ModelVersion | None) -> np.ndarray:
-    """The images that it was found fit with: uint8 N×S×S×3."""
+def _fit(version: ModelVersion, champion: ModelVersion | None) -> np.ndarray | None:
+    """The real images that it was found fit with (uint8 N×S×S×3); None where this machine does not have any."""
 
     def refuse(why: str) -> RefusedError:
         return RefusedError(f"{version.reference} is refused: {why}")
@@ -108,7 +111,7 @@ def _fit(version: ModelVersion, champion: ModelVersion | None) -> np.ndarray:
             raise refuse(
                 f"{now:.1%} of {len(labels)} validation images are right, not {registered:.1%} as registered"
             )
-    return pixels
+    return None if labels is None else pixels
 
 
 def _same_classes(card: ModelCard, champion: ModelVersion, refuse: Any) -> None:

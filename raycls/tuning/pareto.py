@@ -5,9 +5,9 @@
     chosen = choose(front, budget_ms=2.0)    # or by the knee
 
 An architecture's latency does not depend on its weights, so it is measured once, before the first trial and with
-nothing else running, with the very code that serves, by every engine: the fastest one is what serving would choose. As
-in a replica that answers one request after another, the processor decodes an image and idles between two passes: in an
-endless row of them, each takes half as long.
+nothing else running, with the very code that serves, by every engine, of which the fastest counts. As in a replica
+that answers one request after another, the processor decodes an image and idles between two passes: in an endless row
+of them, each takes half as long.
 """
 
 from __future__ import annotations
@@ -23,12 +23,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from raycls.config import Config
+from raycls.config import Config, Engine
 from raycls.data.packed import PackedDataset
-from raycls.data.transforms import decode
+from raycls.data.transforms import decode, to_square
 from raycls.errors import ConfigError, UsageError
-from raycls.models.engines import Engine, candidates
-from raycls.models.predictor import Predictor
+from raycls.models.engines import THREADS, Run, able, best_device
 from raycls.training import loop
 from raycls.tuning import space as spaces
 from raycls.tuning.job import StudyJob, Trial
@@ -36,7 +35,6 @@ from raycls.tuning.job import StudyJob, Trial
 ROUNDS, WARM_UP = 30, 5  # timed passes of each architecture, in turns
 PAUSE_S = 0.004  # before each, as between two requests on one connection
 MOST = 64  # architectures: each takes a second or so to measure
-SERVING_THREADS = 1  # of one replica: `threads` of serve_config.yaml
 
 
 def latencies(job: StudyJob, dataset: PackedDataset) -> dict[str, float]:
@@ -49,21 +47,23 @@ def latencies(job: StudyJob, dataset: PackedDataset) -> dict[str, float]:
     configs = {spaces.architecture(config): config for config in _architectures(job)}
     if len(configs) > MOST:
         raise ConfigError(f"the space has {len(configs)} architectures; at most {MOST} are measured")
-    torch.set_num_threads(SERVING_THREADS)
+    torch.set_num_threads(THREADS)
     count = min(job.latency_batch, dataset.manifest.counts["val"])
     encoded = [_png(image) for image in dataset.images("val")[:count]]
-    predictors = [
-        (name, predictor) for name, config in configs.items() for predictor in _fresh(config, dataset)
+    runs = [
+        (name, engine, run)
+        for name, config in configs.items()
+        for engine, run in _untrained(config, dataset).items()
     ]
     times: dict[tuple[str, Engine], list[float]] = defaultdict(list)
     for turn in range(ROUNDS + WARM_UP):
-        for name, predictor in predictors:
+        for name, engine, run in runs:
             time.sleep(PAUSE_S)
-            images = np.stack([predictor.prepare(decode(data)) for data in encoded])
+            images = np.stack([to_square(decode(data), dataset.manifest.image_size) for data in encoded])
             started = time.perf_counter()
-            predictor.probabilities(images)
+            run(images).softmax(1)
             if turn >= WARM_UP:
-                times[name, predictor.engine].append(1000 * (time.perf_counter() - started))
+                times[name, engine].append(1000 * (time.perf_counter() - started))
     fastest: dict[str, float] = {}
     for (name, _), measured in times.items():
         fastest[name] = min(fastest.get(name, math.inf), statistics.median(measured))
@@ -114,15 +114,11 @@ def _architectures(job: StudyJob) -> list[Config]:
     )
 
 
-def _fresh(config: Config, dataset: PackedDataset) -> list[Predictor]:
-    """An untrained network in each way in which serving might run it."""
-    card, device = (
-        loop.card_of(config, dataset),
-        torch.device("cuda" if torch.cuda.is_available() else "cpu"),
-    )
-    network = loop.untrained(config, dataset)
-    engines = [engine for engine in candidates(device) if engine != "reference"]  # which is never the fastest
-    return [Predictor(network, card, device=device, engine=engine) for engine in engines]
+def _untrained(config: Config, dataset: PackedDataset) -> dict[Engine, Run]:
+    """The network, with random weights, in each way in which serving may run it."""
+    device = best_device()
+    network = loop.untrained(config, dataset).to(device, memory_format=torch.channels_last).eval()
+    return able(network, loop.card_of(config, dataset), device)
 
 
 def _png(pixels: np.ndarray) -> bytes:

@@ -255,10 +255,10 @@ def _finish(study: Study, run: tracking.Run) -> Outcome:
     _log(study, run)
     training = _train_winner(study)
     assert training.version is not None
-    if promoted := registry.promote_if_better(training.version, METRIC):
-        registry.choose_engine(
-            training.version, open_dataset(study.job.dataset).images("val")[:ENGINE_IMAGES]
-        )
+    if promoted := registry.beats_champion(training.version, METRIC):
+        images = open_dataset(study.job.dataset).images("val")[:ENGINE_IMAGES]
+        chosen = registry.choose_engine(training.version, images)
+        registry.promote(chosen.name, chosen.version)
     return Outcome(study=study, training=training, promoted=promoted)
 
 

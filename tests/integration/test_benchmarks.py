@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 import requests
 
+from benchmarks.serving import compare
 from benchmarks.training import main
-from raycls import cluster
+from raycls import cluster, home, registry
 from raycls.serving import deploy
 from raycls.serving.benchmark import replicas
 from raycls.serving.benchmark.results import Plan
+from raycls.serving.benchmark.stage import register_again
 from raycls.serving.deploy import Served
 from raycls.training.trainer import TrainingResult
 
@@ -47,6 +50,49 @@ def test_one_and_two_replicas_are_deployed_measured_and_the_former_state_restore
     assert results.config["max_batch_size"] == 64
     assert results.config["RAY_SERVE_ENABLE_HA_PROXY"] == "1"
     assert results.accuracy_over_http == pytest.approx(trained.metrics["test_accuracy"], abs=0.1)
+    assert results.bound_per_s
+    assert results.bound_per_s > results.peak(1).requests_per_s
+
+
+@pytest.mark.slow
+def test_replicas_of_a_network_that_takes_no_core_scale_beyond_the_cores(
+    served: Served, serve_config: Path
+) -> None:
+    plan = Plan(replicas=(1, 4), connections=(16,), rates=(), seconds=2, repeats=1, simulate_forward_ms=20)
+    results = replicas.run(plan, config=serve_config, port=urlsplit(served.url).port)
+    assert results.bound_per_s is None
+    assert 30 < results.peak(1).requests_per_s <= 50
+    assert (results.efficiency(results.peak(4)) or 0) > 0.7
+    assert results.config["simulate_forward_ms"] == 20
+    running = cluster.status()
+    assert running is not None
+    document = deploy.served(running)
+    assert document is not None
+    assert "simulate_forward_ms" not in document["applications"][0]["args"]  # what was served is served again
+
+
+@pytest.mark.slow
+def test_raycls_is_measured_beside_a_peer_and_the_bound(
+    trained: TrainingResult, digits_home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert trained.version is not None
+    directory = registry.checkpoint(trained.version)
+    with tempfile.TemporaryDirectory(prefix="raycls-") as folder, home.elsewhere(Path(folder)):
+        (Path(folder) / "datasets").symlink_to(digits_home / "datasets")
+        own = register_again(trained.version, directory)
+        options = ["--model", own.reference, "--rounds", "1", "--seconds", "1", "--output", str(tmp_path)]
+        compare(["--peers", "FastAPI + uvicorn", *options])
+    document = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert document == json.loads((tmp_path / "servers" / "small.json").read_text())
+    rows = document["rows"]
+    (bound,) = [row for row in rows if "bound" in row]
+    assert bound["images_per_s"] > 100
+    measured = {(row["server"], row["count"]) for row in rows if "server" in row}
+    names = ("raycls", "raycls, engine reference", "FastAPI + uvicorn")
+    assert measured == {(name, count) for name in names for count in (1, 2)}
+    assert all(row["requests_per_s"] > 10 for row in rows if "connections" in row)
+    assert all(row["failed"] == 0 for row in rows if row.get("server") == "raycls")
+    assert "requests/s against FastAPI + uvicorn, 2 workers" in (tmp_path / "servers.md").read_text()
 
 
 @pytest.mark.slow

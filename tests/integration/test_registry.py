@@ -35,6 +35,13 @@ def _register(
         )
 
 
+def _promote_if_better(version: registry.ModelVersion, metric: str) -> bool:
+    better = registry.beats_champion(version, metric)
+    if better:
+        registry.promote(version.name, version.version)
+    return better
+
+
 def test_the_life_of_a_model(home: Path, saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UnknownModelError, match="raycls tune cifar10"):
         registry.resolve()
@@ -42,19 +49,19 @@ def test_the_life_of_a_model(home: Path, saved: Path, capsys: pytest.CaptureFixt
     with pytest.raises(UnknownModelError, match="raycls promote ab VERSION"):
         registry.resolve("ab")
 
-    assert registry.promote_if_better(first, "val_accuracy")
+    assert _promote_if_better(first, "val_accuracy")
     assert registry.resolve("ab").reference == "ab/1"
     assert registry.resolve("ab@champion").aliases == ("champion",)
 
     worse, better = _register(saved, 0.4), _register(saved, 0.6)
-    assert not registry.promote_if_better(worse, "val_accuracy")
+    assert not _promote_if_better(worse, "val_accuracy")
     assert "ab/1 stays champion" in capsys.readouterr().err
-    assert registry.promote_if_better(better, "val_accuracy")
+    assert _promote_if_better(better, "val_accuracy")
     assert "ab/3 replaces champion ab/1" in capsys.readouterr().err
     assert registry.resolve("ab").version == "3"
 
     other = _register(saved, 0.1, fingerprint="other data")
-    assert registry.promote_if_better(other, "val_accuracy")  # figures on other data do not compare
+    assert _promote_if_better(other, "val_accuracy")  # figures on other data do not compare
     assert [v.version for v in registry.list_models()] == ["4", "3", "2", "1"]
     assert registry.resolve("ab/2").metrics == {"val_accuracy": 0.4}
     assert registry.resolve("ab/2").tags["trial"] == "t"

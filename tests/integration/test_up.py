@@ -164,6 +164,15 @@ def test_promoting_a_version_serves_it_and_loses_no_request(
             assert CHAMPION in rollout.promote("digits", version.version).aliases
             health = requests.get(f"{served.url}/health", timeout=10).json()
             assert health["model"]["version"] == version.version
+            promoted = registry.resolve(version.reference)
+            assert {timing["engine"] for timing in promoted.engine_timings} > {promoted.engine}
+            metrics = requests.get(f"{served.url}/metrics", timeout=10).text
+            series = f'raycls_model_info{{engine="{promoted.engine}",name="digits",'
+            assert [
+                line
+                for line in metrics.splitlines()
+                if series in line and f'version="{version.version}"' in line
+            ]
             time.sleep(1)
     assert set(failed) == set()
     assert seen == {second.version, trained.version.version}

@@ -19,7 +19,7 @@ from torch import Tensor
 
 class Classifier(litserve.LitAPI):
     def __init__(self, directory: Path, threads: int):
-        super().__init__(max_batch_size=64, batch_timeout=0.01, api_path="/predict")
+        super().__init__(max_batch_size=64, batch_timeout=0.001, api_path="/predict")
         self.directory, self.threads = directory, threads
 
     def setup(self, device: str) -> None:
@@ -44,5 +44,5 @@ class Classifier(litserve.LitAPI):
 if __name__ == "__main__":
     directory, port, workers = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     api = Classifier(directory, max(1, (os.cpu_count() or 1) // workers))
-    server = litserve.LitServer(api, accelerator="cpu", workers_per_device=workers)
+    server = litserve.LitServer(api, accelerator="cpu", workers_per_device=workers, fast_queue=True)
     server.run(host="127.0.0.1", port=port, generate_client_file=False, log_level="warning", access_log=False)

@@ -37,6 +37,7 @@ if __name__ == "__main__":
         code_paths=[str(Path(__file__).with_name("model.py"))],
         pip_requirements=[],
     )
+    os.environ["UVICORN_ACCESS_LOG"] = "false"
     os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # it calls uvicorn
     command = ["models", "serve", "-m", f"{folder}/model", "--env-manager", "local", "--host", "127.0.0.1"]
     os.execv(sys.executable, [sys.executable, "-m", "mlflow", *command, "--port", port, "--workers", workers])

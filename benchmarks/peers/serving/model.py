@@ -31,8 +31,8 @@ class Model:
         return self.prepared(decode(data))
 
     def prepared(self, image: Image) -> Tensor:
-        """The same of a decoded one."""
-        pixels = to_square(image.convert("RGB"), self.card.image_size)
+        """The same of a decoded one, in RGB."""
+        pixels = to_square(image, self.card.image_size)
         return normalize(as_tensor(pixels)[None], self.card.mean, self.card.std)[0]
 
     @torch.inference_mode()

@@ -1,14 +1,16 @@
 """raycls beside what people serve a PyTorch classifier with: the same weights, the same images, one server at a time.
 
-    rows = compare(version, images, programs=Path("benchmarks/peers/serving"), rounds=3, seconds=3.0)
+    for rows in compare(version, images, programs=Path("benchmarks/peers/serving"), rounds=3, seconds=3.0, …): ...
 
 Each peer is a small program, written as its own documentation recommends; one whose pins are not ours runs in an
-environment of its own, laid over ours. The servers take turns, and a round is all of them once: a machine that slows
-down slows each. Closed loops are wrk's where it is installed, else our own client's; open loops are our own client's.
+environment of its own, laid over ours. The servers take turns, and a round is all of them once, each beginning with
+another: a machine that slows down slows each. Closed loops are wrk's where it is installed, else our own client's; open
+loops are our own client's.
 """
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import sysconfig
@@ -20,9 +22,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import requests
+import yaml
 
-from raycls import home, progress, registry
-from raycls.errors import BenchmarkError
+from raycls import cluster, home, progress, registry
+from raycls.config import Engine
+from raycls.errors import BenchmarkError, ClusterError
+from raycls.models.engines import best_device, fitting
 from raycls.models.predictor import Predictor
 from raycls.processes import Leader
 from raycls.ray_environment import free_port
@@ -36,23 +41,28 @@ from raycls.serving.benchmark.load import Load, LoadGenerator
 
 CONNECTIONS = (1, 8, 32, 100)
 SHARES = (0.5, 0.8)  # of a server's own peak: the open loops
+COUNTS = (1, 2)  # replicas or workers
 WARMUP_S, STARTUP_S = 1.0, 120.0
 CHECKED = 50  # images whose classes must be the reference's
-SAME = 0.96  # share of them; all but raycls compute in float32, too
+SAME = 0.96  # share of them where an engine computes in bfloat16
 
 
 @dataclass(frozen=True, kw_only=True)
 class Server:
-    """One way to serve. program: a file's stem; None for raycls. needs: what its environment holds beside ours."""
+    """One way to serve: a peer, whose `program` is a file's stem, or raycls with an engine.
+
+    needs: what a peer's environment holds beside ours.
+    """
 
     name: str
+    engine: Engine | None = None
     program: str | None = None
     form: str = "raw"
     path: str = "/predict"
     needs: str | None = None
 
 
-RAYCLS = Server(name="raycls")
+RAYCLS, REFERENCE = "raycls", "raycls, engine reference"
 PEERS = (
     Server(name="FastAPI + uvicorn", program="fastapi_server"),
     Server(name="LitServe", program="litserve_server", form="base64", needs="litserve==0.2.19"),
@@ -71,38 +81,42 @@ def compare(
     peers: list[str],
     rounds: int,
     seconds: float,
-    counts: tuple[int, ...] = (1, 2),
-) -> list[Row]:
-    """Rows of {"round", "server", "count", "connections" or "share" and "rate", …}, and of {"round", "bound", …}.
+) -> Iterator[list[Row]]:
+    """After each round its rows: {"round", "server", "count", "connections" or "share" and "rate", …} and the bound.
 
-    images is a folder of encoded images. count is the number of replicas or workers. Raises BenchmarkError where a
-    server does not start or answers other classes than the model does.
+    images is a folder of encoded images. count is the number of replicas or workers. Raises ClusterError where a
+    cluster runs, BenchmarkError where a server does not start or answers other classes than the model does.
     """
+    if running := cluster.status():
+        raise ClusterError(
+            f"a cluster is up and would take part: process {running.pid}; `raycls down` stops it"
+        )
     directory = registry.checkpoint(version)
-    chosen = [RAYCLS, *(peer for peer in PEERS if peer.name in peers)]
-    pythons = {server: _python(server) for server in chosen}
+    engine = fitting(version.engine, best_device())
+    servers = [Server(name=RAYCLS, engine=engine), Server(name=REFERENCE, engine="reference")]
+    servers += [peer for peer in PEERS if peer.name in peers]
+    pythons = {server: _python(server) for server in servers}
     expected = _expected(directory, images)
-    rows: list[Row] = []
-    total = rounds * (1 + len(chosen) * len(counts))
-    with progress.bar("comparing servers", total=total) as bar:
+    with progress.bar("comparing servers", total=rounds * (1 + len(servers) * len(COUNTS))) as bar:
         for turn in range(rounds):
             bar.describe(f"round {turn + 1} of {rounds}: the bound")
-            reached = bound.measure(directory, images, version.engine, seconds=seconds)
-            rows.append({"round": turn, "bound": "bare processes", **reached._asdict()})
+            reached = bound.measure(directory, images, engine, seconds=seconds)
+            rows: list[Row] = [{"round": turn, "bound": "bare processes", **reached._asdict()}]
             bar.advance(1)
-            for server in chosen:
-                for count in counts:
+            for server in servers[turn % len(servers) :] + servers[: turn % len(servers)]:
+                for count in COUNTS:
                     bar.describe(f"round {turn + 1} of {rounds}: {server.name}, {count}")
-                    with _serving(
-                        server, pythons[server], programs, directory, version, config, count
-                    ) as url:
-                        _check(server, url, images, expected)
+                    serving = (
+                        _raycls(version, server.engine, config, count)
+                        if server.engine
+                        else started(server, pythons[server], programs, directory, count)
+                    )
+                    with serving as url:
+                        check(server, url, images, expected)
                         loads = _loads(server, url, images, seconds)
-                        rows += [
-                            {"round": turn, "server": server.name, "count": count, **row} for row in loads
-                        ]
+                    rows += [{"round": turn, "server": server.name, "count": count, **row} for row in loads]
                     bar.advance(1)
-    return rows
+            yield rows
 
 
 def _expected(directory: Path, images: Path) -> list[str]:
@@ -111,7 +125,8 @@ def _expected(directory: Path, images: Path) -> list[str]:
     return [prediction.class_name for prediction in reference.predict(encoded)]
 
 
-def _check(server: Server, url: str, images: Path, expected: list[str]) -> None:
+def check(server: Server, url: str, images: Path, expected: list[str]) -> None:
+    """Raise BenchmarkError where the server does not give the first images the classes that are expected."""
     form, right = FORMS[server.form], 0
     for image, wanted in zip(read_images(images)[:CHECKED], expected, strict=True):
         request = form.wrap(image)
@@ -119,7 +134,7 @@ def _check(server: Server, url: str, images: Path, expected: list[str]) -> None:
         if not answer.ok:
             raise BenchmarkError(f"{server.name} answers {answer.status_code}: {answer.text[:200]}")
         right += form.named(answer.json()) == wanted
-    if right < SAME * len(expected):
+    if right < (SAME if server.engine else 1) * len(expected):
         raise BenchmarkError(f"{server.name} gives {right} of {len(expected)} images the model's class")
 
 
@@ -139,11 +154,13 @@ def _loads(server: Server, url: str, images: Path, seconds: float) -> list[Row]:
                 rows.append(
                     {"connections": connections} | _own(generator, connections=connections, seconds=seconds)
                 )
-        peak = max(row["requests_per_s"] for row in rows)
+        # Of the client that sends the open loops: on the same cores it takes more of a fast server than wrk does.
+        peak = _own(generator, connections=max(CONNECTIONS), seconds=seconds)["requests_per_s"]
+        if not peak:
+            raise BenchmarkError(f"{server.name} answers no request of {max(CONNECTIONS)} connections")
         for share in SHARES:
-            rows.append(
-                {"share": share, "rate": share * peak} | _own(generator, rate=share * peak, seconds=seconds)
-            )
+            offered = {"share": share, "rate": share * peak}
+            rows.append(offered | _own(generator, rate=share * peak, seconds=seconds))
     return rows
 
 
@@ -159,48 +176,58 @@ def _own(generator: LoadGenerator, *, seconds: float, **kind: float) -> Row:
 
 
 @contextmanager
-def _serving(
-    server: Server,
-    python: Path,
-    programs: Path,
-    directory: Path,
-    version: ModelVersion,
-    config: Path,
-    count: int,
-) -> Iterator[str]:
-    port = free_port(8000)
-    if server.program is None:
-        url = deploy.up(
-            config, detach=True, model=version.reference, replicas=count, port=port, guarded=False
-        ).url
-        try:
-            yield f"{url}/predict"
-        finally:
-            deploy.down()
-        return
-    command = [str(python), f"{server.program}.py", str(directory), str(port), str(count)]
-    with tempfile.NamedTemporaryFile() as log:
-        started = subprocess.Popen(
-            command, cwd=programs, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+def _raycls(version: ModelVersion, engine: Engine, config: Path, count: int) -> Iterator[str]:
+    """The URL of raycls's /predict with so many replicas, on a cluster of its own."""
+    document = deploy.load(config)
+    document["applications"][0]["args"]["engine"] = engine
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+        yaml.safe_dump(document, file)
+        port, own = free_port(8000), Path(file.name)
+        served = deploy.up(
+            own, detach=True, model=version.reference, replicas=count, port=port, guarded=False
         )
+    try:
+        yield f"{served.url}/predict"
+    finally:
+        deploy.down()
+
+
+@contextmanager
+def started(server: Server, python: Path, programs: Path, directory: Path, count: int) -> Iterator[str]:
+    """The URL that a peer answers at with so many workers, until it was measured. Raises BenchmarkError."""
+    port = free_port(8000)
+    command = [str(python), f"{server.program}.py", str(directory), str(port), str(count)]
+    # Ours may be set for our own Ray; and what it leaves behind is to go with it.
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY")}
+    with tempfile.TemporaryDirectory(prefix="peer-") as folder, tempfile.NamedTemporaryFile() as log:
+        process = subprocess.Popen(
+            command,
+            cwd=programs,
+            env=environment | {"TMPDIR": folder},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        leader = Leader.of(process.pid)
         try:
             url = f"http://127.0.0.1:{port}{server.path}"
-            _await(started, server, url, Path(log.name))
+            _await(process, server, url, Path(log.name))
             yield url
         finally:
-            Leader.of(started.pid).end()
-            started.wait()
+            leader.end()
+            process.wait()
 
 
 def _await(started: subprocess.Popen[bytes], server: Server, url: str, log: Path) -> None:
-    """Until it answers, if only that the request is a wrong one."""
+    """Until it answers, if only that the request is a wrong one; 404 or 503 come from what stands before it."""
     deadline = time.monotonic() + STARTUP_S
     while time.monotonic() < deadline and started.poll() is None:
         try:
-            requests.post(url, b"", timeout=5)
-            return
+            if requests.post(url, b"", timeout=5).status_code not in (404, 503):
+                return
         except requests.RequestException:
-            time.sleep(0.5)
+            pass
+        time.sleep(0.5)
     told = "ended" if started.poll() is not None else f"did not answer within {STARTUP_S:.0f} s"
     last = "\n".join(log.read_text(errors="replace").splitlines()[-5:])
     raise BenchmarkError(f"{server.name} {told}; its last words:\n{last}")

@@ -75,6 +75,15 @@ def _draw_throughput(axes: Axes, results: Results) -> None:
             )
             top = max(top, high)
     axes.axhline(1, color="grey", linewidth=0.8, linestyle=":")
+    if results.bound_per_s:
+        bases = [point.requests_per_s for point in results.closed(results.counts[0])]
+        heights = [results.bound_per_s / base if base else 0.0 for base in bases]
+        places = [place for place, height in enumerate(heights) if 0 < height < 4 * top]
+        for place in places:
+            label = "bound: bare processes" if place == places[0] else ""
+            ends = place - 0.45, place + 0.45
+            axes.hlines(heights[place], *ends, color="black", linewidth=1.4, linestyle="--", label=label)
+        top = max([top, *(heights[place] for place in places)])
     axes.set_xticks(range(len(connections)), [str(count) for count in connections])
     axes.set_ylim(0, top * 1.3)
     axes.set_title("Throughput, closed loop")

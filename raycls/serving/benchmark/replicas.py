@@ -19,13 +19,13 @@ from typing import Any
 
 import yaml
 
-from raycls import cluster, machine, registry
+from raycls import cluster, machine, progress, registry
 from raycls.data.packed import open_dataset
 from raycls.errors import BenchmarkError
 from raycls.models.checkpoint import load_card
 from raycls.ray_environment import environment
 from raycls.serving import deploy
-from raycls.serving.benchmark import server, usage
+from raycls.serving.benchmark import bound, server, usage
 from raycls.serving.benchmark.images import write_images
 from raycls.serving.benchmark.results import Plan, Point, Results
 
@@ -53,24 +53,30 @@ def run(
     version = registry.resolve(model)
     points: list[Point] = []
     memory: dict[int, float] = {}
+    directory, reached = registry.checkpoint(version), None
     with tempfile.TemporaryDirectory() as folder:
         if images is None:
-            images = Path(folder)
-            card = load_card(registry.checkpoint(version))
-            write_images(open_dataset(card.dataset), images, DISTINCT_IMAGES)
+            images = Path(folder) / "images"
+            write_images(open_dataset(load_card(directory).dataset), images, DISTINCT_IMAGES)
+        if plan.simulate_forward_ms:
+            config = _simulating(config, plan, Path(folder) / "serve_config.yaml")
+        else:
+            with progress.bar("measuring the bound: bare processes, one on each core"):
+                reached = bound.measure(directory, images, version.engine, seconds=plan.seconds).images_per_s
         with _deployer(config, version.reference, port, restore) as deployed:
             for count in plan.replicas:
                 url = deployed(count)
                 points += server.measure(f"{url}/predict", images, plan, replicas=count, head=_head())
                 memory[count] = usage.memory_mib(usage.replicas(_head())) / count
-    return Results(
-        **_circumstances(plan),
-        config=_config(config),
-        model=version.reference,
-        test_accuracy=version.metrics.get("test_accuracy"),
-        memory_mib=memory,
-        points=points,
-    )
+        return Results(
+            **_circumstances(plan),
+            config=_config(config),
+            model=version.reference,
+            test_accuracy=version.metrics.get("test_accuracy"),
+            memory_mib=memory,
+            points=points,
+            bound_per_s=reached,
+        )
 
 
 def run_at(url: str, plan: Plan, *, images: Path, allow_remote: bool = False) -> Results:
@@ -94,6 +100,18 @@ def run_at(url: str, plan: Plan, *, images: Path, allow_remote: bool = False) ->
         memory_mib={},
         points=points,
     )
+
+
+def _simulating(config: Path, plan: Plan, path: Path) -> Path:
+    """The same file with the slow network in it, of which as many replicas as are planned find room."""
+    document = deploy.load(config)
+    (application,) = document["applications"]
+    application["args"]["simulate_forward_ms"] = plan.simulate_forward_ms
+    (deployment,) = [d for d in application["deployments"] if d["name"] == deploy.DEPLOYMENT]
+    # An update has twice as many for a while.
+    deployment.setdefault("ray_actor_options", {})["num_cpus"] = 0.5 / max(plan.replicas)
+    path.write_text(yaml.safe_dump(document))
+    return path
 
 
 @contextmanager

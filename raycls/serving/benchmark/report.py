@@ -18,7 +18,8 @@ from raycls.serving.benchmark.plot import draw
 from raycls.serving.benchmark.results import Point, Results
 
 HEADER = (
-    "replicas", "load", "requests/s", "speed-up", "p50 ms", "p95 ms", "p99 ms", "batch mean (max)",
+    "replicas", "load", "requests/s", "speed-up", "efficiency", "p50 ms", "p95 ms", "p99 ms",
+    "batch mean (max)",
     "cores used: replicas + ingress + generator / all", "n", "errors",
 )  # fmt: skip
 READING = """\
@@ -108,6 +109,16 @@ def _notes(results: Results) -> list[str]:
             else ""
         )
         notes.append(f"Accuracy of the answers over HTTP: {results.accuracy_over_http:.2%}{known}.")
+    if results.plan.simulate_forward_ms:
+        notes.append(
+            f"A simulated network: each image sleeps {results.plan.simulate_forward_ms:g} ms, which takes no core."
+        )
+    if results.bound_per_s:
+        reached = max(results.peak(count).requests_per_s for count in results.counts) / results.bound_per_s
+        notes.append(
+            f"The bound of this machine: bare processes, one on each core, decode and classify "
+            f"{results.bound_per_s:,.0f} images/s; the best of the loads below is {reached:.0%} of it."
+        )
     if late := [spread.median for point in results.points if (spread := point.spread("late_p99_ms"))]:
         notes.append(f"Open loops: the load generator itself sent at most {max(late):.2f} ms late (p99).")
     return notes
@@ -120,7 +131,11 @@ def _load(point: Point) -> str:
 
 
 def _row(results: Results, point: Point) -> tuple[str, ...]:
-    rate, speedup = point.spread("requests_per_s"), results.speedup(point)
+    rate, speedup, efficiency = (
+        point.spread("requests_per_s"),
+        results.speedup(point),
+        results.efficiency(point),
+    )
     assert rate
     quantiles = [point.spread(field) for field in ("p50_ms", "p95_ms", "p99_ms")]
     cores = point.cores
@@ -130,6 +145,7 @@ def _row(results: Results, point: Point) -> tuple[str, ...]:
         _load(point),
         f"{rate.median:,.0f} ({rate.low:,.0f}–{rate.high:,.0f})",
         f"{speedup:.2f} ×" if speedup else "–",
+        f"{efficiency:.2f} ×" if efficiency else "–",
         *(f"{spread.median:.2f}" if spread else "–" for spread in quantiles),
         batch,
         f"{cores['replicas']:.2f} + {cores['ingress']:.2f} + {cores['generator']:.2f} / {cores['busy']:.2f}",

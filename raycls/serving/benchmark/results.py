@@ -34,6 +34,12 @@ class Plan(BaseModel):
     )
     seconds: float = Field(default=3.0, gt=0, le=600, description="the counted part of a repeat")
     repeats: int = Field(default=3, ge=1, le=1000, description="of each load")
+    simulate_forward_ms: float = Field(
+        default=0,
+        ge=0,
+        le=10_000,
+        description="a slow network: each image sleeps so long, which takes no core",
+    )
 
     @field_validator("replicas", "connections")
     @classmethod
@@ -99,6 +105,10 @@ class Results(BaseModel):
     test_accuracy: float | None = Field(description="in process, on the whole test split, as registered")
     memory_mib: dict[int, float] = Field(description="per replica (USS), by replica count")
     points: list[Point]
+    bound_per_s: float | None = Field(
+        default=None,
+        description="images/s of bare processes, one on each core, that decode and classify; None: not measured",
+    )
 
     @property
     def counts(self) -> list[int | None]:
@@ -121,6 +131,11 @@ class Results(BaseModel):
         same = [p for p in self.closed(self.counts[0]) if p.connections == point.connections]
         return point.requests_per_s / same[0].requests_per_s if same and same[0].requests_per_s else None
 
+    def efficiency(self, point: Point) -> float | None:
+        """What each replica brings, in requests/s of the first count's at as many connections; None as `speedup`."""
+        speedup, first = self.speedup(point), self.counts[0]
+        return speedup * first / point.replicas if speedup and first and point.replicas else None
+
     @property
     def accuracy_over_http(self) -> float | None:
         """Of all answers to images whose class is known."""
@@ -140,6 +155,7 @@ class Results(BaseModel):
             **{field: getattr(self, field) for field in fields},
             "settings": self.plan.model_dump(mode="json"),
             "accuracy_over_http": self.accuracy_over_http,
+            "bound_per_s": self.bound_per_s,
             "peak_requests_per_s": {str(count): self.peak(count).requests_per_s for count in self.counts},
             "peak_speedup": {str(c): _ratio(self.peak(c), self.peak(self.counts[0])) for c in self.counts},
             "points": [self._point_json(point) for point in self.points],
@@ -158,6 +174,7 @@ class Results(BaseModel):
             document[f"{field}_range"] = [spread.low, spread.high] if spread else None
         return document | {
             "speedup": self.speedup(point),
+            "efficiency": self.efficiency(point),
             "n": sum(sample.answered for sample in point.samples),
             "repeats": len(point.samples),
             "errors": dict(point.errors),

@@ -25,7 +25,7 @@ TIMEOUT_S = 10
 
 
 class Closed(NamedTuple):
-    """One closed loop. Latencies are of all answers; failed counts those without status 2xx or 3xx, and none at all."""
+    """One closed loop. Latencies are of all answers; failed: no answer, or one whose status is not 2xx or 3xx."""
 
     requests_per_s: float
     p50_ms: float
@@ -50,9 +50,13 @@ def closed(url: str, folder: Path, *, connections: int, seconds: float) -> Close
     """One loop from one thread of wrk's. Raises BenchmarkError where wrk cannot run it."""
     command = ["wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", f"--timeout={TIMEOUT_S}s"]
     command += ["-s", str(SCRIPT), url, "--", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 60, check=False)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 60, check=False)
+    except subprocess.TimeoutExpired:
+        raise BenchmarkError(f"wrk did not end a minute after its {seconds:g} s at {url}") from None
     if done.returncode:
         raise BenchmarkError(f"wrk failed: {(done.stderr or done.stdout).strip().splitlines()[-1]}")
     told = json.loads(done.stdout.splitlines()[-1])
-    answered = told["requests"] - told["failed"]
-    return Closed(answered / told["seconds"], told["p50_ms"], told["p99_ms"], told["failed"])
+    right = told["answered"] - told["refused"]
+    failed = told["refused"] + told["unanswered"]
+    return Closed(right / told["seconds"], told["p50_ms"], told["p99_ms"], failed)

@@ -84,6 +84,8 @@ def test_speedup_compares_equal_connections_and_peaks_compare_the_best():
     assert measured.speedup(two_one) == pytest.approx(1.1)
     assert measured.speedup(two_many) == pytest.approx(1.5)
     assert measured.speedup(measured.open(1)[0]) is None
+    assert measured.efficiency(two_many) == pytest.approx(0.75)
+    assert measured.efficiency(measured.open(1)[0]) is None
     assert measured.peak(2) is two_many
     assert measured.as_json()["peak_speedup"] == {"1": 1.0, "2": 1.5}
 
@@ -131,7 +133,8 @@ def test_the_page_has_every_point_the_circumstances_and_its_plot(tmp_path: Path)
     text = page.read_text()
     for row in report.rows(measured):
         assert "| " + " | ".join(row) + " |" in text
-    assert report.rows(measured)[0][2:4] == ("110 (100–120)", "1.00 ×")
+    assert report.rows(measured)[0][2:5] == ("110 (100–120)", "1.00 ×", "1.00 ×")
+    assert report.rows(measured)[2][3:5] == ("1.36 ×", "0.68 ×")
     assert report.rows(measured)[2][-1] == "503: 2"
     for value in (
         *measured.hardware.values(),
@@ -146,6 +149,27 @@ def test_the_page_has_every_point_the_circumstances_and_its_plot(tmp_path: Path)
     with_open = Image.open(plot).size
     report.write(results(point(1, [100])), tmp_path)
     assert Image.open(tmp_path / "serving.png").size[0] < with_open[0]  # no panel for loads that were not run
+
+
+def test_the_bound_is_told_and_drawn(tmp_path: Path):
+    measured = results(point(1, [100]), point(2, [150]))
+    bounded = measured.model_copy(update={"bound_per_s": 300.0})
+    assert "decode and classify 300 images/s; the best of the loads below is 50% of it" in report.markdown(
+        bounded, "serving.png"
+    )
+    assert "The bound of this machine" not in report.markdown(measured, "serving.png")
+    pages = [
+        report.write(each, tmp_path / name)[1] for name, each in (("without", measured), ("with", bounded))
+    ]
+    without, with_bound = (Image.open(path).convert("L").histogram()[0] for path in pages)
+    assert with_bound > without  # a black line
+    assert bounded.as_json()["bound_per_s"] == 300
+
+
+def test_a_simulated_network_is_said(tmp_path: Path):
+    measured = results(point(1, [100]), point(2, [150]))
+    slow = measured.model_copy(update={"plan": Plan(simulate_forward_ms=20)})
+    assert "A simulated network: each image sleeps 20 ms" in report.markdown(slow, "serving.png")
 
 
 def test_the_table_goes_to_stderr(capsys):

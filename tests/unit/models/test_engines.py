@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -10,11 +11,12 @@ import numpy as np
 import pytest
 import torch
 
+from raycls.config import Engine
 from raycls.data.packed import PackedDataset
 from raycls.data.transforms import as_tensor
-from raycls.errors import CheckpointError, UsageError
+from raycls.errors import CheckpointError, EngineError, UsageError
 from raycls.models import checkpoint, engines
-from raycls.models.engines import ENGINES, Engine, candidates, choose, compute_dtype, forward
+from raycls.models.engines import ENGINES, candidates, choose, compute_dtype, fitting, forward
 from raycls.models.predictor import Predictor
 
 CPU = torch.device("cpu")
@@ -54,7 +56,7 @@ def test_bfloat16_agrees_with_float32_where_the_device_has_none(
 
 
 def test_the_fastest_that_agrees_is_chosen(directory: Path, digits: PackedDataset) -> None:
-    choice = choose(directory, digits.images("val")[:64])
+    choice = choose(directory, digits.images("val")[:64], CPU)
     assert [timing.engine for timing in choice.timings] == list(candidates(CPU))
     assert all(timing.agrees and timing.one_ms > 0 for timing in choice.timings)
     assert min(choice.timings, key=lambda timing: timing.cost).engine == choice.engine
@@ -70,9 +72,40 @@ def test_an_engine_with_other_answers_is_not_chosen_however_fast(
     monkeypatch.setattr(
         engines, "_openvino", lambda network, card: lambda images: torch.ones(len(images), 10)
     )
-    choice = choose(directory, digits.images("val")[:64])
+    choice = choose(directory, digits.images("val")[:64], CPU)
     assert choice.engine != "openvino"
-    assert "engine openvino is not used: only" in capsys.readouterr().err
+    assert "of 64 images get the class of the reference" in capsys.readouterr().err
+
+
+def test_an_engine_that_cannot_run_a_network_is_said_and_left_out(
+    directory: Path,
+    digits: PackedDataset,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Tracing fails where a network looks at values; no network of raycls's does."""
+
+    class Data(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            raise RuntimeError("no such operation\nat line 7")
+
+    card = checkpoint.load_card(directory)
+    with pytest.raises(EngineError, match=r"OpenVINO cannot run this fastcnn: \w") as caught:
+        engines.build("openvino", Data(), card, CPU)
+    assert "\n" not in str(caught.value)
+    monkeypatch.setattr(engines, "_without_telemetry", lambda: importlib.import_module("no_openvino"))
+    choice = choose(directory, digits.images("val")[:64], CPU)
+    assert {timing.engine for timing in choice.timings} == {"reference", "torch"}
+    assert (
+        "engine openvino is not used: OpenVINO cannot run this fastcnn: No module" in capsys.readouterr().err
+    )
+
+
+def test_a_choice_made_on_a_cpu_fits_a_gpu() -> None:
+    gpu = torch.device("cuda")
+    assert fitting("openvino", CPU) == "openvino"
+    assert fitting("openvino", gpu) == "torch"
+    assert fitting("reference", gpu) == "reference"
 
 
 def test_a_network_without_finite_answers_has_no_engine(
@@ -83,7 +116,7 @@ def test_a_network_without_finite_answers_has_no_engine(
         network.head.weight.fill_(float("nan"))  # type: ignore[union-attr,operator]
     checkpoint.save(tmp_path, network, card)
     with pytest.raises(CheckpointError, match="not finite"):
-        choose(tmp_path, digits.images("val")[:8])
+        choose(tmp_path, digits.images("val")[:8], CPU)
 
 
 def test_an_engine_that_the_device_lacks_is_wrong_use(directory: Path) -> None:

@@ -1,0 +1,205 @@
+"""Comparing servers: each is asked in its own form and watched from its start, and the page says what was measured."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from aiohttp import web
+
+from raycls.errors import BenchmarkError
+from raycls.results_page import Row
+from raycls.serving.benchmark import peers, servers_page, wrk
+from raycls.serving.benchmark.forms import FORMS
+from raycls.serving.benchmark.images import read_images
+from raycls.serving.benchmark.load import Load, LoadGenerator
+from raycls.serving.benchmark.peers import Server, check, started
+
+
+class Peers:
+    """A server that takes every form, and answers in it what the image is; remembers the images."""
+
+    def __init__(self, images: Path) -> None:
+        self.labels = {image.body: image.label for image in read_images(images)}
+        self.seen: set[bytes] = set()
+
+    async def predict(self, request: web.Request) -> web.Response:
+        if request.content_type == "multipart/form-data":
+            image = (await request.post())["images"].file.read()
+            return web.json_response([self.answer(image)])
+        if request.content_type == "application/json":
+            document = await request.json()
+            if "inputs" in document:
+                answers = [self.answer(base64.b64decode(text)) for text in document["inputs"]]
+                return web.json_response({"predictions": answers})
+            return web.json_response(self.answer(base64.b64decode(document["image_data"])))
+        return web.json_response(self.answer(await request.read()))
+
+    def answer(self, image: bytes) -> dict[str, Any]:
+        self.seen.add(image)
+        return {"class_name": self.labels[image]}
+
+
+@pytest.fixture
+def server(images: Path) -> Peers:
+    return Peers(images)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_our_client_sends_every_image_in_each_form_and_reads_the_answers(
+    serve: Callable[..., str], server: Peers, images: Path, form: str
+) -> None:
+    with LoadGenerator(serve(server.predict), images, form=form) as generator:
+        sample = generator.measure(Load(connections=2, seconds=0.5, warmup_seconds=0.2))
+    assert server.seen == set(server.labels)
+    assert sample.errors == {}
+    assert sample.correct == sample.labelled == sample.answered > 0
+
+
+@pytest.mark.skipif(not wrk.installed(), reason="wrk is not installed")
+@pytest.mark.parametrize("form", FORMS)
+def test_wrk_sends_the_same(
+    serve: Callable[..., str], server: Peers, images: Path, tmp_path: Path, form: str
+) -> None:
+    folder = tmp_path / "bodies"
+    folder.mkdir()
+    wrk.write(read_images(images), FORMS[form], folder)
+    loop = wrk.closed(serve(server.predict), folder, connections=2, seconds=1)
+    assert server.seen == set(server.labels)
+    assert loop.failed == 0
+    assert loop.requests_per_s > 10
+    assert 0 < loop.p50_ms <= loop.p99_ms < 1000
+
+
+@pytest.mark.skipif(not wrk.installed(), reason="wrk is not installed")
+def test_wrk_counts_what_fails(serve: Callable[..., str], images: Path, tmp_path: Path) -> None:
+    async def busy(request: web.Request) -> web.Response:
+        return web.Response(status=429)
+
+    folder = tmp_path / "bodies"
+    folder.mkdir()
+    wrk.write(read_images(images), FORMS["raw"], folder)
+    loop = wrk.closed(serve(busy), folder, connections=2, seconds=1)
+    assert loop.failed > 0
+    assert loop.requests_per_s == 0
+    with pytest.raises(BenchmarkError, match="wrk failed: "):
+        wrk.closed("http://127.0.0.1:1/predict", folder, connections=1, seconds=1)
+
+
+@pytest.mark.parametrize("peer", peers.PEERS, ids=lambda peer: peer.name)
+def test_a_peer_must_give_the_models_classes(
+    serve: Callable[..., str], server: Peers, images: Path, peer: Server
+) -> None:
+    url, right = serve(server.predict), [str(image.label) for image in read_images(images)]
+    check(peer, url, images, right)
+    with pytest.raises(
+        BenchmarkError, match=f"{peer.name} gives 0 of 10 images the model's class".replace("+", r"\+")
+    ):
+        check(peer, url, images, ["green"] * len(right))
+
+
+@pytest.mark.skipif(not wrk.installed(), reason="wrk is not installed")
+def test_wrk_does_not_take_unanswered_requests_from_the_answered(
+    serve: Callable[..., str], images: Path, tmp_path: Path
+) -> None:
+    turn = itertools.count()
+
+    async def every_other(request: web.Request) -> web.Response:
+        if next(turn) % 2 and request.transport:
+            request.transport.abort()
+        return web.Response()
+
+    folder = tmp_path / "bodies"
+    folder.mkdir()
+    wrk.write(read_images(images), FORMS["raw"], folder)
+    loop = wrk.closed(serve(every_other), folder, connections=2, seconds=1)
+    assert loop.failed > 10
+    assert loop.requests_per_s > 10
+
+
+def test_a_peer_that_refuses_is_told(serve: Callable[..., str], images: Path) -> None:
+    async def refuse(request: web.Request) -> web.Response:
+        return web.Response(status=422, text="images: field required")
+
+    with pytest.raises(BenchmarkError, match="BentoML answers 422: images: field required"):
+        check(Server(name="BentoML", form="multipart"), serve(refuse), images, ["red"])
+
+
+PROGRAM = """\
+import http.server, sys
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        self.send_response(400)
+        self.end_headers()
+
+_, directory, port, count = sys.argv
+print("serving", directory, "with", count, flush=True)
+http.server.HTTPServer(("127.0.0.1", int(port)), Handler).serve_forever()
+"""
+
+
+def test_a_program_serves_until_it_was_measured(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(PROGRAM)
+    mine = Server(name="mine", program="mine")
+    with started(mine, Path(sys.executable), tmp_path, tmp_path, 2) as url:
+        assert requests.post(url, timeout=5).status_code == 400
+    with pytest.raises(requests.ConnectionError):
+        requests.post(url, timeout=5)
+
+
+def test_a_program_that_ends_is_told_with_its_last_words(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("raise SystemExit('no such checkpoint')")
+    mine = Server(name="mine", program="mine")
+    with (
+        pytest.raises(BenchmarkError, match="mine ended; its last words:\nno such checkpoint"),
+        started(mine, Path(sys.executable), tmp_path, tmp_path, 1),
+    ):
+        pass
+
+
+def _rows(turn: int, speed: float) -> list[Row]:
+    """One round: a machine of that speed, on which raycls is four times as fast as the peer, and twice as with one."""
+    rows: list[Row] = [
+        {"round": turn, "bound": "bare processes", "images_per_s": 1000 * speed, "one_ms": 1 / speed}
+    ]
+    for name, count, factor in (("raycls", 1, 200), ("raycls", 2, 400), ("FastAPI + uvicorn", 2, 100)):
+        own = {"round": turn, "server": name, "count": count, "failed": 0}
+        for connections in peers.CONNECTIONS:
+            times = {"p50_ms": connections * 2 / speed, "p99_ms": connections * 3 / speed}
+            rate = factor * speed * (1 if connections == 32 else 0.5)
+            rows.append({**own, "connections": connections, "client": "wrk", "requests_per_s": rate, **times})
+        for share in peers.SHARES:
+            load = {"share": share, "rate": 1.0, "client": "aiohttp", "requests_per_s": 1.0}
+            rows.append({**own, **load, "p50_ms": 2.0, "p99_ms": 9.0})
+    return rows
+
+
+def test_ratios_are_of_the_same_round() -> None:
+    rows = [*_rows(0, 1.0), *_rows(1, 0.5), *_rows(2, 2.0)]
+    measured = {goal.name: goal.figures(rows) for goal in servers_page.GOALS}
+    assert measured["requests/s against FastAPI + uvicorn, 2 workers"] == [4, 4, 4]
+    assert measured["of the bound: decoding and batched forward passes in bare processes"] == [0.4] * 3
+    assert measured["two replicas against one"] == [2, 2, 2]
+    assert measured["p99 / p50 at half load"] == [4.5] * 3
+    assert measured["ms of p50 at one connection beyond the forward pass"] == [1.0, 2.0, 0.5]
+    assert measured["against LitServe, best number of workers"] == []  # not measured: not on the page
+
+
+def test_the_page_says_which_goal_was_missed() -> None:
+    arguments = {"network": "fastcnn", "image_size": 32, "engine": "openvino", "seconds": 3.0}
+    document = {"arguments": arguments, "rows": _rows(0, 1.0), "date": "2026-01-01 10:00"}
+    page = servers_page.SECTIONS["small"]({"small": document})
+    assert (
+        "| requests/s against FastAPI + uvicorn, 2 workers | ≥ 3.5 | **4.00** (4.00 to 4.00) | met |" in page
+    )
+    assert "| ≥ 0.55 | **0.40** (0.40 to 0.40) | missed |" in page
+    assert "| p99 / p50 at half load | ≤ 4 | **4.50** (4.50 to 4.50) | missed |" in page
+    assert "LitServe" not in page
+    assert "| raycls | 2 | 200 | 200 | 400 | 200 | 2.0 | 3.0 | 2.0 | 9.0 | 2.0 | 9.0 | 0 |" in page
