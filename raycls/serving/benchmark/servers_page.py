@@ -22,8 +22,8 @@ HEAD = """\
 The same weights, the same images, one server at a time on the same cores, load generator included; a round is every
 server once, and a figure is the median over the rounds. Each peer is a program in `benchmarks/peers/serving`, written
 as its own documentation recommends, with PyTorch in float32; `engine reference` is raycls with the same, so that what
-the server gives and what the engine gives can be told apart. Open loops were sent by our own client, at 50% and 80% of the
-most that it got from that server. Every server was asked first whether it gives the model's classes.
+the server gives and what the engine gives can be told apart. Open loops were sent by our own client, at 50% and 80% of
+the most that it got from that server. Every server was asked first whether it gives the model's classes.
 """
 
 
