@@ -8,6 +8,7 @@ The one statement of the environment: `raycls up` sets it, `raycls env` prints i
 from __future__ import annotations
 
 import os
+import random
 import secrets
 import socket
 import tempfile
@@ -17,6 +18,7 @@ from pathlib import Path
 from raycls.errors import ClusterError
 
 LOOPBACK = "127.0.0.1"
+NEAR = 100  # ports, from the best on: those of the dashboard, the ingress and others keep apart
 # Ray runs workers at nice 15. Training fills every core, and would then wait for whatever else wants one.
 SAME_PRIORITY = {"RAY_worker_niceness": "0"}
 
@@ -114,8 +116,11 @@ def port_in_use(port: int, host: str = "") -> bool:
 
 
 def free_port(preferred: int) -> int:
-    if not port_in_use(preferred):
-        return preferred
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        return int(probe.getsockname()[1])
+    """The preferred port, or one of the next hundred where it is taken. Raises ClusterError where all are.
+
+    Not one that the kernel picks: such ports it also gives to connections that go out, until whoever is to listen does.
+    """
+    for port in (preferred, *random.sample(range(preferred + 1, preferred + NEAR), NEAR - 1)):
+        if not port_in_use(port):
+            return port
+    raise ClusterError(f"none of the ports {preferred} to {preferred + NEAR - 1} is free")
