@@ -10,7 +10,6 @@
 | `torch` | PyTorch, in bfloat16 where the device multiplies it natively |
 | `openvino` | the network compiled for this processor by OpenVINO, in bfloat16 where it multiplies that natively |
 
-ONNX Runtime, which has no bfloat16 on processors, inductor, whose start takes a minute, and AOTInductor were slower.
 Knows checkpoint directories and images; who remembers the choice is the registry.
 """
 
@@ -124,9 +123,8 @@ def _openvino(network: nn.Module, card: ModelCard) -> Run:
     try:
         ov = _without_telemetry()
         with torch.inference_mode(), warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # deprecations inside the converter; what tracing takes for a constant is one
+            # Deprecations inside the converter; and that tracing takes mean and std for constants, which they are.
+            warnings.simplefilter("ignore")
             whole = WithNormalization(network, card).eval()
             shape = ov.PartialShape([-1, side, side, 3])
             graph = ov.convert_model(whole, example_input=example, input=[shape])

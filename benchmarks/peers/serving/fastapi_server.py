@@ -2,8 +2,8 @@
 
     python fastapi_server.py CHECKPOINT PORT WORKERS
 
-The endpoint is async and computes in the event loop: as a plain function, FastAPI would run it in forty threads that
-fight for the cores, which was slower here.
+The endpoint is async and computes in the event loop: a plain function would run in FastAPI's pool of forty threads, all
+of which compute on the same few cores.
 """
 
 from __future__ import annotations
