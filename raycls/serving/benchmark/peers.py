@@ -172,6 +172,7 @@ def _own(generator: LoadGenerator, *, seconds: float, **kind: float) -> Row:
         "p50_ms": sample.p50_ms,
         "p99_ms": sample.p99_ms,
         "failed": sum(sample.errors.values()),
+        "errors": sample.errors,
     }
 
 
