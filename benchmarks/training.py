@@ -8,14 +8,15 @@
     python benchmarks/training.py levers --seeds 0,1,2                    # what each setting of `fast` is worth
     python benchmarks/training.py networks --dataset emotions --init cifar10/1
 
-Results go to OUTPUT/training/PART.json (benchmarks/results), from which the page OUTPUT/training.md is made anew, and
-one JSON document to the last line of stdout.
+Results go to OUTPUT/training/PART.json (benchmarks/results) as they are measured, from which the page
+OUTPUT/training.md is made anew, and one JSON document to the last line of stdout.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,8 @@ PEER = Path(__file__).parent / "peers" / "plain_cnn.py"
 RESULTS = Path(__file__).parent / "results"
 
 
-def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """One part's document; its name, which is its file's, and what it was asked for are in it."""
+def measure(options: argparse.Namespace) -> Iterator[results_page.Document]:
+    """One part's document after each of its rows; its name, its file's, and what it was asked for are in it."""
     part, dataset, seeds, pairs = options.part, options.dataset, options.seeds, options.pairs
     arguments: dict[str, Any] = {"dataset": dataset}
     if part == "presets":
@@ -47,7 +48,10 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         given = {"workers": [pairs], "agreement": [seeds], "memory": [], "levers": [seeds]}[part]
         rows = getattr(parts, part)(dataset, *given)
         name = part
-    return results_page.document(name, arguments, rows)
+    measured: list[results_page.Row] = []
+    for row in rows:
+        measured.append(row)
+        yield results_page.document(name, arguments, measured)
 
 
 def main(arguments: list[str]) -> None:
@@ -70,9 +74,9 @@ def main(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     open_dataset(options.dataset)
 
-    document = measure(options)
-    file = results_page.keep(options.output, "training", document)
-    progress.say(f"written: {file}, {page.write(options.output)}")
+    for document in measure(options):
+        file = results_page.keep(options.output, "training", document)
+        progress.say(f"written: {file}, {page.write(options.output)}")
     print(json.dumps(document))
 
 

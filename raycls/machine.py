@@ -21,7 +21,7 @@ def cores() -> int:
 
 
 def hardware() -> dict[str, str]:
-    """CPU model, cores, memory in GiB, and the operating system."""
+    """CPU (with family and model: a name may cover several generations), cores, memory in GiB, operating system."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return {
         "CPU": _cpu_model(),
@@ -38,8 +38,11 @@ def versions() -> dict[str, str]:
 
 def _cpu_model() -> str:
     info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    if not info.exists():
+        return platform.processor() or platform.machine()
+    first = info.read_text().partition("\n\n")[0]
+    facts = {
+        key.strip(): value.strip() for key, _, value in (line.partition(":") for line in first.splitlines())
+    }
+    name = facts.get("model name", platform.machine())
+    return f"{name} (family {facts['cpu family']}, model {facts['model']})" if "cpu family" in facts else name

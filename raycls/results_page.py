@@ -69,8 +69,13 @@ def markdown(documents: dict[str, Document], head: str, sections: Mapping[str, S
             parts.append(section(found))
     newest = max(documents.values(), key=lambda doc: doc["date"], default=None)
     if newest:
-        facts = [*newest["hardware"].items(), *newest["versions"].items()]
-        parts.append(table(("", ""), facts))
+        facts = {**newest["hardware"], **newest["versions"]}
+        others: dict[str, list[str]] = {}
+        for name, doc in documents.items():
+            if doc["hardware"]["CPU"] != facts["CPU"]:
+                others.setdefault(doc["hardware"]["CPU"], []).append(name)
+        elsewhere = [("another CPU", f"{cpu}: {', '.join(names)}") for cpu, names in others.items()]
+        parts.append(table(("", ""), [*facts.items(), *elsewhere]))
     return "\n".join(parts)
 
 

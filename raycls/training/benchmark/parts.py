@@ -2,16 +2,18 @@
 
     presets("cifar10", "fast", seeds=[0, 1, 2], peer=Path("benchmarks/peers/plain_cnn.py"))
 
-Every part returns rows of plain numbers, n of them as many as were asked for; medians and spreads are the page's. Times
-are the training loop's own (whitening, augmentation and validation included), not the start of processes.
+Every part gives rows of plain numbers as they are measured; medians and spreads are the page's. Times are the training
+loop's own (whitening, augmentation and validation included), not the start of processes.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import statistics
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,81 +43,73 @@ LEVERS: dict[str, tuple[list[str], dict[str, str], tuple[int, int]]] = {
 }
 
 
-def presets(dataset: str, name: str, seeds: list[int], peer: Path, settings: list[str]) -> list[Row]:
-    """For each seed an epoch of the plain peer, then a whole run of the preset under Ray Train."""
-    rows = []
+def presets(dataset: str, name: str, seeds: list[int], peer: Path, settings: list[str]) -> Iterator[Row]:
+    """For each seed a whole run of the preset under Ray Train, between two epochs of the plain peer: their mean counts.
+
+    A run of minutes may meet another pace of the machine than an epoch before it did.
+    """
     for seed in seeds:
-        epoch = _peer_epoch(peer, dataset, seed)
+        before = _peer_epoch(peer, dataset, seed)
         row = under_ray(_config(dataset, name, [*settings, f"training.seed={seed}"]), dataset)
-        rows.append({"seed": seed, **row, **epoch})
-    return rows
+        after = _peer_epoch(peer, dataset, seed)
+        yield {"seed": seed, **row} | {key: statistics.mean((before[key], after[key])) for key in before}
 
 
-def ray(dataset: str, pairs: int, workers: int, threads: int) -> list[Row]:
+def ray(dataset: str, pairs: int, workers: int, threads: int) -> Iterator[Row]:
     """The whole of `quick` in bare processes and under Ray Train, in turns."""
-    rows = []
     for _ in range(pairs):
         bare = without_ray(dataset, "quick", [], workers, threads)
         with_ray = under_ray(_config(dataset, "quick", []), dataset, cpus=workers * threads, workers=workers)
-        rows.append({"bare_seconds": bare["train_seconds"], "ray_seconds": with_ray["train_seconds"]})
-    return rows
+        yield {"bare_seconds": bare["train_seconds"], "ray_seconds": with_ray["train_seconds"]}
 
 
-def workers(dataset: str, pairs: int) -> list[Row]:
+def workers(dataset: str, pairs: int) -> Iterator[Row]:
     """Images/s of one and of two Ray Train workers of one thread each, in turns."""
-    rows = []
     for _ in range(pairs):
         row = {}
         for count in (1, 2):
             result = under_ray(_config(dataset, "fast", TIMED), dataset, cpus=count, workers=count)
             row[f"images_per_s_{count}"] = result["images_per_s"]
-        rows.append(row)
-    return rows
+        yield row
 
 
-def agreement(dataset: str, seeds: list[int]) -> list[Row]:
+def agreement(dataset: str, seeds: list[int]) -> Iterator[Row]:
     """Test accuracy of the whole `fast` run by one worker (two threads) and by two (one thread), same global batch."""
-    rows = []
     for seed in seeds:
         row: Row = {"seed": seed}
         for count in (1, 2):
             settings = [f"training.seed={seed}"]
             result = without_ray(dataset, "fast", settings, count, 2 // count)
             row[f"test_accuracy_{count}"] = result["test_accuracy"]
-        rows.append(row)
-    return rows
+        yield row
 
 
-def memory(dataset: str) -> list[Row]:
+def memory(dataset: str) -> Iterator[Row]:
     """Peak memory of one worker, bytes, in a run of `fast`."""
     result = without_ray(dataset, "fast", [], workers=1, threads=2)
-    return [{key: value for key, value in result.items() if key.startswith("peak_memory")}]
+    yield {key: value for key, value in result.items() if key.startswith("peak_memory")}
 
 
-def levers(dataset: str, seeds: list[int]) -> list[Row]:
+def levers(dataset: str, seeds: list[int]) -> Iterator[Row]:
     """Every one of LEVERS for each seed, in turns."""
-    rows = []
     for seed in seeds:
         for lever, (settings, environment, (count, threads)) in LEVERS.items():
             arguments = [*settings, f"training.seed={seed}"]
             result = without_ray(dataset, "fast", arguments, count, threads, environment)
             figures = {key: result[key] for key in ("train_seconds", "test_accuracy")}
-            rows.append({"lever": lever, "seed": seed, **figures})
-    return rows
+            yield {"lever": lever, "seed": seed, **figures}
 
 
-def networks(dataset: str, seeds: list[int], init: str | None) -> list[Row]:
+def networks(dataset: str, seeds: list[int], init: str | None) -> Iterator[Row]:
     """`fast` with each of raycls's own networks; and the fastcnn from the model `init`, where one is given."""
     starts: list[tuple[str, str | None]] = [("mlp", None), ("cnn", None), ("fastcnn", None)]
     if init:
         starts.append(("fastcnn", init))
-    rows = []
     for seed in seeds:
         for network, start in starts:
             config = _config(dataset, "fast", [f"training.seed={seed}"], network)
             row = under_ray(config, dataset, init=start)
-            rows.append({"network": network, "init": start or "", "seed": seed, **row})
-    return rows
+            yield {"network": network, "init": start or "", "seed": seed, **row}
 
 
 def _config(dataset: str, name: str, settings: list[str], network: str | None = None) -> Config:
