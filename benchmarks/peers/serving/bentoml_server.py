@@ -13,7 +13,7 @@ from typing import Any
 import bentoml
 import PIL.Image
 import torch
-from model import Model
+from model import Model, threads
 
 WORKERS = int(os.environ.get("WORKERS", "1"))
 
@@ -21,7 +21,7 @@ WORKERS = int(os.environ.get("WORKERS", "1"))
 @bentoml.service(workers=WORKERS, metrics={"enabled": False}, logging={"access": {"enabled": False}})
 class Classifier:
     def __init__(self) -> None:
-        self.model = Model(Path(os.environ["CHECKPOINT"]), threads=max(1, (os.cpu_count() or 1) // WORKERS))
+        self.model = Model(Path(os.environ["CHECKPOINT"]), threads=threads(WORKERS))
 
     @bentoml.api(batchable=True, max_batch_size=64)
     def predict(self, images: list[PIL.Image.Image]) -> list[dict[str, Any]]:

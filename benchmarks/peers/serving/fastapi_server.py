@@ -15,7 +15,7 @@ from typing import Any
 
 import uvicorn
 from fastapi import FastAPI, Request
-from model import Model
+from model import Model, threads
 
 app = FastAPI()
 if "CHECKPOINT" in os.environ:  # in a worker
@@ -29,5 +29,5 @@ async def predict(request: Request) -> dict[str, Any]:
 
 if __name__ == "__main__":
     directory, port, workers = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-    os.environ |= {"CHECKPOINT": directory, "THREADS": str(max(1, (os.cpu_count() or 1) // workers))}
+    os.environ |= {"CHECKPOINT": directory, "THREADS": str(threads(workers))}
     uvicorn.run("fastapi_server:app", port=port, workers=workers, access_log=False, log_level="warning")

@@ -5,7 +5,6 @@ python litserve_server.py CHECKPOINT PORT WORKERS
 
 from __future__ import annotations
 
-import os
 import sys
 from base64 import b64decode
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 
 import litserve
 import torch
-from model import Model
+from model import Model, threads
 from torch import Tensor
 
 
@@ -43,6 +42,6 @@ class Classifier(litserve.LitAPI):
 
 if __name__ == "__main__":
     directory, port, workers = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-    api = Classifier(directory, max(1, (os.cpu_count() or 1) // workers))
+    api = Classifier(directory, threads(workers))
     server = litserve.LitServer(api, accelerator="cpu", workers_per_device=workers, fast_queue=True)
     server.run(host="127.0.0.1", port=port, generate_client_file=False, log_level="warning", access_log=False)

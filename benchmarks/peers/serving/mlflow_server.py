@@ -15,7 +15,7 @@ from typing import Any
 import mlflow.pyfunc
 import torch
 from mlflow.pyfunc.model import PythonModel
-from model import Model
+from model import Model, threads
 
 
 class Classifier(PythonModel):
@@ -28,7 +28,7 @@ class Classifier(PythonModel):
 
 if __name__ == "__main__":
     directory, port, workers = sys.argv[1:]
-    os.environ["THREADS"] = str(max(1, (os.cpu_count() or 1) // int(workers)))
+    os.environ["THREADS"] = str(threads(int(workers)))
     folder = tempfile.mkdtemp(prefix="raycls-mlflow-peer-")
     mlflow.pyfunc.save_model(
         f"{folder}/model",

@@ -15,8 +15,14 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
+from raycls import machine
 from raycls.data.transforms import as_tensor, decode, normalize, to_square
 from raycls.models import checkpoint
+
+
+def threads(workers: int) -> int:
+    """A worker's share of the cores."""
+    return max(1, machine.cores() // workers)
 
 
 class Model:

@@ -245,12 +245,10 @@ def _python(server: Server) -> Path:
             uv = str(Path(sys.executable).with_name("uv"))
             _install([uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(folder)])
             _install([uv, "pip", "install", "--quiet", "--python", str(python), server.needs])
-            (own,) = folder.glob("lib/python*/site-packages")
-            # After its own packages, and with the .pth files of ours.
-            (own / "ours.pth").write_text(
-                f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n"
-            )
             (folder / "whole").touch()
+    (own,) = folder.glob("lib/python*/site-packages")
+    # After its own packages, and with the .pth files of ours; which may be another environment than the last time.
+    (own / "ours.pth").write_text(f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n")
     return python
 
 

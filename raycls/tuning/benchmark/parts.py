@@ -26,7 +26,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from raycls import cluster, progress
+from raycls import cluster, machine, progress
 from raycls.config import Config, override, preset
 from raycls.data.packed import open_dataset
 from raycls.errors import BenchmarkError
@@ -77,7 +77,7 @@ def grid(dataset: str, seeds: Sequence[int]) -> list[Row]:
     rows = []
     for seed in seeds:
         config = _config(dataset, GRID, seed)
-        with _ray(cpus=os.cpu_count()):
+        with _ray(cpus=machine.cores()):
             whole = _trials(dataset, config, seed, search="grid")
             ours = _trials(dataset, config, seed, trials=SEARCH_TRIALS)
             drawn = _trials(dataset, config, seed, trials=SEARCH_TRIALS, search="random")
@@ -105,7 +105,7 @@ def stopping(dataset: str, seeds: Sequence[int]) -> list[Row]:
     for seed in seeds:
         config = _config(dataset, SMALL, seed)
         row: Row = {"seed": seed}
-        with _ray(cpus=os.cpu_count()):
+        with _ray(cpus=machine.cores()):
             for scheduler in ("asha", "none"):
                 trials = _trials(
                     dataset,
@@ -136,7 +136,7 @@ def optuna(dataset: str, seeds: Sequence[int], peer: Path) -> list[Row]:
         plain = _plain(peer, dataset, seed, {})
         started = time.monotonic()
         config = _config(dataset, STUDY, seed)
-        with _ray(cpus=os.cpu_count()):
+        with _ray(cpus=machine.cores()):
             ours = _trials(dataset, config, seed, trials=STUDY_TRIALS, search="tpe")
         seconds = time.monotonic() - started
         helped = _plain(peer, dataset, seed, ALLOCATOR)
@@ -186,7 +186,7 @@ def nodes(dataset: str, seeds: Sequence[int]) -> list[Row]:
 
 def widths(dataset: str, seed: int) -> Outcome:
     """A study of accuracy and latency, to the registered model, with a Ray that is gone afterwards."""
-    with _ray(cpus=os.cpu_count()):
+    with _ray(cpus=machine.cores()):
         job = plan(
             dataset,
             _config(dataset, STUDY, seed),

@@ -1,0 +1,68 @@
+"""Photographs to serve and to train on: JPEGs of 500×375 pixels, cut out of the three that our libraries bring.
+
+    python benchmarks/photographs.py photos/
+    raycls data prepare photos/ --size 224
+    raycls train photos --network resnet18 --preset smoke --set training.epochs=5
+    python benchmarks/serving.py --peers --name photographs --model photos --images photos/
+
+scikit-learn has two and Matplotlib one; each is a class. Where a piece is cut is random, with a fixed seed. What counts
+is that a decoder finds in them what it finds in any photograph; the accuracy says nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import sklearn.datasets
+from PIL import Image
+
+from raycls import progress, script
+from raycls.errors import UsageError
+
+SIZE = (500, 375)
+PIECES = 100  # of each photograph
+QUALITY = 90
+
+
+def photographs() -> dict[str, Path]:
+    """Each one's name and file."""
+    images = Path(sklearn.datasets.__file__).parent / "images"
+    samples = Path(matplotlib.get_data_path()) / "sample_data"
+    return {
+        "temple": images / "china.jpg",
+        "flower": images / "flower.jpg",
+        "portrait": samples / "grace_hopper.jpg",
+    }
+
+
+def write(folder: Path) -> int:
+    """PIECES of each into FOLDER/NAME/; how many they are."""
+    rng = np.random.default_rng(0)
+    for name, file in photographs().items():
+        (folder / name).mkdir(parents=True)
+        with Image.open(file) as photograph:
+            columns, rows = np.subtract(photograph.size, SIZE) + 1
+            for place in rng.choice(columns * rows, PIECES, replace=False).tolist():
+                top, left = divmod(place, columns)
+                piece = photograph.crop((left, top, left + SIZE[0], top + SIZE[1]))
+                piece.save(folder / name / f"{left}-{top}.jpg", quality=QUALITY)
+    return PIECES * len(photographs())
+
+
+def main(arguments: list[str]) -> None:
+    """Parse, cut, write. Raises RayclsError."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path, help="a new folder")
+    folder = parser.parse_args(arguments).folder
+    if folder.exists():
+        raise UsageError(f"{folder} exists: name a new folder")
+    progress.say(f"{write(folder)} photographs written to {folder}")
+
+
+if __name__ == "__main__":
+    script.run(main)
