@@ -3,6 +3,7 @@
     python benchmarks/photographs.py photos/
     raycls data prepare photos/ --size 224
     raycls train photos --network resnet18 --preset smoke --set training.epochs=5
+    raycls promote photos 1
     python benchmarks/serving.py --peers --name photographs --model photos --images photos/
 
 scikit-learn has two and Matplotlib one; each is a class. Where a piece is cut is random, with a fixed seed. What counts

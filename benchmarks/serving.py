@@ -72,12 +72,9 @@ def compare(arguments: list[str]) -> None:
         )
         told = {"network": card.network, "image_size": card.image_size, "seconds": options.seconds}
         told["engine"] = fitting(version.engine, best_device())
-        rows: list[results_page.Row] = []
-        for round_rows in rounds:
-            rows += round_rows
-            document = results_page.document(options.name, told, rows)
-            file = results_page.keep(options.output, "servers", document)
-            progress.say(f"written: {file}, {servers_page.write(options.output)}")
+        growing = (results_page.document(options.name, told, rows) for rows in rounds)
+        file, document = results_page.keep_last(options.output, "servers", growing)
+    progress.say(f"written: {file}, {servers_page.write(options.output)}")
     print(json.dumps(document))
 
 

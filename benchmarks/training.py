@@ -8,8 +8,8 @@
     python benchmarks/training.py levers --seeds 0,1,2                    # what each setting of `fast` is worth
     python benchmarks/training.py networks --dataset emotions --init cifar10/1
 
-Results go to OUTPUT/training/PART.json (benchmarks/results) as they are measured, from which the page
-OUTPUT/training.md is made anew, and one JSON document to the last line of stdout.
+Results go to OUTPUT/training/PART.json (benchmarks/results), from which the page OUTPUT/training.md is made anew, and
+one JSON document to the last line of stdout. What is broken off leaves what it has measured in PART.partial.
 """
 
 from __future__ import annotations
@@ -74,9 +74,8 @@ def main(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     open_dataset(options.dataset)
 
-    for document in measure(options):
-        file = results_page.keep(options.output, "training", document)
-        progress.say(f"written: {file}, {page.write(options.output)}")
+    file, document = results_page.keep_last(options.output, "training", measure(options))
+    progress.say(f"written: {file}, {page.write(options.output)}")
     print(json.dumps(document))
 
 

@@ -132,7 +132,7 @@ class ServingConfig(_Section):
     model: str | None = Field(
         None, description="NAME, NAME@ALIAS or NAME/VERSION; none: the champion that was promoted last"
     )
-    max_batch_size: int = Field(64, ge=1, le=4096, description="images in one forward pass")
+    max_batch_size: int = Field(64, ge=1, le=4096, description="images classified at a time")
     threads: int = Field(1, ge=1, le=256, description="CPU threads of one replica's forward pass")
     engine: Engine | Literal["auto"] = Field(
         "auto",

@@ -1,6 +1,7 @@
 """A benchmark's page made of the parts that were measured so far, each with its own date and circumstances.
 
     file = keep(Path("benchmarks/results"), "training", document)             # results/training/NAME.json
+    file = keep_last(Path("benchmarks/results"), "training", documents)       # of one that grows while it is measured
     write(Path("benchmarks/results"), "training", HEAD, SECTIONS)             # results/training.md, of all of them
 
 A document is {"name", "date", "arguments", "rows", "hardware", "versions"}: rows of plain numbers. A section makes
@@ -16,8 +17,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from raycls import machine
-from raycls.errors import ConfigError
+from raycls import machine, progress
+from raycls.errors import BenchmarkError, ConfigError
 
 Row = dict[str, Any]
 Document = dict[str, Any]
@@ -48,8 +49,30 @@ def keep(results: Path, kind: str, part: Document) -> Path:
     """Write the part's file, in place of an earlier one of this name."""
     file = results / kind / f"{part['name']}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(part, indent=1) + "\n")
+    file.write_text(_text(part))
     return file
+
+
+def _text(part: Document) -> str:
+    return json.dumps(part, indent=1) + "\n"
+
+
+def keep_last(results: Path, kind: str, growing: Iterable[Document]) -> tuple[Path, Document]:
+    """Write the last of these as `keep` does; until it has come, each lies beside an earlier file of the name.
+
+    So what is broken off leaves its rows in NAME.partial, and the figures of the time before as they were. Raises
+    BenchmarkError where nothing is measured.
+    """
+    partial = None
+    for part in growing:
+        partial = results / kind / f"{part['name']}.partial"
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(_text(part))
+        progress.say(f"{len(part['rows'])} rows so far in {partial}")
+    if partial is None:
+        raise BenchmarkError("nothing was measured: ask for one round, pair or seed at least")
+    partial.unlink()
+    return keep(results, kind, part), part
 
 
 def write(results: Path, kind: str, head: str, sections: Mapping[str, Section]) -> Path:
@@ -72,7 +95,7 @@ def markdown(documents: dict[str, Document], head: str, sections: Mapping[str, S
         facts = {**newest["hardware"], **newest["versions"]}
         others: dict[str, list[str]] = {}
         for name, doc in documents.items():
-            if doc["hardware"]["CPU"] != facts["CPU"]:
+            if not facts["CPU"].startswith(doc["hardware"]["CPU"]):  # older files do not tell the model
                 others.setdefault(doc["hardware"]["CPU"], []).append(name)
         elsewhere = [("another CPU", f"{cpu}: {', '.join(names)}") for cpu, names in others.items()]
         parts.append(table(("", ""), [*facts.items(), *elsewhere]))

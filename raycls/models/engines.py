@@ -21,6 +21,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, get_args
@@ -44,8 +45,8 @@ THREADS = 1  # with which engines are timed: `threads` of serve_config.yaml
 ONE, MANY = 1, 32  # images: a lone request's batch, and one under load
 ROUNDS, WARM_UP = 20, 3  # timed passes of each engine, in turns
 MOST_SECONDS = 3.0  # of all of them: large networks get fewer
-PIECES = (32, 16, 8, 4, 2, 1)  # images: OpenVINO compiles the network for each, and a batch is cut into them
 PAUSE_S = 0.004  # before each: in a row of them without end, each would take half as long as in a replica
+PIECES = (32, 16, 8, 4, 2, 1)  # images: what a batch is cut into for OpenVINO
 # A fit engine's agreement with the reference; bfloat16 in a sound one is at 0.99 and 0.003.
 SAME_CLASS, MEAN_DIFFERENCE = 0.97, 0.02
 
@@ -114,8 +115,6 @@ def build(engine: Engine, network: nn.Module, card: ModelCard, device: torch.dev
 def _openvino(network: nn.Module, card: ModelCard) -> Run:
     side = card.image_size
     example = torch.zeros(2, side, side, 3, dtype=torch.uint8)
-    # Compiled for a batch of any size, it would take 0.4 ms more for each: a third of a small network's time for one
-    # image. The pieces give an image the same answer, bit for bit.
     settings = {
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": 1,
@@ -130,10 +129,15 @@ def _openvino(network: nn.Module, card: ModelCard) -> Run:
             warnings.simplefilter("ignore")
             whole = WithNormalization(network, card).eval()
             graph = ov.convert_model(whole, example_input=example)
-        core, passes = ov.Core(), {}
-        for size in PIECES:
+        core = ov.Core()
+
+        # Compiled for a batch of any size, a pass would take 0.4 ms more: a third of a small network's for one image.
+        @cache
+        def compiled(size: int) -> Any:
             graph.reshape([size, side, side, 3])
-            passes[size] = core.compile_model(graph, "CPU", settings).create_infer_request()
+            return core.compile_model(graph, "CPU", settings).create_infer_request()
+
+        compiled(1)
     except Exception as error:  # its converter and its compiler raise many types
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise EngineError(f"OpenVINO cannot run this {card.network}: {reason}") from error
@@ -142,7 +146,7 @@ def _openvino(network: nn.Module, card: ModelCard) -> Run:
         logits, start = [], 0
         for size in PIECES:
             while len(images) - start >= size:
-                logits.append(passes[size].infer([images[start : start + size]], share_inputs=True)[0])
+                logits.append(compiled(size).infer([images[start : start + size]], share_inputs=True)[0])
                 start += size
         return torch.from_numpy(np.concatenate(logits))
 

@@ -10,6 +10,7 @@ the version it serves.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import logging
 import random
@@ -206,9 +207,9 @@ class Classifier:
         return self.predictor.prepare(decode(data, max_pixels=self.config.max_pixels, formats=FORMATS))
 
     def _warm_up(self) -> None:
-        """Pay for the first passes, one image and a full batch, before the first request does."""
-        side = self.predictor.card.image_size
-        for count in (1, self.config.max_batch_size):
+        """Pay for the first passes, with one image, two, four, to a full batch, before the first request does."""
+        side, most = self.predictor.card.image_size, self.config.max_batch_size
+        for count in [*itertools.takewhile(lambda n: n < most, (2**k for k in itertools.count())), most]:
             started = time.perf_counter()
             self.predictor.probabilities(np.zeros((count, side, side, 3), np.uint8))
         self.full_batch_s = time.perf_counter() - started

@@ -17,12 +17,12 @@ from torch import Tensor
 
 
 class Classifier(litserve.LitAPI):
-    def __init__(self, directory: Path, threads: int):
+    def __init__(self, directory: Path, workers: int):
         super().__init__(max_batch_size=64, batch_timeout=0.001, api_path="/predict")
-        self.directory, self.threads = directory, threads
+        self.directory, self.workers = directory, workers
 
     def setup(self, device: str) -> None:
-        self.model = Model(self.directory, self.threads)
+        self.model = Model(self.directory, threads(self.workers))
 
     def decode_request(self, request: dict[str, str]) -> Tensor:
         return self.model.pixels(b64decode(request["image_data"]))
@@ -42,6 +42,6 @@ class Classifier(litserve.LitAPI):
 
 if __name__ == "__main__":
     directory, port, workers = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-    api = Classifier(directory, threads(workers))
+    api = Classifier(directory, workers)
     server = litserve.LitServer(api, accelerator="cpu", workers_per_device=workers, fast_queue=True)
     server.run(host="127.0.0.1", port=port, generate_client_file=False, log_level="warning", access_log=False)

@@ -4,8 +4,8 @@
     answer = await connection.ask(post("http://127.0.0.1:8000/predict", image.body, "image/png", {}))
     answer.status, answer.body, answer.at
 
-A general client parses, checks and keeps more than a load needs, on cores that the server could use: aiohttp's took
-twice the CPU for a request. Here a request is made once and written whole, and httptools, which uvicorn reads
+A general client parses, checks and keeps more than a load needs, on cores that the server could use: aiohttp's took up
+to twice the CPU for a request. Here a request is made once and written whole, and httptools, which uvicorn reads
 requests with, reads the answers.
 """
 
@@ -18,6 +18,10 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import httptools
+
+
+class AnswerError(Exception):
+    """What came is no answer in HTTP/1.1."""
 
 
 class Answer(NamedTuple):
@@ -38,16 +42,21 @@ def post(url: str, body: bytes, content_type: str, headers: Mapping[str, str]) -
 
 
 class Connection(asyncio.Protocol):
-    """Kept alive while the server keeps it; `usable` says whether it takes another request."""
+    """Kept alive while the server keeps it."""
 
-    usable = False
     _transport: asyncio.Transport
+    _free = False
     _answer: asyncio.Future[Answer] | None = None
 
     def __init__(self) -> None:
         self._parser = httptools.HttpResponseParser(self)
         self._body: list[bytes] = []
         self._begun = self._framed = False  # an answer, and whether its head says where it ends
+
+    @property
+    def usable(self) -> bool:
+        """Whether it takes another request: none is under way, and the server has not ended it."""
+        return self._free and not self._transport.is_closing()
 
     @classmethod
     async def open(cls, url: str) -> Connection:
@@ -60,29 +69,29 @@ class Connection(asyncio.Protocol):
         return connection
 
     def ask(self, request: bytes) -> asyncio.Future[Answer]:
-        """Raises OSError where the connection ends first, HttpParserError where the answer is not HTTP."""
-        self.usable = False
+        """The answer to come; OSError where the connection ends before it, AnswerError where it is none."""
+        self._free = False
         self._answer = asyncio.get_running_loop().create_future()
         self._transport.write(request)
         return self._answer
 
     def abort(self) -> None:
-        self.usable = False
+        self._free = False
         self._transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
-        self._transport, self.usable = transport, True
+        self._transport, self._free = transport, True
 
     def data_received(self, data: bytes) -> None:
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserError as error:
-            self._fail(error)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            self._fail(AnswerError(str(error)))
             self.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.usable = False
+        self._free = False
         if exc is None and self._begun and not self._framed:
             self.on_message_complete()
         self._fail(exc or ConnectionResetError("closed without an answer"))
@@ -107,6 +116,6 @@ class Connection(asyncio.Protocol):
             return
         answer = Answer(self._parser.get_status_code(), b"".join(self._body), time.perf_counter())
         self._body, self._begun, self._framed = [], False, False
-        self.usable = self._parser.should_keep_alive() and not self._transport.is_closing()
+        self._free = self._parser.should_keep_alive()
         if self._answer and not self._answer.done():
             self._answer.set_result(answer)

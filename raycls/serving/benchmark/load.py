@@ -30,12 +30,11 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import numpy as np
-from httptools import HttpParserError
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from raycls.errors import BenchmarkError, UsageError
 from raycls.serving import auth
-from raycls.serving.benchmark.connection import Connection, post
+from raycls.serving.benchmark.connection import AnswerError, Connection, post
 from raycls.serving.benchmark.forms import FORMS, Form
 from raycls.serving.benchmark.images import EncodedImage, read_images
 
@@ -90,8 +89,15 @@ class Sample(BaseModel):
 def check_url(url: str, *, allow_remote: bool = False) -> str:
     """The URL, when it is http and of this machine or remote ones are allowed; else UsageError."""
     parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        right = (
+            parts.scheme in ("http", "https") and parts.hostname and not parts.username and parts.port != 0
+        )
+    except ValueError:  # a port that is no number up to 65,535
+        right = False
+    if not right or not url.isascii() or any(character.isspace() for character in url):
         raise UsageError(f"{url!r} is not a URL like http://127.0.0.1:8000/predict")
+    assert parts.hostname
     try:
         local = ipaddress.ip_address(parts.hostname).is_loopback
     except ValueError:
@@ -109,10 +115,10 @@ class _Request(NamedTuple):
 def prepared(url: str, images: Sequence[EncodedImage], form: Form) -> Iterator[_Request]:
     """A request for each image, over and over. Raises UsageError for a token that no header carries."""
     headers = auth.headers()
-    wrapped = [form.wrap(image) for image in images]
     return itertools.cycle(
-        [_Request(post(url, image.body, image.content_type, headers), image.label) for image in wrapped]
-    )
+        [_Request(post(url, wrapped.body, wrapped.content_type, headers), wrapped.label)
+         for wrapped in map(form.wrap, images)]
+    )  # fmt: skip
 
 
 class _Client:
@@ -140,7 +146,7 @@ class _Client:
                 named = self._named(json.loads(answer.body))
         except TimeoutError:
             error = "timeout"
-        except (OSError, HttpParserError) as failure:
+        except (OSError, AnswerError) as failure:
             error = type(failure).__name__
         except (ValueError, LookupError, TypeError):
             error = "answer without class_name"

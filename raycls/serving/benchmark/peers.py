@@ -82,7 +82,7 @@ def compare(
     rounds: int,
     seconds: float,
 ) -> Iterator[list[Row]]:
-    """After each round its rows: {"round", "server", "count", "connections" or "share" and "rate", …} and the bound.
+    """After each round all rows: {"round", "server", "count", "connections" or "share" and "rate", …}, the bound.
 
     images is a folder of encoded images. count is the number of replicas or workers. Raises ClusterError where a
     cluster runs, BenchmarkError where a server does not start or answers other classes than the model does.
@@ -98,10 +98,11 @@ def compare(
     pythons = {server: _python(server) for server in servers}
     expected = _expected(directory, images)
     with progress.bar("comparing servers", total=rounds * (1 + len(servers) * len(COUNTS))) as bar:
+        rows: list[Row] = []
         for turn in range(rounds):
             bar.describe(f"round {turn + 1} of {rounds}: the bound")
             reached = bound.measure(directory, images, engine, seconds=seconds)
-            rows: list[Row] = [{"round": turn, "bound": "bare processes", **reached._asdict()}]
+            rows.append({"round": turn, "bound": "bare processes", **reached._asdict()})
             bar.advance(1)
             for server in servers[turn % len(servers) :] + servers[: turn % len(servers)]:
                 for count in COUNTS:
@@ -167,7 +168,7 @@ def _loads(server: Server, url: str, images: Path, seconds: float) -> list[Row]:
 def _own(generator: LoadGenerator, *, seconds: float, **kind: float) -> Row:
     sample = generator.measure(Load.model_validate({**kind, "seconds": seconds, "warmup_seconds": WARMUP_S}))
     return {
-        "client": "own",
+        "client": "our own client",
         "requests_per_s": sample.requests_per_s,
         "p50_ms": sample.p50_ms,
         "p99_ms": sample.p99_ms,

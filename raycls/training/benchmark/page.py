@@ -26,7 +26,7 @@ Each table says when it was measured and how often; every pair in it was measure
 split, without test-time augmentation; the epoch that is kept is chosen on the validation split. Time is the training
 loop's own, whitening, augmentation and validation included, not the start of processes. The peer is
 `benchmarks/peers/plain_cnn.py`: two convolutions, Adam, batches of 64, a DataLoader over PIL transforms; its epoch is
-the pass over the training split alone.
+the pass over the training split alone, since 22 November 2026 the mean of one before the run and one after it.
 """
 
 

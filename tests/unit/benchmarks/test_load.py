@@ -27,7 +27,7 @@ def measure(url: str, images: Path, **load: float) -> Sample:
 
 
 def test_a_closed_loop_keeps_exactly_its_connections_busy_and_sends_every_image(serve, images):
-    running, most, bodies = 0, 0, set()
+    running, most, bodies, ports = 0, 0, set(), set()
 
     async def handler(request: web.Request) -> web.Response:
         nonlocal running, most
@@ -36,13 +36,14 @@ def test_a_closed_loop_keeps_exactly_its_connections_busy_and_sends_every_image(
         body = await request.read()
         assert request.content_type == "image/png"
         bodies.add(body)
+        ports.add(request.transport.get_extra_info("peername"))
         await asyncio.sleep(0.02)
         running -= 1
         red, _, blue = Image.open(io.BytesIO(body)).getpixel((0, 0))
         return web.json_response({"class_name": "red" if red > blue else "not blue"})
 
     sample = measure(serve(handler), images, connections=4)
-    assert most == 4
+    assert most == len(ports) == 4
     assert bodies == {path.read_bytes() for path in images.rglob("*.png")}
     assert 20 <= sample.p50_ms <= sample.p95_ms <= sample.p99_ms <= sample.max_ms < 500
     assert sample.answered <= 4 / 0.02 * 1.1  # the warm-up's are not counted
@@ -123,6 +124,35 @@ def test_a_server_that_never_answers_costs_bounded_requests_and_time(serve, imag
     }
 
 
+def test_connections_that_the_server_ends_between_requests_lose_none(serve, images):
+    ports = []
+
+    async def handler(request: web.Request) -> web.Response:
+        ports.append(request.transport.get_extra_info("peername"))
+        asyncio.get_running_loop().call_later(0.01, request.transport.close)
+        return web.json_response({"class_name": "red"})
+
+    sample = measure(serve(handler), images, rate=20, warmup_seconds=0)
+    assert sample.errors == {}
+    assert len(set(ports)) == len(ports) == sample.answered == 20
+
+
+def test_an_answer_after_the_timeout_is_nobody_elses(serve, images):
+    seen = 0
+
+    async def handler(request: web.Request) -> web.Response:
+        nonlocal seen
+        seen += 1
+        if seen == 3:
+            await asyncio.sleep(0.4)
+        red, _, blue = Image.open(io.BytesIO(await request.read())).getpixel((0, 0))
+        return web.json_response({"class_name": "red" if red > blue else "blue"})
+
+    sample = measure(serve(handler), images, connections=1, warmup_seconds=0, timeout_seconds=0.2)
+    assert sample.errors == {"timeout": 1}
+    assert sample.correct == sample.labelled == sample.answered > 10
+
+
 def test_nobody_listening_is_an_error_of_every_request(serve, images):
     sample = measure("http://127.0.0.1:9/predict", images, rate=20, warmup_seconds=0)
     assert sample.errors == {"ConnectionRefusedError": 20}
@@ -147,7 +177,19 @@ def test_another_machine_only_when_allowed():
     assert check_url("http://192.0.2.1/predict", allow_remote=True)
 
 
-@pytest.mark.parametrize("url", ["127.0.0.1:8000", "ftp://127.0.0.1/", "http:///predict"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "127.0.0.1:8000",
+        "ftp://127.0.0.1/",
+        "http:///predict",
+        "http://127.0.0.1:80800/",
+        "http://127.0.0.1:0/",
+        "http://me:word@127.0.0.1/",
+        "http://127.0.0.1/a b",
+        "http://127.0.0.1/ä",
+    ],
+)
 def test_what_is_no_url_is_told(url):
     with pytest.raises(UsageError, match="is not a URL"):
         check_url(url, allow_remote=True)

@@ -176,7 +176,7 @@ def _rows(turn: int, speed: float) -> list[Row]:
             rate = factor * speed * (1 if connections == 32 else 0.5)
             rows.append({**own, "connections": connections, "client": "wrk", "requests_per_s": rate, **times})
         for share in peers.SHARES:
-            load = {"share": share, "rate": 1.0, "client": "own", "requests_per_s": 1.0}
+            load = {"share": share, "rate": 1.0, "client": "our own client", "requests_per_s": 1.0}
             rows.append({**own, **load, "p50_ms": 2.0, "p99_ms": 9.0})
     return rows
 
