@@ -10,7 +10,6 @@ the version it serves.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import json
 import logging
 import random
@@ -209,7 +208,7 @@ class Classifier:
     def _warm_up(self) -> None:
         """Pay for the first passes, with one image, two, four, to a full batch, before the first request does."""
         side, most = self.predictor.card.image_size, self.config.max_batch_size
-        for count in [*itertools.takewhile(lambda n: n < most, (2**k for k in itertools.count())), most]:
+        for count in [*(2**k for k in range((most - 1).bit_length())), most]:
             started = time.perf_counter()
             self.predictor.probabilities(np.zeros((count, side, side, 3), np.uint8))
         self.full_batch_s = time.perf_counter() - started
