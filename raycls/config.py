@@ -50,7 +50,12 @@ class OptimConfig(_Section):
     name: Literal["muon", "sgd", "adam", "adamw"] = Field(
         "muon", description="muon: Muon for filters, SGD for the rest; the others are one optimiser for all"
     )
-    lr: float = Field(0.24, gt=0, le=10, description="peak learning rate; of the filters where name is muon")
+    lr: float = Field(
+        0.24,
+        gt=0,
+        le=10,
+        description="peak learning rate; of the filters where name is muon; 0.1 for sgd, 0.001 for adam and adamw",
+    )
     weight_decay: float = Field(
         0.015, ge=0, le=1, description="of matrices and filters under sgd, adam and adamw; muon needs none"
     )
@@ -105,12 +110,15 @@ class TrainingConfig(_Section):
         "none",
         description="for unbalanced classes: weigh the loss by class, or draw every class equally often",
     )
-    patience: int = Field(
-        0, ge=0, description="stop after that many epochs without a better val_accuracy; 0: never"
-    )
+    patience: int = Field(0, ge=0, description="stop after that many epochs without a better one; 0: never")
     precision: Literal["auto", "bf16", "fp32"] = Field(
         "auto", description="auto: bf16 where the device computes it natively, else fp32"
     )
+
+    @property
+    def chosen_by(self) -> str:
+        """The metric by which the best epoch is kept; where classes are balanced, each counts as much as another."""
+        return "val_accuracy" if self.balance == "none" else "val_macro_accuracy"
 
 
 class Config(_Section):
@@ -177,6 +185,9 @@ class _Preset(BaseModel):
     cutout: float = 0.0  # side of the blanked square, as a share of the image's
 
 
+# Learning rates that an optimiser begins with where it alone is asked for: another's may be far off.
+_RATES = {"muon": 0.24, "sgd": 0.1, "adam": 1e-3, "adamw": 1e-3}
+
 # What the fastcnn reaches with each on CIFAR-10's test split is in benchmarks/results/training.md.
 _PRESETS = {
     "smoke": _Preset(mlp=(64,), cnn=(8, 16), fastcnn=(8, 16, 16), epochs=1),
@@ -190,6 +201,7 @@ _PRESETS = {
     ),
 }
 PRESETS = tuple(_PRESETS)
+_BATCH_PIXELS = 2_000 * 32 * 32
 _FULL_SPLIT = 45_000  # training images of CIFAR-10, on which the presets were made
 
 
@@ -209,14 +221,15 @@ def preset(name: str, manifest: Manifest, network: str | None = None) -> Config:
         raise ConfigError(f"unknown network {network!r}; the networks are: {', '.join(NETWORKS)}")
     chosen = _PRESETS[name]
     images = manifest.counts["train"]
-    # Smaller folders take smaller batches, twenty or more an epoch, and up to five times as many passes.
-    batch_size = min(1000, max(16, images // 20))
+    # Smaller folders take smaller batches, twenty or more an epoch, and up to five times as many passes; larger images
+    # take smaller ones too, as a batch's activations take memory by its pixels.
+    batch_size = min(1000, max(16, images // 20), images, max(16, _BATCH_PIXELS // manifest.image_size**2))
     passes = min(5.0, max(1.0, math.sqrt(_FULL_SPLIT / images)))
     muon = network == "fastcnn"
     reducible = network != "mlp" and manifest.image_size >= 32
     return Config(
         network=NetworkConfig(name=network, widths=getattr(chosen, network, ())),
-        optim=OptimConfig() if muon else OptimConfig(name="adamw", lr=1e-3, label_smoothing=0.1),
+        optim=OptimConfig() if muon else OptimConfig(name="adamw", lr=_RATES["adamw"], label_smoothing=0.1),
         augment=AugmentConfig(
             translate=manifest.image_size // 16,
             flip=manifest.mirrorable,
@@ -234,18 +247,23 @@ def override(config: Config, assignments: Iterable[str]) -> Config:
     """The configuration with each `key=value` applied and validated.
 
     A key is a path (`optim.lr`) or a field's own name where only one section has it (`lr`); a value is JSON, or
-    else text. Raises ConfigError that names the key and what it accepts.
+    else text. Another optimiser comes with a rate of its own, where none is assigned.
+
+    Raises ConfigError that names the key and what it accepts.
     """
-    tree = config.model_dump()
+    tree, assigned = config.model_dump(), set()
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
         if not equals:
             raise ConfigError(f"{assignment!r} is not key=value, like training.epochs=8")
-        section, leaf = path_of(config, key).split(".")
+        assigned.add(path := path_of(config, key))
+        section, leaf = path.split(".")
         try:
             tree[section][leaf] = json.loads(text)
         except ValueError:
             tree[section][leaf] = text
+    if tree["optim"]["name"] != config.optim.name and "optim.lr" not in assigned:
+        tree["optim"]["lr"] = _RATES.get(tree["optim"]["name"], config.optim.lr)
     return validated(Config, tree)
 
 

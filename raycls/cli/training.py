@@ -68,11 +68,11 @@ def train(
         from raycls.training import trainer
 
     if resume:
-        if init or weights or model:
-            raise UsageError("--resume RUN goes on as the run began: leave out --init, --weights and --model")
-        asked = preset or network or settings or seed is not None
-        config = configuration(dataset, preset, network, seed, settings) if asked else None
-        result = trainer.resume(dataset, resume, config=config, workers=workers)
+        if preset or network or seed is not None or settings or init or weights or model:
+            raise UsageError(
+                "--resume RUN goes on as the run began: leave out all other options but --workers"
+            )
+        result = trainer.resume(dataset, resume, workers=workers)
     else:
         weights = weights_path(weights, init)
         config = configuration(dataset, preset, network, seed, settings, init)

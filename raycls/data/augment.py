@@ -64,15 +64,20 @@ def reduced(images: Tensor, share: float) -> Tensor:
 
 
 def distort(
-    inputs: Tensor, std: Sequence[float], augment: AugmentConfig, generator: torch.Generator
+    inputs: Tensor,
+    std: Sequence[float],
+    augment: AugmentConfig,
+    generator: torch.Generator,
+    *,
+    scale: float = 1,
 ) -> Tensor:
     """Rotated, zoomed, lighter or darker, more or less contrasted, partly blanked: float B×3×S×S like inputs.
 
     inputs are normalised; std is what they were divided by, so that brightness can be a share of the 0..1 range.
     Rotation and zoom are one bilinear resampling that reflects the image at its edges. Contrast changes around each
     image's own mean colour; nothing is clipped at black and white. Cutout (arXiv:1708.04552) sets a square to 0, the
-    dataset's mean colour; its centre is anywhere in the image, so that part of it may fall outside. With all of these
-    off, inputs are returned as they are and nothing is drawn.
+    dataset's mean colour; its centre is anywhere in the image, so that part of it may fall outside; where inputs were
+    reduced, so is it, by `scale`. With all of these off, inputs are returned as they are and nothing is drawn.
     """
     if augment.rotate or augment.zoom:
         inputs = _turn(inputs, math.radians(augment.rotate), augment.zoom, generator)
@@ -82,7 +87,9 @@ def distort(
         offset = augment.brightness * shift / torch.tensor(std, device=inputs.device).view(3, 1, 1)
         inputs = inputs * factor + (inputs.mean((2, 3), keepdim=True) * (1 - factor) + offset)
     if augment.cutout:
-        inputs = inputs * ~_boxes(inputs, augment.cutout, generator)  # masked_fill would lose channels_last
+        inputs = inputs * ~_boxes(
+            inputs, augment.cutout * scale, generator
+        )  # masked_fill would lose channels_last
     return inputs
 
 
@@ -140,7 +147,7 @@ def _beta(inputs: Tensor, alpha: float, generator: torch.Generator) -> Tensor:
     return pairs[:, :1, None, None]
 
 
-def _boxes(inputs: Tensor, sides: Tensor | int, generator: torch.Generator) -> Tensor:
+def _boxes(inputs: Tensor, sides: Tensor | float, generator: torch.Generator) -> Tensor:
     """bool B×1×S×S: a square of that many pixels a side (one number, or B×1×1×1) about a random place in each image."""
     size = inputs.shape[-1]
     centres = torch.rand((2, len(inputs), 1, 1, 1), generator=generator, device=inputs.device) * size

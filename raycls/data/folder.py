@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import statistics
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,7 +32,9 @@ from raycls.errors import DataError, UsageError
 SIZES = range(8, 1025)  # pixels a side
 MAX_UNREADABLE = 0.05  # of all files
 MIN_IMAGES = 3  # of a class: one for each split
-_SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+_SPLIT_NAMES = {"train": "train", "training": "train", "test": "test", "testing": "test"} | dict.fromkeys(
+    ("val", "valid", "validation"), "val"
+)
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,7 @@ def scan(path: Path) -> Found:
             f"{path} has {len(classes)} class folders ({', '.join(classes) or 'none'}); at least two are "
             "needed, each with the images of its class"
         )
+    _tell_of_nested_classes(path, [folder for parent in parents.values() for folder in _folders(parent)])
     files: list[Path] = []
     labels: list[int] = []
     splits: list[str | None] = []
@@ -136,6 +139,28 @@ def scan(path: Path) -> Found:
         np.array(labels, dtype=np.int64),
         None if None in parents else np.array(splits, dtype=str),
     )
+
+
+def _tell_of_nested_classes(path: Path, folders: list[Path]) -> None:
+    """Say so where every class folder holds the same folders and nothing else: these may be what was meant."""
+    inside = [
+        {entry.name for entry in folder.iterdir() if not entry.name.startswith(".")} for folder in folders
+    ]
+    first = sorted(inside[0])
+    if (
+        len(first) > 1
+        and all(names == set(first) for names in inside)
+        and len(_folders(folders[0])) == len(first)
+    ):
+        progress.say(
+            f"every class folder of {path} ({_some(folder.name for folder in folders)}) holds the same folders "
+            f"({_some(first)}): they count as parts of their class; where they are the classes, put them side by side"
+        )
+
+
+def _some(names: Iterable[str]) -> str:
+    listed = list(names)
+    return ", ".join(listed[:4]) + (", …" if len(listed) > 4 else "")
 
 
 def default_size(files: list[Path]) -> int:

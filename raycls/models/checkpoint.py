@@ -152,5 +152,5 @@ def update_metrics(directory: Path, metrics: dict[str, float]) -> ModelCard:
     """Add figures that are known only after the weights were saved (the test split's) to the card."""
     card = load_card(directory)
     card = card.model_copy(update={"metrics": {**card.metrics, **metrics}})
-    (directory / CARD).write_text(json.dumps(json.loads(card.model_dump_json()), indent=2) + "\n")
+    (directory / CARD).write_text(card.model_dump_json(indent=2) + "\n")
     return card

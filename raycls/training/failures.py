@@ -9,10 +9,14 @@ come again, and says itself what to change.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import torch
+
 from raycls.data.packed import Manifest, PackedDataset
-from raycls.errors import BrokenOffError, DataError, RayclsError
+from raycls.errors import BrokenOffError, DataError, RayclsError, TrainingError
 from raycls.training.runs import Job
 from raycls.training.storage import Store
 
@@ -44,6 +48,20 @@ def check_unchanged(dataset: PackedDataset) -> None:
             f"dataset {dataset.manifest.name} was changed while the run went on (fingerprint "
             f"{dataset.manifest.fingerprint[:12]}, now {now[:12]}): prepare the former images again, or train anew"
         )
+
+
+@contextmanager
+def enough_memory(batch_size: int) -> Iterator[None]:
+    """Turn a refused allocation, which a restart would meet again, into a TrainingError that names the way out."""
+    try:
+        yield
+    except RuntimeError as error:
+        # On a CPU torch has no type of its own for it.
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise
+        raise TrainingError(
+            f"a batch does not fit into memory: try --set batch_size={max(2, batch_size // 2)}"
+        ) from error
 
 
 def first_cause(error: Exception) -> RayclsError:

@@ -36,7 +36,8 @@ from raycls.training.optim import Optimizer
 from raycls.training.sampling import EpochOrder, Split, images_in_use
 
 STATE = "training_state.pt"
-EVAL_BATCH = 1000
+EVAL_PIXELS = 2_000 * 32 * 32  # of the images validated at a time
+WHITENING_PIXELS = 5_000 * 32 * 32  # of the images that the first layer is whitened by, whatever their size
 REDUCED = 11 / 16  # of the side, in the first epochs: 22 of CIFAR-10's 32 pixels
 
 
@@ -74,13 +75,18 @@ class Snapshot:
         torch.save(self._state, directory / STATE)
 
 
-def check(config: Config, dataset: PackedDataset) -> None:
-    """Raise ConfigError where this configuration cannot train on this dataset, before anything is started."""
+def check(config: Config, dataset: PackedDataset, workers: int = 1) -> None:
+    """Raise ConfigError where so many workers cannot train so on this dataset, before anything is started."""
     images = images_in_use(config, dataset)
     if config.training.batch_size > images:
         raise ConfigError(
             f"training.batch_size={config.training.batch_size} is more than the {images} training images in use; "
             f"try --set batch_size={max(2, images // 16)}"
+        )
+    if workers > config.training.batch_size // 2:
+        raise ConfigError(
+            f"training.batch_size={config.training.batch_size} gives {workers} workers less than two images each: "
+            f"try --workers {max(1, config.training.batch_size // 2)}"
         )
     side = dataset.manifest.image_size
     for name in ("translate", "cutout"):
@@ -139,7 +145,7 @@ def start(
 
     Raises ConfigError for what cannot run.
     """
-    check(config, dataset)
+    check(config, dataset, workers.size)
     started = time.perf_counter()
     device = torch.device(device)
     card = card_of(config, dataset)
@@ -154,7 +160,8 @@ def start(
     elif init:
         fresh = checkpoint.transfer(network, card, init)
     if isinstance(network, FastCNN) and "whiten.weight" in fresh:
-        network.init_whitening(normalize(train.images[train.chosen[:5000]].to(device), card.mean, card.std))
+        sample = train.chosen[: whitening_sample(card.image_size)]
+        network.init_whitening(normalize(train.images[sample].to(device), card.mean, card.std))
     training = Training(config, card, network, train, val, workers, started)
     if resume:
         training.load(resume)
@@ -208,9 +215,10 @@ class Training:
         """Train epoch by epoch, to the last one or until patience ends; metrics, alike on all workers, and state.
 
         The metrics are epoch (from 1), train_loss and train_accuracy (over the augmented images, while the weights
-        changed), val_loss (mean cross entropy), val_accuracy (0..1), lr (of the epoch's last step), images_per_s (all
-        workers), train_seconds (the loop so far: whitening, augmentation and validation included). on_step(done, total)
-        follows every step. Raises TrainingError when the loss is no longer finite.
+        changed; the larger part of a mixed image counts), val_loss (mean cross entropy), val_accuracy (0..1),
+        val_macro_accuracy (mean of the classes' own), lr (of the epoch's last step), images_per_s (all workers),
+        train_seconds (the loop so far: whitening, augmentation and validation included). on_step(done, total) follows
+        every step. Raises TrainingError when the loss is no longer finite.
         """
         while not self.finished:
             epoch, epoch_started = self.epoch, time.perf_counter()
@@ -221,19 +229,18 @@ class Training:
                     f"the loss became {train_loss.item()} in epoch {epoch + 1}: "
                     f"lower the learning rate (optim.lr={self.config.optim.lr:g})"
                 )
-            val_loss, val_accuracy = _validate(self.kept, self.val, self.card, self.dtype, self.workers)
-            if not math.isfinite(val_loss):
+            validation = _validate(self.kept, self.val, self.card, self.dtype, self.workers)
+            if not math.isfinite(validation["val_loss"]):
                 raise TrainingError(
-                    f"the validation loss became {val_loss} after epoch {epoch + 1}, as the weights are no longer "
-                    f"finite: lower the learning rate (optim.lr={self.config.optim.lr:g}) or take "
+                    f"the validation loss became {validation['val_loss']} after epoch {epoch + 1}, as the weights are "
+                    f"no longer finite: lower the learning rate (optim.lr={self.config.optim.lr:g}) or take "
                     "--set training.precision=fp32"
                 )
             metrics = {
                 "epoch": epoch + 1,
                 "train_loss": train_loss.item(),
                 "train_accuracy": train_accuracy.item(),
-                "val_loss": val_loss,
-                "val_accuracy": val_accuracy,
+                **validation,
                 "lr": self.optimizer.lr,
                 "images_per_s": self.order.steps * self.config.training.batch_size / seconds,
                 "train_seconds": time.perf_counter() - self._started,
@@ -247,8 +254,8 @@ class Training:
     @property
     def finished(self) -> bool:
         """Whether the last epoch was trained, or patience has ended."""
-        best = max(self.history, key=lambda metrics: metrics["val_accuracy"], default={"epoch": 0})
-        patience = self.config.training.patience
+        chosen_by, patience = self.config.training.chosen_by, self.config.training.patience
+        best = max(self.history, key=lambda metrics: metrics[chosen_by], default={"epoch": 0})
         return self.epoch >= self.config.training.epochs or 0 < patience <= self.epoch - best["epoch"]
 
     def _state(self) -> dict[str, Any]:
@@ -288,7 +295,9 @@ class Training:
             sums += self._step(self.workers.share(batch), epoch, small)
             on_step(epoch * steps + step + 1, total)
         mean = sums / steps
-        self.workers.average([mean, *(b for b in self.network.buffers() if b.is_floating_point())])
+        networks = [self.network, self.average.module] if self.average else [self.network]
+        buffers = [b for network in networks for b in network.buffers() if b.is_floating_point()]
+        self.workers.average([mean, *buffers])
         return mean[0], mean[1]
 
     def _step(self, indices: Tensor, epoch: int, small: bool) -> Tensor:
@@ -301,21 +310,38 @@ class Training:
         if small:
             images = reduced(images, REDUCED)
         inputs = normalize(images.to(self.device), card.mean, card.std)
-        inputs = distort(inputs, card.std, config.augment, order.pixels)
+        inputs = distort(inputs, card.std, config.augment, order.pixels, scale=REDUCED if small else 1)
         labels = targets = self.train.labels[indices].to(self.device)
         if config.augment.mixup or config.augment.cutmix:
             inputs, targets = mix(inputs, labels, len(card.classes), config.augment, order.pixels)
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             logits = self.network(inputs.to(self.dtype)).float()
-        loss = F.cross_entropy(
-            logits, targets, weight=self.class_weights, label_smoothing=config.optim.label_smoothing
-        )
+        loss = self._loss(logits, targets)
         loss.backward()
         self.workers.average([p.grad for p in self.network.parameters() if p.grad is not None])
         self.optimizer.step()
         if self.average:
             self.average.update_parameters(self.network)
-        return torch.stack([loss.detach(), (logits.argmax(1) == labels).float().mean()])
+        shown = targets if targets.ndim == 1 else targets.argmax(1)
+        return torch.stack([loss.detach(), (logits.argmax(1) == shown).float().mean()])
+
+    def _loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Mean cross entropy with smoothed targets (classes, or shares of each); images weighed by their class.
+
+        PyTorch's own `weight` weighs the smoothed target's classes instead: to call every image the rarest would be
+        best.
+        """
+        smoothing = self.config.optim.label_smoothing
+        if self.class_weights is None:
+            return F.cross_entropy(logits, targets, label_smoothing=smoothing)
+        weights = self.class_weights[targets] if targets.ndim == 1 else targets @ self.class_weights
+        losses = F.cross_entropy(logits, targets, label_smoothing=smoothing, reduction="none")
+        return (weights * losses).sum() / weights.sum()
+
+
+def whitening_sample(image_size: int) -> int:
+    """How many images of that side, pixels, the first layer is whitened by: all their patches are held at once."""
+    return max(20, WHITENING_PIXELS // image_size**2)
 
 
 def untrained(config: Config, dataset: PackedDataset) -> Any:
@@ -350,16 +376,22 @@ def card_of(config: Config, dataset: PackedDataset) -> checkpoint.ModelCard:
 
 def _validate(
     network: nn.Module, val: Split, card: checkpoint.ModelCard, dtype: torch.dtype, workers: Workers
-) -> tuple[float, float]:
-    """Mean cross entropy and accuracy over the validation split, each worker doing its share."""
+) -> dict[str, float]:
+    """val_loss, val_accuracy and val_macro_accuracy, each worker doing its share of the validation split."""
     network.eval()
-    device = next(network.parameters()).device
-    sums = torch.zeros(2, dtype=torch.float64, device=device)
-    for part in workers.share(torch.arange(len(val.labels))).split(EVAL_BATCH):
+    device, classes = next(network.parameters()).device, len(card.classes)
+    loss = torch.zeros(1, dtype=torch.float64, device=device)
+    correct = torch.zeros(classes, dtype=torch.float64, device=device)
+    for part in workers.share(torch.arange(len(val.labels))).split(max(1, EVAL_PIXELS // card.image_size**2)):
         labels = val.labels[part].to(device)
         logits = forward(network, val.images[part].to(device), card, dtype)
-        sums[0] += F.cross_entropy(logits, labels, reduction="sum")
-        sums[1] += (logits.argmax(1) == labels).sum()
-    workers.average([sums])
-    loss, correct = (sums * workers.size / len(val.labels)).tolist()
-    return loss, correct
+        loss += F.cross_entropy(logits, labels, reduction="sum")
+        correct += torch.bincount(labels[logits.argmax(1) == labels], minlength=classes)
+    workers.average([loss, correct])
+    counts = val.labels.bincount(minlength=classes).to(device)
+    by_class = correct * workers.size / counts
+    return {
+        "val_loss": loss.item() * workers.size / len(val.labels),
+        "val_accuracy": correct.sum().item() * workers.size / len(val.labels),
+        "val_macro_accuracy": by_class[counts > 0].mean().item(),
+    }

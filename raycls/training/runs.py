@@ -83,25 +83,13 @@ class Former(Generic[AnyJob]):
     job: AnyJob
     epochs: frozenset[int]
 
-    def check(self, manifest: Manifest, config: Config | None) -> None:
-        """Raise UsageError where the dataset is no longer the same, or a configuration asked for is another."""
+    def check(self, manifest: Manifest) -> None:
+        """Raise UsageError where the dataset is no longer the same."""
         if manifest.fingerprint != self.job.fingerprint:
             raise UsageError(
                 f"dataset {manifest.name} has changed since {self.job.kind} run {self.name} began (fingerprint "
                 f"{self.job.fingerprint[:12]}, now {manifest.fingerprint[:12]}): prepare the former images again, or "
                 "begin anew without --resume"
-            )
-        if config is None:
-            return
-        now = config.flat()
-        other = [
-            f"{key}={now[key]} ({value} in the run)"
-            for key, value in self.job.config.flat().items()
-            if now[key] != value
-        ]
-        if other:
-            raise UsageError(
-                f"run {self.name} goes on with its own configuration: leave out what asks for {', '.join(other)}"
             )
 
 

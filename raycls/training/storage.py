@@ -1,7 +1,7 @@
 """The checkpoints of one training run on the Ray storage path, found again by whoever goes on with it.
 
     store = Store(home.storage(), "cifar10-20260114-101500-3f2a")
-    last = store.last()                 # of the latest epoch, or None; store.best(): of the highest val_accuracy
+    last = store.last()                 # of the latest epoch, or None; store.best("val_accuracy"): the highest
     with last.directory() as folder:    # a checkpoint directory on this machine
         network, card = checkpoint.load(folder)
 
@@ -83,7 +83,8 @@ def saving(filesystem: FileSystem, path: str) -> Iterator[None]:
             filesystem.delete_dir(path)
         directory, _, name = path.rpartition("/")
         raise StorageError(
-            f"the checkpoint {name} cannot be written under {directory}: {first_line(error)}"
+            f"the checkpoint {name} cannot be written under {directory} (by way of {tempfile.gettempdir()}): "
+            f"{first_line(error)}"
         ) from error
 
 
@@ -153,11 +154,9 @@ class Store:
     def last(self) -> Saved | None:
         return max(self.checkpoints(), key=lambda saved: saved.epoch, default=None)
 
-    def best(self) -> Saved | None:
-        """The highest val_accuracy; of equals, the later epoch."""
-        return max(
-            self.checkpoints(), key=lambda saved: (saved.metrics["val_accuracy"], saved.epoch), default=None
-        )
+    def best(self, metric: str) -> Saved | None:
+        """The highest of this metric; of equals, the later epoch."""
+        return max(self.checkpoints(), key=lambda saved: (saved.metrics[metric], saved.epoch), default=None)
 
     def history(self) -> list[dict[str, float]]:
         """The metrics of every epoch up to the last checkpoint."""
@@ -169,9 +168,9 @@ class Store:
         found = (self._read(path) for path in self._paths())
         return [saved for saved in found if saved]
 
-    def tidy(self) -> None:
+    def tidy(self, metric: str) -> None:
         """Remove all but the last and the best: what was cut short, and what earlier attempts no longer need."""
-        needed = {saved.path for saved in (self.last(), self.best()) if saved}
+        needed = {saved.path for saved in (self.last(), self.best(metric)) if saved}
         for path in self._paths():
             if path not in needed:
                 self.filesystem.delete_dir(path)

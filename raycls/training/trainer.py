@@ -37,7 +37,7 @@ from raycls.training.sampling import images_in_use
 from raycls.training.storage import Saved, Store
 from raycls.training.worker import work
 
-IMAGES_PER_WORKER = 250
+IMAGES_PER_WORKER = {"CPU": 250, "GPU": 32}  # of a batch, at least, where the number of workers is not given
 RESTARTS = 3  # of the workers, after one of them died: a machine that kills them every time needs a person
 SHORT_EPOCH = 10_000  # images: fewer may be trained on within two seconds
 RELEASE_S = 5  # how long to wait for the processes of a study that has just ended to give their CPUs back
@@ -45,7 +45,11 @@ RELEASE_S = 5  # how long to wait for the processes of a study that has just end
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingResult:
-    """A finished run. metrics: the best epoch's and the test split's. version: None when nothing was registered."""
+    """A finished run. version: None when nothing was registered.
+
+    metrics: the best epoch's (`loop.Training.epochs` has their names), the test split's, and total_train_seconds, the
+    loop's time to its last epoch.
+    """
 
     run_id: str
     metrics: dict[str, float]
@@ -66,7 +70,7 @@ def train(
 ) -> TrainingResult:
     """Train, keep the epoch with the best validation accuracy, evaluate that one on test, log and register it.
 
-    workers defaults to one per GPU, or to as many CPU workers as the batch feeds. model is the registered name
+    workers defaults to one per GPU, or one per CPU, as far as the batch feeds them. model is the registered name
     (default: the dataset's). lineage adds tags such as the study and trial that the configuration comes from.
     init is a registered model to start from, weights a file of weights or "imagenet".
 
@@ -74,7 +78,7 @@ def train(
     with it); KeyboardInterrupt after the workers were stopped and the MLflow run closed.
     """
     dataset = open_dataset(dataset_name)
-    loop.check(config, dataset)
+    loop.check(config, dataset, workers or 1)
     lineage = dict(lineage or {})
     if init:
         version = registry.resolve(init)
@@ -101,26 +105,24 @@ def train(
         return _carry_out(job, dataset, scaling, store, Curves(run))
 
 
-def resume(
-    dataset_name: str, reference: str, *, config: Config | None = None, workers: int | None = None
-) -> TrainingResult:
+def resume(dataset_name: str, reference: str, *, workers: int | None = None) -> TrainingResult:
     """Go on with a run that was broken off, from its last whole checkpoint and in the same MLflow run.
 
-    reference is the MLflow run's id or name. config, when given, must be the run's own; workers defaults to the
-    run's. Raises UsageError where there is nothing to go on with (see `runs.find` and `Former.check`), and as `train`.
+    reference is the MLflow run's id or name; workers defaults to the run's. Raises UsageError where there is nothing to
+    go on with (see `runs.find` and `Former.check`), and as `train`.
     """
     dataset = open_dataset(dataset_name)
     former = runs.find(TrainingJob, reference, dataset_name)
-    former.check(dataset.manifest, config)
-    if config is None:
-        progress.say(f"{dataset_name}: " + "  ".join(f"{k}={v}" for k, v in former.job.config.flat().items()))
+    former.check(dataset.manifest)
+    progress.say(f"{dataset_name}: " + "  ".join(f"{k}={v}" for k, v in former.job.config.flat().items()))
+    loop.check(former.job.config, dataset, workers or 1)
     job, store = former.job, Store(former.job.storage, former.name)
     if not store.exists():
         raise UsageError(
             f"the checkpoints of run {former.name} are gone: there is no {store.path}; train anew"
         )
     store.prepare()
-    store.tidy()
+    store.tidy(job.config.training.chosen_by)
     cluster.connect()
     scaling = _scaling(workers or job.workers, job.config.training.batch_size)
     with runs.again(former) as run:
@@ -138,15 +140,15 @@ def _carry_out(
     progress.say(f"run {store.run}; where it is broken off: {job.resume_command(store.run)}")
     try:
         run_workers(job, dataset, scaling, store, curves)
+        check_unchanged(dataset)
     except RayclsError as error:
         raise with_way_out(error, job, store) from error
-    check_unchanged(dataset)
-    best = store.best()
+    best = store.best(job.config.training.chosen_by)
     if best is None:
         raise TrainingError(f"run {store.run} left no whole checkpoint in {store.path}")
     try:
         curves.flush()
-        return _file(best, job, dataset, curves.run)
+        return _file(best, store.history()[-1], job, dataset, curves.run)
     except RayclsError:
         raise
     except Exception as error:  # of MLflow, its server, or the file system that artifacts are copied to
@@ -156,16 +158,23 @@ def _carry_out(
         ) from error
 
 
-def _file(best: Saved, job: TrainingJob, dataset: PackedDataset, run: tracking.Run) -> TrainingResult:
-    """Evaluate the best epoch on test; log and register it."""
+def _file(
+    best: Saved,
+    last: dict[str, float],
+    job: TrainingJob,
+    dataset: PackedDataset,
+    run: tracking.Run,
+) -> TrainingResult:
+    """Evaluate the best epoch on test; log and register it. last: the last epoch's metrics."""
     with tempfile.TemporaryDirectory() as folder, best.directory() as source:
         directory = Path(folder) / tracking.CHECKPOINT
         directory.mkdir()
         for name in (checkpoint.WEIGHTS, checkpoint.CARD):  # what resuming needs stays in the run's storage
             shutil.copyfile(source / name, directory / name)
         evaluation = evaluate(Predictor.load(directory), dataset, "test")
-        card = checkpoint.update_metrics(directory, evaluation.metrics("test"))
-        run.log_metrics(evaluation.metrics("test"), step=best.epoch)
+        found = evaluation.metrics("test") | {"total_train_seconds": last["train_seconds"]}
+        card = checkpoint.update_metrics(directory, found)
+        run.log_metrics(found, step=best.epoch)
         _log_report(run, evaluation, dataset)
         version = None
         if job.model:
@@ -186,8 +195,9 @@ def _file(best: Saved, job: TrainingJob, dataset: PackedDataset, run: tracking.R
 def _scaling(workers: int | None, batch_size: int) -> dict[str, Any]:
     """Ray's ScalingConfig: one worker per GPU, or the free CPU cores divided among workers.
 
-    By default a CPU worker per core, as long as each still gets IMAGES_PER_WORKER of a batch: processes that meet once
-    a step lose less to what else runs on the machine than threads that meet at every layer.
+    By default as many as there are GPUs, or else cores, as long as each still gets IMAGES_PER_WORKER of a batch: on
+    cores, processes that meet once a step lose less to what else runs on the machine than threads that meet at every
+    layer.
     """
     import ray
 
@@ -197,14 +207,17 @@ def _scaling(workers: int | None, batch_size: int) -> dict[str, Any]:
         time.sleep(0.2)
     gpus, cpus = int(free.get("GPU", 0)), int(free.get("CPU", 0))
     if gpus and (workers or gpus) <= gpus:
-        return {"num_workers": workers or gpus, "use_gpu": True}
+        count = workers or max(1, min(gpus, batch_size // IMAGES_PER_WORKER["GPU"]))
+        return {"num_workers": count, "use_gpu": True}
     if (workers or 1) > total:
         raise UsageError(f"--workers {workers} is more than the cluster's {total} CPUs")
+    if gpus:
+        progress.say(f"training on CPUs: --workers {workers} is more than the {gpus} GPUs that are free")
     if cpus < max(workers or 1, total):
         progress.say(
             f"{cpus} of the cluster's {total} CPUs are free: other work, like serving, holds the rest"
         )
-    count = workers or max(1, min(cpus, batch_size // IMAGES_PER_WORKER))
+    count = workers or max(1, min(cpus, batch_size // IMAGES_PER_WORKER["CPU"]))
     each = max(1, cpus // count)
     nodes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
     while each > 1 and sum(cores // each for cores in nodes) < count:
@@ -240,7 +253,9 @@ def run_workers(
         name=attempt,
         storage_path=store.root,
         storage_filesystem=store.filesystem,
-        checkpoint_config=CheckpointConfig(num_to_keep=1, checkpoint_score_attribute="val_accuracy"),
+        checkpoint_config=CheckpointConfig(
+            num_to_keep=1, checkpoint_score_attribute=job.config.training.chosen_by
+        ),
         failure_config=FailureConfig(max_failures=RESTARTS),
         callbacks=[final_errors()],
     )

@@ -20,7 +20,7 @@ from raycls import registry
 from raycls.data.packed import PackedDataset
 from raycls.models import checkpoint
 from raycls.training import loop
-from raycls.training.failures import check_unchanged
+from raycls.training.failures import check_unchanged, enough_memory
 from raycls.training.listener import tell
 from raycls.training.runs import TrainingJob
 from raycls.training.storage import Saved, epoch_directory, local, saving
@@ -52,6 +52,7 @@ def work(task: dict[str, Any]) -> None:
         if workers.rank != 0:
             ray.train.report(metrics, checkpoint_dir_name=name)
             return
+        check_unchanged(dataset)
         # Told before it is kept: what a resumed run begins with is then in its curves.
         tell(channel, "epoch", metrics)
         storage = context.get_storage()
@@ -69,9 +70,16 @@ def work(task: dict[str, Any]) -> None:
         elif workers.rank == 0:
             tell(channel, "resumed", int(checkpoint.load_card(folder).metrics["epoch"]))
         device = ray.train.torch.get_device()
-        loop.fit(
-            job.config, dataset, on_epoch=on_epoch, on_step=on_step, device=device, workers=workers, **start
-        )
+        with enough_memory(job.config.training.batch_size):
+            loop.fit(
+                job.config,
+                dataset,
+                on_epoch=on_epoch,
+                on_step=on_step,
+                device=device,
+                workers=workers,
+                **start,
+            )
 
 
 @contextmanager

@@ -205,7 +205,7 @@ def resume(dataset_name: str, reference: str) -> Outcome:
     Raises UsageError where there is nothing to go on with, and as `tune`.
     """
     former = runs.find(StudyJob, reference, dataset_name)
-    former.check(open_dataset(dataset_name).manifest, None)
+    former.check(open_dataset(dataset_name).manifest)
     with runs.again(former) as run:
         return _finish(_search(former.job, former.name, run), run)
 

@@ -71,8 +71,8 @@ def test_every_help_shows_an_example(command: tuple[str, ...], capsys: pytest.Ca
         (["train", "digits", "--init", "nope", "--weights", "imagenet"], "leave one out"),
         (["train", "digits", "--resume", "nope"], "no training run 'nope' of digits; those not finished: "),
         (
-            ["train", "digits", "--resume", "nope", "--model", "other"],
-            "leave out --init, --weights and --model",
+            ["train", "digits", "--resume", "nope", "--seed", "0"],
+            "leave out all other options but --workers",
         ),
         (["export", "nope"], "unknown model 'nope'"),
         (["export", "nope", "--format", "tflite"], "onnx, torch-export, torchscript"),

@@ -40,6 +40,19 @@ def test_small_datasets_get_smaller_batches_and_more_passes(
     assert small.network == large.network
 
 
+def test_a_batch_is_never_more_than_the_images(digits: Manifest) -> None:
+    assert preset("fast", _of_size(digits, 7)).training.batch_size == 7
+
+
+def test_larger_images_get_smaller_batches(digits: Manifest) -> None:
+    many = _of_size(digits, 45_000)
+    sizes = [
+        preset("fast", many.model_copy(update={"image_size": side})).training.batch_size
+        for side in (32, 64, 128, 224)
+    ]
+    assert sizes == [1000, 500, 125, 40]
+
+
 def test_digits_are_not_mirrored(digits: Manifest) -> None:
     assert not preset("fast", digits).augment.flip
 
@@ -51,6 +64,14 @@ def test_override_takes_paths_and_unique_names(digits: Manifest) -> None:
     assert (config.optim.lr, config.network.dropout, config.network.widths) == (0.5, 0.25, (8, 8))
     assert config.training.precision == "fp32"
     assert config.training.epochs == preset("fast", digits).training.epochs
+
+
+def test_another_optimiser_brings_its_own_rate(digits: Manifest) -> None:
+    config = preset("fast", digits)
+    assert override(config, ["optim.name=adamw"]).optim.lr == 0.001
+    assert override(config, ["optim.name=sgd", "lr=0.3"]).optim.lr == 0.3
+    assert override(override(config, ["lr=0.3"]), ["optim.name=muon"]).optim.lr == 0.3
+    assert override(preset("fast", digits, "cnn"), ["optim.name=muon"]).optim.lr == 0.24
 
 
 @pytest.mark.parametrize(

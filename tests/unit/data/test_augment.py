@@ -160,6 +160,8 @@ def test_cutout_blanks_one_square_wherever_it_falls(std: tuple[float, ...]) -> N
     assert areas.min() < 12  # partly outside
     assert torch.equal(areas, blank.any(1).sum(1) * blank.any(2).sum(1))  # a rectangle
     assert blank.any(0).all()
+    reduced_too = distort(torch.ones(3000, 3, 16, 16), std, AugmentConfig(cutout=6), _generator(), scale=0.5)
+    assert (reduced_too == 0)[:, 0].sum((1, 2)).max() == 9
 
 
 @pytest.mark.parametrize("alphas", [{"mixup": 0.4}, {"cutmix": 1.0}, {"mixup": 0.4, "cutmix": 1.0}])

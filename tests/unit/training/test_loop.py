@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,10 @@ from raycls.config import Config, override, preset
 from raycls.data.packed import PackedDataset, open_dataset
 from raycls.errors import ConfigError, TrainingError
 from raycls.models import checkpoint
-from raycls.models.networks import CNN
-from raycls.training.loop import check, fit
+from raycls.models.networks import CNN, FastCNN
+from raycls.models.predictor import Predictor
+from raycls.training.evaluation import evaluate
+from raycls.training.loop import Snapshot, check, fit, start, whitening_sample
 from raycls.training.optim import Optimizer
 from raycls.training.sampling import EpochOrder, Split
 
@@ -113,24 +116,41 @@ if __name__ == "__main__":
 """
 
 
+def _two_workers(config: Config, folder: Path) -> list[dict[str, torch.Tensor]]:
+    """The weights that each of two processes returns."""
+    script = folder / "two_workers.py"
+    script.write_text(TWO_WORKERS)
+    subprocess.run(
+        [sys.executable, script, folder / "store", config.model_dump_json(), folder / "out"],
+        check=True,
+        timeout=120,
+    )
+    return [torch.load(folder / f"out.{rank}", weights_only=True) for rank in (0, 1)]
+
+
 def test_two_workers_take_the_steps_of_one(digits: PackedDataset, tmp_path: Path) -> None:
     # Without dropout and batch norm, whose randomness and statistics are each worker's own.
     config = override(
         preset("smoke", digits.manifest, "mlp"),
         ["epochs=2", "batch_size=64", "translate=0", "precision=fp32", "widths=[16]"],
     )
-    script = tmp_path / "two_workers.py"
-    script.write_text(TWO_WORKERS)
-    subprocess.run(
-        [sys.executable, script, tmp_path / "store", config.model_dump_json(), tmp_path / "out"],
-        check=True,
-        timeout=120,
-    )
-    first, second = (torch.load(tmp_path / f"out.{rank}", weights_only=True) for rank in (0, 1))
+    first, second = _two_workers(config, tmp_path)
     alone = _run(config, digits)[1].state_dict()
     for name, expected in alone.items():
         assert torch.equal(first[name], second[name])
         assert torch.allclose(first[name], expected, atol=1e-4)
+
+
+def test_two_workers_keep_one_averaged_network(digits: PackedDataset, tmp_path: Path) -> None:
+    config = override(
+        preset("smoke", digits.manifest), ["epochs=1", "batch_size=64", "ema=0.5", "precision=fp32"]
+    )
+    first, second = _two_workers(config, tmp_path)
+    for (
+        name,
+        tensor,
+    ) in first.items():  # batch norm's statistics too, which each worker takes of its own images
+        assert torch.equal(tensor, second[name]), name
 
 
 def test_a_loss_that_is_not_finite_stops_with_the_way_out(digits: PackedDataset, smoke: Config) -> None:
@@ -234,11 +254,66 @@ def test_balance_makes_a_rare_class_count(balance: str, digits: PackedDataset, s
     if balance == "weights":
         weights, counts = train.class_weights(2), torch.bincount(train.labels)
         assert weights[1] / weights[0] == pytest.approx((counts[0] / counts[1]).item())
-        assert not torch.equal(_weights(_run(config, digits)[1]), _weights(_run(smoke, digits)[1]))
+        training = start(config, digits)
+        training.class_weights = torch.tensor([1.0, 30.0])
+        logits = torch.zeros(4, 2, requires_grad=True)
+        labels = torch.tensor([0, 0, 0, 1])
+        for targets in (labels, torch.nn.functional.one_hot(labels, 2).float()):
+            for _ in range(100):
+                (slope,) = torch.autograd.grad(training._loss(logits, targets), logits)
+                logits.data -= 10 * slope
+            assert torch.equal(logits.argmax(1), labels)  # smoothed targets do not favour the rare class
+        given = torch.autograd.grad(training._loss(torch.zeros_like(logits) + 0 * logits, labels), logits)[0]
+        assert given[3].norm() / given[0].norm() == pytest.approx(30)
     else:
         drawn = torch.cat(list(EpochOrder(config, train, 0, train.images.device).batches(0)))
         assert train.labels[drawn].float().mean() == pytest.approx(0.5, abs=0.06)
         assert drawn.unique().numel() < len(drawn)
+
+
+def test_the_epoch_is_chosen_by_the_classes_where_they_are_balanced(
+    digits: PackedDataset, smoke: Config
+) -> None:
+    snapshots: list[tuple[dict[str, float], float]] = []
+
+    def compare(metrics: dict[str, float], snapshot: Snapshot) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            snapshot.save(Path(folder))
+            evaluation = evaluate(Predictor.load(Path(folder)), digits, "val")
+        snapshots.append((metrics, evaluation.metrics("val")["val_macro_accuracy"]))
+
+    fit(smoke, digits, on_epoch=compare)
+    for metrics, expected in snapshots:
+        assert metrics["val_macro_accuracy"] == pytest.approx(expected, abs=1e-6)
+    assert smoke.training.chosen_by == "val_accuracy"
+    assert override(smoke, ["balance=sampling"]).training.chosen_by == "val_macro_accuracy"
+
+    training = start(override(smoke, ["balance=weights", "patience=2", "epochs=9"]), digits)
+    training.history = [
+        {"epoch": 1, "val_accuracy": 0.95, "val_macro_accuracy": 0.5},
+        {"epoch": 2, "val_accuracy": 0.90, "val_macro_accuracy": 0.6},
+        {"epoch": 3, "val_accuracy": 0.92, "val_macro_accuracy": 0.5},
+    ]
+    assert not training.finished
+    training.history.append({"epoch": 4, "val_accuracy": 0.97, "val_macro_accuracy": 0.5})
+    assert training.finished
+
+
+def test_the_larger_part_of_a_mixed_image_counts(digits: PackedDataset) -> None:
+    config = override(preset("fast", digits.manifest), ["epochs=8", "widths=[32,32]", "mixup=0.2"])
+    assert _run(config, digits)[0][-1]["train_accuracy"] > 0.75
+
+
+@pytest.mark.parametrize("side", [8, 32, 64, 127, 128, 191, 192, 224, 512, 1024])
+def test_whitening_takes_a_bounded_memory(side: int) -> None:
+    kernel = FastCNN(num_classes=2, image_size=side, widths=(4, 4)).whiten.kernel_size[0]
+    patches = ((side - kernel) // max(kernel // 2, 1) + 1) ** 2
+    assert whitening_sample(side) * patches * 3 * kernel**2 * 4 < 1.1 * 2**30
+
+
+def test_more_workers_than_images_are_refused(digits: PackedDataset, smoke: Config) -> None:
+    with pytest.raises(ConfigError, match=r"batch_size=16 gives 9 workers .* --workers 8"):
+        check(override(smoke, ["batch_size=16"]), digits, workers=9)
 
 
 def test_a_network_for_one_size_refuses_smaller_images(digits: PackedDataset) -> None:
