@@ -170,17 +170,17 @@ def test_the_own_splits_of_a_folder_are_kept(tmp_path):
 
 def test_splits_may_have_other_usual_names(tmp_path):
     for split in ("Training", "Testing"):
-        photographs(tmp_path / split / "red", RED, 10)
-        photographs(tmp_path / split / "blue", BLUE, 10)
-    made = prepare(str(tmp_path), name="named").manifest
+        photographs(tmp_path / "Photos" / split / "red", RED, 10)
+        photographs(tmp_path / "Photos" / split / "blue", BLUE, 10)
+    made = prepare(str(tmp_path / "Photos")).manifest
     assert (made.classes, made.counts["test"]) == (("blue", "red"), 20)
 
 
 def test_classes_within_classes_are_told(tmp_path, capsys):
     for year in ("2019", "2020"):
-        photographs(tmp_path / year / "red", RED, 10)
-        photographs(tmp_path / year / "blue", BLUE, 10)
-    assert prepare(str(tmp_path), name="years").manifest.classes == ("2019", "2020")
+        photographs(tmp_path / "Photos" / year / "red", RED, 10)
+        photographs(tmp_path / "Photos" / year / "blue", BLUE, 10)
+    assert prepare(str(tmp_path / "Photos")).manifest.classes == ("2019", "2020")
     assert "(2019, 2020) holds the same folders (blue, red): they count as parts" in capsys.readouterr().err
 
 
