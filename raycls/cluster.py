@@ -10,7 +10,6 @@ puts the application on the cluster.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
@@ -20,15 +19,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from raycls import progress
 from raycls.errors import ClusterError
-from raycls.home import home
+from raycls.home import home, lock
 from raycls.ray_environment import (
     ALLOCATOR,
     LOOPBACK,
@@ -130,7 +127,7 @@ def start(*, num_cpus: int | None = None) -> Cluster:
     from raycls.processes import Leader
 
     ensure_token()
-    with _starting():
+    with lock("cluster.lock", "another `raycls up` is starting a cluster just now: wait for it"):
         if running := status():
             raise ClusterError(
                 f"already up: process {running.pid}, dashboard {running.dashboard}; stop it with `raycls down`"
@@ -243,17 +240,6 @@ def _await_ready(cluster: Cluster) -> None:
             reason = next((line for line in reversed(lines) if line), "it said nothing")
             raise ClusterError(f"Ray did not start: {reason}")
         time.sleep(0.1)
-
-
-@contextmanager
-def _starting() -> Iterator[None]:
-    home().mkdir(parents=True, exist_ok=True)
-    with (home() / "cluster.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ClusterError("another `raycls up` is starting a cluster just now: wait for it") from None
-        yield
 
 
 def _state_path() -> Path:

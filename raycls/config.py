@@ -150,10 +150,14 @@ class ServingConfig(_Section):
     body_timeout_s: float = Field(
         20, gt=0, description="how long a request's body may take to arrive, seconds"
     )
-    max_pixels: int = Field(50_000_000, ge=1, description="largest image, width × height")
+    max_pixels: int = Field(
+        50_000_000,
+        ge=1,
+        description="largest image, width × height; and the most of all images of one request together",
+    )
     max_images: int = Field(64, ge=1, description="most images in one request")
     max_pending: int = Field(
-        256, ge=1, description="requests that one replica holds before it answers 429 with Retry-After"
+        128, ge=1, description="requests that one replica holds before it answers 429 with Retry-After"
     )
     token_sha256: str | None = Field(
         None,

@@ -1,11 +1,14 @@
-"""Where things live: `$RAYCLS_HOME` (default ~/.raycls) and `$RAYCLS_STORAGE`. Reads the environment, makes nothing."""
+"""Where things live: `$RAYCLS_HOME` (default ~/.raycls) and `$RAYCLS_STORAGE`. Reads the environment."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from raycls.errors import ClusterError
 
 _VARIABLES = ("RAYCLS_HOME", "RAYCLS_STORAGE", "RAYCLS_STUDIES", "MLFLOW_TRACKING_URI")
 
@@ -37,6 +40,18 @@ def tracking_uri() -> str:
 def study_storage() -> str:
     """Where Optuna keeps studies: `$RAYCLS_STUDIES`, any SQLAlchemy URL, or a SQLite file under the home."""
     return os.environ.get("RAYCLS_STUDIES") or f"sqlite:///{home() / 'studies.db'}"
+
+
+@contextmanager
+def lock(name: str, busy: str) -> Iterator[None]:
+    """Be the only process of this machine that holds `name`. Raises ClusterError(busy) where another does."""
+    home().mkdir(parents=True, exist_ok=True)
+    with (home() / name).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ClusterError(busy) from None
+        yield
 
 
 @contextmanager

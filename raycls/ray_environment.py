@@ -54,6 +54,11 @@ def environment() -> dict[str, str]:
         # One inside a replica that hangs is answered 500, and not kept waiting for ever. Not repeated: where the
         # replicas are only slow, that would make them slower.
         "RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S": "8",
+        # Ray's own is an hour, in which a few thousand clients that send nothing would keep all others out.
+        "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "60",
+        # Only a request that fits into it can be repeated: 16 KB, HAProxy's own, is less than a small photograph.
+        "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": "131072",
+        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "raycls.serving.ingress:middlewares",
         # A stopping replica finishes its requests; Ray's 30 s more of waiting only slow every update down.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "5",
     }

@@ -251,12 +251,16 @@ def promote(name: str, number: str, alias: str = CHAMPION) -> ModelVersion:
     return resolve(f"{name}/{version.version}")
 
 
-def beats_champion(version: ModelVersion, metric: str) -> bool:
-    """Whether the present champion is absent, of other data, lower in `metric`, or this very version; say which."""
+def champion(name: str) -> ModelVersion | None:
+    """The model's champion, where it has one."""
     try:
-        champion = resolve(f"{version.name}@{CHAMPION}")
+        return resolve(f"{name}@{CHAMPION}")
     except UnknownModelError:
-        champion = None
+        return None
+
+
+def beats(version: ModelVersion, champion: ModelVersion | None, metric: str) -> bool:
+    """Whether the champion is absent, of other data, lower in `metric`, or this very version; say which."""
     if champion and champion.reference == version.reference:
         return True
     mine = version.metrics[metric]

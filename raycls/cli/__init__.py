@@ -9,14 +9,13 @@ ask); 1: failed; 130: interrupted.
 
 from __future__ import annotations
 
-import signal
 import sys
 from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
-from raycls import progress
+from raycls import progress, script
 from raycls.cli import data, export, models, serving, training, tuning
 from raycls.cli.output import AsJson, print_json, print_table
 from raycls.cli.serving import SERVE_CONFIG, Port, ServeConfig
@@ -82,6 +81,5 @@ def run(arguments: Sequence[str]) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The process's command line. SIGTERM (`ray job stop`) and a closed terminal end it as Ctrl-C does."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)
+    script.interruptible()
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))

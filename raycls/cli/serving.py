@@ -9,7 +9,7 @@ import typer
 
 from raycls import progress
 from raycls.cli.output import AsJson, print_json, print_table
-from raycls.errors import UsageError
+from raycls.errors import ClusterError, UsageError
 
 app = typer.Typer()
 
@@ -145,19 +145,25 @@ def top(
         return "–" if value is None else f"{value:,.1f}"
 
     for view in watch(url, seconds):
+        if view.problem and (once or as_json):
+            raise ClusterError(view.problem)
         if as_json:
             print_json(view.model_dump())
             return
         if not once:
             Console().clear()
-        measures = ("requests/s", "errors/s", "p50 ms", "p99 ms", "queue p50 ms", "images a batch")
+        if view.problem:
+            print(view.problem)
+            continue
+        measures = ("requests/s", "errors/s", "p50 ms", "p99 ms", "held", "queue p50 ms", "images a batch")
         rows = [
             (row.name, row.model, *map(shown, row.model_dump(exclude={"name", "model"}).values()))
             for row in view.replicas
         ]
         print_table(("replica", "model", *measures), rows)
         print(
-            f"{view.requests_per_s:,.0f} requests/s on {len(view.replicas)} replicas in {view.seconds:.1f} s"
+            f"{view.requests_per_s:,.0f} requests/s on {len(view.replicas)} replicas in {view.seconds:.1f} s; "
+            f"predictions: p50 {shown(view.p50_ms)} ms, p99 {shown(view.p99_ms)} ms"
         )
         if once:
             return

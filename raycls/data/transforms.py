@@ -21,6 +21,7 @@ from torch import Tensor
 from raycls.errors import ImageError, ImageTooLargeError, NotAnImageError
 
 MAX_PIXELS = 50_000_000
+BMP_RUN_LENGTHS = (1, 2)  # RLE8, RLE4
 # max_pixels decides. Not in `decode`: to change filters there takes longer than to read a small image.
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
@@ -36,6 +37,34 @@ def decode(
     Raises NotAnImageError (no format recognises the bytes), ImageTooLargeError (more than max_pixels) or ImageError
     (recognised, but truncated or damaged).
     """
+    image = _opened(data, max_pixels, formats)
+    try:
+        image.load()
+        ImageOps.exif_transpose(image, in_place=True)
+        upright: Image.Image = image
+        if upright.mode.startswith("I") or upright.mode == "F":
+            # Pillow would clip, not scale, when it turns 16-bit grey into RGB.
+            values = np.asarray(upright, dtype=np.float32)
+            return Image.fromarray(np.clip(values / 257.0, 0, 255).astype(np.uint8)).convert("RGB")
+        if upright.mode == "P" or "transparency" in upright.info:
+            upright = upright.convert("RGBA")
+        if upright.mode in ("RGBA", "LA", "PA", "La", "RGBa"):
+            upright = upright.convert("RGBA")
+            ground = Image.new("RGBA", upright.size, (0, 0, 0, 255))
+            upright = Image.alpha_composite(ground, upright)
+        return upright if upright.mode == "RGB" else upright.convert("RGB")
+    except Exception as error:
+        raise ImageError(f"the image is truncated or damaged: {error}") from error
+
+
+def pixels_of(data: bytes, *, max_pixels: int = MAX_PIXELS, formats: tuple[str, ...] | None = None) -> int:
+    """How many pixels the header of an encoded image announces. Raises what `decode` does of a header."""
+    width, height = _opened(data, max_pixels, formats).size
+    return width * height
+
+
+def _opened(data: bytes, max_pixels: int, formats: tuple[str, ...] | None) -> Image.Image:
+    """The image, of which only the header was read."""
     if not data:
         raise ImageError("the image is empty: 0 bytes")
     try:
@@ -50,25 +79,10 @@ def decode(
         raise ImageTooLargeError(
             f"the image has {width}×{height} pixels; at most {max_pixels:,} are accepted: reduce it first"
         )
-    try:
-        image.load()
-        if image.mode.startswith("I") or image.mode == "F":
-            # Pillow would clip, not scale, when it turns 16-bit grey into RGB.
-            values = np.asarray(image, dtype=np.float32)
-            image_8bit = Image.fromarray(np.clip(values / 257.0, 0, 255).astype(np.uint8))
-            image_8bit.info.update(image.info)
-            return image_8bit.convert("RGB")
-        ImageOps.exif_transpose(image, in_place=True)
-        upright: Image.Image = image
-        if upright.mode == "P" or "transparency" in upright.info:
-            upright = upright.convert("RGBA")
-        if upright.mode in ("RGBA", "LA", "PA", "La", "RGBa"):
-            upright = upright.convert("RGBA")
-            ground = Image.new("RGBA", upright.size, (0, 0, 0, 255))
-            upright = Image.alpha_composite(ground, upright)
-        return upright if upright.mode == "RGB" else upright.convert("RGB")
-    except Exception as error:
-        raise ImageError(f"the image is truncated or damaged: {error}") from error
+    if image.format in ("BMP", "DIB") and image.info.get("compression") in BMP_RUN_LENGTHS:
+        # Pillow unpacks it pixel by pixel in Python: seconds for a file of a few kilobytes.
+        raise ImageError("a run-length encoded BMP is not read: save it uncompressed, or as PNG")
+    return image
 
 
 def to_square(image: Image.Image, size: int) -> np.ndarray:

@@ -95,6 +95,11 @@ def candidates(device: torch.device) -> tuple[Engine, ...]:
     return ENGINES if device.type == "cpu" else ("reference", "torch")
 
 
+def to_serve(setting: Engine | Literal["auto"], promoted: Engine) -> Engine:
+    """What computes here: the engine that serve_config.yaml names, or for auto the promoted one where it fits."""
+    return fitting(promoted, best_device()) if setting == "auto" else setting
+
+
 def fitting(chosen: Engine, device: torch.device) -> Engine:
     """The engine that was chosen for a model where it runs on this device, else `torch`."""
     return chosen if chosen in candidates(device) else "torch"

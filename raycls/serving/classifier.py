@@ -15,6 +15,7 @@ import logging
 import random
 import time
 from base64 import b64encode
+from contextlib import suppress
 
 import numpy as np
 from prometheus_client import Metric
@@ -25,16 +26,18 @@ from starlette.responses import Response
 
 from raycls import registry
 from raycls.config import Engine, ServingConfig
-from raycls.data.transforms import decode
+from raycls.data.transforms import decode, pixels_of
 from raycls.errors import ImageError
-from raycls.models.engines import best_device, fitting
+from raycls.models.engines import best_device, to_serve
 from raycls.models.predictor import Prediction, Predictor
 from raycls.serving import auth, openapi
 from raycls.serving.batching import Batches
 from raycls.serving.explainer import Explainer
 from raycls.serving.http import (
     HTTPProblem,
+    Room,
     answer,
+    busy,
     explain_of,
     images_of,
     problem_of,
@@ -43,8 +46,9 @@ from raycls.serving.http import (
 )
 from raycls.serving.metrics import Metrics, exposition
 
+CLIENT_LEFT = 499  # nginx's status for a request that nobody waits for any more
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
-RETRY_AFTER_S = 1
+BODIES = 32  # of the largest size: what all those on their way to one replica may take together
 SCRAPE_S = 2.0  # what the other replicas have to tell their counts for GET /metrics
 HUNG_S, HUNG_TIMES = (
     5.0,
@@ -68,7 +72,8 @@ class Classifier:
         replica = serve.get_replica_context().replica_id.unique_id
         self.metrics = Metrics(replica, version, self.predictor.card.classes, self.predictor.engine)
         self.explainer = Explainer(self.predictor, self._decode)
-        self.pending = 0
+        self.room = Room(BODIES * config.max_body_bytes)  # for bodies on their way
+        self.pending = 0  # requests whose body is here
         self.forward_since: float | None = None  # of the forward pass that runs now
         self.batches = Batches(self._classify, config.max_batch_size, first=self._warm_up)
 
@@ -76,13 +81,17 @@ class Classifier:
         started = time.perf_counter()
         try:
             response = await self._route(request)
+        except asyncio.CancelledError:
+            self.metrics.request(CLIENT_LEFT)
+            raise
         except HTTPProblem as problem:
             response = problem.response()
         except Exception:
             logger.exception("raycls failed on a request")
             response = HTTPProblem(500, "the server failed on this request; its log says why").response()
         seconds = time.perf_counter() - started
-        self.metrics.request(response.status_code, seconds)
+        plain = request.scope["path"] == "/predict" and b"explain=true" not in request.scope["query_string"]
+        self.metrics.request(response.status_code, seconds if plain else None)
         if self.config.access_log and random.random() < self.config.access_log:
             access_log.info(self._access(request, response, seconds))
         return response
@@ -127,44 +136,64 @@ class Classifier:
         return answer({"status": "ok", "model": model})
 
     async def _predict(self, request: Request) -> Response:
-        if self.pending >= self.config.max_pending:
-            raise HTTPProblem(
-                429, "the queue is full: try again in a moment", {"Retry-After": str(RETRY_AFTER_S)}
-            )
+        self._check_queue()
+        top_k, explain = top_k_of(request), explain_of(request)
+        body = await read_body(request, self.config.max_body_bytes, self.config.body_timeout_s, self.room)
+        self._check_queue()  # others may have been faster
         self.pending += 1
         try:
-            top_k, explain = top_k_of(request), explain_of(request)
-            body = await read_body(request, self.config.max_body_bytes, self.config.body_timeout_s)
             images, many = await images_of(request.headers, body, self.config.max_images)
+            if many:
+                self._check_pixels(images)
+            if explain:
+                self.explainer.check(len(images))
             results = await asyncio.gather(*[self.batches.put(image) for image in images])
             predictions = []
             for position, result in enumerate(results):
                 if isinstance(result, ImageError):
                     raise problem_of(result, f"image {position}: " if many else "")
-                prediction = result.as_json(top_k) | {"model_version": self.version.version}
-                if explain:
-                    overlay = await self.explainer.overlay(images[position], result.class_index)
+                predictions.append(result.as_json(top_k) | {"model_version": self.version.version})
+            if explain:
+                classes = [prediction["class_index"] for prediction in predictions]
+                overlays = await self.explainer.overlays(images, classes)
+                for prediction, overlay in zip(predictions, overlays, strict=True):
                     prediction["explanation_png_base64"] = b64encode(overlay).decode()
-                predictions.append(prediction)
         finally:
             self.pending -= 1
         return answer({"predictions": predictions} if many else predictions[0])
 
+    def _check_queue(self) -> None:
+        if self.pending >= self.config.max_pending:
+            raise busy("the queue is full")
+
+    def _check_pixels(self, images: list[bytes]) -> None:
+        """Raise HTTPProblem 413 for images that together take as long to decode as one that would be refused."""
+        most, total = self.config.max_pixels, 0
+        for image in images:
+            with suppress(ImageError):  # which its own answer will say
+                total += pixels_of(image, max_pixels=most, formats=FORMATS)
+        if total > most:
+            raise HTTPProblem(
+                413, f"the images have {total:,} pixels together; at most {most:,} are accepted"
+            )
+
     async def counts(self) -> list[Metric]:
         """This replica's part of GET /metrics, for whichever replica was asked."""
-        return self.metrics.collect()
+        return self.metrics.collect(self.pending)
 
     async def _all_metrics(self) -> Response:
-        """Of all replicas; where one does not answer, of this one alone, which the page says."""
+        """Of all replicas; where one does not answer, of the others, which the page says."""
         own = serve.get_replica_context()
         # It asks the controller the first time, and waits for it.
         handle = await asyncio.to_thread(serve.get_deployment_handle, own.deployment, own.app_name)
-        told = handle.broadcast("counts").results_async(timeout_s=SCRAPE_S, return_exceptions=True)
+        # Not results_async: where one replica is silent, that keeps back what the others have told.
+        results = handle.broadcast("counts").results
         try:
-            found = [counts for counts in await told if isinstance(counts, list)]
+            told = await asyncio.to_thread(results, timeout_s=SCRAPE_S, return_exceptions=True)
         except (TimeoutError, RayServeException):
-            found = []
-        return exposition(found or [self.metrics.collect()], complete=bool(found))
+            told = []
+        found = [counts for counts in told if isinstance(counts, list)]
+        return exposition(found or [self.metrics.collect(self.pending)], complete=0 < len(found) == len(told))
 
     def check_health(self) -> None:
         """Called by Serve, which replaces a replica that raises."""
@@ -211,17 +240,17 @@ class Classifier:
         for count in [*(2**k for k in range((most - 1).bit_length())), most]:
             started = time.perf_counter()
             self.predictor.probabilities(np.zeros((count, side, side, 3), np.uint8))
-        self.full_batch_s = time.perf_counter() - started
+        self.full_batch_s = time.perf_counter() - started + self.config.simulate_forward_ms / 1000 * most
 
 
 def _engine(config: ServingConfig, version: registry.ModelVersion) -> Engine:
+    engine = to_serve(config.engine, version.engine)
     if config.engine != "auto":
-        return config.engine
-    engine, device = fitting(version.engine, best_device()), best_device()
+        return engine
     if not version.engine_timings:
         logger.warning(f"engine {engine}: none was timed for {version.reference}; `raycls promote` does that")
     elif engine != version.engine:
         logger.warning(
-            f"engine {engine}, as {version.engine} does not run on {device}: promote where it serves"
+            f"engine {engine}, as {version.engine} does not run on {best_device()}: promote where it serves"
         )
     return engine

@@ -1,7 +1,7 @@
 """Why a class was answered: a Grad-CAM overlay, made beside the predictions.
 
     explainer = Explainer(predictor, decode)                         # bytes to uint8 S×S×3, as for predictions
-    overlay = await explainer.overlay(encoded, class_index)          # the PNG's bytes
+    overlays = await explainer.overlays([encoded], [class_index])    # the PNGs' bytes
 
 Works on a copy of the network, as Grad-CAM hooks its layers, in one thread of the lowest priority: on a busy core the
 forward passes of predictions go first. Copy and captum are paid for by the first who asks.
@@ -13,7 +13,7 @@ import asyncio
 import copy
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -22,12 +22,14 @@ import torch
 
 from raycls.data.transforms import as_tensor, normalize
 from raycls.models.predictor import Predictor
-from raycls.serving.http import HTTPProblem
+from raycls.serving.http import RETRY_AFTER_S, HTTPProblem, busy
 
 if TYPE_CHECKING:
     from raycls.training.report.attribution import Layer
 
 MOST_WAITING = 16  # explanations; who asks for more is told to come back
+MOST_AT_ONCE = 4  # of one request
+PATIENCE_S = 6.0  # the ingress gives a request up after 8, and says less
 LOWEST_PRIORITY = 19
 
 
@@ -39,22 +41,38 @@ class Explainer:
         self._thread = ThreadPoolExecutor(1, "explain", initializer=_give_way)
         self._waiting = 0
         self._network: torch.nn.Module | None = None
+        self._layer: Layer | None = None
 
-    async def overlay(self, data: bytes, class_index: int) -> bytes:
-        """A PNG: the image, in grey, under the places that spoke for the class. data is an image that was answered.
-
-        Raises HTTPProblem: 400 for a network without convolutions, 429 when too many wait.
-        """
-        if self._waiting >= MOST_WAITING:
+    def check(self, count: int) -> None:
+        """Raise HTTPProblem where so many are not explained at once: 413, or 429 when too many wait."""
+        if count > MOST_AT_ONCE:
             raise HTTPProblem(
-                429, "too many explanations are being made: try again in a moment", {"Retry-After": "1"}
+                413, f"{count} images to explain in one request; at most {MOST_AT_ONCE} are accepted"
             )
-        self._waiting += 1
+        if self._waiting + count > MOST_WAITING:
+            raise busy("too many explanations are being made")
+
+    async def overlays(self, images: Sequence[bytes], class_indices: Sequence[int]) -> list[bytes]:
+        """A PNG each: the image, in grey, under the places that spoke for the class. The images are answered ones.
+
+        Raises HTTPProblem: as `check`, 400 for a network without convolutions, 503 when it takes too long.
+        """
+        self.check(len(images))
+        self._waiting += len(images)
+        loop = asyncio.get_running_loop()
         try:
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._thread, self._overlay, data, class_index)
+            async with asyncio.timeout(PATIENCE_S):
+                return await asyncio.gather(
+                    *[
+                        loop.run_in_executor(self._thread, self._overlay, data, class_index)
+                        for data, class_index in zip(images, class_indices, strict=True)
+                    ]
+                )
+        except TimeoutError:
+            late = f"no core was free for an explanation in {PATIENCE_S:g} s: predictions go first"
+            raise HTTPProblem(503, late, {"Retry-After": str(RETRY_AFTER_S)}) from None
         finally:
-            self._waiting -= 1
+            self._waiting -= len(images)
 
     def _overlay(self, data: bytes, class_index: int) -> bytes:
         from raycls.training.report.attribution import cam_layer, grad_cam, spatial_layers
@@ -65,10 +83,11 @@ class Explainer:
         inputs = normalize(as_tensor(pixels[None]).to(predictor.device), card.mean, card.std)
         if self._network is None:
             self._network = copy.deepcopy(predictor.network)
-        layer: Layer | None = cam_layer(spatial_layers(self._network, inputs))
-        if layer is None:
+            self._layer = cam_layer(spatial_layers(self._network, inputs))
+        if self._layer is None:
             raise HTTPProblem(400, f"{card.network} has no convolutions, so Grad-CAM cannot explain it")
-        (heat,) = grad_cam(self._network, inputs, torch.tensor([class_index], device=inputs.device), layer)
+        targets = torch.tensor([class_index], device=inputs.device)
+        (heat,) = grad_cam(self._network, inputs, targets, self._layer)
         return png(overlay(pixels, heat.numpy()))
 
 

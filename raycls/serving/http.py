@@ -1,6 +1,6 @@
 """HTTP in and out of a classifier: a request's body becomes encoded images, a failure an RFC 9457 problem document.
 
-    body = await read_body(request, limit=10 * 2**20, timeout_s=20)
+    body = await read_body(request, limit=10 * 2**20, timeout_s=20, room=room)
     images, many = await images_of(request.headers, body, max_images=64)
     return problem_of(ImageError("the image is empty: 0 bytes"))
 
@@ -25,6 +25,7 @@ from starlette.responses import Response
 
 from raycls.errors import ImageError, ImageTooLargeError, NotAnImageError
 
+RETRY_AFTER_S = 1
 ACCEPTED = "send image/*, application/octet-stream, multipart/form-data or application/json"
 
 
@@ -76,10 +77,32 @@ def explain_of(request: Request) -> bool:
     return text == "true"
 
 
-async def read_body(request: Request, limit: int, timeout_s: float) -> bytes:
+def busy(what: str) -> HTTPProblem:
+    """429 for who may come back in a moment."""
+    return HTTPProblem(429, f"{what}: try again in a moment", {"Retry-After": str(RETRY_AFTER_S)})
+
+
+class Room:
+    """What all bodies that are on their way may hold together, bytes: slow senders take no place in the queue."""
+
+    def __init__(self, size: int):
+        self._free = size
+
+    def take(self, count: int) -> None:
+        """Raises HTTPProblem 429 where there is not so much left."""
+        if count > self._free:
+            raise busy("too many bodies are on their way")
+        self._free -= count
+
+    def give_back(self, count: int) -> None:
+        self._free += count
+
+
+async def read_body(request: Request, limit: int, timeout_s: float, room: Room) -> bytes:
     """The whole body, at most `limit` bytes: refused by its declared length, else as soon as it has grown past it.
 
-    Raises HTTPProblem: 413, 408 when it has not arrived after timeout_s, 400 when the connection closes before.
+    Raises HTTPProblem: 413, 408 when it has not arrived after timeout_s, 429 where there is no room for it, 400 when
+    the connection closes before.
     """
     too_large = HTTPProblem(413, f"the body is larger than {limit:,} bytes")
     declared = request.headers.get("content-length", "0")
@@ -89,6 +112,7 @@ async def read_body(request: Request, limit: int, timeout_s: float) -> bytes:
     try:
         async with asyncio.timeout(timeout_s):
             async for chunk in request.stream():
+                room.take(len(chunk))
                 size += len(chunk)
                 if size > limit:
                     raise too_large
@@ -98,6 +122,8 @@ async def read_body(request: Request, limit: int, timeout_s: float) -> bytes:
         raise HTTPProblem(408, late, {"Connection": "close"}) from None
     except ClientDisconnect:
         raise HTTPProblem(400, "the connection closed before the body was complete") from None
+    finally:
+        room.give_back(size)
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
@@ -110,18 +136,21 @@ async def images_of(headers: Headers, body: bytes, max_images: int) -> tuple[lis
     if kind == "application/octet-stream" or kind.startswith("image/"):
         images, many = [body], False
     elif kind == "application/json":
-        images, many = _from_json(body)
+        images, many = _from_json(body, max_images)
     elif kind == "multipart/form-data":
         images = await _from_form(headers, body, max_images)
         many = len(images) > 1
     else:
         raise HTTPProblem(415, f"content type {kind[:80]!r} is not accepted: {ACCEPTED}")
-    if len(images) > max_images:
-        raise HTTPProblem(413, f"{len(images)} images in one request; at most {max_images} are accepted")
     return images, many
 
 
-def _from_json(body: bytes) -> tuple[list[bytes], bool]:
+def _check_count(count: int, max_images: int) -> None:
+    if count > max_images:
+        raise HTTPProblem(413, f"{count} images in one request; at most {max_images} are accepted")
+
+
+def _from_json(body: bytes, max_images: int) -> tuple[list[bytes], bool]:
     shape = 'the JSON body must be {"image_base64": "…"} or {"images_base64": ["…", …]}'
     try:
         document = json.loads(body, parse_constant=_refuse_constant)
@@ -133,6 +162,7 @@ def _from_json(body: bytes) -> tuple[list[bytes], bool]:
         case {"images_base64": [_, *_] as texts, **rest} if not rest and all(
             isinstance(t, str) for t in texts
         ):
+            _check_count(len(texts), max_images)  # before each is decoded
             return [_from_base64(text, f"images_base64[{i}]") for i, text in enumerate(texts)], True
     raise HTTPProblem(400, shape)
 
@@ -165,4 +195,5 @@ async def _from_form(headers: Headers, body: bytes, max_images: int) -> list[byt
     files = [value for key, value in form.multi_items() if key == "file" and isinstance(value, UploadFile)]
     if not files:
         raise HTTPProblem(400, "the form has no file in a field called 'file', as in curl -F file=@cat.png")
+    _check_count(len(files), max_images)
     return [await file.read() for file in files]

@@ -70,10 +70,11 @@ class Metrics:
         self._decode, self._forward = _Histogram(SECONDS), _Histogram(SECONDS)
         self._sizes, self._confidence = _Histogram(IMAGES), _Histogram(CONFIDENCE)
 
-    def request(self, status: int, seconds: float) -> None:
-        """One request answered, so long after its head came in."""
+    def request(self, status: int, seconds: float | None = None) -> None:
+        """One request answered; a plain prediction, so long after its head came in."""
         self._requests[status] += 1
-        self._duration.add(seconds)
+        if seconds is not None:
+            self._duration.add(seconds)
 
     def batch(self, waited: Sequence[float], decode_seconds: float, forward_seconds: float | None) -> None:
         """One batch. waited: seconds of each image between its request's last byte and the batch's begin.
@@ -93,8 +94,10 @@ class Metrics:
             self._predicted[prediction.class_index] += 1
             self._confidence.add(prediction.confidence)
 
-    def collect(self) -> list[Metric]:
-        """This replica's series, to be sent to whichever replica was asked."""
+    def collect(self, pending: int = 0) -> list[Metric]:
+        """This replica's series, to be sent to whichever replica was asked. pending: requests that it holds."""
+        held = GaugeMetricFamily("raycls_pending", "Requests held, waiting or computed", labels=["replica"])
+        held.add_metric([self._replica], pending)
         requests = CounterMetricFamily("raycls_requests", "Requests answered", labels=["replica", "status"])
         for status, count in sorted(self._requests.items()):
             requests.add_metric([self._replica, str(status)], count)
@@ -106,7 +109,7 @@ class Metrics:
         model = InfoMetricFamily("raycls_model", "The model version served, and by what", labels=["replica"])
         model.add_metric([self._replica], self._model)
         histograms = [
-            ("raycls_request_seconds", "From a request's head to its answer", self._duration),
+            ("raycls_request_seconds", "From a prediction's head to its answer", self._duration),
             ("raycls_queue_seconds", "An image's wait for the batch it is in", self._queue),
             ("raycls_decode_seconds", "Decoding of one batch, from bytes to pixels", self._decode),
             ("raycls_forward_seconds", "Forward pass of one batch, pixels to probabilities", self._forward),
@@ -114,7 +117,7 @@ class Metrics:
             ("raycls_confidence", "Probability of the class that was answered", self._confidence),
         ]
         drawn = [histogram.family(name, text, self._replica) for name, text, histogram in histograms]
-        return [requests, predicted, model, *drawn]
+        return [requests, predicted, model, held, *drawn]
 
 
 class _Merged(Collector):

@@ -41,11 +41,14 @@ class Histogram:
         )
 
     def plus(self, other: Histogram) -> Histogram:
-        """Both together; their buckets are the same."""
+        """Both together; their buckets are the same, or one of them is empty."""
         return Histogram(
             self.count + other.count,
             self.total + other.total,
-            {bound: upto + other.buckets[bound] for bound, upto in self.buckets.items()},
+            {
+                bound: self.buckets.get(bound, 0) + other.buckets.get(bound, 0)
+                for bound in {**self.buckets, **other.buckets}
+            },
         )
 
     @property
@@ -77,9 +80,10 @@ class Histogram:
 
 @dataclass(frozen=True)
 class Replica:
-    """One replica: the model it serves, its answers by status, its histograms by metric."""
+    """One replica: the model it serves, the requests it holds, its answers by status, its histograms by metric."""
 
     model: str
+    pending: int = 0
     answers: dict[str, float] = field(default_factory=dict)
     histograms: dict[str, Histogram] = field(default_factory=dict)
 
@@ -87,6 +91,7 @@ class Replica:
         """What it did after `before`."""
         return Replica(
             self.model,
+            self.pending,
             {status: count - before.answers.get(status, 0) for status, count in self.answers.items()},
             {
                 name: histogram.since(before.histograms[name]) if name in before.histograms else histogram
@@ -123,17 +128,19 @@ def parse(text: str) -> dict[str, Replica]:
 
 
 def _replica(name: str, families: Iterable[Metric]) -> Replica:
-    model, answers, histograms = "", {}, {}
+    model, pending, answers, histograms = "", 0, {}, {}
     for family in families:
         own = [sample for sample in family.samples if sample.labels.get("replica") == name]
         if not own:
             continue
         if family.name == "raycls_model_info":
             model = f"{own[0].labels['name']}/{own[0].labels['version']}"
+        elif family.name == "raycls_pending":
+            pending = int(own[0].value)
         elif family.name == "raycls_requests":
             answers = {s.labels["status"]: s.value for s in own if s.name.endswith("_total")}
         elif family.type == "histogram":
             values = {sample.name.removeprefix(family.name): sample.value for sample in own}
             buckets = {float(s.labels["le"]): s.value for s in own if s.name.endswith("_bucket")}
             histograms[family.name] = Histogram(values["_count"], values["_sum"], buckets)
-    return Replica(model, answers, histograms)
+    return Replica(model, pending, answers, histograms)

@@ -23,7 +23,8 @@ from typing import Any
 from raycls import cluster, home, progress, registry, tracking
 from raycls.config import Config, override, validated
 from raycls.data.packed import open_dataset
-from raycls.errors import StudyError, UsageError
+from raycls.errors import RefusedError, StudyError, UsageError
+from raycls.examination import examine
 from raycls.models.predictor import Predictor
 from raycls.training import loop, runs, trainer
 from raycls.training.evaluation import evaluate
@@ -40,7 +41,6 @@ from raycls.tuning.report import pareto_png, write_report
 from raycls.tuning.space import Space
 
 MOST_GP_TRIALS = 250
-ENGINE_IMAGES = 256  # of the validation split, on which the engines must agree
 # The more images a run sees, the lower its best learning rate: images ** -0.32 (Bjorck et al., Scaling Optimal LR
 # Across Token Horizons, 2024). In short trials, rates win with which a whole training does badly.
 LR_EXPONENT = -0.32
@@ -255,10 +255,15 @@ def _finish(study: Study, run: tracking.Run) -> Outcome:
     _log(study, run)
     training = _train_winner(study)
     assert training.version is not None
-    if promoted := registry.beats_champion(training.version, METRIC):
-        images = open_dataset(study.job.dataset).images("val")[:ENGINE_IMAGES]
-        chosen = registry.choose_engine(training.version, images)
-        registry.promote(chosen.name, chosen.version)
+    champion = registry.champion(training.version.name)
+    if promoted := registry.beats(training.version, champion, METRIC):
+        try:
+            fit = examine(training.version, champion)
+        except RefusedError as error:
+            progress.say(f"not promoted: {error}")
+            promoted = False
+        else:
+            registry.promote(fit.name, fit.version)
     return Outcome(study=study, training=training, promoted=promoted)
 
 

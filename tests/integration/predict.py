@@ -14,11 +14,23 @@ from raycls.serving.deploy import Served
 OCTETS = "application/octet-stream"
 
 
-def encoded(seed: int = 0, mode: str = "RGB", kind: str = "PNG", size: tuple[int, int] = (37, 29)) -> bytes:
-    """A smooth random picture, since noise is what JPEG keeps least."""
+def encoded(
+    seed: int = 0,
+    mode: str = "RGB",
+    kind: str = "PNG",
+    size: tuple[int, int] = (37, 29),
+    orientation: int | None = None,
+) -> bytes:
+    """A smooth random picture, since noise is what JPEG keeps least. orientation: as EXIF has it."""
     small = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    image = Image.fromarray(small).resize(size, Image.Resampling.BICUBIC)
+    if mode == "I;16":
+        image = Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)
+    exif = Image.Exif()
+    if orientation:
+        exif[0x0112] = orientation
     buffer = io.BytesIO()
-    Image.fromarray(small).resize(size, Image.Resampling.BICUBIC).convert(mode).save(buffer, kind)
+    (image if mode == "I;16" else image.convert(mode)).save(buffer, kind, exif=exif)
     return buffer.getvalue()
 
 

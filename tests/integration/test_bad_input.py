@@ -27,6 +27,7 @@ from raycls.models.predictor import Predictor
 from raycls.serving.benchmark import usage
 from raycls.serving.deploy import Served
 from tests.integration.predict import OCTETS, base64_of, counted, encoded, expect_problem
+from tests.unit.data.test_transforms import run_length_bmp
 
 
 def png_header(width: int, height: int) -> bytes:
@@ -51,6 +52,13 @@ BAD_BODIES: dict[str, tuple[bytes, str, int, str]] = {
     "100 megapixels": (png_header(10_000, 10_000), "image/png", 413, "10000×10000"),
     "a billion pixels": (png_header(40_000, 40_000), "image/png", 413, "pixels"),
     "over the limit": (bytes(2**20 + 1), OCTETS, 413, "1,048,576"),
+    "run-length encoded bmp": (run_length_bmp(50_000, 900), "image/bmp", 400, "run-length"),
+    "64 megapixels in 8 images": (
+        json.dumps({"images_base64": [base64_of(png_header(4000, 2000))] * 8}).encode(),
+        "application/json",
+        413,
+        "64,000,000 pixels together",
+    ),
     "no json": (b"{", "application/json", 400, "not valid JSON"),
     "nan": (b'{"image_base64": NaN}', "application/json", 400, "NaN"),
     "not utf-8": (b'{"image_base64": "\xff"}', "application/json", 400, "not valid JSON"),
@@ -67,6 +75,12 @@ BAD_BODIES: dict[str, tuple[bytes, str, int, str]] = {
     "not ascii": ('{"image_base64": "ä"}'.encode(), "application/json", 400, "base64"),
     "empty image": (b'{"image_base64": ""}', "application/json", 400, "empty"),
     "too many": (json.dumps({"images_base64": [""] * 9}).encode(), "application/json", 413, "at most 8"),
+    "far too many": (
+        json.dumps({"images_base64": [""] * 200_000}).encode(),
+        "application/json",
+        413,
+        "at most 8",
+    ),
     "form without boundary": (b"x", "multipart/form-data", 400, "form"),
     "broken form": (b"--b\r\nnonsense", "multipart/form-data; boundary=b", 400, "form"),
     "form of another field": (
@@ -233,9 +247,27 @@ def test_an_address_for_an_image_is_never_fetched(post: Callable[..., requests.R
 
 def test_a_flood_of_headers_is_refused(served: Served, post: Callable[..., requests.Response]) -> None:
     flood = {f"X-{i}": "x" * 1000 for i in range(90)}
-    answer = requests.post(f"{served.url}/predict", encoded(), headers=flood, timeout=10)
-    assert 400 <= answer.status_code < 500
+    expect_problem(
+        requests.post(f"{served.url}/predict", encoded(), headers=flood, timeout=10), 431, "headers"
+    )
     assert post(encoded()).status_code == 200
+
+
+def test_no_header_gives_ray_an_order(served: Served) -> None:
+    for name, value in (
+        ("x-request-id", b"\xff"),
+        ("x-request-timeout-seconds", b"\xff"),
+        ("x-request-timeout-seconds", b"0.0001"),
+    ):
+        answer = requests.post(
+            f"{served.url}/predict", encoded(), headers={name: value, "Content-Type": OCTETS}, timeout=10
+        )
+        assert answer.status_code == 200, (name, value, answer.text)
+
+
+def test_more_explanations_than_one_request_gets(post: Callable[..., requests.Response]) -> None:
+    form = [("file", (f"{i}.png", encoded(i))) for i in range(5)]
+    expect_problem(post(None, None, files=form, query="?explain=true"), 413, "at most 4")
 
 
 def test_the_work_of_a_client_that_leaves_is_dropped(
@@ -250,18 +282,18 @@ def test_the_work_of_a_client_that_leaves_is_dropped(
     # Seconds of decoding, which keep the batch thread from the others.
     buffer = io.BytesIO()
     Image.new("RGB", (5000, 5000)).save(buffer, "PNG")
-    large = base64_of(buffer.getvalue())
+    large = buffer.getvalue()
     _, before = counted(served)
-    with ThreadPoolExecutor(1) as pool, ExitStack() as stack:
-        busy = pool.submit(post, json.dumps({"images_base64": [large] * 5}), "application/json")
+    with ThreadPoolExecutor(5) as pool, ExitStack() as stack:
+        busy = [pool.submit(post, large) for _ in range(5)]
         time.sleep(0.5)
         for _ in range(40):
             leaving = stack.enter_context(socket.create_connection((parts.hostname, parts.port), timeout=10))
             leaving.sendall(head.encode() + data)
         time.sleep(0.3)  # they are in the queue now
-        assert not busy.done()
+        assert not all(request.done() for request in busy)
         stack.close()
-        assert busy.result().status_code == 200
+        assert [request.result().status_code for request in busy] == [200] * 5
     assert post(data).status_code == 200
     _, after = counted(served)
     assert after - before == 5 + 1

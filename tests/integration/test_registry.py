@@ -36,7 +36,7 @@ def _register(
 
 
 def _promote_if_better(version: registry.ModelVersion, metric: str) -> bool:
-    better = registry.beats_champion(version, metric)
+    better = registry.beats(version, registry.champion(version.name), metric)
     if better:
         registry.promote(version.name, version.version)
     return better

@@ -27,15 +27,19 @@ from tests.integration.predict import OCTETS, base64_of, counted, encoded, expec
 
 
 @pytest.mark.parametrize(
-    ("mode", "kind"),
+    ("mode", "kind", "orientation"),
     [
-        ("RGB", "PNG"),
-        ("RGB", "JPEG"),
-        ("L", "PNG"),
-        ("P", "GIF"),
-        ("RGBA", "WEBP"),
-        ("CMYK", "JPEG"),
-        ("1", "BMP"),
+        ("RGB", "PNG", None),
+        ("RGB", "JPEG", None),
+        ("L", "PNG", None),
+        ("LA", "PNG", None),
+        ("I;16", "PNG", None),
+        ("P", "GIF", None),
+        ("RGBA", "WEBP", None),
+        ("CMYK", "JPEG", None),
+        ("1", "BMP", None),
+        ("RGB", "JPEG", 6),
+        ("I;16", "PNG", 6),
     ],
 )
 def test_every_form_of_a_request_answers_as_the_predictor_does(
@@ -44,8 +48,9 @@ def test_every_form_of_a_request_answers_as_the_predictor_does(
     trained: TrainingResult,
     mode: str,
     kind: str,
+    orientation: int | None,
 ) -> None:
-    data = encoded(7, mode, kind)
+    data = encoded(7, mode, kind, orientation=orientation)
     (expected,) = predictor.predict([data])
     answers = [
         post(data, f"image/{kind.lower()}"),
@@ -178,34 +183,34 @@ def test_a_share_of_the_requests_is_in_the_log(
     assert 0 < line["ms"] < 10_000
 
 
-def test_a_full_queue_answers_429_at_once_and_recovers(
-    served: Served, post: Callable[..., requests.Response]
-) -> None:
-    """More requests than it holds, whose bodies never end, fill the replica; when they leave, it serves again."""
-    parts = urlsplit(served.url)
-    assert parts.hostname and parts.port
-    head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: {OCTETS}\r\nContent-Length: 100\r\n\r\n"
-    address = parts.hostname, parts.port
-    with ExitStack() as stack:
-
-        def hold(count: int) -> None:
-            for _ in range(count):
-                waiting = stack.enter_context(socket.create_connection(address, timeout=10))
-                waiting.sendall(head.encode() + b"x")
-
-        hold(80)
-        # They take a moment to reach the replica, and where it is slow some have timed out when it answers.
-        answer = _until(429, post, meanwhile=lambda: hold(8))
+def test_a_full_queue_answers_429_at_once_and_recovers(post: Callable[..., requests.Response]) -> None:
+    """More at a time than it holds, each of which takes a while to decode."""
+    large = encoded(size=(1500, 1500))
+    with ThreadPoolExecutor(100) as pool:
+        answers = list(pool.map(post, [large] * 100))
+    assert {answer.status_code for answer in answers} == {200, 429}
+    refused = [answer for answer in answers if answer.status_code == 429]
+    for answer in refused:
         expect_problem(answer, 429, "full")
         assert int(answer.headers["retry-after"]) >= 1
     assert _until(200, post).status_code == 200
 
 
-def _until(
-    status: int, post: Callable[..., requests.Response], meanwhile: Callable[[], object] = lambda: None
-) -> requests.Response:
+def test_slow_senders_keep_nobody_else_out(served: Served, post: Callable[..., requests.Response]) -> None:
+    parts = urlsplit(served.url)
+    assert parts.hostname and parts.port
+    head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: {OCTETS}\r\nContent-Length: 100\r\n\r\n"
+    with ExitStack() as stack:
+        for _ in range(100):  # more than the replica holds requests
+            waiting = stack.enter_context(socket.create_connection((parts.hostname, parts.port), timeout=10))
+            waiting.sendall(head.encode() + b"x")
+        time.sleep(1)
+        assert [post(encoded(seed)).status_code for seed in range(20)] == [200] * 20
+
+
+def _until(status: int, post: Callable[..., requests.Response]) -> requests.Response:
     """The first answer of that status, or the last one of twenty seconds."""
     deadline = time.monotonic() + 20
     while (answer := post(encoded())).status_code != status and time.monotonic() < deadline:
-        meanwhile()
+        time.sleep(0.1)
     return answer

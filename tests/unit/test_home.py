@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from raycls import home as homes
+from raycls.errors import ClusterError
 
 THEIRS = {
     "RAYCLS_STORAGE": "s3://theirs/storage",
@@ -31,3 +32,11 @@ def test_elsewhere_nothing_of_the_caller_is_used(
         assert all(str(tmp_path) in place for place in everything())
         raise ValueError("whatever")
     assert everything() == before
+
+
+def test_a_lock_is_held_by_one_and_free_again_afterwards(tmp_path: Path) -> None:
+    with homes.elsewhere(tmp_path / "new"):
+        for _ in range(2):
+            with homes.lock("some.lock", "wait"), pytest.raises(ClusterError, match="wait"):  # noqa: SIM117
+                with homes.lock("some.lock", "wait"):
+                    pass

@@ -31,7 +31,7 @@ ORDER = [
     },
     {"data"},
     {"models"},
-    {"tracking", "registry"},
+    {"tracking", "registry", "examination"},
     {"training"},
     {"tuning"},
     {"serving"},

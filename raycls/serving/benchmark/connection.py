@@ -30,6 +30,7 @@ class Answer(NamedTuple):
     status: int
     body: bytes
     at: float
+    retry_after: bool = False  # whether it says when to come back
 
 
 def post(url: str, body: bytes, content_type: str, headers: Mapping[str, str]) -> bytes:
@@ -52,6 +53,7 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._body: list[bytes] = []
         self._begun = self._framed = False  # an answer, and whether its head says where it ends
+        self._retry_after = False
 
     @property
     def usable(self) -> bool:
@@ -103,7 +105,9 @@ class Connection(asyncio.Protocol):
     # What the parser calls.
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._framed |= name.lower() in (b"content-length", b"transfer-encoding")
+        name = name.lower()
+        self._framed |= name in (b"content-length", b"transfer-encoding")
+        self._retry_after |= name == b"retry-after"
 
     def on_headers_complete(self) -> None:
         self._begun = self._parser.get_status_code() >= 200
@@ -114,8 +118,9 @@ class Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         if not self._begun:  # 100 Continue and its like come before the answer
             return
-        answer = Answer(self._parser.get_status_code(), b"".join(self._body), time.perf_counter())
-        self._body, self._begun, self._framed = [], False, False
+        body, at = b"".join(self._body), time.perf_counter()
+        answer = Answer(self._parser.get_status_code(), body, at, self._retry_after)
+        self._body, self._begun, self._framed, self._retry_after = [], False, False, False
         self._free = self._parser.should_keep_alive()
         if self._answer and not self._answer.done():
             self._answer.set_result(answer)

@@ -83,6 +83,9 @@ class Sample(BaseModel):
     generator_cores: float = Field(
         description="CPU seconds of the generator per second: its share of the machine"
     )
+    refused_p99_ms: float | None = Field(
+        None, description="until an answer 429, which each says with Retry-After; None where there was none"
+    )
     late_p99_ms: float | None = Field(description="open loop: how late the generator itself was in sending")
 
 
@@ -129,6 +132,7 @@ class _Client:
         self._idle: list[Connection] = []
         self.latencies: list[float] = []  # seconds, like every time in this module that does not end in _ms
         self.lateness: list[float] = []
+        self.refusals: list[float] = []
         self.errors: Counter[str] = Counter()
         self.labelled = self.correct = 0
         self.last_answer = 0.0
@@ -142,6 +146,8 @@ class _Client:
                 connection = self._free() or await Connection.open(self._url)
                 answer = await connection.ask(request.data)
             error = None if answer.status == 200 else str(answer.status)
+            if answer.status == 429 and not answer.retry_after:
+                error = "429 without Retry-After"
             if error is None and request.label is not None:
                 named = self._named(json.loads(answer.body))
         except TimeoutError:
@@ -159,6 +165,8 @@ class _Client:
             return
         if error:
             self.errors[error] += 1
+            if error == "429":
+                self.refusals.append(answer.at - intended)
             return
         self.last_answer = max(self.last_answer, answer.at)
         self.latencies.append(answer.at - intended)
@@ -236,6 +244,7 @@ async def drive(url: str, requests: Iterator[_Request], load: Load, form: Form) 
         labelled=client.labelled,
         correct=client.correct,
         generator_cores=cores,
+        refused_p99_ms=float(np.percentile(client.refusals, 99)) * 1000 if client.refusals else None,
         late_p99_ms=float(np.percentile(client.lateness, 99)) * 1000 if load.rate and answered else None,
     )
 

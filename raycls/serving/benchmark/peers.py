@@ -16,7 +16,7 @@ import sys
 import sysconfig
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -213,19 +213,30 @@ def started(server: Server, python: Path, programs: Path, directory: Path, count
         leader = Leader.of(process.pid)
         try:
             url = f"http://127.0.0.1:{port}{server.path}"
-            _await(process, server, url, Path(log.name))
+            _await(
+                process,
+                server,
+                url,
+                Path(log.name),
+                lambda: len(list(Path(folder).glob("loaded-*"))) >= count,
+            )
             yield url
         finally:
             leader.end()
             process.wait()
 
 
-def _await(started: subprocess.Popen[bytes], server: Server, url: str, log: Path) -> None:
-    """Until it answers, if only that the request is a wrong one; 404 or 503 come from what stands before it."""
+def _await(
+    started: subprocess.Popen[bytes], server: Server, url: str, log: Path, whole: Callable[[], bool]
+) -> None:
+    """Until every worker has loaded the model, and one answers, if only that the request is a wrong one.
+
+    404 or 503 come from what stands before it.
+    """
     deadline = time.monotonic() + STARTUP_S
     while time.monotonic() < deadline and started.poll() is None:
         try:
-            if requests.post(url, b"", timeout=5).status_code not in (404, 503):
+            if whole() and requests.post(url, b"", timeout=5).status_code not in (404, 503):
                 return
         except requests.RequestException:
             pass

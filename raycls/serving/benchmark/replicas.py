@@ -20,9 +20,11 @@ from typing import Any
 import yaml
 
 from raycls import cluster, machine, progress, registry
+from raycls.config import ServingConfig, validated
 from raycls.data.packed import open_dataset
 from raycls.errors import BenchmarkError
 from raycls.models.checkpoint import load_card
+from raycls.models.engines import to_serve
 from raycls.ray_environment import environment
 from raycls.serving import deploy
 from raycls.serving.benchmark import bound, server, usage
@@ -62,7 +64,8 @@ def run(
             config = _simulating(config, plan, Path(folder) / "serve_config.yaml")
         else:
             with progress.bar("measuring the bound: bare processes, one on each core"):
-                reached = bound.measure(directory, images, version.engine, seconds=plan.seconds).images_per_s
+                engine = to_serve(_arguments(config).engine, version.engine)
+                reached = bound.measure(directory, images, engine, seconds=plan.seconds).images_per_s
         with _deployer(config, version.reference, port, restore) as deployed:
             for count in plan.replicas:
                 url = deployed(count)
@@ -142,6 +145,10 @@ def _deployer(config: Path, model: str, port: int | None, restore: bool) -> Iter
             with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
                 yaml.safe_dump(deploy.load(config, port=port) | {"applications": former}, file)
                 deploy.deploy(Path(file.name))
+
+
+def _arguments(config: Path) -> ServingConfig:
+    return validated(ServingConfig, deploy.load(config)["applications"][0]["args"])
 
 
 def _head() -> int:

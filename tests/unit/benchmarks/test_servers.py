@@ -132,15 +132,21 @@ def test_a_peer_that_refuses_is_told(serve: Callable[..., str], images: Path) ->
 
 
 PROGRAM = """\
-import http.server, sys
+import http.server, pathlib, sys, tempfile, threading
+
+def load(worker):
+    pathlib.Path(tempfile.gettempdir(), f"loaded-{worker}").touch()
 
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_POST(self):
         self.send_response(400)
         self.end_headers()
+        self.wfile.write(b"%d" % len(list(pathlib.Path(tempfile.gettempdir()).glob("loaded-*"))))
 
 _, directory, port, count = sys.argv
 print("serving", directory, "with", count, flush=True)
+load(0)
+threading.Timer(1.5, load, [1]).start()
 http.server.HTTPServer(("127.0.0.1", int(port)), Handler).serve_forever()
 """
 
@@ -149,7 +155,8 @@ def test_a_program_serves_until_it_was_measured(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(PROGRAM)
     mine = Server(name="mine", program="mine")
     with started(mine, Path(sys.executable), tmp_path, tmp_path, 2) as url:
-        assert requests.post(url, timeout=5).status_code == 400
+        answer = requests.post(url, timeout=5)
+        assert (answer.status_code, answer.text) == (400, "2")  # both workers have loaded the model
     with pytest.raises(requests.ConnectionError):
         requests.post(url, timeout=5)
 

@@ -113,3 +113,12 @@ def test_counters_that_have_not_begun_are_there_with_nothing() -> None:
     found = samples(counted("a"))
     assert found["raycls_predictions_total", "a", "cat"] == 0
     assert found["raycls_queue_seconds_bucket", "a", "+Inf"] == 0
+
+
+def test_only_predictions_have_a_duration() -> None:
+    replica = counted("a")
+    replica.request(200)
+    replica.request(200, 0.004)
+    found = samples(replica)
+    assert found["raycls_requests_total", "a", "200"] == 2
+    assert found["raycls_request_seconds_count", "a"] == 1

@@ -11,11 +11,12 @@ from aiohttp import web
 from raycls.cli import run
 from raycls.serving.metrics import Metrics, exposition
 from raycls.serving.scrape import Histogram, parse
+from raycls.serving.top import watch
 from tests.unit.serving.test_metrics import counted
 
 
 def text(*replicas: Metrics) -> str:
-    return bytes(exposition([replica.collect() for replica in replicas]).body).decode()
+    return bytes(exposition([replica.collect(pending=7) for replica in replicas]).body).decode()
 
 
 def test_what_was_counted_is_read_back() -> None:
@@ -25,7 +26,7 @@ def test_what_was_counted_is_read_back() -> None:
     a.batch([0.002, 0.002], decode_seconds=0.001, forward_seconds=0.003)
     found = parse(text(a, b))
     assert set(found) == {"a", "b"}
-    assert found["a"].model == "pets/3"
+    assert (found["a"].model, found["a"].pending) == ("pets/3", 7)
     assert found["a"].answers == {"200": 1, "429": 1}
     assert found["b"].answers == {}
     assert found["a"].histograms["raycls_batch_images"].mean == 2
@@ -68,8 +69,36 @@ def test_top_shows_the_past_seconds(serve: Callable[..., str], capsys: pytest.Ca
     assert row["errors_per_s"] == pytest.approx(1 / document["seconds"])
     assert 2.5 < row["p50_ms"] < 5
     assert row["batch_images"] is None
+    assert document["p50_ms"] == row["p50_ms"]
     assert run(["top", url, "--seconds", "0.2", "--once"]) == 0
     assert "pets/3" in capsys.readouterr().out
+
+
+def test_top_goes_on_where_a_look_fails(serve: Callable[..., str]) -> None:
+    replicas = [counted("a"), counted("b")]
+    looks = 0
+
+    async def predict(request: web.Request) -> web.Response:
+        return web.json_response({})
+
+    async def metrics(request: web.Request) -> web.Response:
+        nonlocal looks
+        looks += 1
+        if looks == 2:
+            return web.Response(status=500)
+        for replica, seconds in zip(replicas, (0.004, 0.04), strict=True):
+            replica.request(200, seconds)
+        return web.Response(text=text(*replicas))
+
+    views = watch(serve(predict, metrics).removesuffix("/predict"), 0.1)
+    first, second = next(views), next(views)
+    assert "500" in (first.problem or "")
+    assert second.problem is None
+    assert len(second.replicas) == 2
+    assert second.p50_ms
+    assert second.p99_ms
+    assert second.p50_ms <= 5
+    assert second.p99_ms > 25
 
 
 def test_top_without_a_server(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,46 @@
+"""What stands before a replica's application: request headers that Ray would act upon, and too many of them.
+
+    RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=raycls.serving.ingress:middlewares   # raycls/ray_environment.py sets it
+
+Ray's replica takes orders from `x-request-…` headers, whoever sends them: not to notice that a client has left, or to
+end a request at another time; and bytes that are not UTF-8 in one of them end in an error of its own.
+"""
+
+from __future__ import annotations
+
+from starlette.middleware import Middleware
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from raycls.serving.http import HTTPProblem
+
+MAX_HEADER_BYTES = 16 * 1024  # names and values of all headers
+_ORDERS = (b"x-request-disconnect-disabled", b"x-request-timeout-seconds")
+_ID = b"x-request-id"
+
+
+class OwnHeaders:
+    """Passes a request on without the headers that Ray would follow, or answers 431 where they are too many."""
+
+    def __init__(self, app: ASGIApp):
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            size = 0
+            for name, value in scope["headers"]:
+                size += len(name) + len(value)
+            if size > MAX_HEADER_BYTES:
+                problem = HTTPProblem(431, f"the headers are larger than {MAX_HEADER_BYTES:,} bytes")
+                await problem.response()(scope, receive, send)
+                return
+            scope["headers"] = [
+                (name, value)
+                for name, value in scope["headers"]
+                if name not in _ORDERS and (name != _ID or value.isascii())
+            ]
+        await self._app(scope, receive, send)
+
+
+def middlewares() -> list[Middleware]:
+    """For Ray, which asks for them in each of its proxies and replicas."""
+    return [Middleware(OwnHeaders)]

@@ -1,0 +1,21 @@
+"""What a replica says of its own health."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from raycls.serving.classifier import HUNG_S, HUNG_TIMES, Classifier
+
+
+def test_a_forward_pass_that_does_not_end_is_ill() -> None:
+    classifier = object.__new__(Classifier.func_or_class)  # type: ignore[attr-defined]
+    classifier.full_batch_s, classifier.forward_since = 0.5, None
+    classifier.check_health()
+    longest = HUNG_S + HUNG_TIMES * classifier.full_batch_s
+    classifier.forward_since = time.perf_counter() - longest + 1
+    classifier.check_health()
+    classifier.forward_since -= 2
+    with pytest.raises(RuntimeError, match="has been running for 11 s"):
+        classifier.check_health()

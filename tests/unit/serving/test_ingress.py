@@ -1,0 +1,60 @@
+"""Headers before they reach Ray's replica."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+from starlette.types import Message, Receive, Scope, Send
+
+from raycls.serving.ingress import MAX_HEADER_BYTES, middlewares
+
+Headers = list[tuple[bytes, bytes]]
+
+
+def passed(headers: Headers) -> tuple[Headers | None, list[Message]]:
+    """The headers that the application was given, or None, and what was sent in its place."""
+    seen: list[Headers] = []
+    sent: list[Message] = []
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        seen.append(scope["headers"])
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    (middleware,) = middlewares()
+    app = middleware.cls(application, *middleware.args, **middleware.kwargs)
+    asyncio.run(app({"type": "http", "headers": headers}, receive, send))  # type: ignore[arg-type]
+    return (seen[0] if seen else None), sent
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        (b"x-request-disconnect-disabled", b"?1"),
+        (b"x-request-timeout-seconds", b"0.001"),
+        (b"x-request-timeout-seconds", b"\xff"),
+        (b"x-request-id", b"\xff"),
+    ],
+)
+def test_no_client_gives_ray_orders(order: tuple[bytes, bytes]) -> None:
+    usual = [(b"host", b"x"), (b"content-type", b"image/png")]
+    assert passed([*usual, order]) == (usual, [])
+
+
+def test_an_id_of_the_clients_own_stays() -> None:
+    named = [(b"x-request-id", b"abc-1")]
+    assert passed(named) == (named, [])
+
+
+def test_too_many_headers_get_a_problem_document() -> None:
+    flood = [(b"x-%d" % i, bytes(1000)) for i in range(MAX_HEADER_BYTES // 1000 + 1)]
+    seen, (start, body) = passed(flood)
+    assert seen is None
+    assert start["status"] == json.loads(body["body"])["status"] == 431
+    assert (b"content-type", b"application/problem+json") in start["headers"]
