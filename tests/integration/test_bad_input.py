@@ -281,7 +281,7 @@ def test_the_work_of_a_client_that_leaves_is_dropped(
     )
     # Seconds of decoding, which keep the batch thread from the others.
     buffer = io.BytesIO()
-    Image.new("RGB", (5000, 5000)).save(buffer, "PNG")
+    Image.new("RGB", (7000, 7000)).save(buffer, "PNG")
     large = buffer.getvalue()
     _, before = counted(served)
     with ThreadPoolExecutor(5) as pool, ExitStack() as stack:
