@@ -110,7 +110,9 @@ class TrainingConfig(_Section):
         "none",
         description="for unbalanced classes: weigh the loss by class, or draw every class equally often",
     )
-    patience: int = Field(0, ge=0, description="stop after that many epochs without a better one; 0: never")
+    patience: int = Field(
+        0, ge=0, description="stop after that many epochs without a higher validation accuracy; 0: never"
+    )
     precision: Literal["auto", "bf16", "fp32"] = Field(
         "auto", description="auto: bf16 where the device computes it natively, else fp32"
     )
@@ -267,7 +269,7 @@ def override(config: Config, assignments: Iterable[str]) -> Config:
         except ValueError:
             tree[section][leaf] = text
     if tree["optim"]["name"] != config.optim.name and "optim.lr" not in assigned:
-        tree["optim"]["lr"] = _RATES.get(tree["optim"]["name"], config.optim.lr)
+        tree["optim"]["lr"] = _RATES.get(str(tree["optim"]["name"]), config.optim.lr)
     return validated(Config, tree)
 
 

@@ -43,12 +43,15 @@ def study_storage() -> str:
 
 
 @contextmanager
-def lock(name: str, busy: str) -> Iterator[None]:
-    """Be the only process of this machine that holds `name`. Raises ClusterError(busy) where another does."""
+def lock(name: str, busy: str, *, wait: bool = False) -> Iterator[None]:
+    """Be the only process of this machine that holds `name`.
+
+    Where another does, wait for it, or raise ClusterError(busy).
+    """
     home().mkdir(parents=True, exist_ok=True)
     with (home() / name).open("w") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise ClusterError(busy) from None
         yield

@@ -251,6 +251,9 @@ def promote(name: str, number: str, alias: str = CHAMPION) -> ModelVersion:
     return resolve(f"{name}/{version.version}")
 
 
+PROMOTING = "promote.lock"  # held from the look at the champion until there is another
+
+
 def champion(name: str) -> ModelVersion | None:
     """The model's champion, where it has one."""
     try:

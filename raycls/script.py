@@ -14,9 +14,10 @@ from raycls.errors import RayclsError
 
 
 def interruptible() -> None:
-    """Have SIGTERM and SIGHUP end this process as Ctrl-C does."""
+    """Have SIGTERM and SIGHUP end this process as Ctrl-C does; what `nohup` has it ignore stays ignored."""
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler)
 
 
 def run(main: Callable[[list[str]], None]) -> None:

@@ -142,7 +142,7 @@ def top(
     from raycls.serving.top import watch
 
     def shown(value: float | None) -> str:
-        return "–" if value is None else f"{value:,.1f}"
+        return "–" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:,.1f}"
 
     for view in watch(url, seconds):
         if view.problem and (once or as_json):

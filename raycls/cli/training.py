@@ -23,7 +23,9 @@ Network = Annotated[
 ]
 Workers = Annotated[
     int | None,
-    typer.Option(min=1, help="training processes; default: one per GPU, or as many as CPUs and batch allow"),
+    typer.Option(
+        min=1, help="training processes; default: one per GPU, or per CPU, as far as the batch feeds them"
+    ),
 ]
 Seed = Annotated[int | None, typer.Option(min=0, help="of weights, order and augmentation; default: 0")]
 Settings = Annotated[
@@ -70,7 +72,7 @@ def train(
     if resume:
         if preset or network or seed is not None or settings or init or weights or model:
             raise UsageError(
-                "--resume RUN goes on as the run began: leave out all other options but --workers"
+                "--resume RUN goes on as the run began: leave out all options but --workers and --json"
             )
         result = trainer.resume(dataset, resume, workers=workers)
     else:

@@ -165,7 +165,7 @@ def run(
     _print_trials(found.trials)
     print(f"the winner is trial #{found.best.number}; trained in full:")
     print_metrics(training.metrics)
-    champion = ", the champion" if outcome.promoted else "; the champion stays"
+    champion = ", the champion" if outcome.promoted else ", not promoted"
     print(f"registered {training.version.reference}{champion}")
     print(f"study {found.name} (MLflow run {found.run_id}), training run {training.run_id}")
 

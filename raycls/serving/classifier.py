@@ -34,8 +34,8 @@ from raycls.serving import auth, openapi
 from raycls.serving.batching import Batches
 from raycls.serving.explainer import Explainer
 from raycls.serving.http import (
+    Arrivals,
     HTTPProblem,
-    Room,
     answer,
     busy,
     explain_of,
@@ -48,7 +48,10 @@ from raycls.serving.metrics import Metrics, exposition
 
 CLIENT_LEFT = 499  # nginx's status for a request that nobody waits for any more
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
-BODIES = 32  # of the largest size: what all those on their way to one replica may take together
+ARRIVING = (
+    256  # bodies on their way to one replica; beside max_pending, fewer than Serve's max_ongoing_requests
+)
+BODIES = 32  # of the largest size: what all those on their way may take together
 SCRAPE_S = 2.0  # what the other replicas have to tell their counts for GET /metrics
 HUNG_S, HUNG_TIMES = (
     5.0,
@@ -72,7 +75,7 @@ class Classifier:
         replica = serve.get_replica_context().replica_id.unique_id
         self.metrics = Metrics(replica, version, self.predictor.card.classes, self.predictor.engine)
         self.explainer = Explainer(self.predictor, self._decode)
-        self.room = Room(BODIES * config.max_body_bytes)  # for bodies on their way
+        self.arrivals = Arrivals(ARRIVING, BODIES * config.max_body_bytes)
         self.pending = 0  # requests whose body is here
         self.forward_since: float | None = None  # of the forward pass that runs now
         self.batches = Batches(self._classify, config.max_batch_size, first=self._warm_up)
@@ -90,8 +93,12 @@ class Classifier:
             logger.exception("raycls failed on a request")
             response = HTTPProblem(500, "the server failed on this request; its log says why").response()
         seconds = time.perf_counter() - started
-        plain = request.scope["path"] == "/predict" and b"explain=true" not in request.scope["query_string"]
-        self.metrics.request(response.status_code, seconds if plain else None)
+        predicted = (
+            response.status_code == 200
+            and request.scope["path"] == "/predict"
+            and b"explain=true" not in request.scope["query_string"]
+        )
+        self.metrics.request(response.status_code, seconds if predicted else None)
         if self.config.access_log and random.random() < self.config.access_log:
             access_log.info(self._access(request, response, seconds))
         return response
@@ -138,13 +145,14 @@ class Classifier:
     async def _predict(self, request: Request) -> Response:
         self._check_queue()
         top_k, explain = top_k_of(request), explain_of(request)
-        body = await read_body(request, self.config.max_body_bytes, self.config.body_timeout_s, self.room)
+        body = await read_body(request, self.config.max_body_bytes, self.config.body_timeout_s, self.arrivals)
         self._check_queue()  # others may have been faster
         self.pending += 1
         try:
             images, many = await images_of(request.headers, body, self.config.max_images)
             if many:
-                self._check_pixels(images)
+                # In a thread, since headers too can be made to take long.
+                await asyncio.to_thread(self._check_pixels, images)
             if explain:
                 self.explainer.check(len(images))
             results = await asyncio.gather(*[self.batches.put(image) for image in images])

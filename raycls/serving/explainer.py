@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 MOST_WAITING = 16  # explanations; who asks for more is told to come back
 MOST_AT_ONCE = 4  # of one request
-PATIENCE_S = 6.0  # the ingress gives a request up after 8, and says less
+PATIENCE_S = 5.0  # the ingress gives a request up after 8, and says less
 LOWEST_PRIORITY = 19
 
 
@@ -82,8 +82,9 @@ class Explainer:
         pixels = self._decode(data)
         inputs = normalize(as_tensor(pixels[None]).to(predictor.device), card.mean, card.std)
         if self._network is None:
-            self._network = copy.deepcopy(predictor.network)
-            self._layer = cam_layer(spatial_layers(self._network, inputs))
+            network = copy.deepcopy(predictor.network)
+            self._layer = cam_layer(spatial_layers(network, inputs))
+            self._network = network
         if self._layer is None:
             raise HTTPProblem(400, f"{card.network} has no convolutions, so Grad-CAM cannot explain it")
         targets = torch.tensor([class_index], device=inputs.device)

@@ -1,6 +1,6 @@
 """HTTP in and out of a classifier: a request's body becomes encoded images, a failure an RFC 9457 problem document.
 
-    body = await read_body(request, limit=10 * 2**20, timeout_s=20, room=room)
+    body = await read_body(request, limit=10 * 2**20, timeout_s=20, arrivals=arrivals)
     images, many = await images_of(request.headers, body, max_images=64)
     return problem_of(ImageError("the image is empty: 0 bytes"))
 
@@ -15,6 +15,7 @@ import binascii
 import json
 from base64 import b64decode
 from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
 from http import HTTPStatus
 from typing import Any
 
@@ -82,48 +83,73 @@ def busy(what: str) -> HTTPProblem:
     return HTTPProblem(429, f"{what}: try again in a moment", {"Retry-After": str(RETRY_AFTER_S)})
 
 
-class Room:
-    """What all bodies that are on their way may hold together, bytes: slow senders take no place in the queue."""
+class Arrivals:
+    """Bodies on their way, not too many nor too large together: the one that began first makes room for others.
 
-    def __init__(self, size: int):
-        self._free = size
+    Who sends at once is through before anybody could overtake; who dawdles keeps nobody out.
+    """
 
-    def take(self, count: int) -> None:
-        """Raises HTTPProblem 429 where there is not so much left."""
-        if count > self._free:
-            raise busy("too many bodies are on their way")
-        self._free -= count
+    def __init__(self, count: int, size: int):
+        self._count, self._free = count, size
+        self._sizes: dict[asyncio.Timeout, int] = {}  # bytes of each so far, the oldest first
 
-    def give_back(self, count: int) -> None:
-        self._free += count
+    def __contains__(self, body: asyncio.Timeout) -> bool:
+        return body in self._sizes
+
+    def begin(self, body: asyncio.Timeout) -> None:
+        """A further body, known by its timeout, which ends early where it has to make room."""
+        while len(self._sizes) >= self._count:
+            self._end_oldest()
+        self._sizes[body] = 0
+
+    def grow(self, body: asyncio.Timeout, size: int) -> None:
+        if body not in self._sizes:  # it has made room, and will hear of that when it waits
+            return
+        self._sizes[body] += size
+        self._free -= size
+        while self._free < 0 and body in self._sizes:
+            self._end_oldest()
+
+    def end(self, body: asyncio.Timeout) -> None:
+        self._free += self._sizes.pop(body, 0)
+
+    def _end_oldest(self) -> None:
+        oldest = next(iter(self._sizes))
+        self.end(oldest)
+        with suppress(RuntimeError):  # it is ending already
+            oldest.reschedule(0)
 
 
-async def read_body(request: Request, limit: int, timeout_s: float, room: Room) -> bytes:
+async def read_body(request: Request, limit: int, timeout_s: float, arrivals: Arrivals) -> bytes:
     """The whole body, at most `limit` bytes: refused by its declared length, else as soon as it has grown past it.
 
-    Raises HTTPProblem: 413, 408 when it has not arrived after timeout_s, 429 where there is no room for it, 400 when
-    the connection closes before.
+    Raises HTTPProblem: 413, 408 when it has not arrived after timeout_s or made room for others, 400 when the
+    connection closes before.
     """
     too_large = HTTPProblem(413, f"the body is larger than {limit:,} bytes")
     declared = request.headers.get("content-length", "0")
     if declared.isascii() and declared.isdigit() and (len(declared) > 18 or int(declared) > limit):
         raise too_large
     chunks, size = [], 0
+    body = asyncio.timeout(timeout_s)
+    arrivals.begin(body)
     try:
-        async with asyncio.timeout(timeout_s):
+        async with body:
             async for chunk in request.stream():
-                room.take(len(chunk))
                 size += len(chunk)
                 if size > limit:
                     raise too_large
                 chunks.append(chunk)
+                arrivals.grow(body, len(chunk))
     except TimeoutError:
         late = f"the body did not arrive within {timeout_s:g} s"
+        if body not in arrivals:
+            late = "the body had not arrived when others needed its place"
         raise HTTPProblem(408, late, {"Connection": "close"}) from None
     except ClientDisconnect:
         raise HTTPProblem(400, "the connection closed before the body was complete") from None
     finally:
-        room.give_back(size)
+        arrivals.end(body)
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 

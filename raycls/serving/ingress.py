@@ -2,8 +2,8 @@
 
     RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=raycls.serving.ingress:middlewares   # raycls/ray_environment.py sets it
 
-Ray's replica takes orders from `x-request-…` headers, whoever sends them: not to notice that a client has left, or to
-end a request at another time; and bytes that are not UTF-8 in one of them end in an error of its own.
+Ray's replica takes orders from some headers, whoever sends them: not to notice that a client has left, or to end a
+request at another time. In others, bytes that are not UTF-8 end in an error of its own; RFC 9110 has ASCII alone.
 """
 
 from __future__ import annotations
@@ -15,11 +15,10 @@ from raycls.serving.http import HTTPProblem
 
 MAX_HEADER_BYTES = 16 * 1024  # names and values of all headers
 _ORDERS = (b"x-request-disconnect-disabled", b"x-request-timeout-seconds")
-_ID = b"x-request-id"
 
 
 class OwnHeaders:
-    """Passes a request on without the headers that Ray would follow, or answers 431 where they are too many."""
+    """Passes a request on without orders to Ray and without values that are not ASCII; 431 for too many headers."""
 
     def __init__(self, app: ASGIApp):
         self._app = app
@@ -34,9 +33,7 @@ class OwnHeaders:
                 await problem.response()(scope, receive, send)
                 return
             scope["headers"] = [
-                (name, value)
-                for name, value in scope["headers"]
-                if name not in _ORDERS and (name != _ID or value.isascii())
+                (name, value) for name, value in scope["headers"] if name not in _ORDERS and value.isascii()
             ]
         await self._app(scope, receive, send)
 

@@ -71,7 +71,7 @@ class Metrics:
         self._sizes, self._confidence = _Histogram(IMAGES), _Histogram(CONFIDENCE)
 
     def request(self, status: int, seconds: float | None = None) -> None:
-        """One request answered; a plain prediction, so long after its head came in."""
+        """One request answered; with predictions, so long after its head came in."""
         self._requests[status] += 1
         if seconds is not None:
             self._duration.add(seconds)
@@ -109,7 +109,7 @@ class Metrics:
         model = InfoMetricFamily("raycls_model", "The model version served, and by what", labels=["replica"])
         model.add_metric([self._replica], self._model)
         histograms = [
-            ("raycls_request_seconds", "From a prediction's head to its answer", self._duration),
+            ("raycls_request_seconds", "From a request's head to its predictions", self._duration),
             ("raycls_queue_seconds", "An image's wait for the batch it is in", self._queue),
             ("raycls_decode_seconds", "Decoding of one batch, from bytes to pixels", self._decode),
             ("raycls_forward_seconds", "Forward pass of one batch, pixels to probabilities", self._forward),

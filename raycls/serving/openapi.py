@@ -10,6 +10,7 @@ from http import HTTPStatus
 from typing import Any
 
 from raycls.config import ServingConfig
+from raycls.serving.explainer import MOST_AT_ONCE
 
 _BINARY = {"type": "string", "format": "binary"}
 _BASE64 = {"type": "string", "contentEncoding": "base64"}
@@ -17,11 +18,12 @@ _PROBLEMS = {
     400: "the request or an image in it is damaged",
     401: "the server's token is missing",
     408: "the body took too long",
-    413: "too many bytes, pixels or images",
+    413: "too many bytes, pixels, images, or images to explain",
     415: "no image, or a content type that is not accepted",
     429: "too many requests are waiting: see Retry-After",
+    431: "too many bytes of headers",
     500: "the server failed; its log says why",
-    503: "no model is ready",
+    503: "no model is ready, or no core was free to explain an answer",
 }
 
 
@@ -54,7 +56,11 @@ def _predict(config: ServingConfig) -> dict[str, Any]:
                 {"type": "integer", "minimum": 0, "maximum": 999_999_999},
                 "the likeliest classes, too",
             ),
-            _query("explain", {"type": "boolean"}, "a Grad-CAM overlay beside each answer"),
+            _query(
+                "explain",
+                {"type": "boolean"},
+                f"a Grad-CAM overlay beside each answer, to {MOST_AT_ONCE} images at most",
+            ),
         ],
         "requestBody": {
             "required": True,

@@ -19,7 +19,7 @@ def promote(name: str, number: str, *, new_classes: bool = False) -> ModelVersio
     version that is not fit or that the cluster did not take up, UnknownModelError, RegistryError, ClusterError where
     another is being promoted.
     """
-    with home.lock("promote.lock", "another `raycls promote` is under way: wait for it"):
+    with home.lock(registry.PROMOTING, "another `raycls promote` is under way: wait for it"):
         return _promote(name, number, new_classes)
 
 

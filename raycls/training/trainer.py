@@ -68,7 +68,7 @@ def train(
     init: str | None = None,
     weights: str | None = None,
 ) -> TrainingResult:
-    """Train, keep the epoch with the best validation accuracy, evaluate that one on test, log and register it.
+    """Train, keep the best epoch (`TrainingConfig.chosen_by`), evaluate that one on test, log and register it.
 
     workers defaults to one per GPU, or one per CPU, as far as the batch feeds them. model is the registered name
     (default: the dataset's). lineage adds tags such as the study and trial that the configuration comes from.

@@ -127,7 +127,8 @@ def plan(
         raise UsageError(
             f"--scheduler {options['scheduler']} goes by accuracy alone: leave it out for two objectives"
         )
-    loop.check(short, dataset)
+    workers = max(options.get("workers") or 1, options.get("workers_per_trial") or 1)
+    loop.check(short, dataset, workers)
     if space is None:
         space = spaces.around(short, images_in_use(short, dataset)) | (
             spaces.architectures(config) if timed else {}
@@ -135,7 +136,7 @@ def plan(
     spaces.check(space, config)
     for path, domain in space.items():
         for value in domain.ends():
-            loop.check(spaces.configured(short, {path: spaces.encoded(value)}), dataset)
+            loop.check(spaces.configured(short, {path: spaces.encoded(value)}), dataset, workers)
     if options.get("search") == "grid":
         whole = len(spaces.grid(space))
         trials = whole if trials is None else min(trials, whole)
@@ -255,16 +256,22 @@ def _finish(study: Study, run: tracking.Run) -> Outcome:
     _log(study, run)
     training = _train_winner(study)
     assert training.version is not None
-    champion = registry.champion(training.version.name)
-    if promoted := registry.beats(training.version, champion, METRIC):
-        try:
-            fit = examine(training.version, champion)
-        except RefusedError as error:
-            progress.say(f"not promoted: {error}")
-            promoted = False
-        else:
-            registry.promote(fit.name, fit.version)
+    with home.lock(registry.PROMOTING, "", wait=True):
+        promoted = _promote_if_better(training.version)
     return Outcome(study=study, training=training, promoted=promoted)
+
+
+def _promote_if_better(version: registry.ModelVersion) -> bool:
+    champion = registry.champion(version.name)
+    if not registry.beats(version, champion, METRIC):
+        return False
+    try:
+        fit = examine(version, champion)
+    except RefusedError as error:
+        progress.say(f"not promoted (`raycls promote {version.name} {version.version}` would): {error}")
+        return False
+    registry.promote(fit.name, fit.version)
+    return True
 
 
 def _log(study: Study, run: tracking.Run) -> None:

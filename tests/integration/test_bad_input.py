@@ -256,6 +256,9 @@ def test_a_flood_of_headers_is_refused(served: Served, post: Callable[..., reque
 def test_no_header_gives_ray_an_order(served: Served) -> None:
     for name, value in (
         ("x-request-id", b"\xff"),
+        ("x-session-id", b"\xff"),
+        ("serve_multiplexed_model_id", b"\xff"),
+        ("traceparent", b"\xff"),
         ("x-request-timeout-seconds", b"\xff"),
         ("x-request-timeout-seconds", b"0.0001"),
     ):

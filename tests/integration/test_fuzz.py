@@ -67,7 +67,15 @@ types = st.one_of(
 )
 headers = st.dictionaries(
     st.sampled_from(
-        ["X-Request-Id", "X-Request-Timeout-Seconds", "X-Request-Disconnect-Disabled", "Accept", "Cookie"]
+        [
+            "X-Request-Id",
+            "X-Request-Timeout-Seconds",
+            "X-Request-Disconnect-Disabled",
+            "X-Session-Id",
+            "Serve_Multiplexed_Model_Id",
+            "Accept",
+            "Cookie",
+        ]
     ),
     st.lists(st.integers(33, 255).filter(lambda byte: byte != 127), min_size=1, max_size=20).map(bytes),
     max_size=2,

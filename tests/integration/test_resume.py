@@ -219,7 +219,9 @@ def test_images_that_change_under_a_run_end_it_at_the_next_epoch(
     before = manifest.read_text()
 
     def change() -> None:
-        manifest.write_text(before.replace(open_dataset("digits").manifest.fingerprint, "0" * 64))
+        other = manifest.with_suffix(".other")
+        other.write_text(before.replace(open_dataset("digits").manifest.fingerprint, "0" * 64))
+        other.replace(manifest)
 
     at_epoch(2, change)  # type: ignore[operator]
     try:

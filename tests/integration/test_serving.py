@@ -185,7 +185,7 @@ def test_a_share_of_the_requests_is_in_the_log(
 
 def test_a_full_queue_answers_429_at_once_and_recovers(post: Callable[..., requests.Response]) -> None:
     """More at a time than it holds, each of which takes a while to decode."""
-    large = encoded(size=(1500, 1500))
+    large = encoded(size=(800, 800))
     with ThreadPoolExecutor(100) as pool:
         answers = list(pool.map(post, [large] * 100))
     assert {answer.status_code for answer in answers} == {200, 429}

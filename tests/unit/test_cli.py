@@ -72,7 +72,7 @@ def test_every_help_shows_an_example(command: tuple[str, ...], capsys: pytest.Ca
         (["train", "digits", "--resume", "nope"], "no training run 'nope' of digits; those not finished: "),
         (
             ["train", "digits", "--resume", "nope", "--seed", "0"],
-            "leave out all other options but --workers",
+            "leave out all options but --workers",
         ),
         (["export", "nope"], "unknown model 'nope'"),
         (["export", "nope", "--format", "tflite"], "onnx, torch-export, torchscript"),

@@ -135,7 +135,7 @@ def _ending(history: Sequence[dict[str, float]], fit: Fit) -> list[Finding]:
         return [
             Finding(
                 "past its best",
-                f"{told}; the best was {accuracies[best]:.1%} in epoch {best + 1}, which is the one that was kept. "
+                f"{told}; the best was {accuracies[best]:.1%} in epoch {best + 1}; epoch {fit.epoch} was kept. "
                 "Fewer epochs, or training.patience, save the time.",
             )
         ]

@@ -14,8 +14,8 @@ def test_a_forward_pass_that_does_not_end_is_ill() -> None:
     classifier.full_batch_s, classifier.forward_since = 0.5, None
     classifier.check_health()
     longest = HUNG_S + HUNG_TIMES * classifier.full_batch_s
-    classifier.forward_since = time.perf_counter() - longest + 1
+    classifier.forward_since = time.perf_counter() - longest + 8
     classifier.check_health()
-    classifier.forward_since -= 2
-    with pytest.raises(RuntimeError, match="has been running for 11 s"):
+    classifier.forward_since -= 9
+    with pytest.raises(RuntimeError, match=r"has been running for 1\d s"):
         classifier.check_health()

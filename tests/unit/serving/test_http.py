@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.types import Receive
 
 from raycls.errors import ImageError, ImageTooLargeError, NotAnImageError
-from raycls.serving.http import HTTPProblem, Room, explain_of, images_of, problem_of, read_body
+from raycls.serving.http import Arrivals, HTTPProblem, explain_of, images_of, problem_of, read_body
 
 
 def request(chunks: list[bytes], headers: dict[str, str] | None = None) -> tuple[Request, list[bytes]]:
@@ -37,7 +37,7 @@ def asked(query: str) -> Request:
 def test_reading_stops_at_the_limit() -> None:
     incoming, unread = request([b"x" * 10] * 100)
     with pytest.raises(HTTPProblem, match="larger than 50 bytes") as caught:
-        asyncio.run(read_body(incoming, limit=50, timeout_s=5, room=Room(1000)))
+        asyncio.run(read_body(incoming, limit=50, timeout_s=5, arrivals=Arrivals(8, 1000)))
     assert caught.value.status == 413
     assert len(unread) == 94  # six chunks were enough to know
 
@@ -46,35 +46,45 @@ def test_reading_stops_at_the_limit() -> None:
 def test_a_declared_length_over_the_limit_is_refused_unread(declared: str) -> None:
     incoming, unread = request([b"x"] * 3, {"content-length": declared})
     with pytest.raises(HTTPProblem):
-        asyncio.run(read_body(incoming, limit=50, timeout_s=5, room=Room(1000)))
+        asyncio.run(read_body(incoming, limit=50, timeout_s=5, arrivals=Arrivals(8, 1000)))
     assert len(unread) == 3
 
 
 def test_a_body_at_the_limit_is_whole() -> None:
     incoming, _ = request([b"ab", b"cd", b"e"], {"content-length": "5"})
-    assert asyncio.run(read_body(incoming, limit=5, timeout_s=5, room=Room(1000))) == b"abcde"
+    assert asyncio.run(read_body(incoming, limit=5, timeout_s=5, arrivals=Arrivals(8, 1000))) == b"abcde"
 
 
-def test_bodies_on_their_way_share_a_room() -> None:
-    room = Room(25)
-    held: list[bytes] = []
+@pytest.mark.parametrize(("count", "size"), [(2, 1000), (9, 25)])
+def test_the_oldest_body_makes_room_for_others(count: int, size: int) -> None:
+    arrivals = Arrivals(count, size)
 
-    async def slow() -> dict[str, object]:
-        if held:
-            await asyncio.sleep(60)
-        held.append(bytes(20))
-        return {"type": "http.request", "body": held[0], "more_body": True}
+    def dawdler() -> asyncio.Task[bytes]:
+        sent: list[bytes] = []
+
+        async def receive() -> dict[str, object]:
+            if sent:
+                await asyncio.sleep(60)
+            sent.append(bytes(10))
+            return {"type": "http.request", "body": sent[0], "more_body": True}
+
+        reading = read_body(without_headers(receive), limit=50, timeout_s=30, arrivals=arrivals)
+        return asyncio.create_task(reading)
 
     async def meet() -> None:
-        first = asyncio.create_task(read_body(without_headers(slow), limit=50, timeout_s=5, room=room))
-        await asyncio.sleep(0.01)
-        with pytest.raises(HTTPProblem, match="on their way") as caught:
-            await read_body(request([bytes(10)])[0], limit=50, timeout_s=5, room=room)
-        assert (caught.value.status, caught.value.headers) == (429, {"Retry-After": "1"})
-        assert await read_body(request([bytes(5)])[0], limit=50, timeout_s=5, room=room) == bytes(5)
-        first.cancel()
-        await asyncio.wait([first])
-        assert await read_body(request([bytes(25)])[0], limit=50, timeout_s=5, room=room) == bytes(25)
+        slow = []
+        for _ in range(2):
+            slow.append(dawdler())
+            await asyncio.sleep(0.01)
+        assert await read_body(request([bytes(10)])[0], limit=50, timeout_s=5, arrivals=arrivals) == bytes(10)
+        with pytest.raises(HTTPProblem, match="others needed its place") as caught:
+            await slow[0]
+        assert caught.value.status == 408
+        assert not slow[1].done()
+        slow[1].cancel()
+        await asyncio.wait(slow)
+        whole = request([bytes(25)])[0]
+        assert await read_body(whole, limit=50, timeout_s=5, arrivals=arrivals) == bytes(25)
 
     asyncio.run(meet())
 
@@ -84,7 +94,7 @@ def test_a_client_that_leaves_is_no_server_error() -> None:
         return {"type": "http.disconnect"}
 
     with pytest.raises(HTTPProblem) as caught:
-        asyncio.run(read_body(without_headers(receive), limit=5, timeout_s=5, room=Room(1000)))
+        asyncio.run(read_body(without_headers(receive), limit=5, timeout_s=5, arrivals=Arrivals(8, 1000)))
     assert caught.value.status == 400
 
 
@@ -94,7 +104,9 @@ def test_a_sender_that_dawdles_is_told_so() -> None:
         return {"type": "http.request", "body": b"x", "more_body": True}
 
     with pytest.raises(HTTPProblem, match=r"within 0\.1 s") as caught:
-        asyncio.run(read_body(without_headers(receive), limit=1000, timeout_s=0.1, room=Room(1000)))
+        asyncio.run(
+            read_body(without_headers(receive), limit=1000, timeout_s=0.1, arrivals=Arrivals(8, 1000))
+        )
     assert caught.value.status == 408
     assert caught.value.headers == {"Connection": "close"}
 

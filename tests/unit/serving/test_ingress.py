@@ -40,6 +40,8 @@ def passed(headers: Headers) -> tuple[Headers | None, list[Message]]:
         (b"x-request-timeout-seconds", b"0.001"),
         (b"x-request-timeout-seconds", b"\xff"),
         (b"x-request-id", b"\xff"),
+        (b"x-session-id", b"\xff"),
+        (b"serve_multiplexed_model_id", b"\xff"),
     ],
 )
 def test_no_client_gives_ray_orders(order: tuple[bytes, bytes]) -> None:
