@@ -48,9 +48,8 @@ from raycls.serving.metrics import Metrics, exposition
 
 CLIENT_LEFT = 499  # nginx's status for a request that nobody waits for any more
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
-ARRIVING = (
-    256  # bodies on their way to one replica; beside max_pending, fewer than Serve's max_ongoing_requests
-)
+# Bodies on their way to one replica: beside max_pending, fewer than Serve's max_ongoing_requests.
+ARRIVING = 256
 BODIES = 32  # of the largest size: what all those on their way may take together
 SCRAPE_S = 2.0  # what the other replicas have to tell their counts for GET /metrics
 HUNG_S, HUNG_TIMES = (

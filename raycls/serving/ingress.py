@@ -3,7 +3,7 @@
     RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=raycls.serving.ingress:middlewares   # raycls/ray_environment.py sets it
 
 Ray's replica takes orders from some headers, whoever sends them: not to notice that a client has left, or to end a
-request at another time. In others, bytes that are not UTF-8 end in an error of its own; RFC 9110 has ASCII alone.
+request at another time. In others, bytes that are not UTF-8 end in an error of its own.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ MAX_HEADER_BYTES = 16 * 1024  # names and values of all headers
 _ORDERS = (b"x-request-disconnect-disabled", b"x-request-timeout-seconds")
 
 
-class OwnHeaders:
+class HeaderFilter:
     """Passes a request on without orders to Ray and without values that are not ASCII; 431 for too many headers."""
 
     def __init__(self, app: ASGIApp):
@@ -25,10 +25,7 @@ class OwnHeaders:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            size = 0
-            for name, value in scope["headers"]:
-                size += len(name) + len(value)
-            if size > MAX_HEADER_BYTES:
+            if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEADER_BYTES:
                 problem = HTTPProblem(431, f"the headers are larger than {MAX_HEADER_BYTES:,} bytes")
                 await problem.response()(scope, receive, send)
                 return
@@ -40,4 +37,4 @@ class OwnHeaders:
 
 def middlewares() -> list[Middleware]:
     """For Ray, which asks for them in each of its proxies and replicas."""
-    return [Middleware(OwnHeaders)]
+    return [Middleware(HeaderFilter)]
