@@ -22,14 +22,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from raycls import progress, results_page, script
 from raycls.errors import UsageError
 from raycls.results_page import Document, Section, table
 from raycls.serving.benchmark.load import MAX_OUTSTANDING, Load, LoadGenerator
 from raycls.serving.benchmark.plot import COLOURS
 from raycls.serving.benchmark.stage import Server, stage
+from raycls.serving.document import ServeDocument
 
 HERE = Path(__file__).parent
 SERVE_CONFIG = HERE.parent / "serve_config.yaml"
@@ -172,8 +171,7 @@ def main(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     if not 2 <= options.connections <= MAX_OUTSTANDING or options.seconds < 1:
         raise UsageError(f"--connections takes 2 to {MAX_OUTSTANDING}, --seconds at least 1")
-    (deployment,) = yaml.safe_load(SERVE_CONFIG.read_text())["applications"][0]["deployments"]
-    most = deployment["autoscaling_config"]["max_replicas"]
+    most = ServeDocument.read(SERVE_CONFIG).deployment["autoscaling_config"]["max_replicas"]
     with stage(options.model, SERVE_CONFIG) as server, progress.bar("following the step"):
         row = measure(server, options.connections, options.seconds, most)
     asked = {"connections": options.connections, "seconds": options.seconds}

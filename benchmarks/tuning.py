@@ -25,6 +25,7 @@ from raycls.data.packed import open_dataset
 from raycls.results_page import seeds
 from raycls.serving import deploy
 from raycls.serving.benchmark.histograms import forward_ms
+from raycls.serving.document import ServeDocument
 from raycls.training.report.pictures import png
 from raycls.tuning.benchmark import page, parts
 
@@ -59,12 +60,13 @@ def main(arguments: list[str]) -> None:
 def served(dataset: str, seeds: list[int]) -> list[results_page.Row]:
     """The latency that a study chose by, and that of the model it made as its only replica counts it."""
     image = png(open_dataset(dataset).images("test")[0])
+    document = ServeDocument.read(HERE.parent / "serve_config.yaml")
     rows = []
     for seed in seeds:
         outcome = parts.widths(dataset, seed)
         version, latency_ms = outcome.training.version, outcome.study.best.latency_ms
         assert version is not None
-        at = deploy.up(HERE.parent / "serve_config.yaml", detach=True, model=version.reference, replicas=1)
+        at = deploy.up(document.pinned(model=version.reference, replicas=1), detach=True)
         try:
             # In turns: the machine's pace may have changed since the study began.
             pairs = [

@@ -28,6 +28,7 @@ from raycls.serving.benchmark import replicas as benchmark
 from raycls.serving.benchmark import report as benchmark_report
 from raycls.serving.benchmark.results import Plan, Results
 from raycls.serving.client import over_http
+from raycls.serving.document import ServeDocument
 from raycls.training.evaluation import confusion_png
 from raycls.training.trainer import TrainingResult
 from raycls.tuning.study import Study, plan, tune
@@ -109,8 +110,7 @@ def run(config: Path, *, dataset_name: str | None = None, port: int | None = Non
         serving = benchmark.run(
             load, model=training.version.reference, config=config, port=port, restore=False
         )
-        options = deploy.load(config, port=port)["http_options"]
-        http_accuracy = _send_test_images(f"http://{options['host']}:{options['port']}", dataset)
+        http_accuracy = _send_test_images(ServeDocument.read(config).pinned(port=port).url, dataset)
     directory = home.home() / "demo"
     page = benchmark_report.write(serving, directory)[0]
     demo = Demo(

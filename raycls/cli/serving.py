@@ -70,8 +70,10 @@ def up(
     Example: raycls up --detach
     """
     from raycls.serving.deploy import up
+    from raycls.serving.document import ServeDocument
 
-    served = up(config, detach=detach, model=model, host=host, port=port, guarded=not no_auth)
+    document = ServeDocument.read(config).pinned(model=model, host=host or None, port=port)
+    served = up(document, detach=detach, guarded=not no_auth)
     if as_json:
         print_json(served.__dict__)
     else:

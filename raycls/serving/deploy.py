@@ -1,31 +1,28 @@
-"""Putting the application of serve_config.yaml on a cluster, and the pair `raycls up` and `raycls down`.
+"""Putting the application of a ServeDocument on a cluster, and the pair `raycls up` and `raycls down`.
 
-    served = up(Path("serve_config.yaml"), detach=True)      # Ray, ingress and application; served.url answers
-    url = deploy(Path("serve_config.yaml"), replicas=2)      # the application alone, on the running cluster
+    document = ServeDocument.read(Path("serve_config.yaml"))
+    served = up(document, detach=True)               # Ray, ingress and application; served.url answers
+    url = deploy(document.pinned(replicas=2))        # the application alone, on the running cluster
     down()
 
-The file goes to Ray's dashboard as it is, through Serve's REST interface, but for what the caller pins: model, host,
-port, number of replicas, and who may ask. Knows nothing of what the application does with a request.
+The document goes to Ray's dashboard through Serve's REST interface, with the model's version and who may ask put in.
+Knows nothing of what the application does with a request.
 """
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import requests
-import yaml
 
 from raycls import cluster, progress, registry
-from raycls.config import ServingConfig, validated
-from raycls.errors import ClusterError, ConfigError, UsageError
-from raycls.ray_environment import LOOPBACK, port_in_use, token
-from raycls.serving import auth
+from raycls.errors import ClusterError, ConfigError
+from raycls.ray_environment import port_in_use, token
+from raycls.serving.document import DEPLOYMENT, IMPORT_PATH, ServeDocument
 
 DEPLOY_TIMEOUT_S = 180
-IMPORT_PATH, DEPLOYMENT = "raycls.serving.app:build", "Classifier"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,33 +36,25 @@ class Served:
 
 
 def up(
-    config: Path,
-    *,
-    detach: bool = False,
-    model: str | None = None,
-    host: str | None = None,
-    port: int | None = None,
-    replicas: int | None = None,
-    num_cpus: int | None = None,
-    guarded: bool = True,
+    document: ServeDocument, *, detach: bool = False, num_cpus: int | None = None, guarded: bool = True
 ) -> Served:
     """Start a cluster and serve on it; without detach, until KeyboardInterrupt, which stops all of it.
 
     guarded: ask for RAYCLS_TOKEN where this process has one; where other machines reach the host, it must have one.
-    Whatever goes wrong on the way, nothing is left running. Raises UsageError, ConfigError, UnknownModelError, or
-    ClusterError when a port is taken, a cluster is already running, or Ray or the application does not start.
+    Whatever goes wrong on the way, nothing is left running. Raises UsageError, UnknownModelError, or ClusterError when
+    a port is taken, a cluster is already running, or Ray or the application does not start.
     """
-    document = load(config, model=model, host=host, port=port, replicas=replicas)
     if guarded:
-        guard(document)
+        document = document.guarded()
     if running := cluster.status():
         raise ClusterError(
             f"already up: process {running.pid}, dashboard {running.dashboard}; stop it with `raycls down`"
         )
-    host, chosen = document["http_options"]["host"], document["http_options"]["port"]
-    if port_in_use(chosen, host):
-        raise ClusterError(f"port {chosen} is in use by another program: choose one with --port, or stop it")
-    version = registry.resolve(document["applications"][0]["args"].get("model"))
+    if port_in_use(document.port, document.host):
+        raise ClusterError(
+            f"port {document.port} is in use by another program: choose one with --port, or stop it"
+        )
+    version = registry.resolve(document.model)
     started = cluster.start(num_cpus=num_cpus)
     try:
         url = _deploy(started, document, version)
@@ -91,30 +80,22 @@ def down() -> bool:
         return cluster.stop()
 
 
-def deploy(
-    config: Path, *, model: str | None = None, port: int | None = None, replicas: int | None = None
-) -> str:
+def deploy(document: ServeDocument) -> str:
     """Put the application on the cluster of `cluster.start`, or update it there, and wait until it answers; its URL.
 
-    replicas fixes their number instead of autoscaling. Replicas of the former version are replaced without losing a
-    request; host, port and token stay what they were. Raises as `up`.
+    Replicas of the former version are replaced without losing a request; host, port and token stay what they were.
+    Raises as `up`.
     """
-    document = load(config, model=model, port=port, replicas=replicas)
     running = cluster.status()
     if running is None:
         raise ClusterError("no cluster is running: start one with `raycls up`")
-    if former := served(running):
-        (application,) = former["applications"]
-        document["http_options"] |= {key: former["http_options"][key] for key in ("host", "port")}
-        if token_sha256 := application["args"].get("token_sha256"):
-            document["applications"][0]["args"]["token_sha256"] = token_sha256
-    else:
-        guard(document)
-    return _deploy(running, document, registry.resolve(document["applications"][0]["args"].get("model")))
+    former = served(running)
+    document = document.in_place_of(former) if former else document.guarded()
+    return _deploy(running, document, registry.resolve(document.model))
 
 
-def served(running: cluster.Cluster) -> dict[str, Any] | None:
-    """The document that the cluster serves, as `load` gives one; None where it serves nothing.
+def served(running: cluster.Cluster) -> ServeDocument | None:
+    """What the cluster serves; None where that is nothing.
 
     Raises ClusterError where it serves what is not raycls's: an update would take that away.
     """
@@ -126,8 +107,11 @@ def served(running: cluster.Cluster) -> dict[str, Any] | None:
         raise ClusterError(
             f"the cluster serves {', '.join(found['applications'])}, which raycls did not deploy: it would be stopped"
         )
-    document = {key: found[key] for key in ("proxy_location", "http_options") if found.get(key)}
-    return document | {"applications": [configs[0] | {"args": configs[0].get("args") or {}}]}
+    content = {key: found[key] for key in ("proxy_location", "http_options") if found.get(key)}
+    try:
+        return ServeDocument(content | {"applications": configs})
+    except ConfigError as error:
+        raise ClusterError(f"the cluster serves what raycls did not deploy: {error}") from None
 
 
 def update(running: cluster.Cluster, version: registry.ModelVersion) -> None:
@@ -141,75 +125,25 @@ def update(running: cluster.Cluster, version: registry.ModelVersion) -> None:
     _deploy(running, document, version)
 
 
-def load(
-    config: Path,
-    *,
-    model: str | None = None,
-    host: str | None = None,
-    port: int | None = None,
-    replicas: int | None = None,
-) -> dict[str, Any]:
-    """The file as Serve takes it, with what is pinned put in. Raises ConfigError where it is not such a file."""
-    try:
-        document = yaml.safe_load(config.read_text())
-        application = document["applications"][0]
-        application["args"] = application.get("args") or {}
-        (deployment,) = [d for d in application.get("deployments") or [] if d["name"] == DEPLOYMENT]
-        options = document.setdefault("http_options", {})
-    except FileNotFoundError:
-        raise ConfigError(f"there is no {config}: run this in raycls's folder, or name the file") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{config} is not YAML: {' '.join(str(error).split())}") from None
-    except (TypeError, KeyError, IndexError, ValueError, AttributeError):
-        raise ConfigError(f"{config} names no application with a deployment called {DEPLOYMENT}") from None
-    if model is not None:
-        application["args"]["model"] = model
-    validated(ServingConfig, application["args"])
-    options["host"] = host or options.get("host", LOOPBACK)
-    options["port"] = port or options.get("port", 8000)
-    if replicas is not None:
-        deployment.pop("autoscaling_config", None)
-        deployment["num_replicas"] = replicas
-    return document
-
-
-def guard(document: dict[str, Any]) -> None:
-    """Have the application ask for this process's token. Raises UsageError where there is none and one is needed."""
-    arguments, host = document["applications"][0]["args"], document["http_options"]["host"]
-    if own := auth.own_token():
-        arguments["token_sha256"] = auth.digest(own)
-    elif auth.needed(host) and not arguments.get("token_sha256"):
-        raise UsageError(
-            f"other machines reach {host}: export {auth.TOKEN}=$(openssl rand -hex 32), which clients then send, "
-            "or say --no-auth"
-        )
-
-
 def applications(running: cluster.Cluster) -> dict[str, Any]:
     """What Serve says about itself: https://docs.ray.io/en/latest/serve/api/index.html#serve-rest-api."""
     return _rest(running, "GET").json()
 
 
-def _deploy(running: cluster.Cluster, document: dict[str, Any], version: registry.ModelVersion) -> str:
-    application = document["applications"][0]
-    application["args"]["model"] = version.reference
-    name = application.get("name", "default")
-    (deployment,) = [d for d in application["deployments"] if d["name"] == DEPLOYMENT]
-    wanted = deployment.get("num_replicas") or deployment.get("autoscaling_config", {}).get("min_replicas", 1)
-    host, port = document["http_options"]["host"], document["http_options"]["port"]
-    url = f"http://{LOOPBACK if host == '0.0.0.0' else host}:{port}"
+def _deploy(running: cluster.Cluster, document: ServeDocument, version: registry.ModelVersion) -> str:
+    document = document.pinned(model=version.reference)
     deadline = time.monotonic() + DEPLOY_TIMEOUT_S
-    with progress.bar(f"deploying {version.reference}", total=wanted) as bar:
-        _rest(running, "PUT", document)
+    with progress.bar(f"deploying {version.reference}", total=document.replicas) as bar:
+        _rest(running, "PUT", document.content)
         while True:
-            state = applications(running)["applications"].get(name, {})
+            state = applications(running)["applications"].get(document.name, {})
             status, details = state.get("status"), state.get("deployments", {}).get(DEPLOYMENT, {})
             if status in ("DEPLOY_FAILED", "UNHEALTHY"):
                 raise ClusterError(f"{version.reference} is not served: {reason(state.get('message', ''))}")
             replicas = [r for r in details.get("replicas", []) if r["state"] == "RUNNING"]
-            bar.update(min(len(replicas), wanted))
-            if status == "RUNNING" and len(replicas) >= wanted and _answers(url, version):
-                return url
+            bar.update(min(len(replicas), document.replicas))
+            if status == "RUNNING" and len(replicas) >= document.replicas and _answers(document.url, version):
+                return document.url
             if time.monotonic() > deadline:
                 detail = reason(state.get("message", "") or details.get("message", "")) or status
                 raise ClusterError(
@@ -232,11 +166,11 @@ def _answers(url: str, version: registry.ModelVersion) -> bool:
         return False
 
 
-def _rest(running: cluster.Cluster, method: str, document: dict[str, Any] | None = None) -> requests.Response:
+def _rest(running: cluster.Cluster, method: str, content: dict[str, Any] | None = None) -> requests.Response:
     address = f"{running.dashboard}/api/serve/applications/"
     headers = {"Authorization": f"Bearer {token()}"}
     try:
-        response = requests.request(method, address, json=document, headers=headers, timeout=60)
+        response = requests.request(method, address, json=content, headers=headers, timeout=60)
     except requests.RequestException as error:
         raise ClusterError(f"Ray's dashboard does not answer at {running.dashboard}: {error}") from None
     if not response.ok:

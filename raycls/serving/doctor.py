@@ -18,10 +18,10 @@ from typing import Any
 import requests
 
 from raycls import cluster, home, registry
-from raycls.config import ServingConfig, validated
 from raycls.errors import ClusterError, RayclsError, UnknownModelError, UsageError
-from raycls.ray_environment import LOOPBACK, environment, port_in_use
+from raycls.ray_environment import environment, port_in_use
 from raycls.serving import auth, deploy
+from raycls.serving.document import ServeDocument
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,12 +46,11 @@ def examine(config: Path, *, port: int | None = None) -> list[Finding]:
     """Every check, in the order in which problems are best mended."""
     findings = [writable(home.home()), champion()]
     try:
-        document = deploy.load(config, port=port)
+        document = ServeDocument.read(config).pinned(port=port)
     except RayclsError as error:
         findings.append(Finding(ok=False, text=str(error), mend="correct the file"))
     else:
-        options = document["http_options"]
-        findings += [*batching(document), _exposed(document), http_port(options["host"], options["port"])]
+        findings += [*batching(document), _exposed(document), http_port(document)]
     try:
         cluster.connect(start_local=False)
     except ClusterError as error:
@@ -84,42 +83,40 @@ def champion() -> Finding:
     return Finding(ok=True, text=f"the champion is {version.reference}")
 
 
-def batching(document: dict[str, Any]) -> list[Finding]:
+def batching(document: ServeDocument) -> list[Finding]:
     """A replica must be handed at least two batches' worth of requests, and more than it refuses itself."""
-    application = document["applications"][0]
-    serving = validated(ServingConfig, application["args"])
-    (deployment,) = [d for d in application["deployments"] if d["name"] == deploy.DEPLOYMENT]
-    ongoing = deployment.get("max_ongoing_requests", 5)  # Serve's default
+    settings = document.settings
+    ongoing = document.deployment.get("max_ongoing_requests", 5)  # Serve's default
     findings = []
-    if ongoing < 2 * serving.max_batch_size:
+    if ongoing < 2 * settings.max_batch_size:
         findings.append(
             Finding(
                 ok=False,
-                text=f"max_ongoing_requests {ongoing} holds batches below max_batch_size {serving.max_batch_size}",
-                mend=f"set max_ongoing_requests to {2 * serving.max_batch_size} or more",
+                text=f"max_ongoing_requests {ongoing} holds batches below max_batch_size {settings.max_batch_size}",
+                mend=f"set max_ongoing_requests to {2 * settings.max_batch_size} or more",
             )
         )
-    if ongoing <= serving.max_pending:
+    if ongoing <= settings.max_pending:
         findings.append(
             Finding(
                 ok=False,
-                text=f"max_ongoing_requests {ongoing} is reached before max_pending {serving.max_pending}: "
+                text=f"max_ongoing_requests {ongoing} is reached before max_pending {settings.max_pending}: "
                 "what is too much waits instead of getting 429",
-                mend=f"set max_ongoing_requests above {serving.max_pending}, or max_pending below {ongoing}",
+                mend=f"set max_ongoing_requests above {settings.max_pending}, or max_pending below {ongoing}",
             )
         )
     return findings or [
-        Finding(ok=True, text=f"{ongoing} ongoing requests fill batches of {serving.max_batch_size}")
+        Finding(ok=True, text=f"{ongoing} ongoing requests fill batches of {settings.max_batch_size}")
     ]
 
 
-def _exposed(document: dict[str, Any]) -> Finding:
+def _exposed(document: ServeDocument) -> Finding:
     """`exposure` of what the running cluster serves, else of the file were it served from here."""
     running = cluster.status()
     try:
         if running and (served := deploy.served(running)):
             return exposure(served)
-        deploy.guard(document)
+        document = document.guarded()
     except UsageError:
         pass  # which `exposure` tells
     except ClusterError as error:
@@ -127,29 +124,27 @@ def _exposed(document: dict[str, Any]) -> Finding:
     return exposure(document)
 
 
-def exposure(document: dict[str, Any]) -> Finding:
+def exposure(document: ServeDocument) -> Finding:
     """Who may ask what is served by this document for predictions."""
-    host, guarded = (
-        document["http_options"]["host"],
-        bool(document["applications"][0]["args"].get("token_sha256")),
-    )
-    if auth.needed(host) and not guarded:
+    host = document.host
+    if auth.needed(host) and not document.asks_for_token:
         return Finding(
             ok=False,
             text=f"/predict on {host} asks nobody for a token, and other machines reach it",
             mend=f"export {auth.TOKEN}=$(openssl rand -hex 32) before raycls up, unless --no-auth is meant",
         )
-    return Finding(ok=True, text=f"/predict on {host} asks for {'the token' if guarded else 'no token'}")
+    return Finding(
+        ok=True, text=f"/predict on {host} asks for {'the token' if document.asks_for_token else 'no token'}"
+    )
 
 
-def http_port(host: str, port: int) -> Finding:
+def http_port(document: ServeDocument) -> Finding:
     """Free, or served by raycls: found by asking it."""
-    if not port_in_use(port, host):
+    port = document.port
+    if not port_in_use(port, document.host):
         return Finding(ok=True, text=f"port {port} is free")
     try:
-        health = requests.get(
-            f"http://{LOOPBACK if host == '0.0.0.0' else host}:{port}/health", timeout=5
-        ).json()
+        health = requests.get(f"{document.url}/health", timeout=5).json()
         return Finding(
             ok=True, text=f"port {port} serves {health['model']['name']}/{health['model']['version']}"
         )

@@ -28,7 +28,7 @@ def _promote(name: str, number: str, new_classes: bool) -> ModelVersion:
     version = examine(version, None if new_classes else registry.champion(name))
     running = cluster.status()
     document = deploy.served(running) if running else None
-    served = document["applications"][0]["args"].get("model", "") if document else ""
+    served = (document.model or "") if document else ""
     if running is None or served.partition("/")[0] != name:
         return registry.promote(name, number)
     try:

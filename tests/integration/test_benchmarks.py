@@ -76,7 +76,7 @@ def test_replicas_of_a_network_that_takes_no_core_scale_beyond_the_cores(
     assert running is not None
     document = deploy.served(running)
     assert document is not None
-    assert "simulate_forward_ms" not in document["applications"][0]["args"]  # what was served is served again
+    assert "simulate_forward_ms" not in document.arguments  # what was served is served again
 
 
 @pytest.mark.slow

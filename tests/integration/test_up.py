@@ -24,6 +24,7 @@ from raycls.serving import deploy, rollout
 from raycls.serving.benchmark.broken import BROKEN, cut_short
 from raycls.serving.benchmark.stage import register_again
 from raycls.serving.deploy import Served
+from raycls.serving.document import ServeDocument
 from raycls.training.trainer import TrainingResult
 from tests.integration.predict import encoded
 
@@ -39,7 +40,7 @@ def running(served: Served) -> cluster.Cluster:
 
 def test_a_second_up_is_one_clear_line(running: cluster.Cluster, serve_config: Path) -> None:
     with pytest.raises(ClusterError, match=rf"already up: process {running.pid}, .*raycls down"):
-        deploy.up(serve_config, detach=True)
+        deploy.up(ServeDocument.read(serve_config), detach=True)
     with pytest.raises(ClusterError, match="already up"):
         cluster.start()
     assert cluster.status() == running
@@ -48,13 +49,13 @@ def test_a_second_up_is_one_clear_line(running: cluster.Cluster, serve_config: P
 def test_a_taken_port_is_said_before_anything_starts(home: Path, served: Served, serve_config: Path) -> None:
     port = int(served.url.rsplit(":", 1)[1])
     with pytest.raises(ClusterError, match=f"port {port} is in use.*--port"):
-        deploy.up(serve_config, detach=True, port=port)
+        deploy.up(ServeDocument.read(serve_config).pinned(port=port), detach=True)
     assert not (home / "cluster.json").exists()
 
 
 def test_an_unknown_version_is_refused_and_the_old_one_stays(served: Served, serve_config: Path) -> None:
     with pytest.raises(UnknownModelError, match="no version 99"):
-        deploy.deploy(serve_config, model="digits/99", replicas=1)
+        deploy.deploy(ServeDocument.read(serve_config).pinned(model="digits/99", replicas=1))
     assert requests.get(f"{served.url}/health", timeout=10).json()["status"] == "ok"
 
 

@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import requests
-import yaml
 
 from raycls import cluster, home, progress, registry
 from raycls.config import Engine
@@ -38,6 +37,7 @@ from raycls.serving.benchmark import bound, wrk
 from raycls.serving.benchmark.forms import FORMS
 from raycls.serving.benchmark.images import read_images
 from raycls.serving.benchmark.load import Load, LoadGenerator
+from raycls.serving.document import ServeDocument
 
 CONNECTIONS = (1, 8, 32, 100)
 SHARES = (0.5, 0.8)  # of a server's own peak: the open loops
@@ -180,14 +180,11 @@ def _own(generator: LoadGenerator, *, seconds: float, **kind: float) -> Row:
 @contextmanager
 def _raycls(version: ModelVersion, engine: Engine, config: Path, count: int) -> Iterator[str]:
     """The URL of raycls's /predict with so many replicas, on a cluster of its own."""
-    document = deploy.load(config)
-    document["applications"][0]["args"]["engine"] = engine
-    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
-        yaml.safe_dump(document, file)
-        port, own = free_port(8000), Path(file.name)
-        served = deploy.up(
-            own, detach=True, model=version.reference, replicas=count, port=port, guarded=False
-        )
+    document = ServeDocument.read(config).pinned(
+        model=version.reference, replicas=count, port=free_port(8000)
+    )
+    document.arguments["engine"] = engine
+    served = deploy.up(document, detach=True, guarded=False)
     try:
         yield f"{served.url}/predict"
     finally:

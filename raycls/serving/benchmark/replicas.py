@@ -17,10 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from raycls import cluster, machine, progress, registry
-from raycls.config import ServingConfig, validated
 from raycls.data.packed import open_dataset
 from raycls.errors import BenchmarkError
 from raycls.models.checkpoint import load_card
@@ -30,6 +27,7 @@ from raycls.serving import deploy
 from raycls.serving.benchmark import bound, server, usage
 from raycls.serving.benchmark.images import write_images
 from raycls.serving.benchmark.results import Plan, Point, Results
+from raycls.serving.document import ServeDocument
 
 DISTINCT_IMAGES = 1000
 
@@ -53,6 +51,7 @@ def run(
     when a deployment does not become ready, BenchmarkError when it answers nothing.
     """
     version = registry.resolve(model)
+    document = ServeDocument.read(config).pinned(port=port)
     points: list[Point] = []
     memory: dict[int, float] = {}
     directory, reached = registry.checkpoint(version), None
@@ -61,19 +60,19 @@ def run(
             images = Path(folder) / "images"
             write_images(open_dataset(load_card(directory).dataset), images, DISTINCT_IMAGES)
         if plan.simulate_forward_ms:
-            config = _simulating(config, plan, Path(folder) / "serve_config.yaml")
+            _simulate(document, plan)
         else:
             with progress.bar("measuring the bound: bare processes, one on each core"):
-                engine = to_serve(_arguments(config).engine, version.engine)
+                engine = to_serve(document.settings.engine, version.engine)
                 reached = bound.measure(directory, images, engine, seconds=plan.seconds).images_per_s
-        with _deployer(config, version.reference, port, restore) as deployed:
+        with _deployer(document, version.reference, restore) as deployed:
             for count in plan.replicas:
                 url = deployed(count)
                 points += server.measure(f"{url}/predict", images, plan, replicas=count, head=_head())
                 memory[count] = usage.memory_mib(usage.replicas(_head())) / count
         return Results(
             **_circumstances(plan),
-            config=_config(config),
+            config=_config(document),
             model=version.reference,
             test_accuracy=version.metrics.get("test_accuracy"),
             memory_mib=memory,
@@ -105,30 +104,22 @@ def run_at(url: str, plan: Plan, *, images: Path, allow_remote: bool = False) ->
     )
 
 
-def _simulating(config: Path, plan: Plan, path: Path) -> Path:
-    """The same file with the slow network in it, of which as many replicas as are planned find room."""
-    document = deploy.load(config)
-    (application,) = document["applications"]
-    application["args"]["simulate_forward_ms"] = plan.simulate_forward_ms
-    (deployment,) = [d for d in application["deployments"] if d["name"] == deploy.DEPLOYMENT]
+def _simulate(document: ServeDocument, plan: Plan) -> None:
+    """Put the slow network into the document, and room for as many replicas as are planned."""
+    document.arguments["simulate_forward_ms"] = plan.simulate_forward_ms
     # An update has twice as many for a while.
-    deployment.setdefault("ray_actor_options", {})["num_cpus"] = 0.5 / max(plan.replicas)
-    path.write_text(yaml.safe_dump(document))
-    return path
+    document.deployment.setdefault("ray_actor_options", {})["num_cpus"] = 0.5 / max(plan.replicas)
 
 
 @contextmanager
-def _deployer(config: Path, model: str, port: int | None, restore: bool) -> Iterator[Callable[[int], str]]:
+def _deployer(document: ServeDocument, model: str, restore: bool) -> Iterator[Callable[[int], str]]:
     """A function that serves the model with so many replicas and gives the URL, once all of them run."""
     running = cluster.status()
-    found: dict[str, Any] = deploy.applications(running) if running else {}
-    former = [app["deployed_app_config"] for app in found.get("applications", {}).values()]
+    former = deploy.served(running) if running else None
 
     def deployed(count: int) -> str:
-        if cluster.status():
-            url = deploy.deploy(config, model=model, port=port, replicas=count)
-        else:
-            url = deploy.up(config, detach=True, model=model, port=port, replicas=count).url
+        counted = document.pinned(model=model, replicas=count)
+        url = deploy.deploy(counted) if cluster.status() else deploy.up(counted, detach=True).url
         deadline = time.monotonic() + 60
         while (alive := len(usage.replicas(_head()))) != count:  # a larger deployment's end a little later
             if time.monotonic() > deadline:
@@ -142,13 +133,7 @@ def _deployer(config: Path, model: str, port: int | None, restore: bool) -> Iter
         if running is None:
             deploy.down()
         elif former and restore:
-            with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
-                yaml.safe_dump(deploy.load(config, port=port) | {"applications": former}, file)
-                deploy.deploy(Path(file.name))
-
-
-def _arguments(config: Path) -> ServingConfig:
-    return validated(ServingConfig, deploy.load(config)["applications"][0]["args"])
+            deploy.deploy(former)
 
 
 def _head() -> int:
@@ -158,15 +143,15 @@ def _head() -> int:
     return running.pid
 
 
-def _config(config: Path) -> dict[str, Any]:
+def _config(document: ServeDocument) -> dict[str, Any]:
     """What decides the speed: the application's arguments, the deployment's limits, the ingress's environment."""
-    (application, *_) = deploy.load(config)["applications"]
-    (deployment,) = [d for d in application["deployments"] if d["name"] == deploy.DEPLOYMENT]
     measured = {
-        key: value for key, value in deployment.items() if not isinstance(value, dict) and key != "name"
+        key: value
+        for key, value in document.deployment.items()
+        if not isinstance(value, dict) and key != "name"
     }
     ingress = {key: value for key, value in environment().items() if key.startswith("RAY_SERVE")}
-    return {**application["args"], **measured, **ingress}
+    return {**document.arguments, **measured, **ingress}
 
 
 def _circumstances(plan: Plan) -> dict[str, Any]:

@@ -32,6 +32,7 @@ from raycls.serving.benchmark import usage
 from raycls.serving.benchmark.broken import Change
 from raycls.serving.benchmark.images import write_images
 from raycls.serving.benchmark.load import Load, LoadGenerator, Sample
+from raycls.serving.document import DEPLOYMENT, ServeDocument
 
 IMAGES = 500
 LEAD_S = 2.0  # of undisturbed load, before anything is done
@@ -67,7 +68,7 @@ class Server:
     def running(self) -> int:
         """How many replicas take requests, by Serve's own account."""
         (application,) = deploy.applications(_cluster())["applications"].values()
-        replicas = application["deployments"][deploy.DEPLOYMENT]["replicas"]
+        replicas = application["deployments"][DEPLOYMENT]["replicas"]
         return sum(replica["state"] == "RUNNING" for replica in replicas)
 
     def generator(self) -> LoadGenerator:
@@ -100,7 +101,8 @@ class Server:
 def stage(model: str | None, config: Path, replicas: int | None = None) -> Iterator[Server]:
     """Serve the model (default: the champion promoted last) as the file says, or with a fixed number of replicas.
 
-    Raises UnknownModelError, UnknownDatasetError where the model's dataset is not here, and as `deploy.up`.
+    Raises UnknownModelError, UnknownDatasetError where the model's dataset is not here, ConfigError for a file that is
+    none, and as `deploy.up`.
     """
     theirs = registry.resolve(model)
     directory = registry.checkpoint(theirs)
@@ -112,7 +114,8 @@ def stage(model: str | None, config: Path, replicas: int | None = None) -> Itera
         with home.elsewhere(Path(folder)):
             mine = register_again(theirs, directory)
             mine = registry.promote(mine.name, mine.version)
-            url = deploy.up(config, detach=True, replicas=replicas, port=free_port(8000)).url
+            document = ServeDocument.read(config).pinned(replicas=replicas, port=free_port(8000))
+            url = deploy.up(document, detach=True).url
             try:
                 yield Server(mine, url, images)
             finally:

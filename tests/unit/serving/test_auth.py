@@ -9,7 +9,8 @@ from starlette.datastructures import Headers
 
 from raycls.cli import run
 from raycls.errors import UsageError
-from raycls.serving import auth, deploy
+from raycls.serving import auth
+from raycls.serving.document import ServeDocument
 from raycls.serving.http import HTTPProblem
 
 CONFIG = Path(__file__).parents[3] / "serve_config.yaml"
@@ -53,22 +54,21 @@ def test_who_can_be_reached_needs_a_token(host: str, needed: bool) -> None:
 
 
 def test_a_host_that_others_reach_needs_the_token_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    document = deploy.load(CONFIG, host="0.0.0.0")
+    document = ServeDocument.read(CONFIG).pinned(host="0.0.0.0")
     with pytest.raises(UsageError, match="RAYCLS_TOKEN"):
-        deploy.guard(document)
+        document.guarded()
     monkeypatch.setenv("RAYCLS_TOKEN", SECRET)
-    deploy.guard(document)
-    assert document["applications"][0]["args"]["token_sha256"] == auth.digest(SECRET)
-    assert SECRET not in str(document)
+    guarded = document.guarded()
+    assert guarded.arguments["token_sha256"] == auth.digest(SECRET)
+    assert SECRET not in str(guarded.content)
 
 
 def test_loopback_asks_for_a_token_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    document = deploy.load(CONFIG)
-    deploy.guard(document)
-    assert "token_sha256" not in document["applications"][0]["args"]
+    document = ServeDocument.read(CONFIG)
+    assert not document.guarded().asks_for_token
     monkeypatch.setenv("RAYCLS_TOKEN", SECRET)
-    deploy.guard(document)
-    assert document["applications"][0]["args"]["token_sha256"] == auth.digest(SECRET)
+    assert document.guarded().arguments["token_sha256"] == auth.digest(SECRET)
+    assert not document.asks_for_token
 
 
 def test_a_token_that_can_be_guessed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,8 +11,9 @@ import pytest
 
 from raycls.cluster import complaint
 from raycls.ray_environment import environment
-from raycls.serving import deploy, doctor
+from raycls.serving import doctor
 from raycls.serving.doctor import Node
+from raycls.serving.document import ServeDocument
 
 CONFIG = Path(__file__).parents[3] / "serve_config.yaml"
 
@@ -22,8 +23,8 @@ def node(name: str = "head", *, sees_storage: bool = True, **changed: str) -> No
 
 
 def batching(**deployment: int) -> list[doctor.Finding]:
-    document = deploy.load(CONFIG)
-    document["applications"][0]["deployments"][0] |= deployment
+    document = ServeDocument.read(CONFIG)
+    document.deployment |= deployment
     return doctor.batching(document)
 
 
@@ -39,8 +40,8 @@ def test_batches_that_ongoing_requests_cannot_fill() -> None:
 
 
 def test_serves_default_counts_where_the_file_says_nothing() -> None:
-    document = deploy.load(CONFIG)
-    del document["applications"][0]["deployments"][0]["max_ongoing_requests"]
+    document = ServeDocument.read(CONFIG)
+    del document.deployment["max_ongoing_requests"]
     assert "max_ongoing_requests 5 " in doctor.batching(document)[0].text
 
 
@@ -73,7 +74,7 @@ def test_a_free_port_and_one_of_another_program() -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         port = other.getsockname()[1]
-    assert doctor.http_port("127.0.0.1", port).ok
+    assert doctor.http_port(ServeDocument.read(CONFIG).pinned(port=port)).ok
 
     class Other(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -84,7 +85,7 @@ def test_a_free_port_and_one_of_another_program() -> None:
 
     with HTTPServer(("127.0.0.1", 0), Other) as server:
         Thread(target=server.serve_forever, daemon=True).start()
-        finding = doctor.http_port("127.0.0.1", server.server_port)
+        finding = doctor.http_port(ServeDocument.read(CONFIG).pinned(port=server.server_port))
         server.shutdown()
     assert not finding.ok
     assert "--port" in finding.mend
@@ -117,11 +118,11 @@ def test_what_ray_says_about_a_connection(error: Exception, words: str) -> None:
 
 
 def test_a_host_that_others_reach_without_a_token() -> None:
-    document = deploy.load(CONFIG, host="0.0.0.0")
+    document = ServeDocument.read(CONFIG).pinned(host="0.0.0.0")
     found = doctor.exposure(document)
     assert not found.ok
     assert "other machines reach it" in found.text
     assert "RAYCLS_TOKEN" in found.mend
-    document["applications"][0]["args"]["token_sha256"] = "0" * 64
+    document.arguments["token_sha256"] = "0" * 64
     assert doctor.exposure(document).ok
-    assert doctor.exposure(deploy.load(CONFIG)).ok
+    assert doctor.exposure(ServeDocument.read(CONFIG)).ok
