@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 
 Engine = Literal["reference", "torch", "openvino"]  # see raycls/models/engines.py
+# Learning rates that an optimiser begins with where it alone is asked for: another's may be far off.
+_RATES = {"muon": 0.24, "sgd": 0.1, "adam": 1e-3, "adamw": 1e-3}
 
 
 class _Section(BaseModel):
@@ -51,10 +53,11 @@ class OptimConfig(_Section):
         "muon", description="muon: Muon for filters, SGD for the rest; the others are one optimiser for all"
     )
     lr: float = Field(
-        0.24,
+        _RATES["muon"],
         gt=0,
         le=10,
-        description="peak learning rate; of the filters where name is muon; 0.1 for sgd, 0.001 for adam and adamw",
+        description="peak learning rate, of the filters where name is muon; where none is given, "
+        + ", ".join(f"{rate:g} for {name}" for name, rate in _RATES.items()),
     )
     weight_decay: float = Field(
         0.015, ge=0, le=1, description="of matrices and filters under sgd, adam and adamw; muon needs none"
@@ -191,9 +194,6 @@ class _Preset(BaseModel):
     cutout: float = 0.0  # side of the blanked square, as a share of the image's
 
 
-# Learning rates that an optimiser begins with where it alone is asked for: another's may be far off.
-_RATES = {"muon": 0.24, "sgd": 0.1, "adam": 1e-3, "adamw": 1e-3}
-
 # What the fastcnn reaches with each on CIFAR-10's test split is in benchmarks/results/training.md.
 _PRESETS = {
     "smoke": _Preset(mlp=(64,), cnn=(8, 16), fastcnn=(8, 16, 16), epochs=1),
@@ -203,7 +203,7 @@ _PRESETS = {
         mlp=(1024, 512), cnn=(64, 128, 256), fastcnn=(48, 224, 320), epochs=13, reduced_share=0.62
     ),
     "accurate": _Preset(
-        mlp=(1024, 512), cnn=(64, 128, 256), fastcnn=(64, 256, 256), epochs=24, reduced_share=0.5
+        mlp=(1024, 512), cnn=(64, 128, 256), fastcnn=(48, 256, 352), epochs=18, reduced_share=0.25
     ),
 }
 PRESETS = tuple(_PRESETS)
