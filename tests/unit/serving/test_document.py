@@ -65,10 +65,8 @@ def test_what_the_file_leaves_out(options: dict[str, None] | None) -> None:
     )
     assert (document.name, document.model, document.replicas) == ("default", None, 1)
     assert document.url == "http://127.0.0.1:8000"
-    assert document.content["http_options"] == {
-        "host": "127.0.0.1",
-        "port": 8000,
-    }  # Serve's own host is everywhere
+    # Told to Serve, whose own default host is everywhere.
+    assert document.content["http_options"] == {"host": "127.0.0.1", "port": 8000}
     assert document.settings == ServingConfig()
     assert document.pinned(model="digits/3").content["applications"][0]["args"] == {"model": "digits/3"}
 
