@@ -68,7 +68,7 @@ class PackedDataset:
     path: Path
     manifest: Manifest
 
-    def images(self, split: str) -> np.ndarray:
+    def images(self, split: str) -> np.memmap:
         """Read-only memory map, uint8, N×S×S×3."""
         return np.load(self.path / split / "images.npy", mmap_mode="r")
 

@@ -287,12 +287,13 @@ class Training:
         self.network.train()
         freeze_body(self.network, epoch < config.training.frozen_epochs)
         sums = torch.zeros(2, device=self.device)
-        for step, batch in enumerate(self.order.batches(epoch)):
+        batches = map(self.workers.share, self.order.batches(epoch))
+        for step, indices in enumerate(self.train.read_ahead(batches)):
             progress = (epoch * steps + step) / total
             self.optimizer.schedule(progress)
             if progress >= config.training.freeze_after:
                 self.network.freeze_early()  # type: ignore[operator]
-            sums += self._step(self.workers.share(batch), epoch, small)
+            sums += self._step(indices, epoch, small)
             on_step(epoch * steps + step + 1, total)
         mean = sums / steps
         networks = [self.network, self.average.module] if self.average else [self.network]
@@ -382,7 +383,8 @@ def _validate(
     device, classes = next(network.parameters()).device, len(card.classes)
     loss = torch.zeros(1, dtype=torch.float64, device=device)
     correct = torch.zeros(classes, dtype=torch.float64, device=device)
-    for part in workers.share(torch.arange(len(val.labels))).split(max(1, EVAL_PIXELS // card.image_size**2)):
+    parts = workers.share(torch.arange(len(val.labels))).split(max(1, EVAL_PIXELS // card.image_size**2))
+    for part in val.read_ahead(parts):
         labels = val.labels[part].to(device)
         logits = forward(network, val.images[part].to(device), card, dtype)
         loss += F.cross_entropy(logits, labels, reduction="sum")
