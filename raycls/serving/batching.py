@@ -1,7 +1,7 @@
 """Images to batches: what arrives while one batch runs is the next one, and nobody waits for company.
 
     batches = Batches(classify, limit=64, first=warm_up)
-    outcome = await batches.put(image)            # one of what classify returned for a list of images
+    outcomes = await batches.put([image])         # of those that classify returned for a list of images
 
 One thread runs the batches. It takes the next one itself, without a round through the event loop, which meanwhile reads
 and answers; an image whose request was cancelled is left out. Knows nothing of HTTP, images or networks.
@@ -49,17 +49,27 @@ class Batches(Generic[Item, Outcome]):
         if error := ready.get():
             raise error
 
-    async def put(self, item: Item) -> Outcome:
-        """The item's outcome, once the batch that it is in has run. Raises what `work` raised."""
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Outcome] = loop.create_future()
-        waiting = _Waiting(item, time.perf_counter(), future, loop)
-        self._queue.put(waiting)
+    async def put(self, items: Sequence[Item]) -> list[Outcome]:
+        """The items' outcomes, in order, once the batches that they are in have run. Raises what `work` raised.
+
+        Awaited one after another: `asyncio.gather`, with a task for each, takes 20 µs more for a lone image.
+        """
+        loop, now = asyncio.get_running_loop(), time.perf_counter()
+        futures: list[asyncio.Future[Outcome]] = [loop.create_future() for _ in items]
+        entries = [_Waiting(item, now, future, loop) for item, future in zip(items, futures, strict=True)]
+        for entry in entries:
+            self._queue.put(entry)
         try:
-            return await future
+            return [await future for future in futures]
+        except Exception:
+            for future in futures:
+                if future.done():
+                    future.exception()  # the same for all; asyncio would log the others as never retrieved
+            raise
         finally:
-            # The queue still holds one that was cancelled. Its future leads to all that its request had in memory.
-            waiting.item = waiting.future = None
+            # The queue still holds what was cancelled. A future leads to all that its request had in memory.
+            for entry in entries:
+                entry.item = entry.future = None
 
     def _run(self, first: Callable[[], None], ready: SimpleQueue[Exception | None]) -> None:
         try:

@@ -52,10 +52,8 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 ARRIVING = 256
 BODIES = 32  # of the largest size: what all those on their way may take together
 SCRAPE_S = 2.0  # what the other replicas have to tell their counts for GET /metrics
-HUNG_S, HUNG_TIMES = (
-    5.0,
-    10,
-)  # a forward pass that takes so long, and so often what a full one does, will not end
+HUNG_S = 5.0  # a forward pass that takes so long, and HUNG_TIMES what a full batch does, will not end
+HUNG_TIMES = 10
 
 logger = logging.getLogger("ray.serve")
 access_log = logging.getLogger("ray.serve.access")  # with a level of its own: Serve's is above INFO
@@ -154,7 +152,7 @@ class Classifier:
                 await asyncio.to_thread(self._check_pixels, images)
             if explain:
                 self.explainer.check(len(images))
-            results = await asyncio.gather(*[self.batches.put(image) for image in images])
+            results = await self.batches.put(images)
             predictions = []
             for position, result in enumerate(results):
                 if isinstance(result, ImageError):

@@ -23,16 +23,16 @@ def test_what_arrives_during_a_batch_is_the_next_one_and_everyone_gets_his_own()
         go_on.wait(10)
         return [10 * item for item in items]
 
-    async def main() -> list[int]:
+    async def main() -> list[list[int]]:
         batches = Batches(work, limit=8)
-        first = asyncio.create_task(batches.put(0))
+        first = asyncio.create_task(batches.put([0]))
         await asyncio.to_thread(begun.wait, 10)
-        others = [asyncio.create_task(batches.put(i)) for i in range(1, 20)]
+        others = [asyncio.create_task(batches.put([i])) for i in range(1, 20)]
         await asyncio.sleep(0)
         go_on.set()
         return await asyncio.gather(first, *others)
 
-    assert asyncio.run(main()) == [10 * i for i in range(20)]
+    assert asyncio.run(main()) == [[10 * i] for i in range(20)]
     assert sizes == [1, 8, 8, 3]
 
 
@@ -48,15 +48,18 @@ def test_a_cancelled_item_is_left_out() -> None:
 
     async def main() -> None:
         batches = Batches(work, limit=8)
-        running = asyncio.create_task(batches.put("running"))
+        running = asyncio.create_task(batches.put(["running"]))
         await asyncio.to_thread(begun.wait, 10)
-        gone, waiting = asyncio.create_task(batches.put("gone")), asyncio.create_task(batches.put("waiting"))
+        gone, waiting = (
+            asyncio.create_task(batches.put(["gone"])),
+            asyncio.create_task(batches.put(["waiting"])),
+        )
         await asyncio.sleep(0)
         gone.cancel()
         running.cancel()  # its batch runs already: the outcome has nobody to go to
         await asyncio.sleep(0)
         go_on.set()
-        assert await waiting == "waiting"
+        assert await waiting == ["waiting"]
 
     asyncio.run(main())
     assert seen == ["running", "waiting"]
@@ -76,11 +79,11 @@ def test_what_a_cancelled_request_sent_is_not_kept() -> None:
 
     async def main() -> None:
         batches = Batches(work, limit=8)
-        running = asyncio.create_task(batches.put(0))
+        running = asyncio.create_task(batches.put([0]))
         await asyncio.to_thread(begun.wait, 10)
         picture = Picture()
         kept = weakref.ref(picture)
-        gone = asyncio.create_task(batches.put(picture))
+        gone = asyncio.create_task(batches.put([picture]))
         del picture
         await asyncio.sleep(0)
         gone.cancel()
@@ -104,17 +107,62 @@ def test_what_the_work_raises_reaches_all_of_its_batch_and_the_next_one_runs() -
 
     async def main() -> list[object]:
         batches = Batches(work, limit=2)
-        asked = [asyncio.create_task(batches.put(2))]
+        asked = [asyncio.create_task(batches.put([2]))]
         await asyncio.to_thread(begun.wait, 10)
-        asked += [asyncio.create_task(batches.put(item)) for item in (0, 4, 5)]
+        asked += [asyncio.create_task(batches.put([item])) for item in (0, 4, 5)]
         await asyncio.sleep(0)
         go_on.set()
         return await asyncio.gather(*asked, return_exceptions=True)
 
     alone, *together, last = asyncio.run(main())
-    assert alone == 0.5
+    assert alone == [0.5]
     assert [type(outcome) for outcome in together] == [ZeroDivisionError, ZeroDivisionError]
-    assert last == 0.2
+    assert last == [0.2]
+
+
+def test_items_of_one_request_are_answered_in_order_over_as_many_batches_as_it_takes() -> None:
+    sizes = []
+
+    def work(items: list[int], waited: list[float]) -> list[int]:
+        sizes.append(len(items))
+        return [10 * item for item in items]
+
+    async def main() -> list[int]:
+        return await Batches(work, limit=4).put(range(10))
+
+    assert asyncio.run(main()) == [10 * i for i in range(10)]
+    assert sum(sizes) == 10
+    assert max(sizes) <= 4
+
+
+def test_a_request_of_several_items_gets_one_error_and_nothing_of_it_is_left() -> None:
+    seen, unheard = [], []
+    go_on, begun = threading.Event(), threading.Event()
+
+    def work(items: list[int], waited: list[float]) -> list[float]:
+        seen.append(items)
+        begun.set()
+        go_on.wait(10)
+        return [1 / item for item in items]
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: unheard.append(context))
+        batches = Batches(work, limit=2)
+        running = asyncio.create_task(batches.put([9]))
+        await asyncio.to_thread(begun.wait, 10)
+        several = asyncio.create_task(batches.put([0, 1]))
+        await asyncio.sleep(0)
+        go_on.set()
+        await running
+        with pytest.raises(ZeroDivisionError):
+            await several
+        del several
+        gc.collect()
+        assert await batches.put([5]) == [0.2]
+
+    asyncio.run(main())
+    assert seen == [[9], [0, 1], [5]]
+    assert unheard == []
 
 
 def test_an_error_at_the_start_is_the_constructors() -> None:
