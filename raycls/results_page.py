@@ -98,7 +98,7 @@ def markdown(documents: dict[str, Document], head: str, sections: Mapping[str, S
             if not facts["CPU"].startswith(doc["hardware"]["CPU"]):  # older files do not tell the model
                 others.setdefault(doc["hardware"]["CPU"], []).append(name)
         elsewhere = [("another CPU", f"{cpu}: {', '.join(names)}") for cpu, names in others.items()]
-        parts.append(table(("", ""), [*facts.items(), *elsewhere]))
+        parts.append(table(("", "of the newest measurement"), [*facts.items(), *elsewhere]))
     return "\n".join(parts)
 
 

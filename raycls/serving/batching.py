@@ -61,15 +61,13 @@ class Batches(Generic[Item, Outcome]):
             self._queue.put(entry)
         try:
             return [await future for future in futures]
-        except Exception:
-            for future in futures:
-                if future.done():
-                    future.exception()  # the same for all; asyncio would log the others as never retrieved
-            raise
         finally:
-            # The queue still holds what was cancelled. A future leads to all that its request had in memory.
-            for entry in entries:
-                entry.item = entry.future = None
+            for entry, future in zip(entries, futures, strict=True):
+                if future.done() and not future.cancelled():
+                    future.exception()  # heard: asyncio would log those after the first one raised
+                # The queue still holds what was cancelled. A future leads to all that its request had in memory; it
+                # goes first, as the batches' thread leaves out what has none.
+                entry.future = entry.item = None
 
     def _run(self, first: Callable[[], None], ready: SimpleQueue[Exception | None]) -> None:
         try:

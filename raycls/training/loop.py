@@ -160,7 +160,7 @@ def start(
     elif init:
         fresh = checkpoint.transfer(network, card, init)
     if isinstance(network, FastCNN) and "whiten.weight" in fresh:
-        sample = train.chosen[: whitening_sample(card.image_size)]
+        (sample,) = train.read_ahead([train.chosen[: whitening_sample(card.image_size)]])
         network.init_whitening(normalize(train.images[sample].to(device), card.mean, card.std))
     training = Training(config, card, network, train, val, workers, started)
     if resume:

@@ -165,6 +165,29 @@ def test_a_request_of_several_items_gets_one_error_and_nothing_of_it_is_left() -
     assert unheard == []
 
 
+def test_of_a_request_that_leaves_no_item_is_worked_on_any_more() -> None:
+    seen: list[int] = []
+    go_on, begun = threading.Event(), threading.Event()
+
+    def work(items: list[int], waited: list[float]) -> list[int]:
+        seen.extend(items)
+        begun.set()
+        go_on.wait(10)
+        return items
+
+    async def main() -> None:
+        batches = Batches(work, limit=2)
+        gone = asyncio.create_task(batches.put([0, 1, 2, 3]))
+        await asyncio.to_thread(begun.wait, 10)
+        gone.cancel()
+        await asyncio.wait([gone])
+        go_on.set()
+        assert await batches.put([9]) == [9]
+
+    asyncio.run(main())
+    assert seen in ([0, 1, 9], [0, 9])  # the first batch ran when it left, with what was there when it began
+
+
 def test_an_error_at_the_start_is_the_constructors() -> None:
     def first() -> None:
         raise MemoryError("too large")
