@@ -27,7 +27,7 @@ split, without test-time augmentation; the epoch that is kept is chosen on the v
 loop's own, whitening, augmentation and validation included, not the start of processes. The peer is
 `benchmarks/peers/plain_cnn.py`: two convolutions, Adam, batches of 64, a DataLoader over PIL transforms; its epoch is
 the pass over the training split alone, since 22 November 2026 the mean of one before the run and one after it. The
-machine's pace varies twofold from day to day: seconds compare within a table alone, ratios everywhere.
+machine's pace varies twofold from day to day: seconds compare where the dates do, ratios everywhere.
 """
 
 
