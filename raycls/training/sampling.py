@@ -24,9 +24,8 @@ from raycls.data.transforms import as_tensor
 
 DEVICE_SHARE = 0.5  # of the free memory of an accelerator: what a split may take of it
 READ_AHEAD_FROM = 256 << 20  # bytes of images: a smaller split stays in memory wherever PyTorch itself fits
-LEAST_READ_AHEAD = (
-    128 << 10
-)  # bytes: Linux's default, beyond which it may leave out the rest of what is asked for
+# Bytes asked for at once: Linux's default read-ahead, beyond which it may leave out the rest.
+LEAST_READ_AHEAD = 128 << 10
 
 
 class Split:
@@ -50,7 +49,10 @@ class Split:
         self.chosen = sample[:count].to(self.labels.device)
 
     def read_ahead(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
-        """The same batches of indices; before each is given out the kernel begins to read the images of the next."""
+        """The same batches of indices (int64); before one is given out the kernel begins to read the next one's images.
+
+        Of a split in an accelerator's memory, or of less than READ_AHEAD_FROM, nothing is read.
+        """
         if not self._pages:
             yield from batches
             return

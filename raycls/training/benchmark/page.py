@@ -27,7 +27,8 @@ split, without test-time augmentation; the epoch that is kept is chosen on the v
 loop's own, whitening, augmentation and validation included, not the start of processes. The peer is
 `benchmarks/peers/plain_cnn.py`: two convolutions, Adam, batches of 64, a DataLoader over PIL transforms; its epoch is
 the pass over the training split alone, since 22 November 2026 the mean of one before the run and one after it. The
-machine's pace varies twofold from day to day: seconds compare where the dates do, ratios everywhere.
+machine's pace varies twofold from day to day: seconds compare where the dates do, ratios of what was measured in turns
+everywhere.
 """
 
 
@@ -205,8 +206,8 @@ def _networks(documents: dict[str, Document]) -> str:
     )
     return (
         f"## Networks and datasets, preset `fast`\n\n{table(header, lines)}\n"
-        "`mlp` and `cnn` learn by AdamW, the `fastcnn` by Muon. The test split of emotions has 123 images, two of them "
-        "of its rarest class: one image is 0.8 points of accuracy, and up to ten of the mean over classes.\n"
+        "`mlp` and `cnn` learn by AdamW, the `fastcnn` by Muon. Where a class has few test images, one of them moves "
+        "the mean over classes by points.\n"
     )
 
 
