@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -173,17 +174,28 @@ def test_accuracy_and_latency_and_a_study_killed_after_its_last_trial(
     assert f"Trial #{study.best.number} was chosen" in page
 
 
-def _start(*arguments: str, log: Path) -> subprocess.Popen[bytes]:
-    """`raycls tune digits` as a process of its own, on this session's Ray."""
+@pytest.fixture
+def start() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    """`raycls tune digits` as a process of its own, on this session's Ray; none outlives the test."""
     import ray
 
-    with log.open("wb") as output:
-        return subprocess.Popen(
-            [sys.executable, "-m", "raycls", "tune", "digits", *arguments],
-            env=os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address},
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
+    started: list[subprocess.Popen[bytes]] = []
+
+    def run(*arguments: str, log: Path) -> subprocess.Popen[bytes]:
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "raycls", "tune", "digits", *arguments],
+                env=os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address},
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        started.append(process)
+        return process
+
+    yield run
+    for process in started:
+        process.kill()
+        process.wait()
 
 
 def _await_epochs(study: str, count: int, process: subprocess.Popen[bytes], log: Path) -> None:
@@ -198,32 +210,34 @@ def _await_epochs(study: str, count: int, process: subprocess.Popen[bytes], log:
     raise AssertionError(log.read_text())
 
 
-def _trial_processes() -> list[psutil.Process]:
-    found = []
-    for process in psutil.Process().children(recursive=True):
-        with suppress(psutil.NoSuchProcess):
-            if " ".join(process.cmdline()).startswith("ray::trial"):
-                found.append(process)
-    return found
+def _await_trial() -> psutil.Process:
+    """The process of a trial: between two trials there is none for a moment."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        for process in psutil.Process().children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                if " ".join(process.cmdline()).startswith("ray::trial"):
+                    return process
+        time.sleep(0.05)
+    raise AssertionError("no trial runs")
 
 
 @pytest.mark.timeout(400)
 def test_a_killed_driver_a_killed_trial_and_ctrl_c_lose_nothing(
-    champion: TrainingResult, tmp_path: Path
+    champion: TrainingResult, start: Callable[..., subprocess.Popen[bytes]], tmp_path: Path
 ) -> None:
     options = ["--preset", "smoke", "--set", "epochs=6", "--set", "precision=fp32", "--trials", "6"]
     options += ["--scheduler", "none", "--model", "digits-killed-study", "--study", "killed"]
     log = tmp_path / "log"
-    driver = _start(*options, log=log)
+    driver = start(*options, log=log)
     _await_epochs("killed", 5, driver, log)
     driver.kill()
     driver.wait()
     asked = {trial.number: trial.values for trial in ledger.read("killed")}
 
-    driver = _start("--resume", "killed", log=log)
+    driver = start("--resume", "killed", log=log)
     _await_epochs("killed", 14, driver, log)
-    (process, *_) = _trial_processes()
-    process.kill()
+    _await_trial().kill()
     _await_epochs("killed", 22, driver, log)
     driver.send_signal(signal.SIGINT)
     assert driver.wait(timeout=60) == 130, log.read_text()

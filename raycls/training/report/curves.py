@@ -141,6 +141,14 @@ def _ending(history: Sequence[dict[str, float]], fit: Fit) -> list[Finding]:
         ]
     if gained <= SETTLED:
         return [Finding("converged", f"{told}: more epochs of the same would change little.")]
+    if gained <= fit.noise:
+        return [
+            Finding(
+                "trend unclear",
+                f"{told}, no more than the ± {fit.noise:.1%} that {fit.val_images} validation images are exact to: "
+                "whether more epochs would help cannot be told from them.",
+            )
+        ]
     peak = max(row.get("lr", 0.0) for row in history)
     if peak and history[-1].get("lr", peak) < 0.1 * peak:
         told += ", while the learning rate fell to its end"

@@ -52,8 +52,9 @@ STUCK = _history([2.4, 2.31, 2.3, 2.3], [2.3, 2.3, 2.3, 2.3], [0.1, 0.1, 0.1, 0.
         (PAST, _fit(0.99, 0.75), ["overfitting", "past its best"], "from 0.800 in epoch 3 to 1.600"),
         (STUCK, _fit(0.1, 0.1), ["has not learned"], f"{math.log(10):.3f}"),
         ([], _fit(0.94, 0.89), ["a fair fit"], "89.0%"),
-        # The same gap, on a validation split too small to tell it from chance.
+        # The same gap and the same rise, on validation splits too small to tell them from chance.
         (SETTLED, _fit(0.97, 0.89, images=40), ["a fair fit", "converged"], "± 9.9%"),
+        (RISING, _fit(0.82, 0.80, images=40), ["underfitting", "trend unclear"], "no more than the ± 12.6% that 40"),
     ],
 )  # fmt: skip
 def test_the_verdicts(history: list[dict[str, float]], fit: Fit, verdicts: list[str], told: str) -> None:
