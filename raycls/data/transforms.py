@@ -114,11 +114,21 @@ def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
 
     mean and std are per channel, in units of the 0..1 range, as the dataset's manifest gives them.
     """
+    return rescale(images, *scale_and_shift(mean, std, images.device))
+
+
+def scale_and_shift(
+    mean: Sequence[float], std: Sequence[float], device: torch.device | None = None
+) -> tuple[Tensor, Tensor]:
+    """What `normalize` multiplies pixels by and then adds, float32, one of each channel."""
+    scale = torch.tensor([1 / (255 * s) for s in std], device=device)
+    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=device)
+    return scale, shift
+
+
+def rescale(images: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """`normalize` with its constants ready on the device: nothing is copied there."""
     pixels = images.shape[1] * images.shape[2]
     # As wide as an image: over three channels at a time nothing is vectorised, which takes eight times as long.
-    scale = torch.tensor([1 / (255 * s) for s in std], device=images.device).repeat(pixels)
-    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=images.device).repeat(
-        pixels
-    )
-    values = torch.addcmul(shift, images.flatten(1).float(), scale)
+    values = torch.addcmul(shift.repeat(pixels), images.flatten(1).float(), scale.repeat(pixels))
     return values.unflatten(1, images.shape[1:]).permute(0, 3, 1, 2)

@@ -16,31 +16,38 @@ from raycls.data.packed import PackedDataset
 from raycls.data.transforms import as_tensor
 from raycls.errors import CheckpointError, EngineError, UsageError
 from raycls.models import checkpoint, engines
-from raycls.models.engines import ENGINES, candidates, choose, compute_dtype, fitting, forward
+from raycls.models.engines import best_device, candidates, choose, compute_dtype, fitting, forward
 from raycls.models.predictor import Predictor
 
 CPU = torch.device("cpu")
+EVERYWHERE = [(engine, CPU) for engine in candidates(CPU)]
+if best_device() != CPU:
+    EVERYWHERE += [(engine, best_device()) for engine in candidates(best_device())]
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-def test_an_engine_agrees_with_float32(directory: Path, digits: PackedDataset, engine: Engine) -> None:
+@pytest.mark.parametrize(("engine", "device"), EVERYWHERE)
+def test_an_engine_agrees_with_float32(
+    directory: Path, digits: PackedDataset, engine: Engine, device: torch.device
+) -> None:
     images = digits.images("test")
     exact = Predictor.load(directory, engine="reference", device="cpu").probabilities(images)
-    answers = Predictor.load(directory, engine=engine, device="cpu").probabilities(images)
-    assert np.abs(exact - answers).max() < (1e-6 if engine == "reference" else 0.1)
+    answers = Predictor.load(directory, engine=engine, device=device.type).probabilities(images)
+    exactly = engine == "reference" and device == CPU
+    assert np.abs(exact - answers).max() < (1e-6 if exactly else 0.1)
     assert (exact.argmax(1) == answers.argmax(1)).mean() > 0.97
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(("engine", "device"), EVERYWHERE)
 def test_an_image_gets_one_answer_whatever_batch_it_is_in(
-    directory: Path, digits: PackedDataset, engine: Engine
+    directory: Path, digits: PackedDataset, engine: Engine, device: torch.device
 ) -> None:
-    predictor = Predictor.load(directory, engine=engine, device="cpu")
+    predictor = Predictor.load(directory, engine=engine, device=device.type)
     images = digits.images("test")[:40]
     alone = np.concatenate([predictor.probabilities(image[None]) for image in images])
     for size in (3, 8, 40):
         parts = [predictor.probabilities(images[start : start + size]) for start in range(0, 40, size)]
-        assert np.concatenate(parts) == pytest.approx(alone, abs=1e-5 if engine == "reference" else 1e-3)
+        exactly = 1e-5 if engine == "reference" else 1e-3
+        assert np.concatenate(parts) == pytest.approx(alone, abs=exactly if device == CPU else 0.02)
 
 
 def test_bfloat16_agrees_with_float32_where_the_device_has_none(
@@ -122,6 +129,16 @@ def test_a_network_without_finite_answers_has_no_engine(
 def test_an_engine_that_the_device_lacks_is_wrong_use(directory: Path) -> None:
     with pytest.raises(UsageError, match="engine openvino does not run on meta"):
         Predictor.load(directory, engine="openvino", device="meta")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU, and the tests above run it")
+def test_without_a_gpu_there_is_no_cuda_graph(directory: Path) -> None:
+    network, card = checkpoint.load(directory)
+    with pytest.raises(EngineError, match="no CUDA graph of this fastcnn: "):
+        engines.build("cuda-graphs", network, card, torch.device("cuda"))
+    assert "cuda-graphs" not in candidates(CPU)
+    assert "cuda-graphs" in candidates(torch.device("cuda"))
+    assert fitting("cuda-graphs", CPU) == "torch"
 
 
 def test_openvino_tells_nobody_that_it_is_used(directory: Path, tmp_path: Path) -> None:
