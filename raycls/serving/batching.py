@@ -4,7 +4,8 @@
     outcomes = await batches.put([image])         # of those that classify returned for a list of images
 
 One thread runs the batches. It takes the next one itself, without a round through the event loop, which meanwhile reads
-and answers; an image whose request was cancelled is left out. Knows nothing of HTTP, images or networks.
+and answers; an image whose request was cancelled, or which nobody wants any more, is left out. Knows nothing of HTTP,
+images or networks.
 """
 
 from __future__ import annotations
@@ -21,9 +22,14 @@ Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
 
 
+class Unwanted(Exception):
+    """What a request gets whose items were left out because nobody wanted them any more."""
+
+
 @dataclass(slots=True)
 class _Waiting:
     item: Any
+    wanted: Callable[[], bool]
     since: float
     future: asyncio.Future[Any] | None
     loop: asyncio.AbstractEventLoop
@@ -49,14 +55,17 @@ class Batches(Generic[Item, Outcome]):
         if error := ready.get():
             raise error
 
-    async def put(self, items: Sequence[Item]) -> list[Outcome]:
+    async def put(self, items: Sequence[Item], wanted: Callable[[], bool] = lambda: True) -> list[Outcome]:
         """The items' outcomes, in order, once the batches that they are in have run. Raises what `work` raised.
 
+        wanted is asked in the batches' thread when an item's turn has come; Unwanted is raised where it says no.
         Awaited one after another: `asyncio.gather`, with a task for each, takes 15 to 30 µs more for a lone image.
         """
         loop, now = asyncio.get_running_loop(), time.perf_counter()
         futures: list[asyncio.Future[Outcome]] = [loop.create_future() for _ in items]
-        entries = [_Waiting(item, now, future, loop) for item, future in zip(items, futures, strict=True)]
+        entries = [
+            _Waiting(item, wanted, now, future, loop) for item, future in zip(items, futures, strict=True)
+        ]
         for entry in entries:
             self._queue.put(entry)
         try:
@@ -81,8 +90,17 @@ class Batches(Generic[Item, Outcome]):
 
     def _run_one(self, batch: list[_Waiting]) -> None:
         now = time.perf_counter()
-        found = [(waiting, waiting.item, waiting.future) for waiting in batch]  # who cancels takes both away
-        asked = [(waiting, item) for waiting, item, future in found if future and not future.cancelled()]
+        asked, left_out = [], []
+        for waiting in batch:
+            item, future = waiting.item, waiting.future  # who cancels takes both away
+            if future is None or future.cancelled():
+                continue
+            if waiting.wanted():
+                asked.append((waiting, item))
+            else:
+                left_out.append(waiting)
+        if left_out:
+            batch[0].loop.call_soon_threadsafe(_deliver, left_out, Unwanted())
         if not asked:
             return
         try:

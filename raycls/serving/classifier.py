@@ -10,6 +10,7 @@ the version it serves.
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import random
@@ -31,13 +32,14 @@ from raycls.errors import ImageError
 from raycls.models.engines import best_device, to_serve
 from raycls.models.predictor import Prediction, Predictor
 from raycls.serving import auth, openapi
-from raycls.serving.batching import Batches
+from raycls.serving.batching import Batches, Unwanted
 from raycls.serving.explainer import Explainer
 from raycls.serving.http import (
     Arrivals,
     HTTPProblem,
     answer,
     busy,
+    connected,
     explain_of,
     images_of,
     problem_of,
@@ -54,6 +56,9 @@ BODIES = 32  # of the largest size: what all those on their way may take togethe
 SCRAPE_S = 2.0  # what the other replicas have to tell their counts for GET /metrics
 HUNG_S = 5.0  # a forward pass that takes so long, and HUNG_TIMES what a full batch does, will not end
 HUNG_TIMES = 10
+# New objects after which Python looks for cycles among them. What a hundred requests hold is more than its own 700,
+# which would have it look all the time, a tenth of a replica's CPU; what requests leave behind has no cycles.
+GARBAGE = 20_000
 
 logger = logging.getLogger("ray.serve")
 access_log = logging.getLogger("ray.serve.access")  # with a level of its own: Serve's is above INFO
@@ -75,6 +80,7 @@ class Classifier:
         self.arrivals = Arrivals(ARRIVING, BODIES * config.max_body_bytes)
         self.pending = 0  # requests whose body is here
         self.forward_since: float | None = None  # of the forward pass that runs now
+        gc.set_threshold(GARBAGE, *gc.get_threshold()[1:])
         self.batches = Batches(self._classify, config.max_batch_size, first=self._warm_up)
 
     async def __call__(self, request: Request) -> Response:
@@ -86,6 +92,8 @@ class Classifier:
             raise
         except HTTPProblem as problem:
             response = problem.response()
+        except Unwanted:
+            response = Response(status_code=CLIENT_LEFT)
         except Exception:
             logger.exception("raycls failed on a request")
             response = HTTPProblem(500, "the server failed on this request; its log says why").response()
@@ -152,7 +160,8 @@ class Classifier:
                 await asyncio.to_thread(self._check_pixels, images)
             if explain:
                 self.explainer.check(len(images))
-            results = await self.batches.put(images)
+            wanted = connected(request)
+            results = await self.batches.put(images, wanted)
             predictions = []
             for position, result in enumerate(results):
                 if isinstance(result, ImageError):
@@ -160,7 +169,7 @@ class Classifier:
                 predictions.append(result.as_json(top_k) | {"model_version": self.version.version})
             if explain:
                 classes = [prediction["class_index"] for prediction in predictions]
-                overlays = await self.explainer.overlays(images, classes)
+                overlays = await self.explainer.overlays(images, classes, wanted)
                 for prediction, overlay in zip(predictions, overlays, strict=True):
                     prediction["explanation_png_base64"] = b64encode(overlay).decode()
         finally:

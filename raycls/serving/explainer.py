@@ -22,6 +22,7 @@ import torch
 
 from raycls.data.transforms import as_tensor, normalize
 from raycls.models.predictor import Predictor
+from raycls.serving.batching import Unwanted
 from raycls.serving.http import RETRY_AFTER_S, HTTPProblem, busy
 
 if TYPE_CHECKING:
@@ -52,10 +53,13 @@ class Explainer:
         if self._waiting + count > MOST_WAITING:
             raise busy("too many explanations are being made")
 
-    async def overlays(self, images: Sequence[bytes], class_indices: Sequence[int]) -> list[bytes]:
+    async def overlays(
+        self, images: Sequence[bytes], class_indices: Sequence[int], wanted: Callable[[], bool]
+    ) -> list[bytes]:
         """A PNG each: the image, in grey, under the places that spoke for the class. The images are answered ones.
 
-        Raises HTTPProblem: as `check`, 400 for a network without convolutions, 503 when it takes too long.
+        Raises HTTPProblem: as `check`, 400 for a network without convolutions, 503 when it takes too long. Unwanted
+        where `wanted`, asked in the thread before each, says no.
         """
         self.check(len(images))
         self._waiting += len(images)
@@ -64,7 +68,7 @@ class Explainer:
             async with asyncio.timeout(PATIENCE_S):
                 return await asyncio.gather(
                     *[
-                        loop.run_in_executor(self._thread, self._overlay, data, class_index)
+                        loop.run_in_executor(self._thread, self._overlay, data, class_index, wanted)
                         for data, class_index in zip(images, class_indices, strict=True)
                     ]
                 )
@@ -74,7 +78,9 @@ class Explainer:
         finally:
             self._waiting -= len(images)
 
-    def _overlay(self, data: bytes, class_index: int) -> bytes:
+    def _overlay(self, data: bytes, class_index: int, wanted: Callable[[], bool]) -> bytes:
+        if not wanted():
+            raise Unwanted
         from raycls.training.report.attribution import cam_layer, grad_cam, spatial_layers
         from raycls.training.report.pictures import overlay, png
 

@@ -14,7 +14,7 @@ import asyncio
 import binascii
 import json
 from base64 import b64decode
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
 from http import HTTPStatus
 from typing import Any
@@ -78,6 +78,15 @@ def explain_of(request: Request) -> bool:
     return text == "true"
 
 
+def connected(request: Request) -> Callable[[], bool]:
+    """Whether the client is still there, for any thread to ask: what uvicorn knows of the connection, not awaited.
+
+    Behind Ray's own proxy, which cancels the request of a client that leaves, always.
+    """
+    cycle = getattr(request.receive, "__self__", None)
+    return (lambda: not cycle.disconnected) if cycle else (lambda: True)
+
+
 def busy(what: str) -> HTTPProblem:
     """429 for who may come back in a moment."""
     return HTTPProblem(429, f"{what}: try again in a moment", {"Retry-After": str(RETRY_AFTER_S)})
@@ -126,10 +135,9 @@ async def read_body(request: Request, limit: int, timeout_s: float, arrivals: Ar
     Raises HTTPProblem: 413, 408 when it has not arrived after timeout_s or made room for others, 400 when the
     connection closes before.
     """
-    too_large = HTTPProblem(413, f"the body is larger than {limit:,} bytes")
     declared = request.headers.get("content-length", "0")
     if declared.isascii() and declared.isdigit() and (len(declared) > 18 or int(declared) > limit):
-        raise too_large
+        raise _too_large(limit)
     chunks, size = [], 0
     body = asyncio.timeout(timeout_s)
     arrivals.begin(body)
@@ -138,7 +146,7 @@ async def read_body(request: Request, limit: int, timeout_s: float, arrivals: Ar
             async for chunk in request.stream():
                 size += len(chunk)
                 if size > limit:
-                    raise too_large
+                    raise _too_large(limit)
                 chunks.append(chunk)
                 arrivals.grow(body, len(chunk))
     except TimeoutError:
@@ -151,6 +159,10 @@ async def read_body(request: Request, limit: int, timeout_s: float, arrivals: Ar
     finally:
         arrivals.end(body)
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def _too_large(limit: int) -> HTTPProblem:
+    return HTTPProblem(413, f"the body is larger than {limit:,} bytes")
 
 
 async def images_of(headers: Headers, body: bytes, max_images: int) -> tuple[list[bytes], bool]:

@@ -273,6 +273,16 @@ def test_more_explanations_than_one_request_gets(post: Callable[..., requests.Re
     expect_problem(post(None, None, files=form, query="?explain=true"), 413, "at most 4")
 
 
+def _left(served: Served) -> float:
+    """Requests whose client had left before its answer, from /metrics."""
+    lines = requests.get(f"{served.url}/metrics", timeout=10).text.splitlines()
+    return sum(
+        float(line.split()[-1])
+        for line in lines
+        if line.startswith("raycls_requests_total") and '"499"' in line
+    )
+
+
 def test_the_work_of_a_client_that_leaves_is_dropped(
     served: Served, post: Callable[..., requests.Response]
 ) -> None:
@@ -287,6 +297,7 @@ def test_the_work_of_a_client_that_leaves_is_dropped(
     Image.new("RGB", (7000, 7000)).save(buffer, "PNG")
     large = buffer.getvalue()
     _, before = counted(served)
+    left = _left(served)
     with ThreadPoolExecutor(5) as pool, ExitStack() as stack:
         busy = [pool.submit(post, large) for _ in range(5)]
         time.sleep(0.5)
@@ -300,6 +311,7 @@ def test_the_work_of_a_client_that_leaves_is_dropped(
     assert post(data).status_code == 200
     _, after = counted(served)
     assert after - before == 5 + 1
+    assert _left(served) - left == 40
 
 
 def test_no_bad_input_restarted_the_replica(served: Served, post: Callable[..., requests.Response]) -> None:

@@ -9,7 +9,7 @@ import weakref
 
 import pytest
 
-from raycls.serving.batching import Batches
+from raycls.serving.batching import Batches, Unwanted
 
 
 def test_what_arrives_during_a_batch_is_the_next_one_and_everyone_gets_his_own() -> None:
@@ -186,6 +186,36 @@ def test_of_a_request_that_leaves_no_item_is_worked_on_any_more() -> None:
 
     asyncio.run(main())
     assert seen in ([0, 1, 9], [0, 9])  # the first batch ran when it left, with what was there when it began
+
+
+def test_what_nobody_wants_when_its_turn_comes_is_left_out() -> None:
+    seen: list[int] = []
+    go_on, begun = threading.Event(), threading.Event()
+    here = True
+
+    def work(items: list[int], waited: list[float]) -> list[int]:
+        seen.extend(items)
+        begun.set()
+        go_on.wait(10)
+        return items
+
+    async def main() -> None:
+        nonlocal here
+        batches = Batches(work, limit=8)
+        running = asyncio.create_task(batches.put([0]))
+        await asyncio.to_thread(begun.wait, 10)
+        leaving = asyncio.create_task(batches.put([1, 2], lambda: here))
+        staying = asyncio.create_task(batches.put([3], lambda: True))
+        await asyncio.sleep(0)
+        here = False
+        go_on.set()
+        assert await running == [0]
+        assert await staying == [3]
+        with pytest.raises(Unwanted):
+            await leaving
+
+    asyncio.run(main())
+    assert seen == [0, 3]
 
 
 def test_an_error_at_the_start_is_the_constructors() -> None:
