@@ -1,11 +1,12 @@
-"""Images to batches: what arrives while one batch runs is the next one, and nobody waits for company.
+"""Images to batches: what arrives while one batch runs is the next one, and who comes alone waits for no company.
 
-    batches = Batches(classify, limit=64, first=warm_up)
+    batches = Batches(classify, limit=64, first=warm_up, linger_s=0.003)
     outcomes = await batches.put([image])         # of those that classify returned for a list of images
 
-One thread runs the batches. It takes the next one itself, without a round through the event loop, which meanwhile reads
-and answers; an image whose request was cancelled, or which nobody wants any more, is left out. Knows nothing of HTTP,
-images or networks.
+Where requests have been coming together, a batch waits a moment for as many as usual: those whose answers have just
+gone out, and whose next requests are on their way. One thread runs the batches. It takes the next one itself, without a
+round through the event loop, which meanwhile reads and answers; an image whose request was cancelled, or which nobody
+wants any more, is left out. Knows nothing of HTTP, images or networks.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 
+WEIGHT = 0.25  # of the newest batch in the usual number of items
 Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
 
@@ -39,7 +41,8 @@ class Batches(Generic[Item, Outcome]):
     """work(items, waited) is called with at most `limit` items and each one's seconds in the queue, in one thread.
 
     It returns an outcome for each item, in order; what it raises, every one of them gets. `first` is called in that
-    thread before all else, and the constructor returns, or raises, when it has.
+    thread before all else, and the constructor returns, or raises, when it has. linger_s is the most that a batch waits
+    for as many items as the last ones had.
     """
 
     def __init__(
@@ -47,8 +50,10 @@ class Batches(Generic[Item, Outcome]):
         work: Callable[[list[Item], list[float]], Sequence[Outcome]],
         limit: int,
         first: Callable[[], None] = lambda: None,
+        linger_s: float = 0.0,
     ):
-        self._work, self._limit = work, limit
+        self._work, self._limit, self._linger_s = work, limit, linger_s
+        self._usual = 1.0  # items of a batch, a mean that forgets
         self._queue: SimpleQueue[_Waiting] = SimpleQueue()
         ready: SimpleQueue[Exception | None] = SimpleQueue()
         threading.Thread(target=self._run, args=(first, ready), name="batches", daemon=True).start()
@@ -112,13 +117,16 @@ class Batches(Generic[Item, Outcome]):
         batch[0].loop.call_soon_threadsafe(_deliver, [waiting for waiting, _ in asked], outcomes)
 
     def _next(self) -> list[_Waiting]:
-        """What waits, at most `limit`; blocks while there is nothing."""
+        """What waits, at most `limit`, and what joins it in a moment; blocks while there is nothing."""
         batch = [self._queue.get()]
+        usual, end = round(self._usual), time.perf_counter() + self._linger_s
         try:
             while len(batch) < self._limit:
-                batch.append(self._queue.get_nowait())
+                patience = end - time.perf_counter() if len(batch) < usual else 0.0
+                batch.append(self._queue.get(timeout=patience) if patience > 0 else self._queue.get_nowait())
         except Empty:
             pass
+        self._usual += WEIGHT * (len(batch) - self._usual)
         return batch
 
 
