@@ -20,6 +20,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 
 WEIGHT = 0.25  # of the newest batch in the usual number of items
+ENOUGH = 16  # items: a batch of so many waits for no more, as they would hardly make it cheaper for each
 Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
 
@@ -42,7 +43,7 @@ class Batches(Generic[Item, Outcome]):
 
     It returns an outcome for each item, in order; what it raises, every one of them gets. `first` is called in that
     thread before all else, and the constructor returns, or raises, when it has. linger_s is the most that a batch waits
-    for as many items as the last ones had.
+    for as many items as the last ones had, or ENOUGH.
     """
 
     def __init__(
@@ -119,7 +120,7 @@ class Batches(Generic[Item, Outcome]):
     def _next(self) -> list[_Waiting]:
         """What waits, at most `limit`, and what joins it in a moment; blocks while there is nothing."""
         batch = [self._queue.get()]
-        usual, end = round(self._usual), time.perf_counter() + self._linger_s
+        usual, end = min(ENOUGH, round(self._usual)), time.perf_counter() + self._linger_s
         try:
             while len(batch) < self._limit:
                 patience = end - time.perf_counter() if len(batch) < usual else 0.0
