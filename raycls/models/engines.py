@@ -123,7 +123,10 @@ def build(engine: Engine, network: nn.Module, card: ModelCard, device: torch.dev
     if engine == "openvino":
         return _openvino(network, card)
     if engine == "cuda-graphs":
-        return _cuda_graphs(network, card, device)
+        try:
+            return _CUDAGraphs(network, card, device)
+        except (RuntimeError, AssertionError) as error:  # the latter where torch was built without CUDA
+            raise EngineError(f"no CUDA graph of this {card.network}: {_first_line(error)}") from error
     dtype = compute_dtype("fp32" if engine == "reference" else "auto", device)
     return lambda images: forward(network, as_tensor(images).to(device), card, dtype).cpu()
 
@@ -141,7 +144,7 @@ def _openvino(network: nn.Module, card: ModelCard) -> Run:
     try:
         ov = _without_telemetry()
         with torch.inference_mode(), warnings.catch_warnings():
-            # Deprecations inside the converter; and that tracing takes mean and std for constants, which they are.
+            # Deprecations inside the converter.
             warnings.simplefilter("ignore")
             whole = WithNormalization(network, card).eval()
             graph = ov.convert_model(whole, example_input=example)
@@ -168,53 +171,49 @@ def _openvino(network: nn.Module, card: ModelCard) -> Run:
     return run
 
 
-def _cuda_graphs(network: nn.Module, card: ModelCard, device: torch.device) -> Run:
+class _CUDAGraphs:
     """A batch crosses to the GPU in one copy from pinned memory, and one launch does all of its kernels.
 
     After PyTorch's notes on CUDA graphs, https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs.
     """
-    largest, side = RECORDED[-1], card.image_size
-    dtype = compute_dtype("auto", device)
-    recorded: dict[int, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
-    try:
-        whole = WithNormalization(network, card).to(device).eval()
-        waiting = torch.zeros(largest, side, side, 3, dtype=torch.uint8, pin_memory=True)
-        pixels = waiting.to(device)
 
-        def logits_of(size: int) -> Tensor:
-            # Without a cache: a recording must hold all that is cast, not find it made by a pass before.
-            with torch.autocast(device.type, dtype, enabled=dtype != torch.float32, cache_enabled=False):
-                return whole(pixels[:size]).float()
-
+    def __init__(self, network: nn.Module, card: ModelCard, device: torch.device):
+        side, dtype = card.image_size, compute_dtype("auto", device)
+        # A recording knows addresses alone: what it reads must stay, the constants of the normalisation too.
+        self._network = WithNormalization(network, card).to(device).eval()
+        self._waiting = torch.zeros(RECORDED[-1], side, side, 3, dtype=torch.uint8, pin_memory=True)
+        self._pixels = self._waiting.to(device)
+        self._recorded: dict[int, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
         with torch.inference_mode(), torch.cuda.device(device):
             beside = torch.cuda.Stream()
             beside.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(beside):  # libraries choose their kernels in the first passes
                 for size in RECORDED:
                     for _ in range(WARM_UP):
-                        logits_of(size)
+                        self._forward(size, dtype)
             torch.cuda.current_stream().wait_stream(beside)
             pool = torch.cuda.graph_pool_handle()
             for size in reversed(RECORDED):  # in one pool the smaller ones find the memory of the largest
                 graph = torch.cuda.CUDAGraph()
                 with torch.cuda.graph(graph, pool=pool):
-                    logits = logits_of(size)
-                recorded[size] = graph, logits
-    except RuntimeError as error:
-        raise EngineError(f"no CUDA graph of this {card.network}: {_first_line(error)}") from error
+                    logits = self._forward(size, dtype)
+                self._recorded[size] = graph, logits
 
-    def run(images: np.ndarray) -> Tensor:
+    def _forward(self, size: int, dtype: torch.dtype) -> Tensor:
+        # Autocast's cache must be off while a graph is recorded.
+        with torch.autocast("cuda", dtype, enabled=dtype != torch.float32, cache_enabled=False):
+            return self._network(self._pixels[:size]).float()
+
+    def __call__(self, images: np.ndarray) -> Tensor:
         parts = []
-        for part in as_tensor(images).split(largest):
+        for part in as_tensor(images).split(RECORDED[-1]):
             count = len(part)
-            graph, logits = recorded[next(size for size in RECORDED if size >= count)]
-            waiting[:count].copy_(part)
-            pixels[:count].copy_(waiting[:count], non_blocking=True)
+            graph, logits = self._recorded[next(size for size in RECORDED if size >= count)]
+            self._waiting[:count].copy_(part)
+            self._pixels[:count].copy_(self._waiting[:count], non_blocking=True)
             graph.replay()
-            parts.append(logits[:count].cpu())  # waits, so that `waiting` may be filled again
+            parts.append(logits[:count].cpu())  # waits, so that the pinned memory may be filled again
         return torch.cat(parts)
-
-    return run
 
 
 def _first_line(error: Exception) -> str:

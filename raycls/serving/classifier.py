@@ -56,11 +56,8 @@ BODIES = 32  # of the largest size: what all those on their way may take togethe
 SCRAPE_S = 2.0  # what the other replicas have to tell their counts for GET /metrics
 HUNG_S = 5.0  # a forward pass that takes so long, and HUNG_TIMES what a full batch does, will not end
 HUNG_TIMES = 10
-# The most that a batch waits for as many images as usual. By turns with and without, two replicas of a small network on
-# two cores: 1.17 × the requests/s at 8 connections (four pairs), 1.07 × at 32 and 1.11 × at 100 (five pairs).
-LINGER_S = 0.003
 # New objects after which Python looks for cycles among them. What a hundred requests hold is more than its own 700,
-# which would have it look all the time, a tenth of a replica's CPU; what requests leave behind has no cycles.
+# which would have it look all the time, a tenth of a replica's CPU. What holds a request's images must be in no cycle.
 GARBAGE = 20_000
 
 logger = logging.getLogger("ray.serve")
@@ -84,7 +81,7 @@ class Classifier:
         self.pending = 0  # requests whose body is here
         self.forward_since: float | None = None  # of the forward pass that runs now
         gc.set_threshold(GARBAGE, *gc.get_threshold()[1:])
-        self.batches = Batches(self._classify, config.max_batch_size, first=self._warm_up, linger_s=LINGER_S)
+        self.batches = Batches(self._classify, config.max_batch_size, first=self._warm_up)
 
     async def __call__(self, request: Request) -> Response:
         started = time.perf_counter()
@@ -175,6 +172,8 @@ class Classifier:
                 overlays = await self.explainer.overlays(images, classes, wanted)
                 for prediction, overlay in zip(predictions, overlays, strict=True):
                     prediction["explanation_png_base64"] = b64encode(overlay).decode()
+            if not wanted():
+                raise Unwanted
         finally:
             self.pending -= 1
         return answer({"predictions": predictions} if many else predictions[0])

@@ -25,6 +25,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from raycls.errors import ImageError, ImageTooLargeError, NotAnImageError
+from raycls.serving.batching import Unwanted
 
 RETRY_AFTER_S = 1
 ACCEPTED = "send image/*, application/octet-stream, multipart/form-data or application/json"
@@ -81,10 +82,15 @@ def explain_of(request: Request) -> bool:
 def connected(request: Request) -> Callable[[], bool]:
     """Whether the client is still there, for any thread to ask: what uvicorn knows of the connection, not awaited.
 
-    Behind Ray's own proxy, which cancels the request of a client that leaves, always.
+    To be called when the body is read. Behind Ray's own proxy, where Ray cancels the request of a client that leaves,
+    always.
     """
-    cycle = getattr(request.receive, "__self__", None)
-    return (lambda: not cycle.disconnected) if cycle else (lambda: True)
+    cycle: Any = getattr(request.receive, "__self__", None)  # uvicorn's RequestResponseCycle
+    if not hasattr(cycle, "disconnected"):
+        return lambda: True
+    # After a large piece of a body uvicorn reads no more until it is asked to, and would not see the end.
+    cycle.flow.resume_reading()
+    return lambda: not cycle.disconnected
 
 
 def busy(what: str) -> HTTPProblem:
@@ -132,7 +138,7 @@ class Arrivals:
 async def read_body(request: Request, limit: int, timeout_s: float, arrivals: Arrivals) -> bytes:
     """The whole body, at most `limit` bytes: refused by its declared length, else as soon as it has grown past it.
 
-    Raises HTTPProblem: 413, 408 when it has not arrived after timeout_s or made room for others, 400 when the
+    Raises HTTPProblem: 413, 408 when it has not arrived after timeout_s or made room for others. Unwanted when the
     connection closes before.
     """
     declared = request.headers.get("content-length", "0")
@@ -155,7 +161,7 @@ async def read_body(request: Request, limit: int, timeout_s: float, arrivals: Ar
             late = "the body had not arrived when others needed its place"
         raise HTTPProblem(408, late, {"Connection": "close"}) from None
     except ClientDisconnect:
-        raise HTTPProblem(400, "the connection closed before the body was complete") from None
+        raise Unwanted from None
     finally:
         arrivals.end(body)
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)

@@ -8,6 +8,10 @@ request at another time. In others, bytes that are not UTF-8 end in an error of 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from ray import serve
+from ray.serve.exceptions import RayServeException
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -17,14 +21,17 @@ MAX_HEADER_BYTES = 16 * 1024  # names and values of all headers
 _ORDERS = (b"x-request-disconnect-disabled", b"x-request-timeout-seconds")
 # Ray would wait for each client's leaving in a task of its own, with another for the request and a queue between them:
 # a tenth of a replica's CPU. The classifier looks whether the client is there, when it matters.
-_UNWATCHED = (b"x-request-disconnect-disabled", b"?1")
+UNWATCHED = (b"x-request-disconnect-disabled", b"?1")
 
 
 class HeaderFilter:
-    """Passes a request on with no order to Ray but our own, and only values in ASCII; 431 for too many headers."""
+    """Passes a request on without orders to Ray and without values that are not ASCII; 431 for too many headers.
 
-    def __init__(self, app: ASGIApp):
-        self._app = app
+    own: headers that it adds.
+    """
+
+    def __init__(self, app: ASGIApp, own: Sequence[tuple[bytes, bytes]] = ()):
+        self._app, self._own = app, own
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -38,11 +45,15 @@ class HeaderFilter:
                     for name, value in scope["headers"]
                     if name not in _ORDERS and value.isascii()
                 ),
-                _UNWATCHED,
+                *self._own,
             ]
         await self._app(scope, receive, send)
 
 
 def middlewares() -> list[Middleware]:
     """For Ray, which asks for them in each of its proxies and replicas."""
-    return [Middleware(HeaderFilter)]
+    try:
+        serve.get_replica_context()
+    except RayServeException:  # a proxy, whose connections a replica does not see
+        return [Middleware(HeaderFilter)]
+    return [Middleware(HeaderFilter, own=[UNWATCHED])]

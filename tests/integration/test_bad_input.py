@@ -300,9 +300,11 @@ def test_the_work_of_a_client_that_leaves_is_dropped(
     left = _left(served)
     with ThreadPoolExecutor(5) as pool, ExitStack() as stack:
         busy = [pool.submit(post, large)]
-        time.sleep(0.1)
+        time.sleep(0.3)
         busy += [pool.submit(post, large) for _ in range(4)]
+        deadline = time.monotonic() + 30
         while counted(served)[0] == batches:  # until those four are the batch that runs
+            assert time.monotonic() < deadline
             time.sleep(0.02)
         for _ in range(40):
             leaving = stack.enter_context(socket.create_connection((parts.hostname, parts.port), timeout=10))

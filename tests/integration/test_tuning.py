@@ -210,14 +210,15 @@ def _await_epochs(study: str, count: int, process: subprocess.Popen[bytes], log:
     raise AssertionError(log.read_text())
 
 
-def _await_trial() -> psutil.Process:
-    """The process of a trial: between two trials there is none for a moment."""
+def _kill_a_trial() -> None:
+    """Between two trials there is none for a moment."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         for process in psutil.Process().children(recursive=True):
             with suppress(psutil.NoSuchProcess):
                 if " ".join(process.cmdline()).startswith("ray::trial"):
-                    return process
+                    process.kill()
+                    return
         time.sleep(0.05)
     raise AssertionError("no trial runs")
 
@@ -237,7 +238,7 @@ def test_a_killed_driver_a_killed_trial_and_ctrl_c_lose_nothing(
 
     driver = start("--resume", "killed", log=log)
     _await_epochs("killed", 14, driver, log)
-    _await_trial().kill()
+    _kill_a_trial()
     _await_epochs("killed", 22, driver, log)
     driver.send_signal(signal.SIGINT)
     assert driver.wait(timeout=60) == 130, log.read_text()

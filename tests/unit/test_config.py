@@ -24,6 +24,12 @@ def test_fast_on_cifar10_is_the_measured_recipe(digits: Manifest) -> None:
     assert (config.training.epochs, config.training.batch_size, config.optim.lr) == (6, 1000, 0.24)
 
 
+@pytest.mark.parametrize("network", ["mlp", "cnn", "resnet18"])
+def test_networks_that_learn_by_adamw_take_more_and_smaller_steps(digits: Manifest, network: str) -> None:
+    config = preset("fast", _of_size(digits, 45_000), network)
+    assert (config.optim.name, config.optim.lr, config.training.batch_size) == ("adamw", 0.001, 125)
+
+
 def test_only_images_with_pixels_to_spare_are_reduced(digits: Manifest) -> None:
     assert preset("fast", digits).training.reduced_share == 0
     assert preset("fast", digits.model_copy(update={"image_size": 32})).training.reduced_share > 0

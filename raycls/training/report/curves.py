@@ -146,7 +146,7 @@ def _ending(history: Sequence[dict[str, float]], fit: Fit) -> list[Finding]:
             Finding(
                 "trend unclear",
                 f"{told}, no more than the ± {fit.noise:.1%} that {fit.val_images} validation images are exact to: "
-                "whether more epochs would help cannot be told from them.",
+                "it may be chance, and does not say that more epochs would help.",
             )
         ]
     peak = max(row.get("lr", 0.0) for row in history)

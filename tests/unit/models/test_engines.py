@@ -141,6 +141,18 @@ def test_without_a_gpu_there_is_no_cuda_graph(directory: Path) -> None:
     assert fitting("cuda-graphs", CPU) == "torch"
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_a_cuda_graph_keeps_all_that_it_reads(directory: Path, digits: PackedDataset) -> None:
+    predictor = Predictor.load(directory, engine="cuda-graphs")
+    images = digits.images("test")[:8]
+    before = predictor.probabilities(images)
+    others = [
+        torch.full((3,), 9.0, device="cuda") for _ in range(1000)
+    ]  # where memory was freed, they are put
+    assert np.array_equal(predictor.probabilities(images), before)
+    assert len(others) == 1000
+
+
 def test_openvino_tells_nobody_that_it_is_used(directory: Path, tmp_path: Path) -> None:
     program = (
         "import sys\nfrom pathlib import Path\nfrom raycls.models.predictor import Predictor\n"

@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
-import time
 import weakref
-from collections.abc import Awaitable, Callable
 
 import pytest
 
@@ -220,49 +218,27 @@ def test_what_nobody_wants_when_its_turn_comes_is_left_out() -> None:
     assert seen == [0, 3]
 
 
-def _after_four_together(linger_s: float, then: Callable[[Batches[int, int]], Awaitable[None]]) -> list[int]:
-    """The sizes of the batches: one item, four that come while it is worked on, and what `then` asks for."""
-    sizes: list[int] = []
-    go_on, begun = threading.Event(), threading.Event()
+@pytest.mark.parametrize("why", ["nobody wants it", "the work raises"])
+def test_what_a_request_sent_is_freed_with_its_error(why: str) -> None:
+    """At once: the collector of cycles looks seldom, and images are large."""
 
-    def work(items: list[int], waited: list[float]) -> list[int]:
-        sizes.append(len(items))
-        begun.set()
-        go_on.wait(10)
-        return items
+    def work(items: list[object], waited: list[float]) -> list[object]:
+        raise MemoryError("too large")
 
-    async def main() -> None:
-        batches = Batches(work, limit=8, linger_s=linger_s)
-        asked = [asyncio.create_task(batches.put([0]))]
-        await asyncio.to_thread(begun.wait, 10)
-        asked += [asyncio.create_task(batches.put([item])) for item in range(4)]
-        await asyncio.sleep(0)
-        go_on.set()
-        await asyncio.gather(*asked)
-        await then(batches)
+    async def main() -> weakref.ref[Picture]:
+        picture = Picture()
+        kept = weakref.ref(picture)
+        batches = Batches(work, limit=8)
+        with pytest.raises(Unwanted if why == "nobody wants it" else MemoryError):
+            await batches.put([picture, Picture()], lambda: why == "the work raises")
+        return kept
 
-    asyncio.run(main())
-    return sizes
-
-
-def test_where_items_come_together_a_batch_waits_for_the_next() -> None:
-    async def one_and_a_moment_later_another(batches: Batches[int, int]) -> None:
-        first = asyncio.create_task(batches.put([1]))
-        await asyncio.sleep(0.05)
-        await batches.put([2])
-        await first
-
-    assert _after_four_together(30.0, one_and_a_moment_later_another) == [1, 4, 2]
-
-
-def test_who_comes_alone_soon_waits_no_more() -> None:
-    async def one_by_one(batches: Batches[int, int]) -> None:
-        for item in range(200):
-            await batches.put([item])
-
-    started = time.monotonic()
-    assert _after_four_together(0.2, one_by_one) == [1, 4, *[1] * 200]
-    assert time.monotonic() - started < 20  # a few waits, not two hundred
+    gc.collect()
+    gc.disable()
+    try:
+        assert asyncio.run(main())() is None
+    finally:
+        gc.enable()
 
 
 def test_an_error_at_the_start_is_the_constructors() -> None:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 
 import pytest
+import uvicorn
 from starlette.datastructures import Headers
 from starlette.requests import Request
-from starlette.types import Receive
+from starlette.types import Receive, Scope, Send
 
 from raycls.errors import ImageError, ImageTooLargeError, NotAnImageError
-from raycls.serving.http import Arrivals, HTTPProblem, explain_of, images_of, problem_of, read_body
+from raycls.serving.batching import Unwanted
+from raycls.serving.http import Arrivals, HTTPProblem, connected, explain_of, images_of, problem_of, read_body
 
 
 def request(chunks: list[bytes], headers: dict[str, str] | None = None) -> tuple[Request, list[bytes]]:
@@ -89,13 +92,51 @@ def test_the_oldest_body_makes_room_for_others(count: int, size: int) -> None:
     asyncio.run(meet())
 
 
-def test_a_client_that_leaves_is_no_server_error() -> None:
+def test_who_leaves_while_sending_is_waited_for_no_more() -> None:
     async def receive() -> dict[str, object]:
         return {"type": "http.disconnect"}
 
-    with pytest.raises(HTTPProblem) as caught:
+    with pytest.raises(Unwanted):
         asyncio.run(read_body(without_headers(receive), limit=5, timeout_s=5, arrivals=Arrivals(8, 1000)))
-    assert caught.value.status == 400
+
+
+@pytest.mark.parametrize("size", [10, 70_000, 330_000])
+def test_a_client_that_leaves_is_noticed(size: int) -> None:
+    """After a large piece uvicorn stops reading, and would not see the end of the connection."""
+    told: list[str] = []
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        incoming = Request(scope, receive)
+        assert len(await read_body(incoming, size, 10, Arrivals(8, size))) == size
+        there = connected(incoming)
+        assert there()
+        told.append("read")
+        for _ in range(500):
+            if not there():
+                told.append("left")
+                return
+            await asyncio.sleep(0.01)
+
+    async def main() -> None:
+        listening = socket.create_server(("127.0.0.1", 0))
+        server = uvicorn.Server(uvicorn.Config(application, lifespan="off", log_config=None))
+        serving = asyncio.create_task(server.serve([listening]))
+        _, writer = await asyncio.open_connection(*listening.getsockname())
+        writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % size + bytes(size))
+        while not told:
+            await asyncio.sleep(0.01)
+        writer.close()
+        while len(told) < 2 and not serving.done():
+            await asyncio.sleep(0.01)
+        server.should_exit = True
+        await serving
+
+    asyncio.run(asyncio.wait_for(main(), 20))
+    assert told == ["read", "left"]
+
+
+def test_behind_another_server_every_client_is_there() -> None:
+    assert connected(request([b"x"])[0])()
 
 
 def test_a_sender_that_dawdles_is_told_so() -> None:

@@ -6,14 +6,17 @@ import asyncio
 import json
 
 import pytest
+from starlette.middleware import Middleware
 from starlette.types import Message, Receive, Scope, Send
 
-from raycls.serving.ingress import MAX_HEADER_BYTES, middlewares
+from raycls.serving.ingress import MAX_HEADER_BYTES, UNWATCHED, HeaderFilter, middlewares
 
 Headers = list[tuple[bytes, bytes]]
 
 
-def passed(headers: Headers) -> tuple[Headers | None, list[Message]]:
+def passed(
+    headers: Headers, own: list[tuple[bytes, bytes]] | None = None
+) -> tuple[Headers | None, list[Message]]:
     """The headers that the application was given, or None, and what was sent in its place."""
     seen: list[Headers] = []
     sent: list[Message] = []
@@ -27,19 +30,16 @@ def passed(headers: Headers) -> tuple[Headers | None, list[Message]]:
     async def send(message: Message) -> None:
         sent.append(message)
 
-    (middleware,) = middlewares()
+    (middleware,) = [Middleware(HeaderFilter, own=own)] if own else middlewares()
     app = middleware.cls(application, *middleware.args, **middleware.kwargs)
     asyncio.run(app({"type": "http", "headers": headers}, receive, send))  # type: ignore[arg-type]
     return (seen[0] if seen else None), sent
 
 
-UNWATCHED = (b"x-request-disconnect-disabled", b"?1")  # once, and from us
-
-
 @pytest.mark.parametrize(
     "order",
     [
-        (b"x-request-disconnect-disabled", b"?0"),
+        (b"x-request-disconnect-disabled", b"?1"),
         (b"x-request-timeout-seconds", b"0.001"),
         (b"x-request-timeout-seconds", b"\xff"),
         (b"x-request-id", b"\xff"),
@@ -49,12 +49,17 @@ UNWATCHED = (b"x-request-disconnect-disabled", b"?1")  # once, and from us
 )
 def test_no_client_gives_ray_orders(order: tuple[bytes, bytes]) -> None:
     usual = [(b"host", b"x"), (b"content-type", b"image/png")]
-    assert passed([*usual, order]) == ([*usual, UNWATCHED], [])
+    assert passed([*usual, order]) == (usual, [])
+
+
+def test_in_a_replica_ray_gets_ours_and_once() -> None:
+    sent = [(b"host", b"x"), (b"x-request-disconnect-disabled", b"?0")]
+    assert passed(sent, [UNWATCHED]) == ([(b"host", b"x"), UNWATCHED], [])
 
 
 def test_an_id_of_the_clients_own_stays() -> None:
     named = [(b"x-request-id", b"abc-1")]
-    assert passed(named) == ([*named, UNWATCHED], [])
+    assert passed(named) == (named, [])
 
 
 def test_too_many_headers_get_a_problem_document() -> None:
