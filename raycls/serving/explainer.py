@@ -1,7 +1,7 @@
 """Why a class was answered: a Grad-CAM overlay, made beside the predictions.
 
     explainer = Explainer(predictor, decode)                         # bytes to uint8 S×S×3, as for predictions
-    overlays = await explainer.overlays([encoded], [class_index])    # the PNGs' bytes
+    overlays = await explainer.overlays([encoded], [class_index], wanted)    # the PNGs' bytes
 
 Works on a copy of the network, as Grad-CAM hooks its layers, in one thread of the lowest priority: on a busy core the
 forward passes of predictions go first. Copy and captum are paid for by the first who asks.
