@@ -146,9 +146,8 @@ def test_a_cuda_graph_keeps_all_that_it_reads(directory: Path, digits: PackedDat
     predictor = Predictor.load(directory, engine="cuda-graphs")
     images = digits.images("test")[:8]
     before = predictor.probabilities(images)
-    others = [
-        torch.full((3,), 9.0, device="cuda") for _ in range(1000)
-    ]  # where memory was freed, they are put
+    # They are put where memory was freed.
+    others = [torch.full((3,), 9.0, device="cuda") for _ in range(1000)]
     assert np.array_equal(predictor.probabilities(images), before)
     assert len(others) == 1000
 
