@@ -59,6 +59,7 @@ def environment() -> dict[str, str]:
         # Only a request that fits into it can be repeated: 16 KB, HAProxy's own, is less than a small photograph.
         "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": "131072",
         "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "raycls.serving.ingress:middlewares",
+        "RAY_SERVE_CONTROLLER_CALLBACK_IMPORT_PATH": "raycls.serving.routes:keep",
         # A stopping replica finishes its requests; Ray's 30 s more of waiting only slow every update down.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "5",
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -150,6 +151,40 @@ def asking(served: Served) -> Iterator[tuple[list[str], set[str]]]:
         stop.set()
         for thread in threads:
             thread.join()
+
+
+@contextmanager
+def behind_haproxy(running: cluster.Cluster) -> Iterator[list[int]]:
+    """How many replicas HAProxy sends requests to, looked at ten times a second."""
+    (config,) = Path(running.directory).glob("*/haproxy.cfg")
+    counts: list[int] = []
+    stop = threading.Event()
+
+    def look() -> None:
+        while not stop.wait(0.1):
+            servers = [line for line in config.read_text().splitlines() if line.split()[:1] == ["server"]]
+            counts.append(sum(not line.endswith("backup") for line in servers))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        yield counts
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_an_update_leaves_requests_with_the_replicas_while_it_is_built(
+    running: cluster.Cluster, registered: Callable[..., registry.ModelVersion], trained: TrainingResult
+) -> None:
+    """Not with Ray's own proxy, which is too slow for the load. One look may find a file half written."""
+    assert trained.version is not None
+    with behind_haproxy(running) as counts:
+        for version in (registered(), trained.version):
+            rollout.promote("digits", version.version)
+    assert len(counts) > 20
+    assert max(counts) >= 1
+    assert (0, 0) not in itertools.pairwise(counts)
 
 
 def test_promoting_a_version_serves_it_and_loses_no_request(
