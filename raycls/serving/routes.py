@@ -25,4 +25,4 @@ def keep() -> None:
         forget(self, *config, **named)
         self._ingress_deployment_name = ingress
 
-    ApplicationState._clear_target_state_and_store_config = forget_all_else
+    ApplicationState._clear_target_state_and_store_config = forget_all_else  # type: ignore[method-assign]
