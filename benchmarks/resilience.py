@@ -176,18 +176,18 @@ def overload(server: Server, rate: float) -> list[Row]:
 
 
 def memory(server: Server, rate: float) -> list[Row]:
-    """USS of both replicas while MEMORY_REQUESTS are answered, LOOKS times. `rate` is not used."""
+    """USS of both replicas until MEMORY_REQUESTS are answered, about LOOKS times. `rate` is not used."""
     looks: list[float] = []
     samples: list[Sample] = []
     with server.generator() as generator, progress.bar("requests", total=MEMORY_REQUESTS) as bar:
         peak = generator.measure(PEAKS[0]).requests_per_s
         part = Load(connections=32, seconds=MEMORY_REQUESTS / LOOKS / peak, warmup_seconds=0)
-        while len(looks) < LOOKS:
+        while sum(sample.answered for sample in samples) < MEMORY_REQUESTS and len(looks) < 2 * LOOKS:
             samples.append(generator.measure(part))
             looks.append(usage.memory_mib(server.replicas()))
             bar.advance(samples[-1].answered)
     first, last = looks[0], statistics.median(looks[-3:])
-    told = f"{first:.0f} MiB after the first {LOOKS}th, {last:.0f} MiB at the end: {last / first - 1:+.1%}"
+    told = f"{first:.0f} MiB after the first {samples[0].answered:,}, {last:.0f} MiB at the end: {last / first - 1:+.1%}"
     return [row("as many requests as it can answer", "32 connections", samples, told) | {"mib": looks}]
 
 
