@@ -187,7 +187,7 @@ def memory(server: Server, rate: float) -> list[Row]:
             looks.append(usage.memory_mib(server.replicas()))
             bar.advance(samples[-1].answered)
     first, last = looks[0], statistics.median(looks[-3:])
-    told = f"{first:.0f} MiB after the first {samples[0].answered:,}, {last:.0f} MiB at the end: {last / first - 1:+.1%}"
+    told = f"{first:.0f} MiB after the first {samples[0].answered:,}, {last:.0f} at the end: {last / first - 1:+.1%}"
     return [row("as many requests as it can answer", "32 connections", samples, told) | {"mib": looks}]
 
 
