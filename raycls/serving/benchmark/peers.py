@@ -148,6 +148,7 @@ def _loads(server: Server, url: str, images: Path, seconds: float) -> list[Row]:
             wrk.write(read_images(images), FORMS[server.form], folder)
             wrk.closed(url, folder, connections=max(CONNECTIONS), seconds=WARMUP_S)
             for connections in CONNECTIONS:
+                _settle(server, url, images)
                 loop = wrk.closed(url, folder, connections=connections, seconds=seconds)
                 rows.append({"connections": connections, "client": "wrk", **loop._asdict()})
         else:
@@ -168,6 +169,13 @@ def _loads(server: Server, url: str, images: Path, seconds: float) -> list[Row]:
             offered = {"share": share, "rate": share * peak}
             rows.append(offered | _own(generator, rate=share * peak, seconds=seconds))
     return rows
+
+
+def _settle(server: Server, url: str, images: Path) -> None:
+    """Wait until the requests that wrk has left unanswered are done: a slow server still computes them."""
+    request = FORMS[server.form].wrap(read_images(images)[0])
+    for _ in range(2 * max(COUNTS)):  # each worker is asked, behind what waits for it
+        requests.post(url, request.body, headers={"Content-Type": request.content_type}, timeout=60)
 
 
 def _own(generator: LoadGenerator, *, seconds: float, **kind: float) -> Row:
