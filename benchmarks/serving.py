@@ -21,7 +21,7 @@ from pathlib import Path
 from raycls import progress, registry, results_page, script
 from raycls.cli import main as raycls
 from raycls.data.packed import open_dataset
-from raycls.models.checkpoint import load_card
+from raycls.models.card import load_card
 from raycls.models.engines import best_device, fitting
 from raycls.serving.benchmark import peers, servers_page
 from raycls.serving.benchmark.images import write_images

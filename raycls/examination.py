@@ -4,7 +4,7 @@
 
 What is looked at is what would break clients: that the checkpoint is whole, that the network runs, that its answers are
 finite, that it knows the classes of the champion that it replaces, and that it is as accurate as it was registered. On
-the same images its engines are compared, and the fastest is kept with it (raycls/models/engines.py).
+the same images its engines are compared, and the fastest is kept with it (raycls/models/engine_choice.py).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from raycls.errors import (
     RegistryError,
     UnknownDatasetError,
 )
-from raycls.models.checkpoint import ModelCard, load_card
+from raycls.models.card import ModelCard, load_card
 from raycls.models.predictor import Predictor
 from raycls.registry import ModelVersion
 

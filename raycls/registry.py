@@ -22,7 +22,7 @@ from urllib.request import url2pathname
 
 from raycls import home, progress, tracking
 from raycls.errors import RegistryError, UnknownModelError, UsageError
-from raycls.models.checkpoint import sha256
+from raycls.models.card import sha256
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,12 +55,12 @@ class ModelVersion:
 
     @property
     def engine(self) -> Engine:
-        """What computes this version's answers (raycls/models/engines.py): the choice made when it was promoted."""
+        """What computes this version's answers: the choice made at its promotion (raycls/models/engine_choice.py)."""
         return self.tags.get(ENGINE, "torch")  # type: ignore[return-value]
 
     @property
     def engine_timings(self) -> list[dict[str, Any]]:
-        """What each engine took then: the fields of raycls.models.engines.Timing. Empty where none was timed."""
+        """What each engine took then: the fields of raycls.models.engine_choice.Timing. Empty where none was timed."""
         return json.loads(self.tags.get(ENGINE_TIMINGS, "[]"))
 
 
@@ -231,10 +231,10 @@ def choose_engine(version: ModelVersion, images: np.ndarray) -> ModelVersion:
 
     images: uint8 N×S×S×3, real ones, on which the engines must agree. Raises CheckpointError, RegistryError.
     """
-    from raycls.models import engines  # with PyTorch, which only who promotes needs
+    from raycls.models import engine_choice  # with PyTorch, which only who promotes needs
 
     with progress.bar("timing the engines"):
-        choice = engines.choose(checkpoint(version), images)
+        choice = engine_choice.choose(checkpoint(version), images)
     progress.say(str(choice))
     for tag, value in ((ENGINE, choice.engine), (ENGINE_TIMINGS, json.dumps(choice.as_json()))):
         tracking.client().set_model_version_tag(version.name, version.version, tag, value)

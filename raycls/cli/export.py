@@ -32,7 +32,7 @@ def export(
     with progress.bar("loading PyTorch"):
         from raycls import registry
         from raycls.data.packed import open_dataset
-        from raycls.models.checkpoint import load_card
+        from raycls.models.card import load_card
         from raycls.models.export import SUFFIX, check
         from raycls.models.export import export as write
 

@@ -113,7 +113,7 @@ def configuration(
 def _network_of(init: str) -> tuple[str, list[str]]:
     """The name of the registered model's network, and its widths as a setting where it has any."""
     from raycls import registry
-    from raycls.models.checkpoint import load_card
+    from raycls.models.card import load_card
 
     card = load_card(registry.checkpoint(registry.resolve(init)))
     widths = card.arguments.get("widths")

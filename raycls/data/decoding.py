@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from raycls import progress
+from raycls.data.transforms import decode, to_square
 from raycls.errors import ClusterError, ImageError
 
 MAX_FILE_BYTES = 200 * 2**20  # more than that is a film, not an image
@@ -63,11 +64,6 @@ def decode_all(files: list[Path], images: np.ndarray) -> dict[int, str]:
 
 def decode_chunk(files: list[bytes], size: int) -> tuple[np.ndarray, dict[int, str]]:
     """uint8 N×size×size×3, zeros where a file is unreadable, and {position: reason} for those."""
-    from raycls.data.transforms import (
-        decode,
-        to_square,
-    )  # brings torch along: seconds that only this task needs
-
     images = np.zeros((len(files), size, size, 3), dtype=np.uint8)
     unreadable = {}
     for index, data in enumerate(files):

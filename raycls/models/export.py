@@ -26,11 +26,11 @@ from torch import Tensor, nn
 
 from raycls import progress
 from raycls.data.packed import PackedDataset, sha256_file
-from raycls.data.transforms import as_tensor
+from raycls.data.tensors import as_tensor
 from raycls.errors import ExportError, UsageError
 from raycls.models import checkpoint
-from raycls.models.checkpoint import ModelCard
-from raycls.models.engines import WithNormalization
+from raycls.models.card import WEIGHTS, ModelCard, sha256
+from raycls.models.forward import WithNormalization
 
 SUFFIX = {"onnx": ".onnx", "torch-export": ".pt2", "torchscript": ".pt"}
 NEEDS = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "torch-export": (), "torchscript": ()}
@@ -158,7 +158,7 @@ def _compare(
         path=path,
         description=path.with_name(f"{path.name}.json"),
         size=part.stat().st_size,
-        original_size=(directory / checkpoint.WEIGHTS).stat().st_size,
+        original_size=(directory / WEIGHTS).stat().st_size,
         images=len(images),
         max_logit_difference=float(np.abs(original - exported).max()),
         accuracy=float((exported.argmax(1) == labels).mean()),
@@ -172,7 +172,7 @@ def _describe(
     side = card.image_size
     description = {
         "model": model,
-        "checkpoint_sha256": checkpoint.sha256(directory),
+        "checkpoint_sha256": sha256(directory),
         "file_sha256": sha256_file(result.path),
         "format": format,
         "int8": int8,

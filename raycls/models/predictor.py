@@ -3,7 +3,7 @@
     predictor = Predictor.load(directory)
     predictor.predict([Path("cat.png").read_bytes()])[0].class_name
 
-Knows a checkpoint directory and nothing of registries, HTTP or Ray.
+Knows a checkpoint directory and nothing of registries, HTTP or Ray; and of PyTorch only what its engine does.
 """
 
 from __future__ import annotations
@@ -14,15 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor, nn
 
 from raycls.data.transforms import MAX_PIXELS, decode, to_square
-from raycls.errors import UsageError
 from raycls.models import engines
-from raycls.models.checkpoint import ModelCard, load
-from raycls.models.engines import Engine
+from raycls.models.card import ModelCard, load_card
+from raycls.models.engines import Device, Engine, Run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,48 +53,38 @@ class Prediction:
 
 
 class Predictor:
-    """A network on its device, with the card that says how to feed it."""
+    """A network as an engine runs it, with the card that says how to feed it."""
 
-    def __init__(
-        self, network: nn.Module, card: ModelCard, *, device: torch.device, engine: Engine = "torch"
-    ):
-        self.card, self.device, self.engine = card, device, engine
-        self.network = network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-        self._run = engines.build(engine, self.network, card, device)
+    def __init__(self, run: Run, card: ModelCard, engine: Engine):
+        self._run, self.card, self.engine = run, card, engine
 
     @classmethod
     def load(
         cls,
         directory: Path,
         *,
-        device: str | None = None,
+        device: Device | None = None,
         engine: Engine = "torch",
         threads: int | None = None,
     ) -> Predictor:
         """From a checkpoint directory alone, on the given device or the best there is.
 
-        threads sets torch's CPU threads for the whole process. Raises CheckpointError; UsageError for an engine that
-        does not run on the device, EngineError for one that cannot run the network.
+        threads of a CPU, and what is raised, are those of raycls.models.engines.load.
         """
-        if threads:
-            torch.set_num_threads(threads)
-        network, card = load(directory)
-        chosen = torch.device(device) if device else engines.best_device()
-        if engine not in engines.candidates(chosen):
-            raise UsageError(f"engine {engine} does not run on {chosen}")
-        return cls(network, card, device=chosen, engine=engine)
+        run = engines.load(engine, directory, device or engines.best_device(), threads)
+        return cls(run, load_card(directory), engine)
 
     def prepare(self, image: Image.Image) -> np.ndarray:
         """uint8 S×S×3, by the very code that packed the training data."""
         return to_square(image, self.card.image_size)
 
-    def logits(self, batch: np.ndarray) -> Tensor:
-        """float32 N×C on the CPU, for uint8 N×S×S×3."""
+    def logits(self, batch: np.ndarray) -> np.ndarray:
+        """float32 N×C, for uint8 N×S×S×3."""
         return self._run(batch)
 
     def probabilities(self, batch: np.ndarray) -> np.ndarray:
         """float32 N×C, each row summing to 1, for uint8 N×S×S×3."""
-        return self.logits(batch).softmax(1).numpy()
+        return softmax(self.logits(batch))
 
     def predictions(self, probabilities: np.ndarray) -> list[Prediction]:
         """Name what `probabilities` says, row by row."""
@@ -119,3 +106,9 @@ class Predictor:
             return []
         batch = np.stack([self.prepare(decode(data, max_pixels=max_pixels)) for data in images])
         return self.predictions(self.probabilities(batch))
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """float32 N×C of such logits, each row summing to 1."""
+    exponentials = np.exp(logits - logits.max(1, keepdims=True))
+    return exponentials / exponentials.sum(1, keepdims=True)

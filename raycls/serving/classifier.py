@@ -71,12 +71,12 @@ class Classifier:
     def __init__(self, config: ServingConfig, version: registry.ModelVersion):
         self.config, self.version = config, version
         access_log.setLevel(logging.INFO)
-        self.predictor = Predictor.load(
-            registry.checkpoint(version), engine=_engine(config, version), threads=config.threads
-        )
+        checkpoint = registry.checkpoint(version)
+        engine = _engine(config, version)
+        self.predictor = Predictor.load(checkpoint, engine=engine, threads=config.threads)
         replica = serve.get_replica_context().replica_id.unique_id
         self.metrics = Metrics(replica, version, self.predictor.card.classes, self.predictor.engine)
-        self.explainer = Explainer(self.predictor, self._decode)
+        self.explainer = Explainer(checkpoint, self._decode)
         self.arrivals = Arrivals(ARRIVING, BODIES * config.max_body_bytes)
         self.pending = 0  # requests whose body is here
         self.forward_since: float | None = None  # of the forward pass that runs now

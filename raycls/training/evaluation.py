@@ -21,9 +21,10 @@ from torch import Tensor
 
 from raycls import progress
 from raycls.data.packed import SPLITS, PackedDataset
-from raycls.data.transforms import as_tensor, to_square
+from raycls.data.tensors import as_tensor
+from raycls.data.transforms import to_square
 from raycls.errors import UsageError
-from raycls.models.checkpoint import ModelCard
+from raycls.models.card import ModelCard
 from raycls.models.predictor import Predictor
 
 if TYPE_CHECKING:
@@ -193,7 +194,7 @@ def score(predictor: Predictor, examples: Examples) -> Scores:
     logits = []
     with progress.bar(f"evaluating on {examples.dataset}/{examples.split}", total=len(examples)) as bar:
         for start in range(0, len(examples), BATCH):
-            logits.append(predictor.logits(examples.pixels(slice(start, start + BATCH))))
+            logits.append(torch.from_numpy(predictor.logits(examples.pixels(slice(start, start + BATCH)))))
             bar.advance(len(logits[-1]))
     return Scores(
         examples=examples,

@@ -27,10 +27,11 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from raycls.config import Config
 from raycls.data.augment import distort, mix, random_views, reduced
 from raycls.data.packed import PackedDataset
-from raycls.data.transforms import normalize
+from raycls.data.tensors import normalize
 from raycls.errors import ConfigError, TrainingError
 from raycls.models import checkpoint
-from raycls.models.engines import compute_dtype, forward
+from raycls.models.card import ModelCard, provenance
+from raycls.models.forward import compute_dtype, forward
 from raycls.models.networks import FastCNN, build, freeze_body, load_weights
 from raycls.training.optim import Optimizer
 from raycls.training.sampling import EpochOrder, Split, images_in_use
@@ -66,7 +67,7 @@ class Workers:
 class Snapshot:
     """The state after an epoch. Valid during `on_epoch` only: the next step changes the weights."""
 
-    def __init__(self, kept: nn.Module, card: checkpoint.ModelCard, state: dict[str, Any]):
+    def __init__(self, kept: nn.Module, card: ModelCard, state: dict[str, Any]):
         self._kept, self.card, self._state = kept, card, state
 
     def save(self, directory: Path) -> None:
@@ -177,7 +178,7 @@ class Training:
     def __init__(
         self,
         config: Config,
-        card: checkpoint.ModelCard,
+        card: ModelCard,
         network: nn.Module,
         train: Split,
         val: Split,
@@ -356,10 +357,10 @@ def untrained(config: Config, dataset: PackedDataset) -> Any:
     )
 
 
-def card_of(config: Config, dataset: PackedDataset) -> checkpoint.ModelCard:
+def card_of(config: Config, dataset: PackedDataset) -> ModelCard:
     """What a checkpoint of such a network says of itself, without metrics."""
     manifest = dataset.manifest
-    return checkpoint.ModelCard(
+    return ModelCard(
         network=config.network.name,
         arguments=config.network.arguments(),
         classes=manifest.classes,
@@ -371,12 +372,12 @@ def card_of(config: Config, dataset: PackedDataset) -> checkpoint.ModelCard:
         dataset_fingerprint=manifest.fingerprint,
         config=config.model_dump(mode="json"),
         seed=config.training.seed,
-        **checkpoint.provenance(),
+        **provenance(),
     )
 
 
 def _validate(
-    network: nn.Module, val: Split, card: checkpoint.ModelCard, dtype: torch.dtype, workers: Workers
+    network: nn.Module, val: Split, card: ModelCard, dtype: torch.dtype, workers: Workers
 ) -> dict[str, float]:
     """val_loss, val_accuracy and val_macro_accuracy, each worker doing its share of the validation split."""
     network.eval()

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from raycls.config import Config
 from raycls.data.packed import PackedDataset
-from raycls.data.transforms import as_tensor
+from raycls.data.tensors import as_tensor
 
 DEVICE_SHARE = 0.5  # of the free memory of an accelerator: what a split may take of it
 READ_AHEAD_FROM = 256 << 20  # bytes of images: a smaller split stays in memory wherever PyTorch itself fits

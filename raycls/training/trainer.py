@@ -26,7 +26,7 @@ from raycls import cluster, home, progress, registry, tracking
 from raycls.config import Config
 from raycls.data.packed import PackedDataset, open_dataset
 from raycls.errors import BrokenOffError, RayclsError, TrainingError, UsageError
-from raycls.models import checkpoint
+from raycls.models.card import CARD, WEIGHTS, update_metrics
 from raycls.models.predictor import Predictor
 from raycls.training import loop, runs
 from raycls.training.evaluation import Evaluation, confusion_png, evaluate
@@ -169,11 +169,11 @@ def _file(
     with tempfile.TemporaryDirectory() as folder, best.directory() as source:
         directory = Path(folder) / tracking.CHECKPOINT
         directory.mkdir()
-        for name in (checkpoint.WEIGHTS, checkpoint.CARD):  # what resuming needs stays in the run's storage
+        for name in (WEIGHTS, CARD):  # what resuming needs stays in the run's storage
             shutil.copyfile(source / name, directory / name)
         evaluation = evaluate(Predictor.load(directory), dataset, "test")
         found = evaluation.metrics("test") | {"total_train_seconds": last["train_seconds"]}
-        card = checkpoint.update_metrics(directory, found)
+        card = update_metrics(directory, found)
         run.log_metrics(found, step=best.epoch)
         _log_report(run, evaluation, dataset)
         version = None

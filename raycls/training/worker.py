@@ -18,7 +18,7 @@ from typing import Any
 
 from raycls import registry
 from raycls.data.packed import PackedDataset
-from raycls.models import checkpoint
+from raycls.models.card import load_card
 from raycls.training import loop
 from raycls.training.failures import check_unchanged, enough_memory
 from raycls.training.listener import tell
@@ -68,7 +68,7 @@ def work(task: dict[str, Any]) -> None:
             init: registry.ModelVersion | None = task["init"]
             start = {"init": registry.checkpoint(init) if init else None, "weights": job.weights}
         elif workers.rank == 0:
-            tell(channel, "resumed", int(checkpoint.load_card(folder).metrics["epoch"]))
+            tell(channel, "resumed", int(load_card(folder).metrics["epoch"]))
         device = ray.train.torch.get_device()
         with enough_memory(job.config.training.batch_size):
             loop.fit(

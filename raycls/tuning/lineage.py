@@ -15,7 +15,7 @@ from raycls import registry, tracking
 from raycls.config import Config
 from raycls.data.packed import open_dataset
 from raycls.errors import RayclsError, UnknownDatasetError
-from raycls.models.checkpoint import ModelCard, load_card
+from raycls.models.card import ModelCard, load_card
 from raycls.registry import ModelVersion
 from raycls.tuning import ledger
 from raycls.tuning.space import encoded

@@ -20,14 +20,16 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from PIL import Image
 
 from raycls.config import Config, Engine
 from raycls.data.packed import PackedDataset
 from raycls.data.transforms import decode, to_square
 from raycls.errors import ConfigError, UsageError
-from raycls.models.engines import THREADS, Run, able, best_device
+from raycls.models import engines
+from raycls.models.engine_choice import THREADS, able
+from raycls.models.engines import Run
+from raycls.models.predictor import softmax
 from raycls.training import loop
 from raycls.tuning import space as spaces
 from raycls.tuning.job import StudyJob, Trial
@@ -47,7 +49,6 @@ def latencies(job: StudyJob, dataset: PackedDataset) -> dict[str, float]:
     configs = {spaces.architecture(config): config for config in _architectures(job)}
     if len(configs) > MOST:
         raise ConfigError(f"the space has {len(configs)} architectures; at most {MOST} are measured")
-    torch.set_num_threads(THREADS)
     count = min(job.latency_batch, dataset.manifest.counts["val"])
     encoded = [_png(image) for image in dataset.images("val")[:count]]
     runs = [
@@ -61,7 +62,7 @@ def latencies(job: StudyJob, dataset: PackedDataset) -> dict[str, float]:
             time.sleep(PAUSE_S)
             images = np.stack([to_square(decode(data), dataset.manifest.image_size) for data in encoded])
             started = time.perf_counter()
-            run(images).softmax(1)
+            softmax(run(images))
             if turn >= WARM_UP:
                 times[name, engine].append(1000 * (time.perf_counter() - started))
     fastest: dict[str, float] = {}
@@ -116,9 +117,9 @@ def _architectures(job: StudyJob) -> list[Config]:
 
 def _untrained(config: Config, dataset: PackedDataset) -> dict[Engine, Run]:
     """The network, with random weights, in each way in which serving may run it."""
-    device = best_device()
-    network = loop.untrained(config, dataset).to(device, memory_format=torch.channels_last).eval()
-    return able(network, loop.card_of(config, dataset), device)
+    device = engines.best_device()
+    network, card = loop.untrained(config, dataset).eval(), loop.card_of(config, dataset)
+    return able(lambda engine: engines.build(engine, network, card, device, THREADS), device)
 
 
 def _png(pixels: np.ndarray) -> bytes:

@@ -10,16 +10,17 @@ import pytest
 from raycls import registry, tracking
 from raycls.errors import RegistryError, UnknownModelError, UsageError
 from raycls.models import checkpoint
+from raycls.models.card import WEIGHTS, ModelCard, provenance, sha256
 from raycls.models.networks import build
 
 
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
     network = build("mlp", num_classes=2, image_size=8, widths=(4,), dropout=0.0)
-    card = checkpoint.ModelCard(
+    card = ModelCard(
         network="mlp", arguments={"widths": [4], "dropout": 0.0}, classes=("a", "b"), image_size=8,
         mean=(0.5,) * 3, std=(0.2,) * 3, metrics={"val_accuracy": 0.5}, dataset="ab", dataset_fingerprint="f",
-        config={}, seed=0, **checkpoint.provenance(),
+        config={}, seed=0, **provenance(),
     )  # fmt: skip
     checkpoint.save(tmp_path / "checkpoint", network, card)
     return tmp_path / "checkpoint"
@@ -77,8 +78,8 @@ def test_the_life_of_a_model(home: Path, saved: Path, capsys: pytest.CaptureFixt
 def test_a_checkpoint_is_verified(home: Path, saved: Path) -> None:
     version = _register(saved, 0.5)
     directory = registry.checkpoint(version)
-    assert checkpoint.sha256(directory) == version.sha256
-    weights = directory / checkpoint.WEIGHTS
+    assert sha256(directory) == version.sha256
+    weights = directory / WEIGHTS
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x00\x01")
     with pytest.raises(RegistryError, match="was changed"):
         registry.checkpoint(version)

@@ -25,6 +25,7 @@ from raycls.config import Config, override, preset
 from raycls.data.packed import open_dataset
 from raycls.errors import BrokenOffError, DataError, TrainingError, UsageError
 from raycls.models import checkpoint
+from raycls.models.card import WEIGHTS
 from raycls.training import loop, runs
 from raycls.training.storage import epoch_directory
 from raycls.training.trainer import TrainingResult, resume, train
@@ -58,7 +59,7 @@ def undisturbed(
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
     loop.fit(override(preset("smoke", dataset.manifest), SETTINGS), dataset, on_epoch=keep)
     torch.set_num_threads(threads)
-    return history, load_file(best / checkpoint.WEIGHTS)
+    return history, load_file(best / WEIGHTS)
 
 
 def _runs() -> set[str]:
@@ -75,7 +76,7 @@ def _assert_undisturbed(
         assert [point.step for point in points] == list(range(1, len(history) + 1)), metric
         assert [point.value for point in points] == [metrics[metric] for metrics in history], metric
     assert result.version is not None
-    weights = load_file(registry.checkpoint(result.version) / checkpoint.WEIGHTS)
+    weights = load_file(registry.checkpoint(result.version) / WEIGHTS)
     assert all(torch.equal(weights[name], expected) for name, expected in best.items())
     assert tracking.client().get_run(result.run_id).info.status == "FINISHED"
 

@@ -20,7 +20,7 @@ from raycls import home, registry, tracking
 from raycls.config import Config, override, preset
 from raycls.data.packed import open_dataset
 from raycls.errors import ConfigError, StudyError, UsageError
-from raycls.models.checkpoint import load_card
+from raycls.models.card import load_card
 from raycls.training.trainer import TrainingResult
 from raycls.tuning import ledger
 from raycls.tuning.job import Trial

@@ -123,3 +123,12 @@ def test_the_loop_runs_with_torch_alone() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_replica_starts_without_pytorch() -> None:
+    """Where its engine takes none (raycls/models/engines.py): that is half of the time that it takes to start."""
+    program = (
+        "import sys, raycls.serving.classifier\nassert not {'torch', 'mlflow', 'captum'} & set(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -18,7 +18,8 @@ from PIL.Image import Image
 from torch import Tensor
 
 from raycls import machine
-from raycls.data.transforms import as_tensor, decode, normalize, to_square
+from raycls.data.tensors import as_tensor, normalize
+from raycls.data.transforms import decode, to_square
 from raycls.models import checkpoint
 
 

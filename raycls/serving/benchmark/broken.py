@@ -14,33 +14,33 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from raycls.models import checkpoint
+from raycls.models.card import CARD, WEIGHTS, load_card
 
 Change = Callable[[Path], None]
 
 
 def cut_short(directory: Path) -> None:
-    os.truncate(directory / checkpoint.WEIGHTS, 1000)
+    os.truncate(directory / WEIGHTS, 1000)
 
 
 def _weights(change: Callable[[torch.Tensor], torch.Tensor]) -> Change:
     def changed(directory: Path) -> None:
-        weights = load_file(directory / checkpoint.WEIGHTS)
+        weights = load_file(directory / WEIGHTS)
         save_file(
             {name: change(t) if t.is_floating_point() else t for name, t in weights.items()},
-            directory / checkpoint.WEIGHTS,
+            directory / WEIGHTS,
         )
 
     return changed
 
 
 def _other_classes(directory: Path) -> None:
-    count = len(checkpoint.load_card(directory).classes)
+    count = len(load_card(directory).classes)
     _card(directory, classes=[f"class {index}" for index in range(count)])
 
 
 def _card(directory: Path, **changed: object) -> None:
-    path = directory / checkpoint.CARD
+    path = directory / CARD
     path.write_text(json.dumps(json.loads(path.read_text()) | changed))
 
 

@@ -20,7 +20,7 @@ from typing import Any
 from raycls import cluster, machine, progress, registry
 from raycls.data.packed import open_dataset
 from raycls.errors import BenchmarkError
-from raycls.models.checkpoint import load_card
+from raycls.models.card import load_card
 from raycls.models.engines import to_serve
 from raycls.ray_environment import environment
 from raycls.serving import deploy

@@ -23,7 +23,7 @@ import requests
 from raycls import cluster, home, registry, tracking
 from raycls.data.packed import open_dataset
 from raycls.errors import BenchmarkError
-from raycls.models.checkpoint import load_card
+from raycls.models.card import load_card
 from raycls.processes import psutil
 from raycls.ray_environment import free_port
 from raycls.registry import ModelVersion

@@ -1,9 +1,10 @@
 """What a network looks at: Grad-CAM, the filters of its first layer, and what its layers make of an image.
 
-    layer = cam_layer(spatial_layers(network, inputs))   # None for a network without convolutions
-    maps = grad_cam(network, inputs, targets, layer)  # float32 N×h×w in 0..1
+    layers = spatial_layers(network, fed(network, card, pixels))
+    cam = cam_of(network, card, layers)   # None for a network without convolutions
+    maps = cam(pixels, targets)           # float32 N×h×w in 0..1
 
-Grad-CAM (Selvaraju et al., arXiv:1610.02391) is captum's. Knows a network and its normalised inputs; nothing of pages.
+Grad-CAM (Selvaraju et al., arXiv:1610.02391) is captum's. Knows a network and its images; nothing of pages.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from raycls.data.tensors import as_tensor, normalize
+from raycls.models.card import ModelCard
 
 LEAST_SIDE = 4  # of a map, pixels, for a heat map that still says where
 FILTERS = 32
@@ -32,6 +36,26 @@ class Layer:
     @property
     def side(self) -> int:
         return self.output.shape[-1]
+
+
+@dataclass(frozen=True)
+class GradCAM:
+    """The heat maps of a network, where it runs, at one of its layers."""
+
+    network: nn.Module
+    card: ModelCard
+    layer: Layer
+
+    def __call__(self, pixels: np.ndarray, targets: Tensor) -> np.ndarray:
+        """float32 N×h×w in 0..1, as `grad_cam` does, for uint8 N×S×S×3 and int64 N."""
+        inputs = fed(self.network, self.card, pixels)
+        return grad_cam(self.network, inputs, targets.to(inputs.device), self.layer).numpy()
+
+
+def fed(network: nn.Module, card: ModelCard, pixels: np.ndarray) -> Tensor:
+    """What the network is fed for uint8 N×S×S×3: float32 N×3×S×S, normalised, on its device."""
+    device = next(network.parameters()).device
+    return normalize(as_tensor(pixels).to(device), card.mean, card.std)
 
 
 def spatial_layers(network: nn.Module, inputs: Tensor) -> list[Layer]:
@@ -67,6 +91,12 @@ def cam_layer(layers: list[Layer]) -> Layer | None:
     given = [layer for layer in layers if not isinstance(layer.module, nn.Conv2d | nn.BatchNorm2d)]
     fine = [layer for layer in given if layer.side >= LEAST_SIDE]
     return fine[-1] if fine else max(given, key=lambda layer: layer.side, default=None)
+
+
+def cam_of(network: nn.Module, card: ModelCard, layers: list[Layer]) -> GradCAM | None:
+    """The network's heat maps, at the layer that `cam_layer` finds."""
+    layer = cam_layer(layers)
+    return GradCAM(network, card, layer) if layer else None
 
 
 def grad_cam(network: nn.Module, inputs: Tensor, targets: Tensor, layer: Layer) -> Tensor:

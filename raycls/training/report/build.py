@@ -16,12 +16,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import nn
 
-from raycls import progress, tracking
+from raycls import progress, registry, tracking
 from raycls.data.packed import PackedDataset, open_dataset
-from raycls.data.transforms import as_tensor, normalize
 from raycls.errors import RayclsError, UsageError
+from raycls.models import checkpoint
+from raycls.models.engines import best_device
 from raycls.models.predictor import Predictor
 from raycls.registry import ModelVersion
 from raycls.training.evaluation import Evaluation, Examples, Scores, match, score
@@ -50,7 +51,8 @@ def write_report(version: ModelVersion, predictor: Predictor, scores: Scores, ou
         raise UsageError(f"--output {output} is no file in a folder that exists")
     pictures: Pictures = {}
     own = open_dataset(predictor.card.dataset)
-    report = _measure(version, predictor, scores, own, pictures)
+    network = checkpoint.load(registry.checkpoint(version))[0].to(best_device())
+    report = _measure(version, predictor, network, scores, own, pictures)
     html = page.render(report, pictures)
     try:
         output.write_text(html, encoding="utf-8")
@@ -69,9 +71,14 @@ def write_report(version: ModelVersion, predictor: Predictor, scores: Scores, ou
 
 
 def _measure(
-    version: ModelVersion, predictor: Predictor, scores: Scores, own: PackedDataset, pictures: Pictures
+    version: ModelVersion,
+    predictor: Predictor,
+    network: nn.Module,
+    scores: Scores,
+    own: PackedDataset,
+    pictures: Pictures,
 ) -> Report:
-    """Everything on the page; what it shows is added to pictures."""
+    """Everything on the page; what it shows is added to pictures. network: the predictor's, to be looked into."""
     examples, card = scores.examples, predictor.card
     trained = match(card, own, "train")
     measured = figures(scores)
@@ -89,16 +96,16 @@ def _measure(
                 _add_charts(pictures, f"curve-{name}", chart)
         wrong, right = confidently_wrong(scores, WRONG), rightly_seen(scores, CAM)
         looked_up = examples.pixels(np.concatenate([right, wrong])[:MAPS])
-        layers = attribution.spatial_layers(predictor.network, _inputs(predictor, looked_up))
-        layer = attribution.cam_layer(layers)
-        filters = attribution.first_filters(predictor.network, card.image_size)
+        layers = attribution.spatial_layers(network, attribution.fed(network, card, looked_up))
+        cam = attribution.cam_of(network, card, layers)
+        filters = attribution.first_filters(network, card.image_size)
         if filters:
             cells = list((filters[1] * 255).round().astype(np.uint8))
             pictures["filters.png"] = png(mosaic(cells, cell=48, columns=8))
         return Report(
             version=version,
             card=card,
-            parameters=sum(parameter.numel() for parameter in predictor.network.parameters()),
+            parameters=sum(parameter.numel() for parameter in network.parameters()),
             examples=examples,
             trained_images=_trained_images(own, examples),
             figures=measured,
@@ -109,9 +116,9 @@ def _measure(
             duplicates=twins,
             clean_accuracy=_accuracy_without(scores, twins) if twins else None,
             wrong=_images(pictures, "wrong", examples, wrong, _captions(scores, wrong)),
-            cam_layer=layer.name if layer else None,
-            cam_right=_cams(pictures, "cam_right", predictor, scores, right, layer, truth=False),
-            cam_wrong=_cams(pictures, "cam_wrong", predictor, scores, wrong[:CAM], layer, truth=True),
+            cam_layer=cam.layer.name if cam else None,
+            cam_right=_cams(pictures, "cam_right", cam, scores, right, truth=False),
+            cam_wrong=_cams(pictures, "cam_wrong", cam, scores, wrong[:CAM], truth=True),
             filters_layer=filters[0] if filters else None,
             feature_maps=_feature_maps(pictures, layers, looked_up),
             damaged=_damaged(pictures, damage),
@@ -151,11 +158,6 @@ def _accuracy_without(scores: Scores, twins: Duplicates) -> float | None:
     return right.double().mean().item() if len(right) else None
 
 
-def _inputs(predictor: Predictor, pixels: np.ndarray) -> Tensor:
-    """What the network is fed, float32 N×3×S×S, on its device."""
-    return normalize(as_tensor(pixels).to(predictor.device), predictor.card.mean, predictor.card.std)
-
-
 def _captions(scores: Scores, chosen: np.ndarray) -> list[str]:
     names, sure = scores.examples.classes, scores.probabilities.amax(1)
     return [
@@ -190,24 +192,19 @@ def _show(pictures: Pictures, folder: str, data: bytes, caption: str) -> Shown:
 def _cams(
     pictures: Pictures,
     folder: str,
-    predictor: Predictor,
+    cam: attribution.GradCAM | None,
     scores: Scores,
     chosen: np.ndarray,
-    layer: attribution.Layer | None,
     *,
     truth: bool,
 ) -> list[Shown]:
     """Each image beside its heat map for the answer and, with truth, that for its true class."""
-    if layer is None or not len(chosen):
+    if cam is None or not len(chosen):
         return []
     pixels = scores.examples.pixels(chosen)
     columns = torch.from_numpy(scores.examples.columns)
     asked = [scores.predicted[chosen], scores.labels[chosen]] if truth else [scores.predicted[chosen]]
-    inputs = _inputs(predictor, pixels)
-    heats = [
-        attribution.grad_cam(predictor.network, inputs, columns[labels].to(predictor.device), layer).numpy()
-        for labels in asked
-    ]
+    heats = [cam(pixels, columns[labels]) for labels in asked]
     return [
         _show(
             pictures,

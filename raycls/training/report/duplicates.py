@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from raycls import progress
-from raycls.data.transforms import as_tensor
+from raycls.data.tensors import as_tensor
 from raycls.training.evaluation import Examples
 
 SIDE = 16

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from raycls.html_page import templates
-from raycls.models.checkpoint import ModelCard
+from raycls.models.card import ModelCard
 from raycls.registry import ModelVersion
 from raycls.training.evaluation import Examples
 from raycls.training.report.curves import Finding, Fit

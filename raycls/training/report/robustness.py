@@ -22,7 +22,7 @@ from PIL import Image
 from torch import Tensor
 
 from raycls import progress
-from raycls.data.transforms import as_tensor
+from raycls.data.tensors import as_tensor
 from raycls.models.predictor import Predictor
 from raycls.training.evaluation import BATCH, Examples
 
@@ -119,7 +119,7 @@ def robustness(predictor: Predictor, examples: Examples) -> Robustness:
             pixels = examples.pixels(chosen[start : start + BATCH])
             for i, (kind, strength) in enumerate(variants):
                 worse = damaged(pixels, kind, strength) if kind else pixels
-                answers = predictor.logits(worse)[:, examples.columns].argmax(1).numpy()
+                answers = predictor.logits(worse)[:, examples.columns].argmax(1)
                 right[i] += (answers == labels[start : start + BATCH]).sum()
                 bar.advance(len(pixels))
     accuracies = iter((right[1:] / count).tolist())

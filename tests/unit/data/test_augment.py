@@ -12,7 +12,7 @@ from torch import Tensor
 from raycls.config import AugmentConfig
 from raycls.data.augment import distort, mix, random_views, reduced
 from raycls.data.packed import PackedDataset, open_dataset
-from raycls.data.transforms import as_tensor, normalize
+from raycls.data.tensors import as_tensor, normalize
 
 OFF = AugmentConfig(translate=0, flip=False)
 EVERY_DISTORTION = AugmentConfig(rotate=15, zoom=0.2, brightness=0.2, contrast=0.3, cutout=3)

@@ -10,13 +10,14 @@ import torch
 from raycls.config import Config
 from raycls.errors import CheckpointError, ConfigError
 from raycls.models import checkpoint
+from raycls.models.card import CARD, WEIGHTS, ModelCard, load_card, provenance, sha256, update_metrics
 
 
-def _card(network: str = "fastcnn", **changes: Any) -> checkpoint.ModelCard:
-    card = checkpoint.ModelCard(
+def _card(network: str = "fastcnn", **changes: Any) -> ModelCard:
+    card = ModelCard(
         network=network, arguments={"widths": [8, 8], "dropout": 0.1}, classes=("cat", "dog"), image_size=16,
         mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2), metrics={"val_accuracy": 0.5}, dataset="pets",
-        dataset_fingerprint="f" * 64, config=Config().model_dump(mode="json"), seed=0, **checkpoint.provenance(),
+        dataset_fingerprint="f" * 64, config=Config().model_dump(mode="json"), seed=0, **provenance(),
     )  # fmt: skip
     return card.model_copy(update=changes)
 
@@ -44,7 +45,7 @@ def test_no_file_needs_unpickling(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "model.json").read_text())["network"] == "fastcnn"
 
 
-@pytest.mark.parametrize("name", [checkpoint.WEIGHTS, checkpoint.CARD])
+@pytest.mark.parametrize("name", [WEIGHTS, CARD])
 @pytest.mark.parametrize("damage", ["missing", "truncated", "garbage"])
 def test_damage_is_one_clear_error(tmp_path: Path, name: str, damage: str) -> None:
     _saved(tmp_path)
@@ -62,15 +63,15 @@ def test_damage_is_one_clear_error(tmp_path: Path, name: str, damage: str) -> No
 
 def test_the_digest_changes_with_weights_and_card(tmp_path: Path) -> None:
     _saved(tmp_path)
-    first = checkpoint.sha256(tmp_path)
-    assert first == checkpoint.sha256(tmp_path)
-    checkpoint.update_metrics(tmp_path, {"test_accuracy": 0.4})
-    second = checkpoint.sha256(tmp_path)
-    weights = bytearray((tmp_path / checkpoint.WEIGHTS).read_bytes())
+    first = sha256(tmp_path)
+    assert first == sha256(tmp_path)
+    update_metrics(tmp_path, {"test_accuracy": 0.4})
+    second = sha256(tmp_path)
+    weights = bytearray((tmp_path / WEIGHTS).read_bytes())
     weights[-1] ^= 1
-    (tmp_path / checkpoint.WEIGHTS).write_bytes(weights)
-    assert len({first, second, checkpoint.sha256(tmp_path)}) == 3
-    assert checkpoint.load_card(tmp_path).metrics == {"val_accuracy": 0.5, "test_accuracy": 0.4}
+    (tmp_path / WEIGHTS).write_bytes(weights)
+    assert len({first, second, sha256(tmp_path)}) == 3
+    assert load_card(tmp_path).metrics == {"val_accuracy": 0.5, "test_accuracy": 0.4}
 
 
 def test_a_network_of_fixed_shape_has_no_widths(tmp_path: Path) -> None:

@@ -13,13 +13,16 @@ import torch
 
 from raycls.config import Engine
 from raycls.data.packed import PackedDataset
-from raycls.data.transforms import as_tensor
+from raycls.data.tensors import as_tensor
 from raycls.errors import CheckpointError, EngineError, UsageError
-from raycls.models import checkpoint, engines
-from raycls.models.engines import best_device, candidates, choose, compute_dtype, fitting, forward
+from raycls.models import checkpoint, engines, openvino_engine
+from raycls.models.card import load_card
+from raycls.models.engine_choice import choose
+from raycls.models.engines import Device, best_device, candidates, fitting
+from raycls.models.forward import compute_dtype, forward, native_bf16
 from raycls.models.predictor import Predictor
 
-CPU = torch.device("cpu")
+CPU: Device = "cpu"
 EVERYWHERE = [(engine, CPU) for engine in candidates(CPU)]
 if best_device() != CPU:
     EVERYWHERE += [(engine, best_device()) for engine in candidates(best_device())]
@@ -27,11 +30,11 @@ if best_device() != CPU:
 
 @pytest.mark.parametrize(("engine", "device"), EVERYWHERE)
 def test_an_engine_agrees_with_float32(
-    directory: Path, digits: PackedDataset, engine: Engine, device: torch.device
+    directory: Path, digits: PackedDataset, engine: Engine, device: Device
 ) -> None:
     images = digits.images("test")
     exact = Predictor.load(directory, engine="reference", device="cpu").probabilities(images)
-    answers = Predictor.load(directory, engine=engine, device=device.type).probabilities(images)
+    answers = Predictor.load(directory, engine=engine, device=device).probabilities(images)
     exactly = engine == "reference" and device == CPU
     assert np.abs(exact - answers).max() < (1e-6 if exactly else 0.1)
     assert (exact.argmax(1) == answers.argmax(1)).mean() > 0.97
@@ -39,9 +42,9 @@ def test_an_engine_agrees_with_float32(
 
 @pytest.mark.parametrize(("engine", "device"), EVERYWHERE)
 def test_an_image_gets_one_answer_whatever_batch_it_is_in(
-    directory: Path, digits: PackedDataset, engine: Engine, device: torch.device
+    directory: Path, digits: PackedDataset, engine: Engine, device: Device
 ) -> None:
-    predictor = Predictor.load(directory, engine=engine, device=device.type)
+    predictor = Predictor.load(directory, engine=engine, device=device)
     images = digits.images("test")[:40]
     alone = np.concatenate([predictor.probabilities(image[None]) for image in images])
     for size in (3, 8, 40):
@@ -56,7 +59,7 @@ def test_bfloat16_agrees_with_float32_where_the_device_has_none(
     network, card = checkpoint.load(directory)
     images = as_tensor(digits.images("test"))
     exact, fast = (
-        forward(network, images, card, compute_dtype(precision, CPU)).softmax(1)
+        forward(network, images, card, compute_dtype(precision, torch.device(CPU))).softmax(1)
         for precision in ("fp32", "bf16")
     )
     assert 0 < (exact - fast).abs().max() < 0.1
@@ -77,7 +80,9 @@ def test_an_engine_with_other_answers_is_not_chosen_however_fast(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(
-        engines, "_openvino", lambda network, card: lambda images: torch.ones(len(images), 10)
+        openvino_engine,
+        "load",
+        lambda directory, threads: lambda images: np.ones((len(images), 10), np.float32),
     )
     choice = choose(directory, digits.images("val")[:64], CPU)
     assert choice.engine != "openvino"
@@ -96,11 +101,11 @@ def test_an_engine_that_cannot_run_a_network_is_said_and_left_out(
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             raise RuntimeError("no such operation\nat line 7")
 
-    card = checkpoint.load_card(directory)
+    card = load_card(directory)
     with pytest.raises(EngineError, match=r"OpenVINO cannot run this fastcnn: \w") as caught:
         engines.build("openvino", Data(), card, CPU)
     assert "\n" not in str(caught.value)
-    monkeypatch.setattr(engines, "_without_telemetry", lambda: importlib.import_module("no_openvino"))
+    monkeypatch.setattr(openvino_engine, "_without_telemetry", lambda: importlib.import_module("no_openvino"))
     choice = choose(directory, digits.images("val")[:64], CPU)
     assert {timing.engine for timing in choice.timings} == {"reference", "torch"}
     assert (
@@ -109,10 +114,9 @@ def test_an_engine_that_cannot_run_a_network_is_said_and_left_out(
 
 
 def test_a_choice_made_on_a_cpu_fits_a_gpu() -> None:
-    gpu = torch.device("cuda")
     assert fitting("openvino", CPU) == "openvino"
-    assert fitting("openvino", gpu) == "torch"
-    assert fitting("reference", gpu) == "reference"
+    assert fitting("openvino", "cuda") == "torch"
+    assert fitting("reference", "cuda") == "reference"
 
 
 def test_a_network_without_finite_answers_has_no_engine(
@@ -127,17 +131,17 @@ def test_a_network_without_finite_answers_has_no_engine(
 
 
 def test_an_engine_that_the_device_lacks_is_wrong_use(directory: Path) -> None:
-    with pytest.raises(UsageError, match="engine openvino does not run on meta"):
-        Predictor.load(directory, engine="openvino", device="meta")
+    with pytest.raises(UsageError, match="engine openvino does not run on cuda"):
+        Predictor.load(directory, engine="openvino", device="cuda")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU, and the tests above run it")
 def test_without_a_gpu_there_is_no_cuda_graph(directory: Path) -> None:
     network, card = checkpoint.load(directory)
     with pytest.raises(EngineError, match="no CUDA graph of this fastcnn: "):
-        engines.build("cuda-graphs", network, card, torch.device("cuda"))
+        engines.build("cuda-graphs", network, card, "cuda")
     assert "cuda-graphs" not in candidates(CPU)
-    assert "cuda-graphs" in candidates(torch.device("cuda"))
+    assert "cuda-graphs" in candidates("cuda")
     assert fitting("cuda-graphs", CPU) == "torch"
 
 
@@ -159,9 +163,65 @@ def test_openvino_tells_nobody_that_it_is_used(directory: Path, tmp_path: Path) 
         "assert 'openvino' in sys.modules\n"
         "assert not [name for name, module in sys.modules.items() if 'openvino_telemetry' in name and module]\n"
     )
-    environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
+    own = tmp_path / "home"
+    environment = {"PATH": "/usr/bin:/bin", "HOME": str(own), "RAYCLS_HOME": str(tmp_path / "raycls")}
+    own.mkdir()
     done = subprocess.run(
         [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert list(tmp_path.iterdir()) == []
+    assert list(own.iterdir()) == []
+
+
+@pytest.fixture
+def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where OpenVINO's graphs are kept, empty."""
+    monkeypatch.setenv("RAYCLS_HOME", str(tmp_path / "home"))
+    return tmp_path / "home/cache/openvino"
+
+
+def test_openvino_starts_without_pytorch_from_what_it_kept(
+    directory: Path, digits: PackedDataset, kept: Path
+) -> None:
+    images = digits.images("test")[:8]
+    converted = Predictor.load(directory, engine="openvino", device="cpu", threads=1).probabilities(images)
+    np.save(kept / "images.npy", images)
+    program = (
+        "import sys\nfrom pathlib import Path\nimport numpy as np\nfrom raycls.models.predictor import Predictor\n"
+        f"predictor = Predictor.load(Path({str(directory)!r}), engine='openvino', device='cpu', threads=1)\n"
+        f"np.save({str(kept / 'answers.npy')!r}, predictor.probabilities(np.load({str(kept / 'images.npy')!r})))\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert np.array_equal(np.load(kept / "answers.npy"), converted)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "changed", "without its digest", "of older code"])
+def test_what_openvino_kept_is_made_again_where_it_is_not_whole(
+    directory: Path, digits: PackedDataset, kept: Path, damage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answers() -> np.ndarray:
+        predictor = Predictor.load(directory, engine="openvino", device="cpu", threads=1)
+        return predictor.probabilities(digits.images("test")[:8])
+
+    before = answers()
+    (graph,) = kept.iterdir()
+    weights = graph / openvino_engine.CONSTANTS
+    if damage == "truncated":
+        weights.write_bytes(weights.read_bytes()[:1000])
+    elif damage == "changed":
+        weights.write_bytes(bytes(reversed(weights.read_bytes())))
+    elif damage == "without its digest":
+        (graph / openvino_engine.DIGEST).unlink()
+    else:
+        monkeypatch.setattr(openvino_engine, "version", lambda name: "0.1")
+    assert np.array_equal(answers(), before)
+    assert len(list(kept.iterdir())) == (2 if damage == "of older code" else 1)
+    monkeypatch.setattr(openvino_engine, "_convert", None)  # whole again: it is not asked once more
+    assert np.array_equal(answers(), before)
+
+
+def test_bfloat16_in_hardware_is_found_without_pytorch() -> None:
+    features = torch.cpu.get_capabilities()
+    assert native_bf16(torch.device(CPU)) == bool(features.get("avx512_bf16") or features.get("amx_bf16"))

@@ -12,10 +12,10 @@ import torch
 
 from raycls.config import override, preset
 from raycls.data.packed import PackedDataset, sha256_file
-from raycls.data.transforms import as_tensor
+from raycls.data.tensors import as_tensor
 from raycls.errors import ExportError, UsageError
-from raycls.models import checkpoint
 from raycls.models import export as module
+from raycls.models.card import sha256
 from raycls.models.export import TOLERANCE, export
 from raycls.models.predictor import Predictor
 from raycls.training import loop
@@ -80,7 +80,7 @@ def test_a_file_answers_as_the_network(
 
     predictor = Predictor.load(directory, device="cpu", engine="reference")
     images = np.array(digits.images("test")[:9])
-    expected = predictor.logits(images).numpy()
+    expected = predictor.logits(images)
     for count in (1, 9):  # much less than the answers differ among each other
         difference = np.abs(_answers(format, path, images[:count]) - expected[:count]).max()
         assert difference <= min(TOLERANCE, np.ptp(expected) / 1000)
@@ -90,7 +90,7 @@ def test_a_file_answers_as_the_network(
     assert described["image_size"] == 8
     assert described["model"] == "digits/7"
     assert described["file_sha256"] == sha256_file(path)
-    assert described["checkpoint_sha256"] == checkpoint.sha256(directory)
+    assert described["checkpoint_sha256"] == sha256(directory)
     assert sorted(p.name for p in path.parent.iterdir()) == ["digits.file", "digits.file.json"]
 
 

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torchvision.models import MobileNet_V3_Small_Weights, get_model
 
-from raycls.data.transforms import normalize
+from raycls.data.tensors import normalize
 from raycls.errors import ConfigError, SourceError
 from raycls.models.networks import NETWORKS, FastCNN, build, freeze_body, load_weights
 from raycls.models.torchvision_networks import LAST_LAYERS

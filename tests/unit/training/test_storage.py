@@ -10,7 +10,7 @@ from pyarrow.fs import LocalFileSystem
 from raycls.config import override, preset
 from raycls.data.packed import PackedDataset
 from raycls.errors import StorageError
-from raycls.models import checkpoint
+from raycls.models.card import CARD, WEIGHTS
 from raycls.training import loop
 from raycls.training.storage import Store, epoch_directory, saving
 
@@ -32,7 +32,7 @@ def test_only_whole_checkpoints_count(digits: PackedDataset, tmp_path: Path) -> 
     assert store.next_attempt() == "run/attempt-3"
     whole = store.checkpoints()
     assert [saved.epoch for saved in whole] == [1, 2, 3, 4]
-    for name in (checkpoint.WEIGHTS, checkpoint.CARD, loop.STATE):
+    for name in (WEIGHTS, CARD, loop.STATE):
         path = Path(whole[-1].path) / name
         data = path.read_bytes()
         for length in (0, 1, 100, len(data) // 2, len(data) - 10):
@@ -41,7 +41,7 @@ def test_only_whole_checkpoints_count(digits: PackedDataset, tmp_path: Path) -> 
             assert last is not None
             assert last.epoch == 3, (name, length)
         path.write_bytes(data)
-    (Path(whole[-1].path) / checkpoint.CARD).unlink()
+    (Path(whole[-1].path) / CARD).unlink()
     best = store.best("val_accuracy")
     store.tidy("val_accuracy")
     assert best == store.best("val_accuracy")
@@ -57,7 +57,7 @@ def test_what_a_full_disk_cut_short_is_removed(tmp_path: Path) -> None:
         saving(LocalFileSystem(), f"{tmp_path}/epoch-00002"),
     ):
         (tmp_path / "epoch-00002").mkdir()
-        (tmp_path / "epoch-00002" / checkpoint.WEIGHTS).write_bytes(b"half")
+        (tmp_path / "epoch-00002" / WEIGHTS).write_bytes(b"half")
         with Path("/dev/full").open("wb", buffering=0) as file:  # the kernel's own disk that is always full
             file.write(b"the other half")
     assert list(tmp_path.iterdir()) == []

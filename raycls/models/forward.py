@@ -1,0 +1,57 @@
+"""The forward pass in PyTorch: from uint8 images to logits, in the dtype that suits the device.
+
+    logits = forward(network, as_tensor(images).to(device), card, compute_dtype("auto", device))
+
+Training and the engines made of PyTorch share it. Knows a network and its card; nothing of files.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from raycls import machine
+from raycls.data.tensors import normalize, rescale, scale_and_shift
+from raycls.models.card import ModelCard
+
+Precision = Literal["auto", "bf16", "fp32"]
+
+
+def native_bf16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 matrices in hardware; elsewhere bf16 is slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return machine.native_bf16()
+
+
+def compute_dtype(precision: Precision, device: torch.device) -> torch.dtype:
+    """The dtype of convolutions and matrix products: what `precision` asks for, or what suits the device."""
+    if precision == "auto":
+        return torch.bfloat16 if native_bf16(device) else torch.float32
+    return torch.bfloat16 if precision == "bf16" else torch.float32
+
+
+@torch.inference_mode()
+def forward(network: nn.Module, images: Tensor, card: ModelCard, dtype: torch.dtype) -> Tensor:
+    """Logits (float32, N×C) of uint8 N×S×S×3 images, on the network's device."""
+    inputs = normalize(images, card.mean, card.std)
+    with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
+        return network(inputs.to(dtype)).float()
+
+
+class WithNormalization(nn.Module):
+    """A network as one graph: uint8 N×S×S×3 in, float32 logits N×C out."""
+
+    _scale: Tensor
+    _shift: Tensor
+
+    def __init__(self, network: nn.Module, card: ModelCard):
+        super().__init__()
+        self.network = network
+        for name, values in zip(("_scale", "_shift"), scale_and_shift(card.mean, card.std), strict=True):
+            self.register_buffer(name, values, persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(rescale(images, self._scale, self._shift))

@@ -1,0 +1,168 @@
+"""The engine `openvino`: a network compiled for this processor, which needs PyTorch only when it is first converted.
+
+    run = load(checkpoint_directory, threads=1)      # uint8 N×S×S×3 to float32 N×C
+
+What OpenVINO made of a checkpoint is kept under the home, in cache/openvino: importing PyTorch and converting are two
+thirds of what a replica's start would take. The folder may be deleted at any time; what is missing or damaged there is
+made again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from raycls import home, machine
+from raycls.errors import EngineError
+from raycls.models import card as cards
+from raycls.models.card import ModelCard
+from raycls.models.engines import Run, first_line
+
+if TYPE_CHECKING:
+    from torch import nn
+
+PIECES = (32, 16, 8, 4, 2, 1)  # images: what a batch is cut into
+GRAPH, CONSTANTS, DIGEST = "model.xml", "model.bin", "sha256"
+MAKERS = ("torch", "torchvision", "openvino")  # whose versions decide what a checkpoint becomes
+SOURCES = (  # and our own files that do
+    "models/networks.py",
+    "models/torchvision_networks.py",
+    "models/forward.py",
+    "models/openvino_engine.py",
+    "data/tensors.py",
+)
+
+
+def load(directory: Path, threads: int) -> Run:
+    """The network of a checkpoint directory, from what is kept of it; converted and kept where that is nothing.
+
+    Raises CheckpointError, EngineError where OpenVINO cannot run the network.
+    """
+    card = cards.load_card(directory)
+    kept = home.home() / "cache" / "openvino" / _key(directory)
+    with _as_engine_errors(card):
+        graph = _read(kept)
+    if graph is None:
+        from raycls.models import checkpoint
+
+        graph = _convert(checkpoint.load(directory)[0], card)
+        _keep(graph, kept)
+    return _run(graph, card, threads)
+
+
+def build(network: nn.Module, card: ModelCard, threads: int) -> Run:
+    """The same for a network that is in memory. Raises EngineError."""
+    return _run(_convert(network, card), card, threads)
+
+
+def _convert(network: nn.Module, card: ModelCard) -> Any:
+    import torch
+
+    from raycls.models.forward import WithNormalization
+
+    side = card.image_size
+    example = torch.zeros(2, side, side, 3, dtype=torch.uint8)
+    with _as_engine_errors(card), torch.inference_mode(), warnings.catch_warnings():
+        # Deprecations inside the converter.
+        warnings.simplefilter("ignore")
+        whole = WithNormalization(network, card).eval()
+        return _without_telemetry().convert_model(whole, example_input=example)
+
+
+def _run(graph: Any, card: ModelCard, threads: int) -> Run:
+    side = card.image_size
+    settings = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": 1,
+        "ENABLE_CPU_PINNING": False,  # it would put the replicas of one machine on the same core
+        "INFERENCE_NUM_THREADS": threads,
+        "INFERENCE_PRECISION_HINT": "bf16" if machine.native_bf16() else "f32",
+    }
+
+    # Compiled for a batch of any size, a pass would take 0.4 ms more: a third of a small network's for one image.
+    @cache
+    def compiled(size: int) -> Any:
+        graph.reshape([size, side, side, 3])
+        return core.compile_model(graph, "CPU", settings).create_infer_request()
+
+    with _as_engine_errors(card):
+        core = _without_telemetry().Core()
+        compiled(1)
+
+    def run(images: np.ndarray) -> np.ndarray:
+        logits, start = [], 0
+        for size in PIECES:
+            while len(images) - start >= size:
+                logits.append(compiled(size).infer([images[start : start + size]], share_inputs=True)[0])
+                start += size
+        return np.concatenate(logits)
+
+    return run
+
+
+@contextmanager
+def _as_engine_errors(card: ModelCard) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # its converter and its compiler raise many types
+        raise EngineError(f"OpenVINO cannot run this {card.network}: {first_line(error)}") from error
+
+
+def _key(directory: Path) -> str:
+    """What a graph is made from and by: of other weights, code or libraries there is another."""
+    digest = hashlib.sha256(cards.sha256(directory).encode())
+    for name in SOURCES:
+        digest.update((Path(__file__).parents[1] / name).read_bytes())
+    digest.update(" ".join(map(version, MAKERS)).encode())
+    return digest.hexdigest()
+
+
+def _read(kept: Path) -> Any:
+    """The graph; None where there is none, or not as it was written."""
+    try:
+        if _digest(kept) != (kept / DIGEST).read_text():
+            return None
+    except OSError:
+        return None
+    return _without_telemetry().Core().read_model(kept / GRAPH)
+
+
+def _keep(graph: Any, kept: Path) -> None:
+    """At once or not at all: other replicas may be about the same."""
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=kept.parent) as folder:
+        made = Path(folder, "made")
+        made.mkdir()
+        _without_telemetry().save_model(graph, made / GRAPH, compress_to_fp16=False)
+        (made / DIGEST).write_text(_digest(made))
+        try:
+            made.rename(kept)
+        except OSError:  # there already: made by another meanwhile, or damaged
+            if _read(kept) is None:
+                shutil.rmtree(kept)
+                made.rename(kept)
+
+
+def _digest(folder: Path) -> str:
+    files = (folder / name for name in (GRAPH, CONSTANTS))
+    return hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files)).hexdigest()
+
+
+def _without_telemetry() -> ModuleType:
+    """OpenVINO. With openvino_telemetry, which its wheel brings, importing it would be told to its makers."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    import openvino
+
+    return openvino
