@@ -15,6 +15,7 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
+from raycls import ingress_rules
 from raycls.errors import ClusterError
 
 LOOPBACK = "127.0.0.1"
@@ -58,6 +59,8 @@ def environment() -> dict[str, str]:
         "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "60",
         # Only a request that fits into it can be repeated: 16 KB, HAProxy's own, is less than a small photograph.
         "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": "131072",
+        # Ray's own 5 s between two looks at a replica, and what Ray has no setting for.
+        "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": ingress_rules.after("5s"),
         "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "raycls.serving.ingress:middlewares",
         "RAY_SERVE_CONTROLLER_CALLBACK_IMPORT_PATH": "raycls.serving.routes:keep",
         # A stopping replica finishes its requests; Ray's 30 s more of waiting only slow every update down.

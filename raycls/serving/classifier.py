@@ -38,12 +38,13 @@ from raycls.serving.http import (
     Arrivals,
     HTTPProblem,
     answer,
-    busy,
     connected,
     explain_of,
+    full,
     images_of,
     problem_of,
     read_body,
+    refused_before,
     top_k_of,
 )
 from raycls.serving.metrics import Metrics, exposition
@@ -85,6 +86,8 @@ class Classifier:
 
     async def __call__(self, request: Request) -> Response:
         started = time.perf_counter()
+        if refused := refused_before(request):
+            self.metrics.request(429, count=refused)
         try:
             response = await self._route(request)
         except asyncio.CancelledError:
@@ -180,7 +183,7 @@ class Classifier:
 
     def _check_queue(self) -> None:
         if self.pending >= self.config.max_pending:
-            raise busy("the queue is full")
+            raise full(self.config.max_pending)
 
     def _check_pixels(self, images: list[bytes]) -> None:
         """Raise HTTPProblem 413 for images that together take as long to decode as one that would be refused."""

@@ -25,10 +25,13 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from raycls.errors import ImageError, ImageTooLargeError, NotAnImageError
+from raycls.ingress_rules import MAX_PENDING, REFUSED, RETRY_AFTER_S
 from raycls.serving.batching import Unwanted
 
-RETRY_AFTER_S = 1
 ACCEPTED = "send image/*, application/octet-stream, multipart/form-data or application/json"
+
+
+_REFUSED = REFUSED.encode()
 
 
 class HTTPProblem(Exception):
@@ -96,6 +99,19 @@ def connected(request: Request) -> Callable[[], bool]:
 def busy(what: str) -> HTTPProblem:
     """429 for who may come back in a moment."""
     return HTTPProblem(429, f"{what}: try again in a moment", {"Retry-After": str(RETRY_AFTER_S)})
+
+
+def full(max_pending: int) -> HTTPProblem:
+    """`busy` from a replica that holds so many requests: HAProxy then refuses those that are more than that itself."""
+    problem = busy("the queue is full")
+    problem.headers = {**(problem.headers or {}), MAX_PENDING: str(max_pending)}
+    return problem
+
+
+def refused_before(request: Request) -> int:
+    """How many requests HAProxy has refused since the last one that came here."""
+    values = [value for name, value in request.scope["headers"] if name == _REFUSED]
+    return int(values[0]) if values and values[0].isdigit() else 0
 
 
 class Arrivals:

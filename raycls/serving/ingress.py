@@ -15,10 +15,14 @@ from ray.serve.exceptions import RayServeException
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from raycls.ingress_rules import REFUSED
 from raycls.serving.http import HTTPProblem
 
 MAX_HEADER_BYTES = 16 * 1024  # names and values of all headers
 _ORDERS = (b"x-request-disconnect-disabled", b"x-request-timeout-seconds")
+_HAPROXYS = (
+    REFUSED.encode()
+)  # and nobody else's: Ray's own proxy does not take it away, so it is taken away there
 # Ray would wait for each client's leaving in a task of its own, with another for the request and a queue between them:
 # a tenth of a replica's CPU. The classifier looks whether the client is there, when it matters.
 UNWATCHED = (b"x-request-disconnect-disabled", b"?1")
@@ -27,11 +31,11 @@ UNWATCHED = (b"x-request-disconnect-disabled", b"?1")
 class HeaderFilter:
     """Passes a request on without orders to Ray and without values that are not ASCII; 431 for too many headers.
 
-    own: headers that it adds.
+    own: headers that it adds. without: names of further ones that are left out.
     """
 
-    def __init__(self, app: ASGIApp, own: Sequence[tuple[bytes, bytes]] = ()):
-        self._app, self._own = app, own
+    def __init__(self, app: ASGIApp, own: Sequence[tuple[bytes, bytes]] = (), without: Sequence[bytes] = ()):
+        self._app, self._own, self._without = app, own, {*_ORDERS, *without}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -43,7 +47,7 @@ class HeaderFilter:
                 *(
                     (name, value)
                     for name, value in scope["headers"]
-                    if name not in _ORDERS and value.isascii()
+                    if name not in self._without and value.isascii()
                 ),
                 *self._own,
             ]
@@ -55,5 +59,5 @@ def middlewares() -> list[Middleware]:
     try:
         serve.get_replica_context()
     except RayServeException:  # a proxy, whose connections a replica does not see
-        return [Middleware(HeaderFilter)]
+        return [Middleware(HeaderFilter, without=[_HAPROXYS])]
     return [Middleware(HeaderFilter, own=[UNWATCHED])]

@@ -70,9 +70,9 @@ class Metrics:
         self._decode, self._forward = _Histogram(SECONDS), _Histogram(SECONDS)
         self._sizes, self._confidence = _Histogram(IMAGES), _Histogram(CONFIDENCE)
 
-    def request(self, status: int, seconds: float | None = None) -> None:
-        """One request answered; with predictions, so long after its head came in."""
-        self._requests[status] += 1
+    def request(self, status: int, seconds: float | None = None, count: int = 1) -> None:
+        """One request answered, or several; with predictions, so long after its head came in."""
+        self._requests[status] += count
         if seconds is not None:
             self._duration.add(seconds)
 

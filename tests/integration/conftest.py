@@ -32,7 +32,7 @@ def serve_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "body_timeout_s: 5",
         "access_log: 0.2",
     )
-    path.write_text(CONFIG.read_text().replace("max_pending: 128", "\n      ".join(limits)))
+    path.write_text(CONFIG.read_text().replace("max_pending: 96", "\n      ".join(limits)))
     return path
 
 
@@ -60,7 +60,7 @@ def predictor(trained: TrainingResult) -> Predictor:
 @pytest.fixture
 def post(served: Served) -> Callable[..., requests.Response]:
     def send(data: Any = None, content_type: str | None = OCTETS, **options: Any) -> requests.Response:
-        headers = {"Content-Type": content_type} if content_type else {}
+        headers = options.pop("headers", {}) | ({"Content-Type": content_type} if content_type else {})
         query = options.pop("query", "")
         return requests.post(f"{served.url}/predict{query}", data, headers=headers, timeout=30, **options)
 

@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from email.message import Message
+from http.client import HTTPResponse
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,10 +22,11 @@ import requests
 from PIL import Image
 
 from raycls import cluster
+from raycls.ingress_rules import FULL, MAX_PENDING, REFUSED
 from raycls.models.predictor import Predictor
 from raycls.serving.deploy import Served
 from raycls.training.trainer import TrainingResult
-from tests.integration.predict import OCTETS, base64_of, counted, encoded, expect_problem
+from tests.integration.predict import OCTETS, base64_of, counted, encoded
 
 
 @pytest.mark.parametrize(
@@ -183,17 +186,31 @@ def test_a_share_of_the_requests_is_in_the_log(
     assert 0 < line["ms"] < 10_000
 
 
-def test_a_full_queue_answers_429_at_once_and_recovers(post: Callable[..., requests.Response]) -> None:
-    """More at a time than it holds, each of which takes a while to decode."""
-    large = encoded(size=(800, 800))
-    with ThreadPoolExecutor(100) as pool:
-        answers = list(pool.map(post, [large] * 100))
-    assert {answer.status_code for answer in answers} == {200, 429}
-    refused = [answer for answer in answers if answer.status_code == 429]
-    for answer in refused:
-        expect_problem(answer, 429, "full")
-        assert int(answer.headers["retry-after"]) >= 1
-    assert _until(200, post).status_code == 200
+def test_a_full_queue_answers_429_at_once_and_recovers(
+    served: Served, post: Callable[..., requests.Response]
+) -> None:
+    """More at a time than it holds: some it refuses itself, then HAProxy those that it sees as a whole."""
+    before = _refused(served)
+    with ThreadPoolExecutor(200) as pool:
+        answers = list(pool.map(_at_once, [served] * 600, [encoded(size=(300, 300))] * 600))
+    assert {status for status, _, _ in answers} == {200, 429}
+    refused = [(headers, body) for status, headers, body in answers if status == 429]
+    for headers, body in refused:
+        assert json.loads(body) == FULL
+        assert headers["content-type"] == "application/problem+json"
+        assert int(headers["retry-after"]) >= 1
+        assert MAX_PENDING not in headers
+    assert _until(200, post).status_code == 200  # and tells the replica how many HAProxy has refused
+    assert _refused(served) - before == len(refused)
+    assert {"server" in headers for headers, _ in refused} == {True, False}  # uvicorn's, and HAProxy's own
+
+
+def test_a_client_cannot_say_that_others_were_refused(
+    served: Served, post: Callable[..., requests.Response]
+) -> None:
+    before = _refused(served)
+    assert post(encoded(), headers={REFUSED: "1000"}).status_code == 200
+    assert _refused(served) == before
 
 
 def test_slow_senders_keep_nobody_else_out(served: Served, post: Callable[..., requests.Response]) -> None:
@@ -206,6 +223,28 @@ def test_slow_senders_keep_nobody_else_out(served: Served, post: Callable[..., r
             waiting.sendall(head.encode() + b"x")
         time.sleep(1)
         assert [post(encoded(seed)).status_code for seed in range(20)] == [200] * 20
+
+
+def _at_once(served: Served, data: bytes) -> tuple[int, Message, bytes]:
+    """An answer to head and body in one piece, which `requests` sends in two: status, headers, body."""
+    parts = urlsplit(served.url)
+    assert parts.hostname and parts.port
+    head = (
+        f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: {OCTETS}\r\nContent-Length: {len(data)}\r\n\r\n"
+    )
+    with socket.create_connection((parts.hostname, parts.port), timeout=30) as connection:
+        connection.sendall(head.encode() + data)
+        response = HTTPResponse(connection)
+        response.begin()
+        return response.status, response.headers, response.read()
+
+
+def _refused(served: Served) -> float:
+    """How many requests were answered 429, as GET /metrics has it."""
+    lines = requests.get(f"{served.url}/metrics", timeout=10).text.splitlines()
+    return sum(
+        float(line.split()[-1]) for line in lines if "raycls_requests_total" in line and '"429"' in line
+    )
 
 
 def _until(status: int, post: Callable[..., requests.Response]) -> requests.Response:

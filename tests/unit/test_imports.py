@@ -26,6 +26,7 @@ ORDER = [
         "html_page",
         "processes",
         "config",
+        "ingress_rules",
         "ray_environment",
         "cluster",
     },
