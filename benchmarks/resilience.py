@@ -16,20 +16,23 @@ the page OUTPUT/resilience.md is made anew, and one JSON document to the last li
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import random
 import statistics
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from pathlib import Path
 
 from raycls import home, progress, registry, results_page, script
 from raycls.errors import BenchmarkError, RefusedError, UsageError
 from raycls.results_page import Document, Row, Section, table
 from raycls.serving import rollout
-from raycls.serving.benchmark import usage
+from raycls.serving.benchmark import h2load, usage
 from raycls.serving.benchmark.broken import BROKEN, cut_short
+from raycls.serving.benchmark.images import read_images
 from raycls.serving.benchmark.load import MAX_OUTSTANDING, Load, Sample
 from raycls.serving.benchmark.stage import LEAD_S, Server, stage
 
@@ -156,12 +159,17 @@ def controller(server: Server, rate: float) -> list[Row]:
 
 def overload(server: Server, rate: float) -> list[Row]:
     """OVERLOAD times the closed-loop peak. `rate` is not used."""
-    with server.generator() as generator:
-        generator.measure(PEAKS[0].model_copy(update={"seconds": 3}))
-        peak = max(map(generator.measure, PEAKS), key=lambda sample: sample.requests_per_s)
+    with ExitStack() as stack:
+        if h2load.installed():
+            url, images = f"{server.url}/predict", read_images(server.images)
+            measure: Callable[[Load], Sample] = functools.partial(h2load.drive, url, images)
+        else:
+            measure = stack.enter_context(server.generator()).measure
+        measure(PEAKS[0].model_copy(update={"seconds": 3}))
+        peak = max(map(measure, PEAKS), key=lambda sample: sample.requests_per_s)
         offered = OVERLOAD * peak.requests_per_s
-        over = generator.measure(Load(rate=offered, seconds=OVERLOAD_S, warmup_seconds=3))
-        after = max(map(generator.measure, PEAKS), key=lambda sample: sample.requests_per_s)
+        over = measure(Load(rate=offered, seconds=OVERLOAD_S, warmup_seconds=3))
+        after = max(map(measure, PEAKS), key=lambda sample: sample.requests_per_s)
     if not peak.p99_ms or not over.p99_ms:
         raise BenchmarkError(f"nothing was answered: {peak.errors | over.errors}")
     told = (
@@ -171,7 +179,8 @@ def overload(server: Server, rate: float) -> list[Row]:
         + (f"99% of the 429s within {over.refused_p99_ms:.0f} ms; " if over.refused_p99_ms else "no 429; ")
         + f"peak afterwards {after.requests_per_s:,.0f}/s"
     )
-    load = f"{offered:,.0f} requests/s, at most {MAX_OUTSTANDING} unanswered"
+    client = "h2load" if h2load.installed() else "our own client"
+    load = f"{offered:,.0f} requests/s from {client}, at most {MAX_OUTSTANDING} unanswered"
     return [row(f"{OVERLOAD} × the peak for {OVERLOAD_S:.0f} s", load, [over], told)]
 
 

@@ -15,7 +15,7 @@ from aiohttp import web
 
 from raycls.errors import BenchmarkError
 from raycls.results_page import Row
-from raycls.serving.benchmark import peers, servers_page, wrk
+from raycls.serving.benchmark import h2load, peers, servers_page, wrk
 from raycls.serving.benchmark.forms import FORMS
 from raycls.serving.benchmark.images import read_images
 from raycls.serving.benchmark.load import Load, LoadGenerator
@@ -90,6 +90,26 @@ def test_wrk_counts_what_fails(serve: Callable[..., str], images: Path, tmp_path
     assert loop.requests_per_s == 0
     with pytest.raises(BenchmarkError, match="wrk failed: "):
         wrk.closed("http://127.0.0.1:1/predict", folder, connections=1, seconds=1)
+
+
+@pytest.mark.skipif(not h2load.installed(), reason="h2load is not installed")
+def test_h2load_tells_answers_from_refusals(serve: Callable[..., str], images: Path) -> None:
+    turns = itertools.cycle([200, 429, 500])
+
+    async def some(request: web.Request) -> web.Response:
+        assert await request.read() == read_images(images)[0].body
+        return web.Response(status=next(turns))
+
+    url = serve(some)
+    closed = h2load.drive(url, read_images(images), Load(connections=2, seconds=1, warmup_seconds=0.5))
+    assert closed.answered == pytest.approx(closed.errors["429"], abs=2)
+    assert set(closed.errors) == {"429", "500"}
+    assert closed.p99_ms and closed.refused_p99_ms
+    assert closed.requests_per_s == closed.answered
+    offered = h2load.drive(url, read_images(images), Load(rate=300, seconds=2, warmup_seconds=2))
+    assert offered.answered + sum(offered.errors.values()) == pytest.approx(600, rel=0.2)
+    with pytest.raises(BenchmarkError, match="h2load failed: "):
+        h2load.drive("http://127.0.0.1:1/predict", read_images(images), Load(connections=1, seconds=1))
 
 
 @pytest.mark.parametrize("peer", peers.PEERS, ids=lambda peer: peer.name)
