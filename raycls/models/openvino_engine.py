@@ -4,13 +4,14 @@
 
 What OpenVINO made of a checkpoint is kept under the home, in cache/openvino: importing PyTorch and converting are two
 thirds of what a replica's start would take. The folder may be deleted at any time; what is missing or damaged there is
-made again.
+made again, by a process of its own where this one does without PyTorch: it then stays small.
 """
 
 from __future__ import annotations
 
 import hashlib
 import shutil
+import subprocess
 import sys
 import tempfile
 import warnings
@@ -24,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from raycls import home, machine
+from raycls import home, machine, script
 from raycls.errors import EngineError
 from raycls.models import card as cards
 from raycls.models.card import ModelCard
@@ -51,20 +52,33 @@ def load(directory: Path, threads: int) -> Run:
     Raises CheckpointError, EngineError where OpenVINO cannot run the network.
     """
     card = cards.load_card(directory)
-    kept = home.home() / "cache" / "openvino" / _key(directory)
+    kept = _kept(directory)
     with _as_engine_errors(card):
         graph = _read(kept)
     if graph is None:
-        from raycls.models import checkpoint
-
-        graph = _convert(checkpoint.load(directory)[0], card)
-        _keep(graph, kept)
+        with home.lock("openvino.lock", "", wait=True):  # replicas that start together: one of them makes it
+            if _read(kept) is None:
+                _make(directory, card, kept)
+        graph = _read(kept)
     return _run(graph, card, threads)
 
 
 def build(network: nn.Module, card: ModelCard, threads: int) -> Run:
     """The same for a network that is in memory. Raises EngineError."""
     return _run(_convert(network, card), card, threads)
+
+
+def _make(directory: Path, card: ModelCard, kept: Path) -> None:
+    if "torch" in sys.modules:
+        from raycls.models import checkpoint
+
+        _keep(_convert(checkpoint.load(directory)[0], card), kept)
+        return
+    command = [sys.executable, "-m", __name__, str(directory)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        said = (done.stderr.strip() or f"converting ended with {done.returncode}").splitlines()[-1]
+        raise EngineError(said.removeprefix("error: "))
 
 
 def _convert(network: nn.Module, card: ModelCard) -> Any:
@@ -120,13 +134,13 @@ def _as_engine_errors(card: ModelCard) -> Iterator[None]:
         raise EngineError(f"OpenVINO cannot run this {card.network}: {first_line(error)}") from error
 
 
-def _key(directory: Path) -> str:
-    """What a graph is made from and by: of other weights, code or libraries there is another."""
+def _kept(directory: Path) -> Path:
+    """The folder for what is made of a checkpoint: of other weights, code or libraries there is another."""
     digest = hashlib.sha256(cards.sha256(directory).encode())
     for name in SOURCES:
         digest.update((Path(__file__).parents[1] / name).read_bytes())
     digest.update(" ".join(map(version, MAKERS)).encode())
-    return digest.hexdigest()
+    return home.home() / "cache" / "openvino" / digest.hexdigest()
 
 
 def _read(kept: Path) -> Any:
@@ -166,3 +180,15 @@ def _without_telemetry() -> ModuleType:
     import openvino
 
     return openvino
+
+
+def main(arguments: list[str]) -> None:
+    """Keep what OpenVINO makes of the checkpoint directory. Raises as `load`."""
+    import torch  # noqa: F401 - so that it is made here
+
+    directory = Path(arguments[0])
+    _make(directory, cards.load_card(directory), _kept(directory))
+
+
+if __name__ == "__main__":
+    script.run(main)

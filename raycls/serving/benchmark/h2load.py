@@ -39,7 +39,13 @@ def drive(url: str, images: Sequence[EncodedImage], load: Load) -> Sample:
     with tempfile.TemporaryDirectory(prefix="raycls-h2load-") as folder:
         body, log = Path(folder, "body"), Path(folder, "log")
         body.write_bytes(images[0].body)
-        command = ["h2load", "--h1", "-t1", f"-c{load.connections or MAX_OUTSTANDING}", f"-D{round(1000 * seconds)}ms"]
+        command = [
+            "h2load",
+            "--h1",
+            "-t1",
+            f"-c{load.connections or MAX_OUTSTANDING}",
+            f"-D{round(1000 * seconds)}ms",
+        ]
         command += [f"--rps={load.rate / MAX_OUTSTANDING:.3f}"] if load.rate else []
         command += [f"-N{round(1000 * load.timeout_seconds)}ms", f"--log-file={log}", f"-d{body}"]
         command += ["-H", f"content-type: {images[0].content_type}", url]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +18,7 @@ from raycls.data.packed import PackedDataset
 from raycls.data.tensors import as_tensor
 from raycls.errors import CheckpointError, EngineError, UsageError
 from raycls.models import checkpoint, engines, openvino_engine
-from raycls.models.card import load_card
+from raycls.models.card import WEIGHTS, load_card
 from raycls.models.engine_choice import choose
 from raycls.models.engines import Device, best_device, candidates, fitting
 from raycls.models.forward import compute_dtype, forward, native_bf16
@@ -183,8 +185,9 @@ def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_openvino_starts_without_pytorch_from_what_it_kept(
     directory: Path, digits: PackedDataset, kept: Path
 ) -> None:
+    """And has it made by another process where there is nothing yet."""
     images = digits.images("test")[:8]
-    converted = Predictor.load(directory, engine="openvino", device="cpu", threads=1).probabilities(images)
+    kept.mkdir(parents=True)
     np.save(kept / "images.npy", images)
     program = (
         "import sys\nfrom pathlib import Path\nimport numpy as np\nfrom raycls.models.predictor import Predictor\n"
@@ -194,7 +197,23 @@ def test_openvino_starts_without_pytorch_from_what_it_kept(
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert np.array_equal(np.load(kept / "answers.npy"), converted)
+    predictor = Predictor.load(directory, engine="openvino", device="cpu", threads=1)
+    assert np.array_equal(np.load(kept / "answers.npy"), predictor.probabilities(images))
+
+
+def test_what_openvino_cannot_convert_is_told_by_who_has_it_converted(
+    directory: Path, kept: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(directory, tmp_path / "broken")
+    os.truncate(tmp_path / "broken" / WEIGHTS, 1000)
+    program = (
+        "from pathlib import Path\nfrom raycls.models.predictor import Predictor\n"
+        f"Predictor.load(Path({str(tmp_path / 'broken')!r}), engine='openvino', device='cpu', threads=1)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert "EngineError" in done.stderr.splitlines()[-1]
+    assert "is damaged" in done.stderr.splitlines()[-1]
+    assert not kept.exists()
 
 
 @pytest.mark.parametrize("damage", ["truncated", "changed", "without its digest", "of older code"])
