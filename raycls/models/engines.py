@@ -36,7 +36,7 @@ Run = Callable[[np.ndarray], np.ndarray]
 
 
 def best_device() -> Device:
-    """The GPU where there is one, else the CPU. Where CUDA's driver is missing, PyTorch need not be asked."""
+    """The GPU where there is one of NVIDIA's, else the CPU. Where its driver is missing, PyTorch need not be asked."""
     try:
         ctypes.CDLL("libcuda.so.1")
     except OSError:

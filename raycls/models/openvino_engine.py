@@ -10,13 +10,15 @@ made again, by a process of its own where this one does without PyTorch: it then
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -26,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from raycls import home, machine, script
-from raycls.errors import EngineError
+from raycls.errors import EngineError, RayclsError
 from raycls.models import card as cards
 from raycls.models.card import ModelCard
 from raycls.models.engines import Run, first_line
@@ -35,9 +37,12 @@ if TYPE_CHECKING:
     from torch import nn
 
 PIECES = (32, 16, 8, 4, 2, 1)  # images: what a batch is cut into
+UNREAD_S = 60 * 24 * 3600.0
 GRAPH, CONSTANTS, DIGEST = "model.xml", "model.bin", "sha256"
 MAKERS = ("torch", "torchvision", "openvino")  # whose versions decide what a checkpoint becomes
 SOURCES = (  # and our own files that do
+    "models/card.py",
+    "models/checkpoint.py",
     "models/networks.py",
     "models/torchvision_networks.py",
     "models/forward.py",
@@ -49,17 +54,21 @@ SOURCES = (  # and our own files that do
 def load(directory: Path, threads: int) -> Run:
     """The network of a checkpoint directory, from what is kept of it; converted and kept where that is nothing.
 
-    Raises CheckpointError, EngineError where OpenVINO cannot run the network.
+    Raises CheckpointError, EngineError where OpenVINO cannot run the network, or what it made cannot be kept.
     """
     card = cards.load_card(directory)
-    kept = _kept(directory)
     with _as_engine_errors(card):
+        kept = _kept(directory)
         graph = _read(kept)
-    if graph is None:
-        with home.lock("openvino.lock", "", wait=True):  # replicas that start together: one of them makes it
-            if _read(kept) is None:
-                _make(directory, card, kept)
-        graph = _read(kept)
+        if graph is None:
+            with home.lock(
+                "openvino.lock", "", wait=True
+            ):  # replicas that start together: one of them makes it
+                if _read(kept) is None:
+                    _make(directory, card, kept)
+            graph = _read(kept)
+        if graph is None:
+            raise EngineError(f"what OpenVINO made of {directory} was taken away at once: {kept}")
     return _run(graph, card, threads)
 
 
@@ -75,7 +84,11 @@ def _make(directory: Path, card: ModelCard, kept: Path) -> None:
         _keep(_convert(checkpoint.load(directory)[0], card), kept)
         return
     command = [sys.executable, "-m", __name__, str(directory)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    # Ray may have brought this package along by a path that the environment does not have.
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode < 0:
+        raise EngineError(f"converting {directory} was ended by signal {-done.returncode}")
     if done.returncode:
         said = (done.stderr.strip() or f"converting ended with {done.returncode}").splitlines()[-1]
         raise EngineError(said.removeprefix("error: "))
@@ -130,6 +143,8 @@ def _run(graph: Any, card: ModelCard, threads: int) -> Run:
 def _as_engine_errors(card: ModelCard) -> Iterator[None]:
     try:
         yield
+    except RayclsError:
+        raise
     except Exception as error:  # its converter and its compiler raise many types
         raise EngineError(f"OpenVINO cannot run this {card.network}: {first_line(error)}") from error
 
@@ -150,12 +165,17 @@ def _read(kept: Path) -> Any:
             return None
     except OSError:
         return None
+    with suppress(OSError):  # in a home that is only read, nothing is cleared away either
+        os.utime(kept)
     return _without_telemetry().Core().read_model(kept / GRAPH)
 
 
 def _keep(graph: Any, kept: Path) -> None:
-    """At once or not at all: other replicas may be about the same."""
+    """As a whole or not at all, in place of those that nobody has read for UNREAD_S."""
     kept.parent.mkdir(parents=True, exist_ok=True)
+    for other in kept.parent.iterdir():
+        if time.time() - other.stat().st_mtime > UNREAD_S:
+            shutil.rmtree(other, ignore_errors=True)
     with tempfile.TemporaryDirectory(dir=kept.parent) as folder:
         made = Path(folder, "made")
         made.mkdir()

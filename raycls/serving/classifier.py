@@ -44,9 +44,9 @@ from raycls.serving.http import (
     images_of,
     problem_of,
     read_body,
-    refused_before,
     top_k_of,
 )
+from raycls.serving.ingress import REFUSED_BEFORE
 from raycls.serving.metrics import Metrics, exposition
 
 CLIENT_LEFT = 499  # nginx's status for a request that nobody waits for any more
@@ -55,7 +55,9 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 ARRIVING = 256
 BODIES = 32  # of the largest size: what all those on their way may take together
 SCRAPE_S = 2.0  # what the other replicas have to tell their counts for GET /metrics
-HUNG_S = 5.0  # a forward pass that takes so long, and HUNG_TIMES what a full batch does, will not end
+# A forward pass that takes so long, and HUNG_TIMES what a full batch does, will not end. Three failures in a row are
+# soon together where the health is looked at twice a second.
+HUNG_S = 15.0
 HUNG_TIMES = 10
 # New objects after which Python looks for cycles among them. What a hundred requests hold is more than its own 700,
 # which would have it look all the time, a tenth of a replica's CPU. What holds a request's images must be in no cycle.
@@ -86,7 +88,7 @@ class Classifier:
 
     async def __call__(self, request: Request) -> Response:
         started = time.perf_counter()
-        if refused := refused_before(request):
+        if refused := request.scope.get(REFUSED_BEFORE):
             self.metrics.request(429, count=refused)
         try:
             response = await self._route(request)

@@ -10,7 +10,9 @@ which ends with the replica. It has the lowest priority: on a busy core the forw
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,10 +27,13 @@ from raycls.serving.http import RETRY_AFTER_S, HTTPProblem, busy
 
 MOST_WAITING = 16  # explanations; who asks for more is told to come back
 MOST_AT_ONCE = 4  # of one request
-PATIENCE_S = (
-    7.0  # the ingress gives a request up after 8, and says less; the first one takes 3 on an idle core
-)
+# The ingress gives a request up after 8, and says less. The first one takes 3 on an idle core.
+PATIENCE_S = 6.0
+# Before another one is started in place of a process that ended.
+AGAIN_S = 10.0
 LOWEST_PRIORITY = 19
+
+logger = logging.getLogger("ray.serve")
 
 
 class Explainer:
@@ -37,10 +42,10 @@ class Explainer:
     def __init__(self, directory: Path, decode: Callable[[bytes], np.ndarray]):
         self._directory, self._decode = directory, decode
         self._waiting = 0
-        self._turn = (
-            asyncio.Lock()
-        )  # of the one whose explanation is made: of those after it, who leaves costs nothing
+        # Of the one whose explanation is made: of those after it, who leaves costs nothing.
+        self._turn = asyncio.Lock()
         self._maker: Any = None
+        self._ended = -AGAIN_S
 
     def check(self, count: int) -> None:
         """Raise HTTPProblem where so many are not explained at once: 413, or 429 when too many wait."""
@@ -71,8 +76,9 @@ class Explainer:
             late = f"no core was free for an explanation in {PATIENCE_S:g} s: predictions go first"
             raise HTTPProblem(503, late, {"Retry-After": str(RETRY_AFTER_S)}) from None
         except RayActorError:
-            self._maker = None  # the next who asks has another one started
-            raise HTTPProblem(503, "what explains ended", {"Retry-After": str(RETRY_AFTER_S)}) from None
+            logger.exception("what explains answers ended")
+            self._maker, self._ended = None, time.monotonic()
+            raise self._away() from None
         finally:
             self._waiting -= len(images)
 
@@ -81,12 +87,24 @@ class Explainer:
             if not wanted():
                 raise Unwanted
             if self._maker is None:
+                if time.monotonic() < self._ended + AGAIN_S:
+                    raise self._away()
                 self._maker = await asyncio.to_thread(self._start)
             pixels = await asyncio.to_thread(self._decode, data)
-            overlay: bytes | None = await self._maker.overlay.remote(pixels, class_index)
+            made = self._maker.overlay.remote(pixels, class_index)
+            try:
+                overlay: bytes | None = await made
+            except asyncio.CancelledError:
+                ray.cancel(made)  # those that wait for it would wait for this one, too
+                raise
         if overlay is None:
             raise HTTPProblem(400, "the network has no convolutions, so Grad-CAM cannot explain it")
         return overlay
+
+    def _away(self) -> HTTPProblem:
+        return HTTPProblem(
+            503, "what explains answers ended: its log says why", {"Retry-After": f"{AGAIN_S:.0f}"}
+        )
 
     def _start(self) -> Any:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
@@ -100,15 +118,12 @@ class _Maker:
         import torch
 
         from raycls.models import checkpoint
-        from raycls.models.engines import best_device
 
         torch.set_num_threads(1)
-        network, self._card = checkpoint.load(directory)
-        self._network = network.to(best_device())
+        self._network, self._card = checkpoint.load(directory)  # on the CPU: a GPU is not asked for
         self._cam: Any = None
-        os.setpriority(
-            os.PRIO_PROCESS, 0, LOWEST_PRIORITY
-        )  # only now: loaded with it, it might never be ready
+        # Only now: loaded with it, the network might never be ready.
+        os.setpriority(os.PRIO_PROCESS, 0, LOWEST_PRIORITY)
 
     def overlay(self, pixels: np.ndarray, class_index: int) -> bytes | None:
         """A PNG for uint8 S×S×3; None for a network without convolutions."""

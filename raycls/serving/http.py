@@ -25,13 +25,10 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from raycls.errors import ImageError, ImageTooLargeError, NotAnImageError
-from raycls.ingress_rules import MAX_PENDING, REFUSED, RETRY_AFTER_S
+from raycls.ingress_rules import FULL, MAX_PENDING, RETRY_AFTER_S
 from raycls.serving.batching import Unwanted
 
 ACCEPTED = "send image/*, application/octet-stream, multipart/form-data or application/json"
-
-
-_REFUSED = REFUSED.encode()
 
 
 class HTTPProblem(Exception):
@@ -102,16 +99,9 @@ def busy(what: str) -> HTTPProblem:
 
 
 def full(max_pending: int) -> HTTPProblem:
-    """`busy` from a replica that holds so many requests: HAProxy then refuses those that are more than that itself."""
-    problem = busy("the queue is full")
-    problem.headers = {**(problem.headers or {}), MAX_PENDING: str(max_pending)}
-    return problem
-
-
-def refused_before(request: Request) -> int:
-    """How many requests HAProxy has refused since the last one that came here."""
-    values = [value for name, value in request.scope["headers"] if name == _REFUSED]
-    return int(values[0]) if values and values[0].isdigit() else 0
+    """429 from a replica that holds so many requests: HAProxy then refuses those that are more than that itself."""
+    headers = {"Retry-After": str(RETRY_AFTER_S), MAX_PENDING: str(max_pending)}
+    return HTTPProblem(429, str(FULL["detail"]), headers)
 
 
 class Arrivals:

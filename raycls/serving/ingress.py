@@ -20,9 +20,8 @@ from raycls.serving.http import HTTPProblem
 
 MAX_HEADER_BYTES = 16 * 1024  # names and values of all headers
 _ORDERS = (b"x-request-disconnect-disabled", b"x-request-timeout-seconds")
-_HAPROXYS = (
-    REFUSED.encode()
-)  # and nobody else's: Ray's own proxy does not take it away, so it is taken away there
+_REFUSED = REFUSED.encode()
+REFUSED_BEFORE = "raycls.refused"  # in a request's scope: how many HAProxy has refused since the one before
 # Ray would wait for each client's leaving in a task of its own, with another for the request and a queue between them:
 # a tenth of a replica's CPU. The classifier looks whether the client is there, when it matters.
 UNWATCHED = (b"x-request-disconnect-disabled", b"?1")
@@ -31,11 +30,13 @@ UNWATCHED = (b"x-request-disconnect-disabled", b"?1")
 class HeaderFilter:
     """Passes a request on without orders to Ray and without values that are not ASCII; 431 for too many headers.
 
-    own: headers that it adds. without: names of further ones that are left out.
+    own: headers that it adds. behind_haproxy: what a header says that HAProxy alone may set goes into the scope.
     """
 
-    def __init__(self, app: ASGIApp, own: Sequence[tuple[bytes, bytes]] = (), without: Sequence[bytes] = ()):
-        self._app, self._own, self._without = app, own, {*_ORDERS, *without}
+    def __init__(
+        self, app: ASGIApp, own: Sequence[tuple[bytes, bytes]] = (), *, behind_haproxy: bool = False
+    ):
+        self._app, self._own, self._behind_haproxy = app, own, behind_haproxy
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -43,14 +44,14 @@ class HeaderFilter:
                 problem = HTTPProblem(431, f"the headers are larger than {MAX_HEADER_BYTES:,} bytes")
                 await problem.response()(scope, receive, send)
                 return
-            scope["headers"] = [
-                *(
-                    (name, value)
-                    for name, value in scope["headers"]
-                    if name not in self._without and value.isascii()
-                ),
-                *self._own,
-            ]
+            kept = []
+            for name, value in scope["headers"]:
+                if name == _REFUSED:
+                    if self._behind_haproxy and value.isdigit() and len(value) < 10:
+                        scope[REFUSED_BEFORE] = int(value)
+                elif name not in _ORDERS and value.isascii():
+                    kept.append((name, value))
+            scope["headers"] = [*kept, *self._own]
         await self._app(scope, receive, send)
 
 
@@ -59,5 +60,5 @@ def middlewares() -> list[Middleware]:
     try:
         serve.get_replica_context()
     except RayServeException:  # a proxy, whose connections a replica does not see
-        return [Middleware(HeaderFilter, without=[_HAPROXYS])]
-    return [Middleware(HeaderFilter, own=[UNWATCHED])]
+        return [Middleware(HeaderFilter)]
+    return [Middleware(HeaderFilter, own=[UNWATCHED], behind_haproxy=True)]

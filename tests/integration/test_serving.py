@@ -137,6 +137,7 @@ def test_metrics_count_answers_by_status(served: Served, post: Callable[..., req
 
 def test_an_explanation_is_a_picture_beside_the_same_answer(post: Callable[..., requests.Response]) -> None:
     data = encoded(3)
+    assert _until(200, post, "?explain=true").status_code == 200  # what explains has started
     plain, explained = post(data).json(), post(data, query="?explain=true").json()
     overlay = Image.open(io.BytesIO(base64.b64decode(explained.pop("explanation_png_base64"))))
     assert explained == plain
@@ -154,6 +155,7 @@ def test_more_explanations_than_can_wait_are_told_to_come_back_and_harm_nobody(
     def explain(seed: int) -> int:
         return post(encoded(seed), query="?explain=true").status_code
 
+    assert _until(200, post, "?explain=true").status_code == 200  # what explains has started
     with ThreadPoolExecutor(40) as pool:
         explained = pool.map(explain, range(40))
         assert all(post(encoded(seed)).status_code == 200 for seed in range(20))
@@ -191,8 +193,7 @@ def test_a_full_queue_answers_429_at_once_and_recovers(
 ) -> None:
     """More at a time than it holds: some it refuses itself, then HAProxy those that it sees as a whole."""
     before = _refused(served)
-    with ThreadPoolExecutor(200) as pool:
-        answers = list(pool.map(_at_once, [served] * 600, [encoded(size=(300, 300))] * 600))
+    answers = _flood(served)
     assert {status for status, _, _ in answers} == {200, 429}
     refused = [(headers, body) for status, headers, body in answers if status == 429]
     for headers, body in refused:
@@ -217,12 +218,20 @@ def test_slow_senders_keep_nobody_else_out(served: Served, post: Callable[..., r
     parts = urlsplit(served.url)
     assert parts.hostname and parts.port
     head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: {OCTETS}\r\nContent-Length: 100\r\n\r\n"
+    chunked = head.replace("Content-Length: 100", "Transfer-Encoding: chunked")
+    _flood(served)  # HAProxy knows now how many a replica holds
+    assert _until(200, post).status_code == 200
     with ExitStack() as stack:
-        for _ in range(100):  # more than the replica holds requests
+        for begun in [
+            f"{head}x",
+            chunked,
+            f"{chunked}1\r\nx\r\n",
+        ] * 70:  # each more than the replica holds requests
             waiting = stack.enter_context(socket.create_connection((parts.hostname, parts.port), timeout=10))
-            waiting.sendall(head.encode() + b"x")
+            waiting.sendall(begun.encode())
         time.sleep(1)
         assert [post(encoded(seed)).status_code for seed in range(20)] == [200] * 20
+        assert [_at_once(served, encoded(seed))[0] for seed in range(20)] == [200] * 20
 
 
 def _at_once(served: Served, data: bytes) -> tuple[int, Message, bytes]:
@@ -239,6 +248,12 @@ def _at_once(served: Served, data: bytes) -> tuple[int, Message, bytes]:
         return response.status, response.headers, response.read()
 
 
+def _flood(served: Served) -> list[tuple[int, Message, bytes]]:
+    """Three times as many at a time as a replica holds, each of which takes a while to decode."""
+    with ThreadPoolExecutor(200) as pool:
+        return list(pool.map(_at_once, [served] * 600, [encoded(size=(300, 300))] * 600))
+
+
 def _refused(served: Served) -> float:
     """How many requests were answered 429, as GET /metrics has it."""
     lines = requests.get(f"{served.url}/metrics", timeout=10).text.splitlines()
@@ -247,9 +262,9 @@ def _refused(served: Served) -> float:
     )
 
 
-def _until(status: int, post: Callable[..., requests.Response]) -> requests.Response:
+def _until(status: int, post: Callable[..., requests.Response], query: str = "") -> requests.Response:
     """The first answer of that status, or the last one of twenty seconds."""
     deadline = time.monotonic() + 20
-    while (answer := post(encoded())).status_code != status and time.monotonic() < deadline:
+    while (answer := post(encoded(), query=query)).status_code != status and time.monotonic() < deadline:
         time.sleep(0.1)
     return answer

@@ -55,7 +55,8 @@ def drive(url: str, images: Sequence[EncodedImage], load: Load) -> Sample:
         except subprocess.TimeoutExpired:
             raise BenchmarkError(f"h2load did not end a minute after its {seconds:g} s at {url}") from None
         if done.returncode or not log.exists() or not log.stat().st_size:
-            raise BenchmarkError(f"h2load failed: {(done.stderr or done.stdout).strip().splitlines()[-1]}")
+            said = (done.stderr or done.stdout).strip() or f"it ended with {done.returncode}"
+            raise BenchmarkError(f"h2load failed: {said.splitlines()[-1]}")
         cores = (_cpu_seconds() - cpu) / (time.perf_counter() - began)
         return _sample(np.loadtxt(log, ndmin=2), load, cores)
 

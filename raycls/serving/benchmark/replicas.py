@@ -150,7 +150,9 @@ def _config(document: ServeDocument) -> dict[str, Any]:
         for key, value in document.deployment.items()
         if not isinstance(value, dict) and key != "name"
     }
-    ingress = {key: value for key, value in environment().items() if key.startswith("RAY_SERVE")}
+    ingress = {
+        key: value.partition("\n")[0] for key, value in environment().items() if key.startswith("RAY_SERVE")
+    }
     return {**document.arguments, **measured, **ingress}
 
 

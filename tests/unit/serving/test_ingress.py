@@ -9,7 +9,7 @@ import pytest
 from starlette.middleware import Middleware
 from starlette.types import Message, Receive, Scope, Send
 
-from raycls.serving.ingress import MAX_HEADER_BYTES, UNWATCHED, HeaderFilter, middlewares
+from raycls.serving.ingress import MAX_HEADER_BYTES, REFUSED_BEFORE, UNWATCHED, HeaderFilter, middlewares
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -55,6 +55,31 @@ def test_no_client_gives_ray_orders(order: tuple[bytes, bytes]) -> None:
 def test_in_a_replica_ray_gets_ours_and_once() -> None:
     sent = [(b"host", b"x"), (b"x-request-disconnect-disabled", b"?0")]
     assert passed(sent, [UNWATCHED]) == ([(b"host", b"x"), UNWATCHED], [])
+
+
+@pytest.mark.parametrize(
+    ("behind_haproxy", "value", "told"),
+    [
+        (True, b"12", 12),
+        (False, b"12", None),
+        (True, b"1" * 400, None),
+        (True, b"-1", None),
+        (True, b"\xb2", None),
+        (True, b"", None),
+    ],
+)
+def test_how_many_were_refused_is_what_haproxy_says(
+    behind_haproxy: bool, value: bytes, told: int | None
+) -> None:
+    seen: list[Scope] = []
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        seen.append(scope)
+
+    app = HeaderFilter(application, behind_haproxy=behind_haproxy)
+    asyncio.run(app({"type": "http", "headers": [(b"x-refused", value)]}, None, None))  # type: ignore[arg-type]
+    assert seen[0].get(REFUSED_BEFORE) == told
+    assert seen[0]["headers"] == []
 
 
 def test_an_id_of_the_clients_own_stays() -> None:
