@@ -26,7 +26,7 @@ from raycls.ingress_rules import FULL, MAX_PENDING, REFUSED
 from raycls.models.predictor import Predictor
 from raycls.serving.deploy import Served
 from raycls.training.trainer import TrainingResult
-from tests.integration.predict import OCTETS, base64_of, counted, encoded
+from tests.integration.predict import OCTETS, base64_of, counted, encoded, expect_problem
 
 
 @pytest.mark.parametrize(
@@ -161,6 +161,20 @@ def test_more_explanations_than_can_wait_are_told_to_come_back_and_harm_nobody(
         assert all(post(encoded(seed)).status_code == 200 for seed in range(20))
         assert set(explained) == {200, 429}
     assert explain(0) == 200
+
+
+def test_what_explains_is_started_again_when_it_has_ended(
+    served: Served, post: Callable[..., requests.Response]
+) -> None:
+    assert _until(200, post, "?explain=true").status_code == 200
+    running = cluster.status()
+    assert running is not None
+    (maker,) = [process for process in running.head.members() if process.name().startswith("ray::_Maker")]
+    maker.kill()
+    maker.wait()
+    expect_problem(post(encoded(), query="?explain=true"), 503, "ended")
+    assert post(encoded()).status_code == 200
+    assert _until(200, post, "?explain=true").status_code == 200
 
 
 def test_a_share_of_the_requests_is_in_the_log(
