@@ -82,7 +82,7 @@ def load(engine: Engine, directory: Path, device: Device, threads: int | None = 
 def build(
     engine: Engine, network: nn.Module, card: ModelCard, device: Device, threads: int | None = None
 ) -> Run:
-    """`load` for a network that is in memory, in eval mode."""
+    """`load` for a network that is in memory, in eval mode. Raises EngineError."""
     if engine == "openvino":
         from raycls.models import openvino_engine
 

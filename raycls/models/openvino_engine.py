@@ -61,9 +61,8 @@ def load(directory: Path, threads: int) -> Run:
         kept = _kept(directory)
         graph = _read(kept)
         if graph is None:
-            with home.lock(
-                "openvino.lock", "", wait=True
-            ):  # replicas that start together: one of them makes it
+            # Of replicas that start together, one makes it.
+            with home.lock("openvino.lock", "", wait=True):
                 if _read(kept) is None:
                     _make(directory, card, kept)
             graph = _read(kept)

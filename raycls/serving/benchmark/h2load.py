@@ -1,4 +1,4 @@
-"""Load by h2load, whose requests cost a tenth of the CPU that our own client's do; for more than a server can take.
+"""Load by h2load, a client in C, which leaves the server more of the cores; for more than a server can take.
 
     if h2load.installed():
         peak = h2load.drive(url, images, Load(connections=100, seconds=10))
