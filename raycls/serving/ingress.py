@@ -16,6 +16,7 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from raycls.ingress_rules import REFUSED
+from raycls.serving import whole_answers
 from raycls.serving.http import HTTPProblem
 
 MAX_HEADER_BYTES = 16 * 1024  # names and values of all headers
@@ -56,9 +57,10 @@ class HeaderFilter:
 
 
 def middlewares() -> list[Middleware]:
-    """For Ray, which asks for them in each of its proxies and replicas."""
+    """For Ray, which asks for them in each of its proxies and replicas before it starts an HTTP server there."""
     try:
         serve.get_replica_context()
     except RayServeException:  # a proxy, whose connections a replica does not see
         return [Middleware(HeaderFilter)]
+    whole_answers.install()
     return [Middleware(HeaderFilter, own=[UNWATCHED], behind_haproxy=True)]
