@@ -27,6 +27,7 @@ from raycls.models.predictor import Predictor
 from raycls.serving.deploy import Served
 from raycls.training.trainer import TrainingResult
 from tests.integration.predict import OCTETS, base64_of, counted, encoded, expect_problem
+from tests.tcp import data_segments
 
 
 @pytest.mark.parametrize(
@@ -220,6 +221,13 @@ def test_a_full_queue_answers_429_at_once_and_recovers(
     assert {"server" in headers for headers, _ in refused} == {True, False}  # uvicorn's, and HAProxy's own
 
 
+def test_head_and_body_of_an_answer_come_together(served: Served) -> None:
+    """HAProxy sends on what it has: a replica that was killed between the two would have lost the request."""
+    with _connected(served) as connection:
+        assert [_asked(connection, encoded(seed))[0] for seed in range(50)] == [200] * 50
+        assert data_segments(connection) == 50
+
+
 def test_a_client_cannot_say_that_others_were_refused(
     served: Served, post: Callable[..., requests.Response]
 ) -> None:
@@ -229,8 +237,6 @@ def test_a_client_cannot_say_that_others_were_refused(
 
 
 def test_slow_senders_keep_nobody_else_out(served: Served, post: Callable[..., requests.Response]) -> None:
-    parts = urlsplit(served.url)
-    assert parts.hostname and parts.port
     head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: {OCTETS}\r\nContent-Length: 100\r\n\r\n"
     chunked = head.replace("Content-Length: 100", "Transfer-Encoding: chunked")
     _flood(served)  # HAProxy knows now how many a replica holds
@@ -241,7 +247,7 @@ def test_slow_senders_keep_nobody_else_out(served: Served, post: Callable[..., r
             chunked,
             f"{chunked}1\r\nx\r\n",
         ] * 70:  # each more than the replica holds requests
-            waiting = stack.enter_context(socket.create_connection((parts.hostname, parts.port), timeout=10))
+            waiting = stack.enter_context(_connected(served))
             waiting.sendall(begun.encode())
         time.sleep(1)
         assert [post(encoded(seed)).status_code for seed in range(20)] == [200] * 20
@@ -250,16 +256,24 @@ def test_slow_senders_keep_nobody_else_out(served: Served, post: Callable[..., r
 
 def _at_once(served: Served, data: bytes) -> tuple[int, Message, bytes]:
     """An answer to head and body in one piece, which `requests` sends in two: status, headers, body."""
+    with _connected(served) as connection:
+        return _asked(connection, data)
+
+
+def _connected(served: Served) -> socket.socket:
     parts = urlsplit(served.url)
     assert parts.hostname and parts.port
+    return socket.create_connection((parts.hostname, parts.port), timeout=30)
+
+
+def _asked(connection: socket.socket, data: bytes) -> tuple[int, Message, bytes]:
     head = (
         f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: {OCTETS}\r\nContent-Length: {len(data)}\r\n\r\n"
     )
-    with socket.create_connection((parts.hostname, parts.port), timeout=30) as connection:
-        connection.sendall(head.encode() + data)
-        response = HTTPResponse(connection)
-        response.begin()
-        return response.status, response.headers, response.read()
+    connection.sendall(head.encode() + data)
+    response = HTTPResponse(connection)
+    response.begin()
+    return response.status, response.headers, response.read()
 
 
 def _flood(served: Served) -> list[tuple[int, Message, bytes]]:

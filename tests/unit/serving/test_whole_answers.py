@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import struct
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -16,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.config import HTTP_PROTOCOLS
 
 from raycls.serving import whole_answers
+from tests.tcp import data_segments
 
 BODY = b"x" * 100
 
@@ -67,10 +67,8 @@ def answers(address: tuple[str, int], path: str, count: int = 1, *, close: bool 
                 piece = connection.recv(4096)
                 assert piece
                 got += piece
-        information = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 160)
+        segments = data_segments(connection)
         assert not close or connection.recv(1) == b""
-    (segments,) = struct.unpack_from("I", information, 152)  # tcpi_data_segs_in of linux/tcp.h
-    assert isinstance(segments, int)
     return segments
 
 
