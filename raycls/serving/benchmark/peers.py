@@ -149,7 +149,9 @@ def _loads(server: Server, url: str, images: Path, seconds: float) -> list[Row]:
             wrk.closed(url, folder, connections=max(CONNECTIONS), seconds=WARMUP_S)
             for connections in CONNECTIONS:
                 _settle(server, url, images)
-                loop = wrk.closed(url, folder, connections=connections, seconds=seconds)
+                loop = wrk.closed(
+                    url, folder, connections=connections, seconds=seconds, warmup_seconds=WARMUP_S
+                )
                 rows.append({"connections": connections, "client": "wrk", **loop._asdict()})
         else:
             for connections in CONNECTIONS:

@@ -10,6 +10,7 @@ It looks at no answer but for its status: who compares servers asks each of them
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -25,7 +26,7 @@ TIMEOUT_S = 10
 
 
 class Closed(NamedTuple):
-    """One closed loop. Latencies are of all answers; failed: no answer, or one whose status is not 2xx or 3xx."""
+    """One closed loop: answers of 2xx or 3xx after its warm-up; of all of it, latencies and how many failed."""
 
     requests_per_s: float
     p50_ms: float
@@ -46,17 +47,24 @@ def write(images: Sequence[EncodedImage], form: Form, folder: Path) -> None:
     (folder / "index.tsv").write_text("".join(lines))
 
 
-def closed(url: str, folder: Path, *, connections: int, seconds: float) -> Closed:
-    """One loop from one thread of wrk's. Raises BenchmarkError where wrk cannot run it."""
-    command = ["wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", f"--timeout={TIMEOUT_S}s"]
-    command += ["-s", str(SCRIPT), url, "--", str(folder)]
+def closed(
+    url: str, folder: Path, *, connections: int, seconds: float, warmup_seconds: float = 1.0
+) -> Closed:
+    """One loop from one thread of wrk's, counted when it is under way. Raises BenchmarkError where wrk cannot run it.
+
+    What a server is at work on when a loop ends is in no answer: of a few slow ones that would be much, were the
+    beginning counted, when it had nothing to do.
+    """
+    duration = math.ceil(warmup_seconds + seconds)  # wrk takes no fractions
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{duration}s", f"--timeout={TIMEOUT_S}s"]
+    command += ["-s", str(SCRIPT), url, "--", str(folder), str(warmup_seconds), str(seconds)]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 60, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=duration + 60, check=False)
     except subprocess.TimeoutExpired:
-        raise BenchmarkError(f"wrk did not end a minute after its {seconds:g} s at {url}") from None
+        raise BenchmarkError(f"wrk did not end a minute after its {duration} s at {url}") from None
     if done.returncode:
         raise BenchmarkError(f"wrk failed: {(done.stderr or done.stdout).strip().splitlines()[-1]}")
     told = json.loads(done.stdout.splitlines()[-1])
-    right = told["answered"] - told["refused"]
+    right = (told["answered"] - told["refused"]) / max(1, told["answered"] + told["unanswered"])
     failed = told["refused"] + told["unanswered"]
-    return Closed(right / told["seconds"], told["p50_ms"], told["p99_ms"], failed)
+    return Closed(right * told["counted"] / seconds, told["p50_ms"], told["p99_ms"], failed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import itertools
 import sys
@@ -141,6 +142,24 @@ def test_wrk_does_not_take_unanswered_requests_from_the_answered(
     loop = wrk.closed(serve(every_other), folder, connections=2, seconds=1)
     assert loop.failed > 10
     assert loop.requests_per_s > 10
+
+
+@pytest.mark.skipif(not wrk.installed(), reason="wrk is not installed")
+def test_wrk_counts_from_the_end_of_the_warm_up(
+    serve: Callable[..., str], images: Path, tmp_path: Path
+) -> None:
+    seen = itertools.count()
+
+    async def slow_at_first(request: web.Request) -> web.Response:
+        await asyncio.sleep(0.01 if next(seen) else 0.9)
+        return web.Response()
+
+    folder = tmp_path / "bodies"
+    folder.mkdir()
+    wrk.write(read_images(images), FORMS["raw"], folder)
+    url = serve(slow_at_first)
+    loop = wrk.closed(url, folder, connections=1, seconds=1, warmup_seconds=1)
+    assert 30 < loop.requests_per_s < 100  # not the half of it that two seconds would give
 
 
 def test_a_peer_that_refuses_is_told(serve: Callable[..., str], images: Path) -> None:
