@@ -1,8 +1,10 @@
 """A replica's answer leaves it in one piece: all of it, or nothing, where the replica is killed.
 
+That holds for what fits into the kernel's buffer of a connection at once, as a prediction does.
+
 uvicorn writes an answer's head, then its body, and uvloop hands each to the kernel at once. Between the two a replica
-can be killed, and HAProxy, which has passed the head on by then, cannot ask another one. And what comes in two pieces
-costs the replica, HAProxy and the client a system call more each.
+can be killed, and HAProxy, which has passed the head on by then, cannot ask another one. And each piece is a system
+call of the replica's.
 """
 
 from __future__ import annotations
