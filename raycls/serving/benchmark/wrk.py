@@ -53,11 +53,13 @@ def closed(
     """One loop from one thread of wrk's, counted when it is under way. Raises BenchmarkError where wrk cannot run it.
 
     What a server is at work on when a loop ends is in no answer: of a few slow ones that would be much, were the
-    beginning counted, when it had nothing to do.
+    beginning counted, when it had nothing to do. Whole turns of the connections are counted, as many as end in those
+    seconds; where none does, what was answered in them.
     """
     duration = math.ceil(warmup_seconds + seconds)  # wrk takes no fractions
     command = ["wrk", "-t1", f"-c{connections}", f"-d{duration}s", f"--timeout={TIMEOUT_S}s"]
-    command += ["-s", str(SCRIPT), url, "--", str(folder), str(warmup_seconds), str(seconds)]
+    command += ["-s", str(SCRIPT), url, "--", str(folder)]
+    command += [str(warmup_seconds), str(seconds), str(connections)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=duration + 60, check=False)
     except subprocess.TimeoutExpired:
@@ -67,4 +69,4 @@ def closed(
     told = json.loads(done.stdout.splitlines()[-1])
     right = (told["answered"] - told["refused"]) / max(1, told["answered"] + told["unanswered"])
     failed = told["refused"] + told["unanswered"]
-    return Closed(right * told["counted"] / seconds, told["p50_ms"], told["p99_ms"], failed)
+    return Closed(right * told["counted"] / told["counted_s"], told["p50_ms"], told["p99_ms"], failed)

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import itertools
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -160,6 +161,29 @@ def test_wrk_counts_from_the_end_of_the_warm_up(
     url = serve(slow_at_first)
     loop = wrk.closed(url, folder, connections=1, seconds=1, warmup_seconds=1)
     assert 30 < loop.requests_per_s < 100  # not the half of it that two seconds would give
+
+
+@pytest.mark.skipif(not wrk.installed(), reason="wrk is not installed")
+def test_wrk_counts_whole_turns_of_a_server_that_answers_many_at_once(
+    serve: Callable[..., str], images: Path, tmp_path: Path
+) -> None:
+    begun = 0.0
+
+    async def in_batches(request: web.Request) -> web.Response:
+        nonlocal begun
+        begun = begun or time.perf_counter()
+        await asyncio.sleep(0.75 - (time.perf_counter() - begun) % 0.75)
+        return web.Response()
+
+    folder = tmp_path / "bodies"
+    folder.mkdir()
+    wrk.write(read_images(images), FORMS["raw"], folder)
+    url = serve(in_batches)
+    loop = wrk.closed(url, folder, connections=20, seconds=2, warmup_seconds=1)
+    assert loop.requests_per_s == pytest.approx(20 / 0.75, rel=0.06)  # 30 or 20, were the two seconds counted
+    begun = 0.0
+    short = wrk.closed(url, folder, connections=20, seconds=0.6, warmup_seconds=1)
+    assert short.requests_per_s == pytest.approx(20 / 0.6)  # less than a turn: what was sent in it
 
 
 def test_a_peer_that_refuses_is_told(serve: Callable[..., str], images: Path) -> None:
