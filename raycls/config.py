@@ -162,7 +162,7 @@ class ServingConfig(_Section):
     )
     max_images: int = Field(64, ge=1, description="most images in one request")
     max_pending: int = Field(
-        112, ge=1, description="requests that one replica holds before it answers 429 with Retry-After"
+        100, ge=1, description="requests that one replica holds before it answers 429 with Retry-After"
     )
     token_sha256: str | None = Field(
         None,

@@ -32,7 +32,7 @@ def serve_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "body_timeout_s: 5",
         "access_log: 0.2",
     )
-    path.write_text(CONFIG.read_text().replace("max_pending: 112", "\n      ".join(limits)))
+    path.write_text(CONFIG.read_text().replace("max_pending: 100", "\n      ".join(limits)))
     return path
 
 

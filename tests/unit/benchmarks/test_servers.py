@@ -53,6 +53,20 @@ def server(images: Path) -> Peers:
     return Peers(images)
 
 
+@pytest.fixture
+def form() -> str:
+    return "raw"
+
+
+@pytest.fixture
+def bodies(images: Path, tmp_path: Path, form: str) -> Path:
+    """The images as wrk sends them: raw, where a test is not parametrised by the form."""
+    folder = tmp_path / "bodies"
+    folder.mkdir()
+    wrk.write(read_images(images), FORMS[form], folder)
+    return folder
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_our_client_sends_every_image_in_each_form_and_reads_the_answers(
     serve: Callable[..., str], server: Peers, images: Path, form: str
@@ -66,13 +80,8 @@ def test_our_client_sends_every_image_in_each_form_and_reads_the_answers(
 
 @pytest.mark.skipif(not wrk.installed(), reason="wrk is not installed")
 @pytest.mark.parametrize("form", FORMS)
-def test_wrk_sends_the_same(
-    serve: Callable[..., str], server: Peers, images: Path, tmp_path: Path, form: str
-) -> None:
-    folder = tmp_path / "bodies"
-    folder.mkdir()
-    wrk.write(read_images(images), FORMS[form], folder)
-    loop = wrk.closed(serve(server.predict), folder, connections=2, seconds=1)
+def test_wrk_sends_the_same(serve: Callable[..., str], server: Peers, bodies: Path) -> None:
+    loop = wrk.closed(serve(server.predict), bodies, connections=2, seconds=1)
     assert server.seen == set(server.labels)
     assert loop.failed == 0
     assert loop.requests_per_s > 10
@@ -80,18 +89,15 @@ def test_wrk_sends_the_same(
 
 
 @pytest.mark.skipif(not wrk.installed(), reason="wrk is not installed")
-def test_wrk_counts_what_fails(serve: Callable[..., str], images: Path, tmp_path: Path) -> None:
+def test_wrk_counts_what_fails(serve: Callable[..., str], bodies: Path) -> None:
     async def busy(request: web.Request) -> web.Response:
         return web.Response(status=429)
 
-    folder = tmp_path / "bodies"
-    folder.mkdir()
-    wrk.write(read_images(images), FORMS["raw"], folder)
-    loop = wrk.closed(serve(busy), folder, connections=2, seconds=1)
+    loop = wrk.closed(serve(busy), bodies, connections=2, seconds=1)
     assert loop.failed > 0
     assert loop.requests_per_s == 0
     with pytest.raises(BenchmarkError, match="wrk failed: "):
-        wrk.closed("http://127.0.0.1:1/predict", folder, connections=1, seconds=1)
+        wrk.closed("http://127.0.0.1:1/predict", bodies, connections=1, seconds=1)
 
 
 @pytest.mark.skipif(not h2load.installed(), reason="h2load is not installed")
@@ -128,7 +134,7 @@ def test_a_peer_must_give_the_models_classes(
 
 @pytest.mark.skipif(not wrk.installed(), reason="wrk is not installed")
 def test_wrk_does_not_take_unanswered_requests_from_the_answered(
-    serve: Callable[..., str], images: Path, tmp_path: Path
+    serve: Callable[..., str], bodies: Path
 ) -> None:
     turn = itertools.count()
 
@@ -137,35 +143,27 @@ def test_wrk_does_not_take_unanswered_requests_from_the_answered(
             request.transport.abort()
         return web.Response()
 
-    folder = tmp_path / "bodies"
-    folder.mkdir()
-    wrk.write(read_images(images), FORMS["raw"], folder)
-    loop = wrk.closed(serve(every_other), folder, connections=2, seconds=1)
+    loop = wrk.closed(serve(every_other), bodies, connections=2, seconds=1)
     assert loop.failed > 10
     assert loop.requests_per_s > 10
 
 
 @pytest.mark.skipif(not wrk.installed(), reason="wrk is not installed")
-def test_wrk_counts_from_the_end_of_the_warm_up(
-    serve: Callable[..., str], images: Path, tmp_path: Path
-) -> None:
+def test_wrk_counts_from_the_end_of_the_warm_up(serve: Callable[..., str], bodies: Path) -> None:
     seen = itertools.count()
 
     async def slow_at_first(request: web.Request) -> web.Response:
         await asyncio.sleep(0.01 if next(seen) else 0.9)
         return web.Response()
 
-    folder = tmp_path / "bodies"
-    folder.mkdir()
-    wrk.write(read_images(images), FORMS["raw"], folder)
     url = serve(slow_at_first)
-    loop = wrk.closed(url, folder, connections=1, seconds=1, warmup_seconds=1)
+    loop = wrk.closed(url, bodies, connections=1, seconds=1, warmup_seconds=1)
     assert 30 < loop.requests_per_s < 100  # not the half of it that two seconds would give
 
 
 @pytest.mark.skipif(not wrk.installed(), reason="wrk is not installed")
 def test_wrk_counts_whole_turns_of_a_server_that_answers_many_at_once(
-    serve: Callable[..., str], images: Path, tmp_path: Path
+    serve: Callable[..., str], bodies: Path
 ) -> None:
     begun = 0.0
 
@@ -175,14 +173,11 @@ def test_wrk_counts_whole_turns_of_a_server_that_answers_many_at_once(
         await asyncio.sleep(0.75 - (time.perf_counter() - begun) % 0.75)
         return web.Response()
 
-    folder = tmp_path / "bodies"
-    folder.mkdir()
-    wrk.write(read_images(images), FORMS["raw"], folder)
     url = serve(in_batches)
-    loop = wrk.closed(url, folder, connections=20, seconds=2, warmup_seconds=1)
+    loop = wrk.closed(url, bodies, connections=20, seconds=2, warmup_seconds=1)
     assert loop.requests_per_s == pytest.approx(20 / 0.75, rel=0.06)  # 30 or 20, were the two seconds counted
     begun = 0.0
-    short = wrk.closed(url, folder, connections=20, seconds=0.6, warmup_seconds=1)
+    short = wrk.closed(url, bodies, connections=20, seconds=0.6, warmup_seconds=1)
     assert short.requests_per_s == pytest.approx(20 / 0.6)  # less than a turn: what was sent in it
 
 
