@@ -23,7 +23,7 @@ from ray.exceptions import RayActorError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raycls.serving.batching import Unwanted
-from raycls.serving.http import RETRY_AFTER_S, HTTPProblem, busy
+from raycls.serving.http import HTTPProblem, busy
 
 MOST_WAITING = 16  # explanations; who asks for more is told to come back
 MOST_AT_ONCE = 4  # of one request
@@ -61,8 +61,8 @@ class Explainer:
     ) -> list[bytes]:
         """A PNG each: the image, in grey, under the places that spoke for the class. The images are answered ones.
 
-        Raises HTTPProblem: as `check`, 400 for a network without convolutions, 503 when it takes too long. Unwanted
-        where `wanted`, asked before each, says no.
+        Raises HTTPProblem: as `check`, 400 for a network without convolutions, 429 when it takes too long, 503 when
+        what makes them ended. Unwanted where `wanted`, asked before each, says no.
         """
         self.check(len(images))
         self._waiting += len(images)
@@ -73,8 +73,7 @@ class Explainer:
                     for data, class_index in zip(images, class_indices, strict=True)
                 ]
         except TimeoutError:
-            late = f"no core was free for an explanation in {PATIENCE_S:g} s: predictions go first"
-            raise HTTPProblem(503, late, {"Retry-After": str(RETRY_AFTER_S)}) from None
+            raise busy(f"no explanation was made in {PATIENCE_S:g} s, as predictions go first") from None
         except RayActorError:
             logger.exception("what explains answers ended")
             self._maker, self._ended = None, time.monotonic()

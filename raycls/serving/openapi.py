@@ -20,10 +20,10 @@ _PROBLEMS = {
     408: "the body took too long",
     413: "too many bytes, pixels, images, or images to explain",
     415: "no image, or a content type that is not accepted",
-    429: "too many requests are waiting: see Retry-After",
+    429: "too many requests are waiting, or predictions left no core to explain an answer: see Retry-After",
     431: "too many bytes of headers",
     500: "the server failed; its log says why",
-    503: "no model is ready, or no core was free to explain an answer",
+    503: "no model is ready, or what explains answers ended",
 }
 
 

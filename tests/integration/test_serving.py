@@ -17,6 +17,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
+import psutil
 import pytest
 import requests
 from PIL import Image
@@ -164,13 +165,31 @@ def test_more_explanations_than_can_wait_are_told_to_come_back_and_harm_nobody(
     assert explain(0) == 200
 
 
-def test_what_explains_is_started_again_when_it_has_ended(
-    served: Served, post: Callable[..., requests.Response]
-) -> None:
+def _explaining(post: Callable[..., requests.Response]) -> psutil.Process:
+    """The process that makes the explanations, once it has made one."""
     assert _until(200, post, "?explain=true").status_code == 200
     running = cluster.status()
     assert running is not None
     (maker,) = [process for process in running.head.members() if process.name().startswith("ray::_Maker")]
+    return maker
+
+
+def test_who_gets_no_explanation_in_time_is_told_to_come_back(
+    post: Callable[..., requests.Response],
+) -> None:
+    maker = _explaining(post)
+    maker.suspend()
+    try:
+        answer = post(encoded(), query="?explain=true")
+    finally:
+        maker.resume()
+    expect_problem(answer, 429, "no explanation was made in 6 s")
+    assert answer.headers["Retry-After"] == "1"
+    assert _until(200, post, "?explain=true").status_code == 200
+
+
+def test_what_explains_is_started_again_when_it_has_ended(post: Callable[..., requests.Response]) -> None:
+    maker = _explaining(post)
     maker.kill()
     maker.wait()
     expect_problem(post(encoded(), query="?explain=true"), 503, "ended")
