@@ -54,7 +54,7 @@ def closed(
 
     What a server is at work on when a loop ends is in no answer: of a few slow ones that would be much, were the
     beginning counted, when it had nothing to do. Whole turns of the connections are counted, as many as end in those
-    seconds; where none does, what was answered in them.
+    seconds; where none does, what was sent in them.
     """
     duration = math.ceil(warmup_seconds + seconds)  # wrk takes no fractions
     command = ["wrk", "-t1", f"-c{connections}", f"-d{duration}s", f"--timeout={TIMEOUT_S}s"]
