@@ -119,9 +119,11 @@ def _run(graph: Any, card: ModelCard, threads: int) -> Run:
 
     # Compiled for a batch of any size, a pass would take 0.4 ms more: a third of a small network's for one image.
     @cache
-    def compiled(size: int) -> Any:
+    def compiled(size: int) -> tuple[Any, np.ndarray, np.ndarray]:
+        """Of a batch of that size: the request, and its memory for the images and for the logits."""
         graph.reshape([size, side, side, 3])
-        return core.compile_model(graph, "CPU", settings).create_infer_request()
+        request = core.compile_model(graph, "CPU", settings).create_infer_request()
+        return request, request.get_input_tensor(0).data, request.get_output_tensor(0).data
 
     with _as_engine_errors(card):
         core = _without_telemetry().Core()
@@ -131,7 +133,12 @@ def _run(graph: Any, card: ModelCard, threads: int) -> Run:
         logits, start = [], 0
         for size in PIECES:
             while len(images) - start >= size:
-                logits.append(compiled(size).infer([images[start : start + size]], share_inputs=True)[0])
+                request, pixels, answers = compiled(size)
+                # Given to `infer`, images and logits would go through 0.05 ms of Python: a tenth of a small network's
+                # pass for one image.
+                pixels[:] = images[start : start + size]
+                request.infer()
+                logits.append(answers.copy())
                 start += size
         return np.concatenate(logits)
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 
 from raycls.errors import ImageError, ImageTooLargeError, NotAnImageError
@@ -65,7 +65,7 @@ def answer(document: Any) -> Response:
 
 def top_k_of(request: Request) -> int:
     """The query's `top_k`, 0 where it is absent."""
-    text = request.query_params.get("top_k", "0")
+    text = _queried(request, "top_k", "0")
     if not (text.isascii() and text.isdigit() and len(text) < 10):
         raise HTTPProblem(400, f"top_k must be a whole number from 0, not {text[:40]!r}")
     return int(text)
@@ -73,20 +73,31 @@ def top_k_of(request: Request) -> int:
 
 def explain_of(request: Request) -> bool:
     """The query's `explain`, false where it is absent."""
-    text = request.query_params.get("explain", "false")
+    text = _queried(request, "explain", "false")
     if text not in ("true", "false"):
         raise HTTPProblem(400, f"explain must be true or false, not {text[:40]!r}")
     return text == "true"
 
 
+def _queried(request: Request, name: str, otherwise: str) -> str:
+    """A query that is empty, as most are, is not parsed."""
+    return request.query_params.get(name, otherwise) if request.scope["query_string"] else otherwise
+
+
+def _cycle(request: Request) -> Any:
+    """uvicorn's RequestResponseCycle, what it knows of the connection; None behind Ray's own proxy."""
+    cycle = getattr(request.receive, "__self__", None)
+    return cycle if hasattr(cycle, "disconnected") else None
+
+
 def connected(request: Request) -> Callable[[], bool]:
-    """Whether the client is still there, for any thread to ask: what uvicorn knows of the connection, not awaited.
+    """Whether the client is still there, for any thread to ask, without awaiting it.
 
     To be called when the body is read. Behind Ray's own proxy, where Ray cancels the request of a client that leaves,
     always.
     """
-    cycle: Any = getattr(request.receive, "__self__", None)  # uvicorn's RequestResponseCycle
-    if not hasattr(cycle, "disconnected"):
+    cycle = _cycle(request)
+    if cycle is None:
         return lambda: True
     # After a large piece of a body uvicorn reads no more until it is asked to, and would not see the end.
     cycle.flow.resume_reading()
@@ -150,27 +161,37 @@ async def read_body(request: Request, limit: int, timeout_s: float, arrivals: Ar
     declared = request.headers.get("content-length", "0")
     if declared.isascii() and declared.isdigit() and (len(declared) > 18 or int(declared) > limit):
         raise _too_large(limit)
-    chunks, size = [], 0
+    cycle = _cycle(request)
+    if cycle and not cycle.more_body:  # all here, as most are: nothing to time, and no room needed
+        return await _pieces(request, limit, lambda size: None)
     body = asyncio.timeout(timeout_s)
     arrivals.begin(body)
     try:
         async with body:
-            async for chunk in request.stream():
-                size += len(chunk)
-                if size > limit:
-                    raise _too_large(limit)
-                chunks.append(chunk)
-                arrivals.grow(body, len(chunk))
+            return await _pieces(request, limit, lambda size: arrivals.grow(body, size))
     except TimeoutError:
         late = f"the body did not arrive within {timeout_s:g} s"
         if body not in arrivals:
             late = "the body had not arrived when others needed its place"
         raise HTTPProblem(408, late, {"Connection": "close"}) from None
-    except ClientDisconnect:
-        raise Unwanted from None
     finally:
         arrivals.end(body)
-    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+async def _pieces(request: Request, limit: int, grown: Callable[[int], None]) -> bytes:
+    """All that is sent, joined; grown is told the size of each piece. Raises HTTPProblem 413, Unwanted."""
+    pieces, size, more = [], 0, True
+    while more:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise Unwanted
+        piece, more = message.get("body", b""), message.get("more_body", False)
+        size += len(piece)
+        if size > limit:
+            raise _too_large(limit)
+        pieces.append(piece)
+        grown(len(piece))
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 def _too_large(limit: int) -> HTTPProblem:

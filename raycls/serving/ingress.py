@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from raycls.ingress_rules import REFUSED
 from raycls.serving import whole_answers
 from raycls.serving.http import HTTPProblem
+from raycls.serving.short_way import ShortWay
 
 MAX_HEADER_BYTES = 16 * 1024  # names and values of all headers
 _ORDERS = (b"x-request-disconnect-disabled", b"x-request-timeout-seconds")
@@ -63,4 +64,5 @@ def middlewares() -> list[Middleware]:
     except RayServeException:  # a proxy, whose connections a replica does not see
         return [Middleware(HeaderFilter)]
     whole_answers.install()
-    return [Middleware(HeaderFilter, own=[UNWATCHED], behind_haproxy=True)]
+    # The last stands before the others.
+    return [Middleware(ShortWay), Middleware(HeaderFilter, own=[UNWATCHED], behind_haproxy=True)]

@@ -21,6 +21,8 @@ import psutil
 import pytest
 import requests
 from PIL import Image
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 
 from raycls import cluster
 from raycls.ingress_rules import FULL, MAX_PENDING, REFUSED
@@ -135,6 +137,52 @@ def test_metrics_count_answers_by_status(served: Served, post: Callable[..., req
         x for x in answer.text.splitlines() if x.startswith("raycls_requests_total") and 'status="415"' in x
     ]
     assert float(line.split()[-1]) >= 1
+
+
+def test_ray_counts_the_same_answers(served: Served, post: Callable[..., requests.Response]) -> None:
+    """Though a prediction does not go Ray's own way through a replica."""
+    assert post(b"no image").status_code == 415
+    running = cluster.status()
+    assert running is not None
+    (found,) = json.loads((Path(running.directory) / "prom_metrics_service_discovery.json").read_text())
+    (replica,) = {sample.labels["replica"] for sample in _samples(f"{served.url}/metrics", "raycls_pending")}
+
+    def by_ray() -> float:
+        pages = [f"http://{target}/metrics" for target in found["targets"]]
+        deployment = [
+            x for page in pages for x in _samples(page, "ray_serve_deployment_request_counter_total")
+        ]
+        workers = {x.labels["WorkerId"] for x in deployment if x.labels["replica"] == replica}
+        answers = [x for page in pages for x in _samples(page, "ray_serve_num_http_requests_total")]
+        return sum(
+            x.value for x in answers if x.labels["WorkerId"] in workers and x.labels["status_code"] == "415"
+        )
+
+    def by_us() -> float:
+        answers = _samples(f"{served.url}/metrics", "raycls_requests_total")
+        return sum(x.value for x in answers if x.labels["status"] == "415")
+
+    deadline = time.monotonic() + 60  # Ray tells them every 15 s
+    while by_ray() != by_us():
+        assert time.monotonic() < deadline, f"{by_ray()} by Ray's account, {by_us()} by ours"
+        time.sleep(1)
+
+
+def _samples(page: str, name: str) -> list[Sample]:
+    text = requests.get(page, timeout=10).text
+    families = text_string_to_metric_families(text)
+    return [sample for family in families for sample in family.samples if sample.name == name]
+
+
+def test_an_id_that_a_request_brings_is_in_its_answer(
+    served: Served, post: Callable[..., requests.Response]
+) -> None:
+    """Ray makes one where there is none: for /health, which goes Ray's own way through a replica."""
+    named = {"X-Request-ID": "mine-1"}
+    assert post(encoded(), headers=named).headers["X-Request-ID"] == "mine-1"
+    assert "X-Request-ID" not in post(encoded()).headers
+    assert requests.get(f"{served.url}/health", headers=named, timeout=10).headers["X-Request-ID"] == "mine-1"
+    assert "X-Request-ID" in requests.get(f"{served.url}/health", timeout=10).headers
 
 
 def test_an_explanation_is_a_picture_beside_the_same_answer(post: Callable[..., requests.Response]) -> None:
