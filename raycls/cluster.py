@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,6 +30,7 @@ from raycls.home import home, lock
 from raycls.ray_environment import (
     ALLOCATOR,
     LOOPBACK,
+    LOWEST_PRIORITY,
     SAME_PRIORITY,
     ensure_token,
     environment,
@@ -37,6 +39,8 @@ from raycls.ray_environment import (
 )
 
 if TYPE_CHECKING:
+    import psutil
+
     from raycls.processes import Leader
 
 START_TIMEOUT_S = 120
@@ -169,6 +173,7 @@ def start(*, num_cpus: int | None = None) -> Cluster:
                 )
                 _write_state(running)
                 _await_ready(running)
+                _put_last(running)
         except BaseException:
             stop()
             shutil.rmtree(directory, ignore_errors=True)
@@ -240,6 +245,24 @@ def _await_ready(cluster: Cluster) -> None:
             reason = next((line for line in reversed(lines) if line), "it said nothing")
             raise ClusterError(f"Ray did not start: {reason}")
         time.sleep(0.1)
+
+
+def _put_last(cluster: Cluster) -> None:
+    """Give Ray's agent, which looks at every process for a tenth of a second on end, the lowest priority."""
+    from raycls.processes import psutil
+
+    for process in cluster.head.members():
+        with suppress(psutil.NoSuchProcess, ProcessLookupError):
+            if is_agent(process):
+                for thread in process.threads():  # those that it starts from now on have it from them
+                    os.setpriority(os.PRIO_PROCESS, thread.id, LOWEST_PRIORITY)
+
+
+def is_agent(process: psutil.Process) -> bool:
+    """Whether it is Ray's agent, as it is started, or as it then calls itself."""
+    return any(
+        part.endswith("/dashboard/agent.py") or part == "ray::DashboardAgent" for part in process.cmdline()
+    )
 
 
 def _state_path() -> Path:

@@ -51,7 +51,10 @@ class Batches(Generic[Item, Outcome]):
         self._work, self._limit = work, limit
         self._queue: SimpleQueue[_Waiting] = SimpleQueue()
         ready: SimpleQueue[Exception | None] = SimpleQueue()
-        threading.Thread(target=self._run, args=(first, ready), name="batches", daemon=True).start()
+        thread = threading.Thread(target=self._run, args=(first, ready), name="batches", daemon=True)
+        thread.start()
+        assert thread.native_id is not None  # on Linux
+        self.thread_id = thread.native_id
         if error := ready.get():
             raise error
 

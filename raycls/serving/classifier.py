@@ -13,7 +13,9 @@ import asyncio
 import gc
 import json
 import logging
+import os
 import random
+import threading
 import time
 from base64 import b64encode
 from contextlib import suppress
@@ -31,6 +33,7 @@ from raycls.data.transforms import decode, pixels_of
 from raycls.errors import ImageError
 from raycls.models.engines import best_device, to_serve
 from raycls.models.predictor import Prediction, Predictor
+from raycls.ray_environment import OWN_CORES
 from raycls.serving import auth, openapi
 from raycls.serving.batching import Batches, Unwanted
 from raycls.serving.explainer import Explainer
@@ -48,6 +51,7 @@ from raycls.serving.http import (
 )
 from raycls.serving.ingress import REFUSED_BEFORE
 from raycls.serving.metrics import Metrics, exposition
+from raycls.serving.own_core import OwnCore
 
 CLIENT_LEFT = 499  # nginx's status for a request that nobody waits for any more
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
@@ -85,6 +89,11 @@ class Classifier:
         self.forward_since: float | None = None  # of the forward pass that runs now
         gc.set_threshold(GARBAGE, *gc.get_threshold()[1:])
         self.batches = Batches(self._classify, config.max_batch_size, first=self._warm_up)
+        self.core: OwnCore | None = None
+        if os.environ.get(OWN_CORES) and config.threads == 1 and best_device() == "cpu":
+            # This thread is the event loop's: Ray lets raycls run there, and constructs it there.
+            self.core = OwnCore([threading.get_native_id(), self.batches.thread_id])
+            self.core.keep()
 
     async def __call__(self, request: Request) -> Response:
         started = time.perf_counter()
@@ -218,6 +227,8 @@ class Classifier:
 
     def check_health(self) -> None:
         """Called by Serve, which replaces a replica that raises."""
+        if self.core:
+            self.core.keep()  # that of a replica which has ended meanwhile
         since = self.forward_since
         if since and (seconds := time.perf_counter() - since) > HUNG_S + HUNG_TIMES * self.full_batch_s:
             raise RuntimeError(f"a forward pass has been running for {seconds:.0f} s")

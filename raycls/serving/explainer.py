@@ -22,6 +22,7 @@ import ray
 from ray.exceptions import RayActorError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from raycls.ray_environment import LOWEST_PRIORITY
 from raycls.serving.batching import Unwanted
 from raycls.serving.http import HTTPProblem, busy
 
@@ -31,7 +32,6 @@ MOST_AT_ONCE = 4  # of one request
 PATIENCE_S = 6.0
 # Before another one is started in place of a process that ended.
 AGAIN_S = 10.0
-LOWEST_PRIORITY = 19
 
 logger = logging.getLogger("ray.serve")
 

@@ -22,6 +22,7 @@ from raycls.errors import ClusterError, RefusedError, UnknownModelError
 from raycls.processes import psutil
 from raycls.registry import CHAMPION
 from raycls.serving import deploy, rollout
+from raycls.serving.benchmark import usage
 from raycls.serving.benchmark.broken import BROKEN, cut_short
 from raycls.serving.benchmark.stage import register_again
 from raycls.serving.deploy import Served
@@ -45,6 +46,22 @@ def test_a_second_up_is_one_clear_line(running: cluster.Cluster, serve_config: P
     with pytest.raises(ClusterError, match="already up"):
         cluster.start()
     assert cluster.status() == running
+
+
+def test_a_replica_keeps_to_a_core_and_rays_agent_comes_last(running: cluster.Cluster) -> None:
+    def bound() -> list[int]:
+        (replica,) = usage.replicas(running.pid)
+        cores = [os.sched_getaffinity(thread.id) for thread in replica.threads()]
+        return [next(iter(allowed)) for allowed in cores if len(allowed) == 1]
+
+    deadline = time.monotonic() + 10  # a replica before it may have had the core until just now
+    while len(bound()) < 2 or len(set(bound())) > 1:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    (agent,) = filter(cluster.is_agent, running.head.members())
+    assert {os.getpriority(os.PRIO_PROCESS, thread.id) for thread in agent.threads()} == {19}
+    (raylet,) = [process for process in running.head.members() if process.name() == "raylet"]
+    assert raylet.nice() == 0  # its command line has the agent's in it
 
 
 def test_a_taken_port_is_said_before_anything_starts(home: Path, served: Served, serve_config: Path) -> None:

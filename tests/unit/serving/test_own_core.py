@@ -1,0 +1,64 @@
+"""Cores that replicas keep to, each a process here."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+REPLICA = """
+import os, sys, threading
+from raycls.serving.own_core import OwnCore
+
+core = OwnCore([threading.get_native_id()])
+for _ in sys.stdin:
+    core.keep()
+    print(*sorted(os.sched_getaffinity(0)), flush=True)
+"""
+
+
+class _Replica:
+    def __init__(self, process: subprocess.Popen[str]):
+        self._process = process
+
+    def keep(self) -> set[int]:
+        """Ask it to keep to a core; those that it then runs on."""
+        assert self._process.stdin and self._process.stdout
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        return {int(core) for core in self._process.stdout.readline().split()}
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+@contextmanager
+def replica(cores: set[int]) -> Iterator[_Replica]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", REPLICA], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        os.sched_setaffinity(process.pid, cores)
+        yield _Replica(process)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_each_keeps_to_a_core_of_its_own_and_who_finds_none_waits_for_one() -> None:
+    cores = set(sorted(os.sched_getaffinity(0))[:2])
+    if len(cores) < 2:
+        pytest.skip("there is one core")
+    with replica(cores) as first, replica(cores) as second, replica(cores) as third:
+        one, other = first.keep(), second.keep()
+        assert len(one) == len(other) == 1
+        assert one | other == cores
+        assert third.keep() == cores
+        assert first.keep() == one
+        first.kill()
+        assert third.keep() == one
