@@ -248,11 +248,11 @@ def _await_ready(cluster: Cluster) -> None:
 
 
 def _put_last(cluster: Cluster) -> None:
-    """Give Ray's agent, which looks at every process for a tenth of a second on end, the lowest priority."""
+    """Give Ray's agent, which at times looks at every process for a tenth of a second, the lowest priority."""
     from raycls.processes import psutil
 
     for process in cluster.head.members():
-        with suppress(psutil.NoSuchProcess, ProcessLookupError):
+        with suppress(psutil.Error, OSError):  # ended meanwhile, or not to be changed
             if is_agent(process):
                 for thread in process.threads():  # those that it starts from now on have it from them
                     os.setpriority(os.PRIO_PROCESS, thread.id, LOWEST_PRIORITY)

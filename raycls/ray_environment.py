@@ -20,6 +20,7 @@ from raycls.errors import ClusterError
 
 LOOPBACK = "127.0.0.1"
 OWN_CORES = "RAYCLS_OWN_CORES"  # set where each replica of one thread is to keep to a core of its own
+FIRST_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO, include/linux/proc_ns.h
 NEAR = 100  # ports, from the best on: those of the dashboard, the ingress and others keep apart
 # Ray runs workers at nice 15. Training fills every core, and would then wait for whatever else wants one.
 SAME_PRIORITY = {"RAY_worker_niceness": "0"}
@@ -89,12 +90,16 @@ def private(directory: Path) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(directory / "server-state"),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port(8404)),
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port(9101)),
-        # Nobody else's replicas are here. On two cores at half load, with a low priority for Ray's agent, the slowest
-        # hundredth then took half as long.
-        OWN_CORES: "1",
+        # On two cores at half load, with a low priority for Ray's agent, the slowest hundredth then took half as long.
+        **({OWN_CORES: "1"} if _whole_machine() else {}),
         # There is no other node that requests could move to.
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
     }
+
+
+def _whole_machine() -> bool:
+    """Whether this is no container, by the number that Linux gives to its first process namespace."""
+    return Path("/proc/self/ns/pid").stat().st_ino == FIRST_PID_NAMESPACE
 
 
 def ensure_token() -> None:

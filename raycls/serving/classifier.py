@@ -18,6 +18,7 @@ import random
 import threading
 import time
 from base64 import b64encode
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import numpy as np
@@ -75,6 +76,8 @@ access_log = logging.getLogger("ray.serve.access")  # with a level of its own: S
 class Classifier:
     """POST /predict, GET /health, GET /metrics, as GET /openapi.json describes them."""
 
+    takes_requests = True  # and returns responses: raycls/serving/short_way.py asks
+
     def __init__(self, config: ServingConfig, version: registry.ModelVersion):
         self.config, self.version = config, version
         access_log.setLevel(logging.INFO)
@@ -91,7 +94,12 @@ class Classifier:
         self.batches = Batches(self._classify, config.max_batch_size, first=self._warm_up)
         self.core: OwnCore | None = None
         if os.environ.get(OWN_CORES) and config.threads == 1 and best_device() == "cpu":
-            # This thread is the event loop's: Ray lets raycls run there, and constructs it there.
+            # What the event loop has done in other threads is to run on any core: they would keep to its own.
+            anywhere = ThreadPoolExecutor(
+                initializer=os.sched_setaffinity, initargs=(0, os.sched_getaffinity(0))
+            )
+            asyncio.get_running_loop().set_default_executor(anywhere)
+            # This thread is the event loop's: Ray constructs a replica there.
             self.core = OwnCore([threading.get_native_id(), self.batches.thread_id])
             self.core.keep()
 

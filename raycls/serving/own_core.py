@@ -5,37 +5,57 @@
 
 A replica of one thread has two that matter, the event loop's and the batches'. On two cores they wait for each other's
 interpreter lock and work from two caches; on one they take turns, and other replicas' threads are elsewhere. Whose a
-core is tells a name in the abstract namespace of Unix sockets, raycls-core-N, which ends with the process that has it.
-
-Only for a machine that is raycls's own: replicas in containers do not see each other's names.
+core is tells a name in the abstract namespace of Unix sockets, raycls-core-N, which ends with the process that has it:
+replicas in different containers do not see each other's.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 from collections.abc import Sequence
+from pathlib import Path
+
+CORES = Path("/sys/devices/system/cpu")
+
+logger = logging.getLogger("ray.serve")
 
 
 class OwnCore:
-    """`threads` are ids as the kernel has them, those of threading.get_native_id()."""
+    """`threads` are ids as the kernel has them, those of threading.get_native_id(). What has the same name is apart."""
 
-    def __init__(self, threads: Sequence[int]):
-        self._threads = threads
-        self._name: socket.socket | None = None
+    def __init__(self, threads: Sequence[int], name: str = "raycls-core"):
+        self._threads, self._name = threads, name
+        self._taken: socket.socket | None = None
+        self._refused = False
 
     def keep(self) -> None:
         """Bind the threads to a core that no other replica has; while all are taken, they run on any."""
-        if self._name:
+        if self._taken or self._refused:
             return
-        for core in sorted(os.sched_getaffinity(0)):
-            name = socket.socket(socket.AF_UNIX)
+        for core in sorted(os.sched_getaffinity(0), key=_rank):
+            taken = socket.socket(socket.AF_UNIX)
             try:
-                name.bind(f"\0raycls-core-{core}")
+                taken.bind(f"\0{self._name}-{core}")
             except OSError:
-                name.close()
+                taken.close()
                 continue
-            self._name = name
-            for thread in self._threads:
-                os.sched_setaffinity(thread, {core})
+            self._taken = taken
+            try:
+                for thread in self._threads:
+                    os.sched_setaffinity(thread, {core})
+            except OSError as error:
+                logger.warning(f"no core of its own: {error}")
+                self._refused = True
+                taken.close()
             return
+
+
+def _rank(core: int) -> tuple[int, int]:
+    """The first of each pair that shares what computes comes before any second one."""
+    try:
+        siblings = (CORES / f"cpu{core}/topology/thread_siblings_list").read_text().strip()
+    except OSError:
+        return 0, core
+    return int(not siblings.startswith(str(core))), core

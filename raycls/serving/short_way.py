@@ -7,9 +7,9 @@ follows what is sent: a third of a replica's event loop, for what raycls does no
 before: that a request is ongoing, for autoscaling, for a replica that is to stop, and for `max_ongoing_requests`; and
 how it ended, for Ray's own metrics.
 
-Ray's own way take all other paths, requests that are more than `max_ongoing_requests`, and all of them where Ray is to
-log each, to trace it, or to end it after `request_timeout_s`. Uses names of Ray's that are not public: its version is
-pinned, and a Ray made otherwise fails loudly when a replica starts.
+All else goes Ray's way: other paths and other deployments, requests that are more than `max_ongoing_requests`, and
+every one where Ray is to log it, to trace it, or to end it after `request_timeout_s`. Uses names of Ray's that are not
+public: its version is pinned, and where one is missing, a replica says so and does not start.
 """
 
 from __future__ import annotations
@@ -27,33 +27,41 @@ REQUEST_ID = b"x-request-id"
 
 
 class ShortWay:
-    """`app` is Ray's, as it hands it to a replica's first middleware."""
+    """app is what Ray hands to a replica's first middleware: its RequestIdMiddleware, around a method of its Replica.
+
+    The short way is open where the deployment's class has `takes_requests`: called with a Request, it returns a
+    Response.
+    """
 
     def __init__(self, app: ASGIApp):
         self._app = app
-        replica: Any = app._app.__self__  # type: ignore[attr-defined]
-        self._classifier = replica._user_callable_wrapper.user_callable
-        self._full = replica._semaphore.locked
-        self._counted, self._ongoing = replica._handle_errors_and_metrics, replica._start_request
+        self._replica: Any = app._app.__self__  # type: ignore[attr-defined]
+        user = self._replica._user_callable_wrapper
+        self._classifier = user.user_callable
+        self._counted, self._ongoing = self._replica._handle_errors_and_metrics, self._replica._start_request
+        self._full, self._logged = (
+            self._replica._semaphore.locked,
+            logging.getLogger("ray.serve").isEnabledFor,
+        )
         # Ray's metrics tell requests apart by these alone.
         self._like_all = RequestMetadata(
             request_id="",
             internal_request_id="",
-            route=replica._route_prefix,
-            app_name=replica._deployment_id.app_name,
+            route="/",
+            app_name=self._replica._deployment_id.app_name,
             is_direct_ingress=True,
             _http_method="POST",
             _request_protocol=RequestProtocol.HTTP,
         )
-        self._closed = (
-            logging.getLogger("ray.serve").isEnabledFor(logging.INFO)
-            or is_tracing_enabled()
-            or replica._http_options.request_timeout_s is not None
-            or replica._user_callable_wrapper._run_user_code_in_separate_thread
+        self._open = (
+            getattr(self._classifier, "takes_requests", False)
+            and not user._run_user_code_in_separate_thread
+            and not is_tracing_enabled()
+            and self._replica._http_options.request_timeout_s is None
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._closed or scope["path"] != PATH or scope.get("method") != "POST" or self._full():
+        if not self._for(scope):
             await self._app(scope, receive, send)
             return
         with self._counted(self._like_all) as answered:
@@ -63,3 +71,15 @@ class ShortWay:
                 # As Ray does, by which an answer is known again; but of those alone who asked for it.
                 response.raw_headers += [header for header in scope["headers"] if header[0] == REQUEST_ID]
                 await response(scope, receive, send)
+
+    def _for(self, scope: Scope) -> bool:
+        """Whether this request goes the short way. Ray changes log level and route prefix of a running replica."""
+        return (
+            self._open
+            and scope["type"] == "http"
+            and scope["path"] == PATH
+            and scope["method"] == "POST"
+            and self._replica._route_prefix == "/"
+            and not self._full()
+            and not self._logged(logging.INFO)
+        )

@@ -102,10 +102,10 @@ def test_wrk_counts_what_fails(serve: Callable[..., str], bodies: Path) -> None:
 
 @pytest.mark.skipif(not h2load.installed(), reason="h2load is not installed")
 def test_h2load_tells_answers_from_refusals(serve: Callable[..., str], images: Path) -> None:
-    turns = itertools.cycle([200, 429, 500])
+    turns, body = itertools.cycle([200, 429, 500]), read_images(images)[0].body
 
     async def some(request: web.Request) -> web.Response:
-        assert await request.read() == read_images(images)[0].body
+        assert await request.read() == body
         return web.Response(status=next(turns))
 
     url = serve(some)

@@ -14,7 +14,7 @@ REPLICA = """
 import os, sys, threading
 from raycls.serving.own_core import OwnCore
 
-core = OwnCore([threading.get_native_id()])
+core = OwnCore([threading.get_native_id()], sys.argv[1])
 for _ in sys.stdin:
     core.keep()
     print(*sorted(os.sched_getaffinity(0)), flush=True)
@@ -40,7 +40,10 @@ class _Replica:
 @contextmanager
 def replica(cores: set[int]) -> Iterator[_Replica]:
     process = subprocess.Popen(
-        [sys.executable, "-c", REPLICA], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", REPLICA, f"test-{os.getpid()}"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     try:
         os.sched_setaffinity(process.pid, cores)
