@@ -67,6 +67,7 @@ HUNG_TIMES = 10
 # New objects after which Python looks for cycles among them. What a hundred requests hold is more than its own 700,
 # which would have it look all the time, a tenth of a replica's CPU. What holds a request's images must be in no cycle.
 GARBAGE = 20_000
+FREE_FROM = 0.25  # of max_pending: a replica that holds more is bound to no core
 
 logger = logging.getLogger("ray.serve")
 access_log = logging.getLogger("ray.serve.access")  # with a level of its own: Serve's is above INFO
@@ -236,7 +237,11 @@ class Classifier:
     def check_health(self) -> None:
         """Called by Serve, which replaces a replica that raises."""
         if self.core:
-            self.core.keep()  # that of a replica which has ended meanwhile
+            # With many waiting, others on its core keep them waiting longer than the other thread would.
+            if self.pending > self.config.max_pending * FREE_FROM:
+                self.core.leave()
+            else:
+                self.core.keep()
         since = self.forward_since
         if since and (seconds := time.perf_counter() - since) > HUNG_S + HUNG_TIMES * self.full_batch_s:
             raise RuntimeError(f"a forward pass has been running for {seconds:.0f} s")

@@ -1,7 +1,8 @@
 """A replica keeps to a core of its own, where the machine has one for it.
 
     core = OwnCore([threading.get_native_id()])
-    core.keep()                  # now, and again now and then, until there is one
+    core.keep()                  # now, and again now and then
+    core.leave()                 # while others wait for it, too
 
 A replica of one thread has two that matter, the event loop's and the batches'. On two cores they wait for each other's
 interpreter lock and work from two caches; on one they take turns, and other replicas' threads are elsewhere. Whose a
@@ -27,6 +28,7 @@ class OwnCore:
 
     def __init__(self, threads: Sequence[int], name: str = "raycls-core"):
         self._threads, self._name = threads, name
+        self._all = os.sched_getaffinity(0)
         self._taken: socket.socket | None = None
         self._refused = False
 
@@ -34,7 +36,7 @@ class OwnCore:
         """Bind the threads to a core that no other replica has; while all are taken, they run on any."""
         if self._taken or self._refused:
             return
-        for core in sorted(os.sched_getaffinity(0), key=_rank):
+        for core in sorted(self._all, key=_rank):
             taken = socket.socket(socket.AF_UNIX)
             try:
                 taken.bind(f"\0{self._name}-{core}")
@@ -42,14 +44,27 @@ class OwnCore:
                 taken.close()
                 continue
             self._taken = taken
-            try:
-                for thread in self._threads:
-                    os.sched_setaffinity(thread, {core})
-            except OSError as error:
-                logger.warning(f"no core of its own: {error}")
-                self._refused = True
-                taken.close()
+            self._run_on({core})
             return
+
+    def leave(self) -> None:
+        """Let the threads run on any core, and another replica have theirs."""
+        if self._taken:
+            self._run_on(self._all)
+            if self._taken:
+                self._taken.close()
+                self._taken = None
+
+    def _run_on(self, cores: set[int]) -> None:
+        try:
+            for thread in self._threads:
+                os.sched_setaffinity(thread, cores)
+        except OSError as error:
+            logger.warning(f"no core of its own: {error}")
+            self._refused = True
+            if self._taken:
+                self._taken.close()
+                self._taken = None
 
 
 def _rank(core: int) -> tuple[int, int]:

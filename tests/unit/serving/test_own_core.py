@@ -15,8 +15,8 @@ import os, sys, threading
 from raycls.serving.own_core import OwnCore
 
 core = OwnCore([threading.get_native_id()], sys.argv[1])
-for _ in sys.stdin:
-    core.keep()
+for line in sys.stdin:
+    getattr(core, line.strip())()
     print(*sorted(os.sched_getaffinity(0)), flush=True)
 """
 
@@ -26,9 +26,15 @@ class _Replica:
         self._process = process
 
     def keep(self) -> set[int]:
-        """Ask it to keep to a core; those that it then runs on."""
+        return self._do("keep")
+
+    def leave(self) -> set[int]:
+        return self._do("leave")
+
+    def _do(self, what: str) -> set[int]:
+        """Those that it runs on then."""
         assert self._process.stdin and self._process.stdout
-        self._process.stdin.write("\n")
+        self._process.stdin.write(f"{what}\n")
         self._process.stdin.flush()
         return {int(core) for core in self._process.stdout.readline().split()}
 
@@ -63,5 +69,8 @@ def test_each_keeps_to_a_core_of_its_own_and_who_finds_none_waits_for_one() -> N
         assert one | other == cores
         assert third.keep() == cores
         assert first.keep() == one
+        assert second.leave() == cores
+        assert third.keep() == other
+        assert second.keep() == cores
         first.kill()
-        assert third.keep() == one
+        assert second.keep() == one
