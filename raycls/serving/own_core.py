@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,13 +30,25 @@ class OwnCore:
     def __init__(self, threads: Sequence[int], name: str = "raycls-core"):
         self._threads, self._name = threads, name
         self._all = os.sched_getaffinity(0)
+        self._one_at_a_time = threading.Lock()  # Ray looks at a replica's health in several threads
         self._taken: socket.socket | None = None
         self._refused = False
 
     def keep(self) -> None:
         """Bind the threads to a core that no other replica has; while all are taken, they run on any."""
-        if self._taken or self._refused:
-            return
+        with self._one_at_a_time:
+            if not self._taken and not self._refused:
+                self._taken = self._take()
+
+    def leave(self) -> None:
+        """Let the threads run on any core, and another replica have theirs."""
+        with self._one_at_a_time:
+            if self._taken:
+                self._run_on(self._all)
+                self._taken.close()
+                self._taken = None
+
+    def _take(self) -> socket.socket | None:
         for core in sorted(self._all, key=_rank):
             taken = socket.socket(socket.AF_UNIX)
             try:
@@ -43,28 +56,20 @@ class OwnCore:
             except OSError:
                 taken.close()
                 continue
-            self._taken = taken
-            self._run_on({core})
-            return
+            if self._run_on({core}):
+                return taken
+            taken.close()
+            break
+        return None
 
-    def leave(self) -> None:
-        """Let the threads run on any core, and another replica have theirs."""
-        if self._taken:
-            self._run_on(self._all)
-            if self._taken:
-                self._taken.close()
-                self._taken = None
-
-    def _run_on(self, cores: set[int]) -> None:
+    def _run_on(self, cores: set[int]) -> bool:
         try:
             for thread in self._threads:
                 os.sched_setaffinity(thread, cores)
         except OSError as error:
             logger.warning(f"no core of its own: {error}")
             self._refused = True
-            if self._taken:
-                self._taken.close()
-                self._taken = None
+        return not self._refused
 
 
 def _rank(core: int) -> tuple[int, int]:

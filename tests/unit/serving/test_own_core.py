@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
+
+from raycls.serving.own_core import OwnCore
 
 REPLICA = """
 import os, sys, threading
@@ -74,3 +78,33 @@ def test_each_keeps_to_a_core_of_its_own_and_who_finds_none_waits_for_one() -> N
         assert second.keep() == cores
         first.kill()
         assert second.keep() == one
+
+
+def test_several_threads_that_ask_take_one_core() -> None:
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < 2:
+        pytest.skip("there is one core")
+    name, end = f"test-several-{os.getpid()}", threading.Event()
+    threads = [threading.Thread(target=end.wait) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    core = OwnCore([thread.native_id for thread in threads if thread.native_id], name)
+
+    def ask() -> None:
+        for _ in range(200):
+            core.keep()
+            core.leave()
+        core.keep()
+
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            for asked in [pool.submit(ask) for _ in range(8)]:
+                asked.result()
+        bound = [os.sched_getaffinity(thread.native_id) for thread in threads if thread.native_id]
+        assert len(bound[0]) == 1
+        assert bound[0] == bound[1]
+        others = OwnCore([], name)
+        others.keep()
+        assert others._taken is not None  # one core alone has been taken
+    finally:
+        end.set()
