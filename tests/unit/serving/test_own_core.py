@@ -96,6 +96,8 @@ def test_several_threads_that_ask_take_one_core() -> None:
             core.leave()
         core.keep()
 
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)  # as often as it can be
     try:
         with ThreadPoolExecutor(8) as pool:
             for asked in [pool.submit(ask) for _ in range(8)]:
@@ -107,4 +109,5 @@ def test_several_threads_that_ask_take_one_core() -> None:
         others.keep()
         assert others._taken is not None  # one core alone has been taken
     finally:
+        sys.setswitchinterval(before)
         end.set()
