@@ -4,8 +4,9 @@
     outcomes = await batches.put([image])         # of those that classify returned for a list of images
 
 One thread runs the batches. It takes the next one itself, without a round through the event loop, which meanwhile reads
-and answers; an image whose request was cancelled, or which nobody wants any more, is left out. Knows nothing of HTTP,
-images or networks.
+and answers; an image whose request was cancelled, or which nobody wants any more, is left out. Of many that wait it
+takes a half at most: were all in one batch, as those whose answers leave together soon are, the thread would have
+nothing to do while they are answered. Knows nothing of HTTP, images or networks.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
+
+WHOLE = 8  # items: so many are never halved
 
 Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
@@ -39,7 +42,8 @@ class Batches(Generic[Item, Outcome]):
     """work(items, waited) is called with at most `limit` items and each one's seconds in the queue, in one thread.
 
     It returns an outcome for each item, in order; what it raises, every one of them gets. `first` is called in that
-    thread before all else, and the constructor returns, or raises, when it has.
+    thread before all else, and the constructor returns, or raises, when it has. halve: whether of more than WHOLE items
+    that wait at most a half are taken; not where a large batch takes hardly longer than a small one.
     """
 
     def __init__(
@@ -47,8 +51,10 @@ class Batches(Generic[Item, Outcome]):
         work: Callable[[list[Item], list[float]], Sequence[Outcome]],
         limit: int,
         first: Callable[[], None] = lambda: None,
+        *,
+        halve: bool = True,
     ):
-        self._work, self._limit = work, limit
+        self._work, self._limit, self._halve = work, limit, halve
         self._queue: SimpleQueue[_Waiting] = SimpleQueue()
         ready: SimpleQueue[Exception | None] = SimpleQueue()
         thread = threading.Thread(target=self._run, args=(first, ready), name="batches", daemon=True)
@@ -107,10 +113,14 @@ class Batches(Generic[Item, Outcome]):
         del outcomes  # an exception leads to this frame
 
     def _next(self) -> list[_Waiting]:
-        """What waits, at most `limit`; blocks while there is nothing."""
+        """Of what waits the first, at most `limit`; blocks while there is nothing."""
         batch = [self._queue.get()]
+        most, waiting = self._limit, 1 + self._queue.qsize()
+        if self._halve and waiting > WHOLE:
+            # A power of two, as engines cut other sizes into those.
+            most = min(most, max(WHOLE, 1 << (waiting // 2).bit_length() - 1))
         try:
-            while len(batch) < self._limit:
+            while len(batch) < most:
                 batch.append(self._queue.get_nowait())
         except Empty:
             pass

@@ -92,9 +92,10 @@ class Classifier:
         self.pending = 0  # requests whose body is here
         self.forward_since: float | None = None  # of the forward pass that runs now
         gc.set_threshold(GARBAGE, *gc.get_threshold()[1:])
-        self.batches = Batches(self._classify, config.max_batch_size, first=self._warm_up)
+        on_cpu = best_device() == "cpu"
+        self.batches = Batches(self._classify, config.max_batch_size, first=self._warm_up, halve=on_cpu)
         self.core: OwnCore | None = None
-        if os.environ.get(OWN_CORES) and config.threads == 1 and best_device() == "cpu":
+        if os.environ.get(OWN_CORES) and config.threads == 1 and on_cpu:
             # What the event loop has done in other threads is to run on any core: they would keep to its own.
             anywhere = ThreadPoolExecutor(
                 initializer=os.sched_setaffinity, initargs=(0, os.sched_getaffinity(0))

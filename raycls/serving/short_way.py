@@ -5,7 +5,9 @@
 Of each request Ray reads the headers for sessions, multiplexed models and traces, makes two ids and a context, and
 follows what is sent: a third of a replica's event loop, for what raycls does not use. What Ray is to know it is told as
 before: that a request is ongoing, for autoscaling, for a replica that is to stop, and for `max_ongoing_requests`; and
-how it ended, for Ray's own metrics.
+how it ended, for Ray's own metrics, but for its two histograms of latencies. Ray's agent on the node replays what is in
+those, one request after another: 0.02 ms of a core for each, every ten seconds for half a second on end. What
+requests take is in raycls's own metrics.
 
 All else goes Ray's way: other paths and other deployments, requests that are more than `max_ongoing_requests`, and
 every one where Ray is to log it, to trace it, or to end it after `request_timeout_s`. Uses names of Ray's that are not
@@ -59,6 +61,11 @@ class ShortWay:
             and not is_tracing_enabled()
             and self._replica._http_options.request_timeout_s is None
         )
+        if self._open:
+            metrics = self._replica._metrics_manager
+            ingress = [of.processing_latency_tracker for of in metrics._ingress_metrics.values()]
+            for histogram in (metrics._processing_latency_tracker, *ingress):
+                histogram.observe = _untold
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if not self._for(scope):
@@ -83,3 +90,7 @@ class ShortWay:
             and not self._full()
             and not self._logged(logging.INFO)
         )
+
+
+def _untold(value: float, tags: dict[str, str] | None = None) -> None:
+    """In place of a histogram's `observe`."""

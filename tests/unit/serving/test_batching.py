@@ -12,7 +12,18 @@ import pytest
 from raycls.serving.batching import Batches, Unwanted
 
 
-def test_what_arrives_during_a_batch_is_the_next_one_and_everyone_gets_his_own() -> None:
+@pytest.mark.parametrize(
+    ("limit", "halve", "expected"),
+    [
+        (8, True, [1, 8, 8, 3]),
+        (64, False, [1, 19]),
+        (64, True, [1, 8, 8, 3]),
+        (4, True, [1, 4, 4, 4, 4, 3]),
+    ],
+)
+def test_what_arrives_during_a_batch_is_next_and_everyone_gets_his_own(
+    limit: int, halve: bool, expected: list[int]
+) -> None:
     sizes, go_on, begun = [], threading.Event(), threading.Event()
 
     def work(items: list[int], waited: list[float]) -> list[int]:
@@ -24,7 +35,7 @@ def test_what_arrives_during_a_batch_is_the_next_one_and_everyone_gets_his_own()
         return [10 * item for item in items]
 
     async def main() -> list[list[int]]:
-        batches = Batches(work, limit=8)
+        batches = Batches(work, limit, halve=halve)
         first = asyncio.create_task(batches.put([0]))
         await asyncio.to_thread(begun.wait, 10)
         others = [asyncio.create_task(batches.put([i])) for i in range(1, 20)]
@@ -33,7 +44,24 @@ def test_what_arrives_during_a_batch_is_the_next_one_and_everyone_gets_his_own()
         return await asyncio.gather(first, *others)
 
     assert asyncio.run(main()) == [[10 * i] for i in range(20)]
-    assert sizes == [1, 8, 8, 3]
+    assert sizes == expected
+
+
+def test_of_many_that_wait_about_half_are_taken() -> None:
+    """So that some are answered while others are computed."""
+    sizes = []
+
+    def work(items: list[int], waited: list[float]) -> list[int]:
+        sizes.append(len(items))
+        return items
+
+    async def main() -> list[int]:
+        return await Batches(work, limit=64).put(range(100))
+
+    assert asyncio.run(main()) == list(range(100))
+    assert sum(sizes) == 100
+    assert sizes[-1] <= 8
+    assert all(size <= max(8, (100 - sum(sizes[:i])) // 2) for i, size in enumerate(sizes))
 
 
 def test_a_cancelled_item_is_left_out() -> None:
