@@ -147,16 +147,17 @@ def test_ray_counts_the_same_answers(served: Served, post: Callable[..., request
     (found,) = json.loads((Path(running.directory) / "prom_metrics_service_discovery.json").read_text())
     (replica,) = {sample.labels["replica"] for sample in _samples(f"{served.url}/metrics", "raycls_pending")}
 
-    def by_ray() -> float:
+    def of_replica(name: str) -> list[Sample]:
         pages = [f"http://{target}/metrics" for target in found["targets"]]
         deployment = [
             x for page in pages for x in _samples(page, "ray_serve_deployment_request_counter_total")
         ]
         workers = {x.labels["WorkerId"] for x in deployment if x.labels["replica"] == replica}
-        answers = [x for page in pages for x in _samples(page, "ray_serve_num_http_requests_total")]
-        return sum(
-            x.value for x in answers if x.labels["WorkerId"] in workers and x.labels["status_code"] == "415"
-        )
+        return [x for page in pages for x in _samples(page, name) if x.labels["WorkerId"] in workers]
+
+    def by_ray() -> float:
+        answers = of_replica("ray_serve_num_http_requests_total")
+        return sum(x.value for x in answers if x.labels["status_code"] == "415")
 
     def by_us() -> float:
         answers = _samples(f"{served.url}/metrics", "raycls_requests_total")
@@ -166,6 +167,9 @@ def test_ray_counts_the_same_answers(served: Served, post: Callable[..., request
     while by_ray() != by_us():
         assert time.monotonic() < deadline, f"{by_ray()} by Ray's account, {by_us()} by ours"
         time.sleep(1)
+    # Its agent would replay each of them.
+    assert of_replica("ray_serve_deployment_processing_latency_ms_count") == []
+    assert of_replica("ray_serve_http_request_latency_ms_count") == []
 
 
 def _samples(page: str, name: str) -> list[Sample]:

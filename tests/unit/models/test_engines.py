@@ -115,6 +115,49 @@ def test_an_engine_that_cannot_run_a_network_is_said_and_left_out(
     )
 
 
+BOUND = """
+import os, sys, threading, time
+from pathlib import Path
+import numpy as np
+from raycls.models import engines
+from raycls.models.card import load_card
+
+directory = Path(sys.argv[1])
+run = engines.load("openvino", directory, "cpu", threads=1)
+side = load_card(directory).image_size
+ids, ended = [], threading.Event()
+
+def compute():
+    ids.append(threading.get_native_id())
+    while not ended.is_set():
+        run(np.zeros((32, side, side, 3), np.uint8))
+
+thread = threading.Thread(target=compute)
+thread.start()
+while not ids:
+    time.sleep(0.01)
+cores = sorted(os.sched_getaffinity(0))[:2]
+found = []
+for turn in range(100):
+    wanted = {cores[turn % 2]}
+    os.sched_setaffinity(ids[0], wanted)
+    time.sleep(0.002)
+    found.append(os.sched_getaffinity(ids[0]) == wanted)
+ended.set()
+thread.join()
+print(found.count(True))
+"""
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core")
+def test_openvino_leaves_its_thread_where_it_is_bound(directory: Path) -> None:
+    """In a process of its own, as what OpenVINO first loads decides."""
+    done = subprocess.run(
+        [sys.executable, "-c", BOUND, str(directory)], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert done.stdout == "100\n"
+
+
 def test_a_choice_made_on_a_cpu_fits_a_gpu() -> None:
     assert fitting("openvino", CPU) == "openvino"
     assert fitting("openvino", "cuda") == "torch"

@@ -41,6 +41,21 @@ class Replica:
         self.full = False
         self._semaphore = SimpleNamespace(locked=lambda: self.full)
         self.told: list[str] = []
+        ingress = SimpleNamespace(processing_latency_tracker=SimpleNamespace(observe=self._observe))
+        self._metrics_manager = SimpleNamespace(
+            _processing_latency_tracker=SimpleNamespace(observe=self._observe),
+            _ingress_metrics={"HTTP": ingress},
+        )
+
+    def _observe(self, value: float, tags: dict[str, str]) -> None:
+        self.told.append("latency")
+
+    def tell_latencies(self) -> None:
+        """What Ray does with those of all requests, ten times a second."""
+        metrics = self._metrics_manager
+        metrics._processing_latency_tracker.observe(1.5, tags={"route": "/"})
+        for ingress in metrics._ingress_metrics.values():
+            ingress.processing_latency_tracker.observe(1.5, tags={"route": "/"})
 
     @contextmanager
     def _handle_errors_and_metrics(self, request: Any) -> Iterator[Any]:
@@ -94,6 +109,17 @@ def test_a_prediction_is_answered_and_counted() -> None:
     assert replica.told == ["ongoing", "200", "done"]
     assert body["body"] == b"short"
     assert start["headers"].count((b"x-request-id", b"a")) == 1
+
+
+def test_what_predictions_take_is_told_to_ray_where_they_go_its_way() -> None:
+    replica, other = Replica(), Replica()
+    other._user_callable_wrapper.user_callable = Another()
+    for each in (replica, other):
+        sent(each)
+        each.told.clear()
+        each.tell_latencies()
+    assert replica.told == []
+    assert other.told == ["latency", "latency"]
 
 
 @pytest.mark.parametrize(("path", "method"), [("/health", "GET"), ("/predict", "GET"), ("/predict/", "POST")])
