@@ -111,8 +111,8 @@ def _run(graph: Any, card: ModelCard, threads: int) -> Run:
     """For one thread at a time: batches of a size share their memory."""
     side = card.image_size
     if threads == 1:
-        # For every pass OpenVINO's TBB, by hwloc, would let the calling thread run on all cores, and afterwards on those
-        # that it had before: to what it was bound meanwhile, by raycls/serving/own_core.py, would be lost. By this hwloc
+        # For every pass OpenVINO's TBB, by hwloc, would let the calling thread run on all cores, and then on those of
+        # before: what bound or freed it meanwhile, as raycls/serving/own_core.py does, would be undone. By this hwloc
         # binds nothing. With more threads it may spread them over sockets.
         os.environ.setdefault("HWLOC_THISSYSTEM", "0")
     settings = {
