@@ -5,7 +5,7 @@
 
 One thread runs the batches. It takes the next one itself, without a round through the event loop, which meanwhile reads
 and answers; an image whose request was cancelled, or which nobody wants any more, is left out. Of many that wait it
-takes a half at most: were all in one batch, as those whose answers leave together soon are, the thread would have
+takes half at most: were all in one batch, as those whose answers leave together soon are, the thread would have
 nothing to do while they are answered. Knows nothing of HTTP, images or networks.
 """
 
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 
-WHOLE = 8  # items: so many are never halved
+WHOLE = 8  # items: a batch of so many is not halved
 
 Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
@@ -42,8 +42,8 @@ class Batches(Generic[Item, Outcome]):
     """work(items, waited) is called with at most `limit` items and each one's seconds in the queue, in one thread.
 
     It returns an outcome for each item, in order; what it raises, every one of them gets. `first` is called in that
-    thread before all else, and the constructor returns, or raises, when it has. halve: whether of more than WHOLE items
-    that wait at most a half are taken; not where a large batch takes hardly longer than a small one.
+    thread before all else, and the constructor returns, or raises, when it has. halve: of more than WHOLE items that
+    wait, at most half are taken, but no fewer than WHOLE; not where a large batch takes hardly longer than a small one.
     """
 
     def __init__(

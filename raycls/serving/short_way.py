@@ -6,8 +6,7 @@ Of each request Ray reads the headers for sessions, multiplexed models and trace
 follows what is sent: a third of a replica's event loop, for what raycls does not use. What Ray is to know it is told as
 before: that a request is ongoing, for autoscaling, for a replica that is to stop, and for `max_ongoing_requests`; and
 how it ended, for Ray's own metrics, but for its two histograms of latencies. Ray's agent on the node replays what is in
-those, one request after another: 0.02 ms of a core for each, every ten seconds for half a second on end. What
-requests take is in raycls's own metrics.
+those, one request after another, for 0.013 to 0.019 ms each. What requests take is in raycls's own metrics.
 
 All else goes Ray's way: other paths and other deployments, requests that are more than `max_ongoing_requests`, and
 every one where Ray is to log it, to trace it, or to end it after `request_timeout_s`. Uses names of Ray's that are not
