@@ -42,7 +42,7 @@ from raycls.serving.document import ServeDocument
 CONNECTIONS = (1, 8, 32, 100)
 SHARES = (0.5, 0.8)  # of a server's own peak: the open loops
 COUNTS = (1, 2)  # replicas or workers
-WARMUP_S, STARTUP_S = 1.0, 120.0
+WARMUP_S, STARTUP_S, SETTLED_S = 1.0, 120.0, 60.0
 CHECKED = 50  # images whose classes must be the reference's
 SAME = 0.96  # share of them where an engine computes in bfloat16
 
@@ -148,7 +148,7 @@ def _loads(server: Server, url: str, images: Path, seconds: float) -> list[Row]:
             wrk.write(read_images(images), FORMS[server.form], folder)
             wrk.closed(url, folder, connections=max(CONNECTIONS), seconds=WARMUP_S)
             for connections in CONNECTIONS:
-                _settle(server, url, images)
+                settle(server, url, images)
                 loop = wrk.closed(
                     url, folder, connections=connections, seconds=seconds, warmup_seconds=WARMUP_S
                 )
@@ -173,11 +173,18 @@ def _loads(server: Server, url: str, images: Path, seconds: float) -> list[Row]:
     return rows
 
 
-def _settle(server: Server, url: str, images: Path) -> None:
-    """Wait until the requests that wrk has left unanswered are done: a slow server still computes them."""
-    request = FORMS[server.form].wrap(read_images(images)[0])
+def settle(server: Server, url: str, images: Path) -> None:
+    """Wait until the requests that wrk has left unanswered are done: a slow server still computes them.
+
+    One that is full meanwhile is asked again. Raises BenchmarkError where it refuses for longer than SETTLED_S.
+    """
+    request, end = FORMS[server.form].wrap(read_images(images)[0]), time.monotonic() + SETTLED_S
+    headers = {"Content-Type": request.content_type}
     for _ in range(2 * max(COUNTS)):  # each worker is asked, behind what waits for it
-        requests.post(url, request.body, headers={"Content-Type": request.content_type}, timeout=60)
+        while requests.post(url, request.body, headers=headers, timeout=60).status_code == 429:
+            if time.monotonic() > end:
+                raise BenchmarkError(f"{server.name} answers 429 for {SETTLED_S:g} s, though nobody else asks")
+            time.sleep(0.05)
 
 
 def _own(generator: LoadGenerator, *, seconds: float, **kind: float) -> Row:

@@ -21,7 +21,7 @@ from raycls.serving.benchmark import h2load, peers, servers_page, wrk
 from raycls.serving.benchmark.forms import FORMS
 from raycls.serving.benchmark.images import read_images
 from raycls.serving.benchmark.load import MAX_OUTSTANDING, Load, LoadGenerator
-from raycls.serving.benchmark.peers import Server, check, started
+from raycls.serving.benchmark.peers import Server, check, settle, started
 
 
 class Peers:
@@ -182,6 +182,26 @@ def test_wrk_counts_whole_turns_of_a_server_that_answers_many_at_once(
     begun = 0.0
     short = wrk.closed(url, bodies, connections=20, seconds=0.6, warmup_seconds=1)
     assert short.requests_per_s == pytest.approx(20 / 0.6)  # less than a turn: what was sent in it
+
+
+def test_a_load_waits_for_a_server_that_is_full(
+    serve: Callable[..., str], images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    statuses: list[int] = []
+
+    async def full_at_first(request: web.Request) -> web.Response:
+        statuses.append(429 if len(statuses) < 3 else 200)
+        return web.Response(status=statuses[-1])
+
+    async def full(request: web.Request) -> web.Response:
+        return web.Response(status=429)
+
+    mine = Server(name="mine")
+    settle(mine, serve(full_at_first), images)
+    assert statuses == [429] * 3 + [200] * 2 * max(peers.COUNTS)
+    monkeypatch.setattr(peers, "SETTLED_S", 0.2)
+    with pytest.raises(BenchmarkError, match=r"mine answers 429 for 0\.2 s, though nobody else asks"):
+        settle(mine, serve(full), images)
 
 
 def test_a_peer_that_refuses_is_told(serve: Callable[..., str], images: Path) -> None:
