@@ -183,7 +183,9 @@ def settle(server: Server, url: str, images: Path) -> None:
     for _ in range(2 * max(COUNTS)):  # each worker is asked, behind what waits for it
         while requests.post(url, request.body, headers=headers, timeout=60).status_code == 429:
             if time.monotonic() > end:
-                raise BenchmarkError(f"{server.name} answers 429 for {SETTLED_S:g} s, though nobody else asks")
+                raise BenchmarkError(
+                    f"{server.name} answers 429 for {SETTLED_S:g} s, though nobody else asks"
+                )
             time.sleep(0.05)
 
 
