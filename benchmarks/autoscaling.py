@@ -26,7 +26,7 @@ from raycls import progress, results_page, script
 from raycls.errors import UsageError
 from raycls.results_page import Document, Section, table
 from raycls.serving.benchmark.load import MAX_OUTSTANDING, Load, LoadGenerator
-from raycls.serving.benchmark.plot import COLOURS
+from raycls.serving.benchmark.plot import COLOURS, log_scale
 from raycls.serving.benchmark.stage import Server, stage
 from raycls.serving.document import ServeDocument
 
@@ -121,7 +121,7 @@ def draw(row: dict[str, Any], path: Path) -> None:
     rate.set_ylabel("requests/s")
     rate.set_ylim(bottom=0)
     latency.plot(middles, [load["p99_ms"] for load in row["loads"]], color=COLOURS[4], marker=".")
-    latency.set_yscale("log")
+    log_scale(latency)
     latency.set_ylabel("p99, ms (log scale)")
     latency.set_xlabel("seconds after the step")
     for panel in (replicas, rate, latency):

@@ -71,7 +71,9 @@ def _draw_throughput(axes: Axes, results: Results) -> None:
                 (0, 3),
                 textcoords="offset points",
                 ha="center",
+                va="bottom",
                 fontsize=8,
+                rotation=0 if len(results.counts) <= 2 else 90,  # of more bars they would run into each other
             )
             top = max(top, high)
     axes.axhline(1, color="grey", linewidth=0.8, linestyle=":")
@@ -131,16 +133,21 @@ def _draw_quantiles(axes: Axes, points: list[tuple[float, Point]], index: int, l
         )  # fmt: skip
 
 
-def _finish_latency(axes: Axes) -> None:
+def log_scale(axes: Axes) -> None:
+    """A logarithmic y axis with ticks in plain numbers at 1, 2, 5 and ten times those."""
     from matplotlib.ticker import FuncFormatter, LogLocator
 
     axes.set_yscale("log")
-    low, high = axes.get_ylim()
-    axes.set_ylim(low, high * (high / low) ** 0.3)  # room for the legend
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.minorticks_off()
     axes.grid(axis="y", linewidth=0.4)
+
+
+def _finish_latency(axes: Axes) -> None:
+    log_scale(axes)
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high * (high / low) ** 0.3)  # room for the legend
     axes.set_ylabel("latency, ms (log scale)")
     axes.legend(frameon=False, fontsize=9)
 
