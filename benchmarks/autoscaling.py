@@ -22,13 +22,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from raycls import progress, results_page, script
+from harness import results_page
+from harness.results_page import Document, Section, table
+from harness.served_copy import Server, stage
+
+from raycls import command, progress
+from raycls.benchmark.load import MAX_OUTSTANDING, Load, LoadGenerator
+from raycls.benchmark.plot import COLOURS, log_scale
 from raycls.errors import UsageError
-from raycls.results_page import Document, Section, table
-from raycls.serving.benchmark.load import MAX_OUTSTANDING, Load, LoadGenerator
-from raycls.serving.benchmark.plot import COLOURS, log_scale
-from raycls.serving.benchmark.stage import Server, stage
-from raycls.serving.document import ServeDocument
+from raycls.serving.control.configuration import ServeConfiguration
 
 HERE = Path(__file__).parent
 SERVE_CONFIG = HERE.parent / "serve_config.yaml"
@@ -171,7 +173,7 @@ def main(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     if not 2 <= options.connections <= MAX_OUTSTANDING or options.seconds < 1:
         raise UsageError(f"--connections takes 2 to {MAX_OUTSTANDING}, --seconds at least 1")
-    most = ServeDocument.read(SERVE_CONFIG).deployment["autoscaling_config"]["max_replicas"]
+    most = ServeConfiguration.read(SERVE_CONFIG).deployment["autoscaling_config"]["max_replicas"]
     with stage(options.model, SERVE_CONFIG) as server, progress.bar("following the step"):
         row = measure(server, options.connections, options.seconds, most)
     asked = {"connections": options.connections, "seconds": options.seconds}
@@ -184,4 +186,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    script.run(main)
+    command.run(main)

@@ -3,7 +3,7 @@
     python benchmarks/load.py http://127.0.0.1:8000/predict --images photos/ --connections 8 --seconds 5
 
 --images is a folder; in class folders, their names are the true classes and the accuracy is told. The last line of
-stdout is one JSON document, a sample per load. What the numbers mean: raycls/serving/benchmark/load.py. It knows one
+stdout is one JSON document, a sample per load. What the numbers mean: raycls/benchmark/load.py. It knows one
 URL: for replica counts, batch sizes and CPU shares see benchmarks/serving.py.
 """
 
@@ -13,9 +13,9 @@ import argparse
 import json
 from pathlib import Path
 
-from raycls import progress, script
+from raycls import command, progress
+from raycls.benchmark.load import Load, LoadGenerator
 from raycls.config import validated
-from raycls.serving.benchmark.load import Load, LoadGenerator
 
 
 def main(arguments: list[str]) -> None:
@@ -57,4 +57,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    script.run(main)
+    command.run(main)

@@ -20,7 +20,7 @@ import numpy as np
 import sklearn.datasets
 from PIL import Image
 
-from raycls import progress, script
+from raycls import command, progress
 from raycls.errors import UsageError
 
 SIZE = (500, 375)
@@ -66,4 +66,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    script.run(main)
+    command.run(main)

@@ -26,15 +26,17 @@ from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from pathlib import Path
 
-from raycls import home, progress, registry, results_page, script
+from harness import h2load, results_page
+from harness.broken_versions import BROKEN, cut_short
+from harness.results_page import Document, Row, Section, table
+from harness.served_copy import LEAD_S, Server, stage
+
+from raycls import command, home, progress, registry
+from raycls.benchmark import usage
+from raycls.benchmark.images import read_images
+from raycls.benchmark.load import MAX_OUTSTANDING, Load, Sample
 from raycls.errors import BenchmarkError, RefusedError, UsageError
-from raycls.results_page import Document, Row, Section, table
-from raycls.serving import rollout
-from raycls.serving.benchmark import h2load, usage
-from raycls.serving.benchmark.broken import BROKEN, cut_short
-from raycls.serving.benchmark.images import read_images
-from raycls.serving.benchmark.load import MAX_OUTSTANDING, Load, Sample
-from raycls.serving.benchmark.stage import LEAD_S, Server, stage
+from raycls.serving.control import rollout
 
 HERE = Path(__file__).parent
 SERVE_CONFIG = HERE.parent / "serve_config.yaml"
@@ -263,4 +265,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    script.run(main)
+    command.run(main)

@@ -18,13 +18,14 @@ import sys
 import tempfile
 from pathlib import Path
 
-from raycls import progress, registry, results_page, script
+from harness import results_page, servers_page, serving_peers
+
+from raycls import command, progress, registry
+from raycls.benchmark.images import write_images
 from raycls.cli import main as raycls
 from raycls.data.packed import open_dataset
+from raycls.engines.build import best_device, fitting
 from raycls.models.card import load_card
-from raycls.models.engines import best_device, fitting
-from raycls.serving.benchmark import peers, servers_page
-from raycls.serving.benchmark.images import write_images
 
 HERE = Path(__file__).parent
 RESULTS, PROGRAMS = HERE / "results", HERE / "peers" / "serving"
@@ -36,7 +37,7 @@ def compare(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    names = [peer.name for peer in peers.PEERS]
+    names = [peer.name for peer in serving_peers.PEERS]
     parser.add_argument(
         "--peers", nargs="*", metavar="NAME", help=f"some of: {', '.join(names)} (default: all)"
     )
@@ -61,7 +62,7 @@ def compare(arguments: list[str]) -> None:
         images = options.images or Path(folder)
         if options.images is None:
             write_images(open_dataset(card.dataset), images, IMAGES)
-        rounds = peers.compare(
+        rounds = serving_peers.compare(
             version,
             images,
             programs=PROGRAMS,
@@ -80,6 +81,6 @@ def compare(arguments: list[str]) -> None:
 
 if __name__ == "__main__":
     if "--peers" in sys.argv:
-        script.run(compare)
+        command.run(compare)
     else:
         raycls(["bench", "--json", "--output", str(RESULTS), *sys.argv[1:]])

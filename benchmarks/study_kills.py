@@ -26,8 +26,8 @@ import psutil
 from raycls import progress, registry, tracking
 from raycls.data.sources import prepare
 from raycls.errors import StudyError
-from raycls.tuning import ledger
-from raycls.tuning.job import Trial
+from raycls.tuning import record
+from raycls.tuning.spec import Trial
 
 SPACE = "lr: {choices: [0.06, 0.12, 0.24, 0.48]}\nnetwork.dropout: {choices: [0.0, 0.1, 0.2]}\n"
 OPTIONS = ["--preset", "smoke", "--set", "epochs=16", "--set", "batch_size=16", "--set", "precision=fp32"]
@@ -47,7 +47,7 @@ def start(folder: Path, log: Path, *arguments: str) -> psutil.Popen:
 
 def epochs_of(study: str) -> int:
     with suppress(StudyError):
-        return sum(trial.epochs for trial in ledger.read(study))
+        return sum(trial.epochs for trial in record.read(study))
     return 0
 
 
@@ -143,13 +143,13 @@ def main() -> None:
                 start(folder, log, *new, "--study", "alone", "--model", "alone"), 900
             ) or not finished("alone"):
                 raise SystemExit(log.read_text())
-        alone = ledger.read("alone")
+        alone = record.read("alone")
         kill(folder, log, new, rng, options.kills)
         finish(folder, "killed", log)
-        told = faults("killed", ledger.read("killed"), alone)
+        told = faults("killed", record.read("killed"), alone)
         best = [
             max(trials, key=lambda t: (t.val_accuracy or 0, -t.number))
-            for trials in (alone, ledger.read("killed"))
+            for trials in (alone, record.read("killed"))
         ]
         print(
             f"{len(alone)} trials; best undisturbed: #{best[0].number}, best of the killed study: #{best[1].number}"

@@ -20,10 +20,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from raycls import progress, results_page, script
+from harness import results_page, training_page, training_parts
+from harness.results_page import seeds
+
+from raycls import command, progress
 from raycls.data.packed import open_dataset
-from raycls.results_page import seeds
-from raycls.training.benchmark import page, parts
 
 PEER = Path(__file__).parent / "peers" / "plain_cnn.py"
 RESULTS = Path(__file__).parent / "results"
@@ -35,18 +36,18 @@ def measure(options: argparse.Namespace) -> Iterator[results_page.Document]:
     arguments: dict[str, Any] = {"dataset": dataset}
     if part == "presets":
         arguments |= {"preset": options.preset, "settings": options.set}
-        rows = parts.presets(dataset, options.preset, seeds, PEER, options.set)
+        rows = training_parts.presets(dataset, options.preset, seeds, PEER, options.set)
         name = f"presets-{options.preset}"
     elif part == "ray":
         arguments |= {"workers": options.workers, "threads": options.threads}
-        rows = parts.ray(dataset, pairs, options.workers, options.threads)
+        rows = training_parts.ray(dataset, pairs, options.workers, options.threads)
         name = f"ray-{options.workers}x{options.threads}"
     elif part == "networks":
-        rows = parts.networks(dataset, seeds, options.init)
+        rows = training_parts.networks(dataset, seeds, options.init)
         name = f"networks-{dataset}"
     else:
         given = {"workers": [pairs], "agreement": [seeds], "memory": [], "levers": [seeds]}[part]
-        rows = getattr(parts, part)(dataset, *given)
+        rows = getattr(training_parts, part)(dataset, *given)
         name = part
     measured: list[results_page.Row] = []
     for row in rows:
@@ -59,7 +60,7 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("part", choices=list(page.SECTIONS))
+    parser.add_argument("part", choices=list(training_page.SECTIONS))
     parser.add_argument("--dataset", default="cifar10", help="a prepared dataset (default: cifar10)")
     parser.add_argument("--preset", default="fast", help="of the part presets (default: fast)")
     parser.add_argument("--seeds", type=seeds, default=[0, 1, 2], help="one run each (default: 0,1,2)")
@@ -75,9 +76,9 @@ def main(arguments: list[str]) -> None:
     open_dataset(options.dataset)
 
     file, document = results_page.keep_last(options.output, "training", measure(options))
-    progress.say(f"written: {file}, {page.write(options.output)}")
+    progress.say(f"written: {file}, {training_page.write(options.output)}")
     print(json.dumps(document))
 
 
 if __name__ == "__main__":
-    script.run(main)
+    command.run(main)

@@ -19,15 +19,15 @@ import statistics
 from pathlib import Path
 
 import ray
+from harness import results_page, tuning_page, tuning_parts
+from harness.results_page import seeds
 
-from raycls import progress, results_page, script
+from raycls import command, progress
+from raycls.benchmark.batch_counts import forward_ms
 from raycls.data.packed import open_dataset
-from raycls.results_page import seeds
-from raycls.serving import deploy
-from raycls.serving.benchmark.histograms import forward_ms
-from raycls.serving.document import ServeDocument
-from raycls.training.report.pictures import png
-from raycls.tuning.benchmark import page, parts
+from raycls.reports.pictures import png
+from raycls.serving.control import deploy
+from raycls.serving.control.configuration import ServeConfiguration
 
 HERE = Path(__file__).parent
 SERVED_TURNS = 5
@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("part", choices=list(page.SECTIONS))
+    parser.add_argument("part", choices=list(tuning_page.SECTIONS))
     parser.add_argument("--dataset", default="cifar10", help="a prepared dataset (default: cifar10)")
     parser.add_argument("--seeds", type=seeds, default=[0, 1, 2], help="one comparison each (default: 0,1,2)")
     parser.add_argument("--output", type=Path, default=HERE / "results", help="folder for the results")
@@ -48,29 +48,29 @@ def main(arguments: list[str]) -> None:
         case "served":
             rows = served(options.dataset, options.seeds)
         case "optuna":
-            rows = parts.optuna(options.dataset, options.seeds, HERE / "peers" / "plain_optuna.py")
+            rows = tuning_parts.optuna(options.dataset, options.seeds, HERE / "peers" / "plain_optuna.py")
         case part:
-            rows = getattr(parts, part)(options.dataset, options.seeds)
+            rows = getattr(tuning_parts, part)(options.dataset, options.seeds)
     document = results_page.document(options.part, {"dataset": options.dataset}, rows)
     file = results_page.keep(options.output, "tuning", document)
-    progress.say(f"written: {file}, {page.write(options.output)}")
+    progress.say(f"written: {file}, {tuning_page.write(options.output)}")
     print(json.dumps(document))
 
 
 def served(dataset: str, seeds: list[int]) -> list[results_page.Row]:
     """The latency that a study chose by, and that of the model it made as its only replica counts it."""
     image = png(open_dataset(dataset).images("test")[0])
-    document = ServeDocument.read(HERE.parent / "serve_config.yaml")
+    document = ServeConfiguration.read(HERE.parent / "serve_config.yaml")
     rows = []
     for seed in seeds:
-        outcome = parts.widths(dataset, seed)
+        outcome = tuning_parts.widths(dataset, seed)
         version, latency_ms = outcome.training.version, outcome.study.best.latency_ms
         assert version is not None
         at = deploy.up(document.pinned(model=version.reference, replicas=1), detach=True)
         try:
             # In turns: the machine's pace may have changed since the study began.
             pairs = [
-                (parts.timed_again(outcome.study), forward_ms(f"{at.url}/predict", image))
+                (tuning_parts.timed_again(outcome.study), forward_ms(f"{at.url}/predict", image))
                 for _ in range(SERVED_TURNS)
             ]
         finally:
@@ -91,4 +91,4 @@ def served(dataset: str, seeds: list[int]) -> list[results_page.Row]:
 
 
 if __name__ == "__main__":
-    script.run(main)
+    command.run(main)

@@ -5,8 +5,8 @@
     raycls data prepare cifar10     raycls.data.sources.prepare      a packed dataset (uint8, memory-mapped)
     raycls tune cifar10             raycls.tuning.study.tune          many trials; the best trained in full
     raycls train cifar10            raycls.training.trainer.train    one run under Ray Train
-    raycls promote cifar10 3        raycls.serving.rollout.promote   the version that is served, examined first
-    raycls up                       raycls.serving.deploy.up         autoscaled replicas behind POST /predict
+    raycls promote cifar10 3        raycls.serving.control.rollout.promote   the version that is served, examined first
+    raycls up                       raycls.serving.control.deploy.up         autoscaled replicas behind POST /predict
 
 Importing this package, or any module in it, does nothing: no directory, no process, no connection.
 """

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from raycls.data.packed import Manifest
 
 
-Engine = Literal["reference", "torch", "openvino", "cuda-graphs"]  # see raycls/models/engines.py
+Engine = Literal["reference", "torch", "openvino", "cuda-graphs"]  # see raycls/engines/build.py
 # Learning rates that an optimiser begins with where it alone is asked for: another's may be far off.
 _RATES = {"muon": 0.24, "sgd": 0.1, "adam": 1e-3, "adamw": 1e-3}
 

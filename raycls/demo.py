@@ -19,16 +19,16 @@ from typing import Any
 from PIL import Image
 
 from raycls import cluster, home, progress
+from raycls.benchmark import replicas as benchmark
+from raycls.benchmark import report as benchmark_report
+from raycls.benchmark.results import Plan, Results
 from raycls.config import override, preset
 from raycls.data.packed import PackedDataset
 from raycls.data.sources import prepare
 from raycls.errors import SourceError
-from raycls.serving import deploy
-from raycls.serving.benchmark import replicas as benchmark
-from raycls.serving.benchmark import report as benchmark_report
-from raycls.serving.benchmark.results import Plan, Results
-from raycls.serving.client import over_http
-from raycls.serving.document import ServeDocument
+from raycls.serving.client.predict import over_http
+from raycls.serving.control import deploy
+from raycls.serving.control.configuration import ServeConfiguration
 from raycls.training.evaluation import confusion_png
 from raycls.training.trainer import TrainingResult
 from raycls.tuning.study import Study, plan, tune
@@ -110,7 +110,7 @@ def run(config: Path, *, dataset_name: str | None = None, port: int | None = Non
         serving = benchmark.run(
             load, model=training.version.reference, config=config, port=port, restore=False
         )
-        http_accuracy = _send_test_images(ServeDocument.read(config).pinned(port=port).url, dataset)
+        http_accuracy = _send_test_images(ServeConfiguration.read(config).pinned(port=port).url, dataset)
     directory = home.home() / "demo"
     page = benchmark_report.write(serving, directory)[0]
     demo = Demo(

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from raycls import machine, script
+from raycls import command, machine
 from raycls.data.packed import Manifest, PackedDataset, open_dataset
 
 WARMUP_BATCHES = 20
@@ -149,4 +149,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    script.run(main)
+    command.run(main)

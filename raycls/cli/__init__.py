@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from raycls import progress, script
+from raycls import command, progress
 from raycls.cli import data, export, models, serving, training, tuning
 from raycls.cli.output import AsJson, print_json, print_table
 from raycls.cli.serving import SERVE_CONFIG, Port, ServeConfig
@@ -81,5 +81,5 @@ def run(arguments: Sequence[str]) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The process's command line. SIGTERM (`ray job stop`) and a closed terminal end it as Ctrl-C does."""
-    script.interruptible()
+    command.interruptible()
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))

@@ -73,7 +73,7 @@ def push_command(name: Dataset) -> None:
     Example: RAYCLS_STORAGE=s3://bucket/raycls raycls data push pets
     """
     from raycls.data.packed import open_dataset
-    from raycls.data.sharing import push
+    from raycls.data.push_pull import push
 
     dataset = open_dataset(name)
     print(f"{name}, fingerprint {dataset.manifest.fingerprint[:12]}: {push(dataset)}")

@@ -32,9 +32,9 @@ def export(
     with progress.bar("loading PyTorch"):
         from raycls import registry
         from raycls.data.packed import open_dataset
+        from raycls.engines.export import SUFFIX, check
+        from raycls.engines.export import export as write
         from raycls.models.card import load_card
-        from raycls.models.export import SUFFIX, check
-        from raycls.models.export import export as write
 
     check(format, int8)
     version = registry.resolve(model)

@@ -39,9 +39,9 @@ def evaluate(
     with progress.bar("loading PyTorch"):
         from raycls import registry
         from raycls.data.packed import open_dataset
-        from raycls.models.predictor import Predictor
+        from raycls.engines.predictor import Predictor
+        from raycls.reports.model_report import write_report
         from raycls.training.evaluation import match, score
-        from raycls.training.report.build import write_report
 
     if output and not report:
         raise UsageError("--output is the report's file: add --report")
@@ -185,7 +185,7 @@ def promote(
 
     if alias == registry.CHAMPION:
         with progress.bar("loading PyTorch"):
-            from raycls.serving import rollout
+            from raycls.serving.control import rollout
 
         promoted = rollout.promote(model, version, new_classes=new_classes)
     else:

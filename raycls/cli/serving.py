@@ -32,7 +32,7 @@ def predict(
 
     Example: raycls predict http://127.0.0.1:8000 cat.png
     """
-    from raycls.serving.client import predict
+    from raycls.serving.client.predict import predict
 
     answers = predict(target, images, top_k=top_k)
     if as_json:
@@ -69,10 +69,10 @@ def up(
 
     Example: raycls up --detach
     """
-    from raycls.serving.deploy import up
-    from raycls.serving.document import ServeDocument
+    from raycls.serving.control.configuration import ServeConfiguration
+    from raycls.serving.control.deploy import up
 
-    document = ServeDocument.read(config).pinned(model=model, host=host or None, port=port)
+    document = ServeConfiguration.read(config).pinned(model=model, host=host or None, port=port)
     served = up(document, detach=detach, guarded=not no_auth)
     if as_json:
         print_json(served.__dict__)
@@ -89,7 +89,7 @@ def down() -> None:
 
     Example: raycls down
     """
-    from raycls.serving.deploy import down
+    from raycls.serving.control.deploy import down
 
     print("stopped" if down() else "nothing was running")
 
@@ -102,7 +102,7 @@ def env() -> None:
     """
     import shlex
 
-    from raycls.cluster import environment
+    from raycls.cluster.environment import environment
 
     for name, value in environment().items():
         print(f"export {name}={shlex.quote(value)}")
@@ -114,7 +114,7 @@ def doctor(config: ServeConfig = SERVE_CONFIG, port: Port = None, as_json: AsJso
 
     Exit code 1 when something is. Example: raycls doctor
     """
-    from raycls.serving.doctor import examine
+    from raycls.serving.control.doctor import examine
 
     findings = examine(config, port=port)
     if as_json:
@@ -141,7 +141,7 @@ def top(
     """
     from rich.console import Console
 
-    from raycls.serving.top import watch
+    from raycls.serving.client.top import watch
 
     def shown(value: float | None) -> str:
         return "–" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:,.1f}"
@@ -200,8 +200,8 @@ def bench(
 
     Example: raycls bench --replicas 1,2 --output /tmp/bench
     """
+    from raycls.benchmark.results import Plan
     from raycls.config import validated
-    from raycls.serving.benchmark.results import Plan
 
     plan = validated(
         Plan,
@@ -220,8 +220,8 @@ def bench(
         raise UsageError("--url needs --images, a folder of images to send")
 
     with progress.bar("loading PyTorch and Ray"):  # wrong use was told before
-        from raycls.serving.benchmark import replicas as benchmark
-        from raycls.serving.benchmark import report
+        from raycls.benchmark import replicas as benchmark
+        from raycls.benchmark import report
 
     if url and images:
         results = benchmark.run_at(url, plan, images=images, allow_remote=allow_remote)

@@ -26,7 +26,7 @@ from raycls.cli.training import (
 from raycls.errors import UsageError
 
 if TYPE_CHECKING:
-    from raycls.tuning.job import Trial
+    from raycls.tuning.spec import Trial
 
 
 class _RunByDefault(TyperGroup):
@@ -183,13 +183,13 @@ def show(
 
     Example: raycls tune show pets-widths --report
     """
-    from raycls.tuning import ledger
-    from raycls.tuning.report import in_short, write_report
+    from raycls.reports.study_report import in_short, write_report
+    from raycls.tuning import record
 
     if output and not report:
         raise UsageError("--output is the report's file: add --report")
-    found = ledger.load(study)
-    trials, winner = ledger.trials_of(found), ledger.winner_of(found)
+    found = record.load(study)
+    trials, winner = record.trials_of(found), record.winner_of(found)
     page = write_report(study, output or Path(f"{study}.html")) if report else None
     if as_json:
         shown = {

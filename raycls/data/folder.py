@@ -7,7 +7,7 @@
         pack(existing("photos"), writer, size=64)
 
 Every pixel goes through raycls/data/transforms.py, as that of an image does which is sent for prediction.
-Knows files and classes; raycls/data/decoding.py knows Ray.
+Knows files and classes; raycls/data/ingest.py knows Ray.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image
 
 from raycls import progress
-from raycls.data.decoding import decode_all
+from raycls.data.ingest import decode_all
 from raycls.data.packed import SPLITS, PackedDataset, SkippedFile
 from raycls.data.splits import SHARES, stratified_split
 from raycls.data.writer import DatasetWriter

@@ -124,9 +124,9 @@ def open_dataset(name: str) -> PackedDataset:
 
     Raises UnknownDatasetError (with the names that exist) or DataError (see `PackedDataset.check`).
     """
-    from raycls.data import sharing
+    from raycls.data import push_pull
 
-    if name not in _names() and not sharing.pull(name):
+    if name not in _names() and not push_pull.pull(name):
         raise UnknownDatasetError(
             f"no dataset {name!r}; prepared so far: {', '.join(_names()) or 'none'}. Make one with: "
             "raycls data prepare cifar10 (or digits, or the path of a folder of class folders)"

@@ -21,7 +21,7 @@ from starlette.responses import Response
 from raycls import registry
 from raycls.config import ServingConfig, validated
 from raycls.errors import RayclsError, UnknownModelError
-from raycls.serving.http import HTTPProblem
+from raycls.serving.replica.request import HTTPProblem
 
 
 def build(args: dict[str, Any]) -> Application:
@@ -42,7 +42,7 @@ def build(args: dict[str, Any]) -> Application:
         raise RayServeException(f"raycls: {error}") from None
     except RayclsError as error:
         raise RayServeException(f"raycls: {error}") from None
-    from raycls.serving.classifier import Classifier
+    from raycls.serving.replica.classifier import Classifier
 
     return Classifier.bind(config, version)  # type: ignore[attr-defined]
 

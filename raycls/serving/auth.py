@@ -15,7 +15,7 @@ import os
 from collections.abc import Mapping
 
 from raycls.errors import UsageError
-from raycls.serving.http import HTTPProblem
+from raycls.serving.replica.request import HTTPProblem
 
 TOKEN = "RAYCLS_TOKEN"
 SHORTEST = 16  # characters; what is shorter can be guessed

@@ -23,9 +23,9 @@ from raycls import progress
 from raycls.data.packed import SPLITS, PackedDataset
 from raycls.data.tensors import as_tensor
 from raycls.data.transforms import to_square
+from raycls.engines.predictor import Predictor
 from raycls.errors import UsageError
 from raycls.models.card import ModelCard
-from raycls.models.predictor import Predictor
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -17,8 +17,8 @@ import torch
 
 from raycls.data.packed import Manifest, PackedDataset
 from raycls.errors import BrokenOffError, DataError, RayclsError, TrainingError
-from raycls.training.runs import Job
-from raycls.training.storage import Store
+from raycls.tracking.resumable import RunSpec
+from raycls.training.checkpoints import CheckpointStore
 
 
 def final_errors() -> Any:
@@ -80,11 +80,11 @@ def first_cause(error: Exception) -> RayclsError:
     return BrokenOffError(f"a training worker failed: {lines[-1].strip() if lines else type(cause).__name__}")
 
 
-def with_way_out(cause: RayclsError, job: Job, store: Store) -> RayclsError:
+def with_way_out(cause: RayclsError, spec: RunSpec, store: CheckpointStore) -> RayclsError:
     """The same error, naming the checkpoint that is left, and how to go on where going on can help."""
     message = str(cause)
     if last := store.last():
         message += f"; the checkpoint of epoch {last.epoch} is kept in {last.path}"
     if isinstance(cause, BrokenOffError):
-        message += f"; go on with: {job.resume_command(store.run)}"
+        message += f"; go on with: {spec.resume_command(store.run)}"
     return type(cause)(message)

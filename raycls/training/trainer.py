@@ -25,16 +25,17 @@ from typing import Any
 from raycls import cluster, home, progress, registry, tracking
 from raycls.config import Config
 from raycls.data.packed import PackedDataset, open_dataset
+from raycls.engines.predictor import Predictor
 from raycls.errors import BrokenOffError, RayclsError, TrainingError, UsageError
 from raycls.models.card import CARD, WEIGHTS, update_metrics
-from raycls.models.predictor import Predictor
-from raycls.training import loop, runs
+from raycls.tracking import resumable
+from raycls.tracking.resumable import TrainingSpec
+from raycls.training import loop
+from raycls.training.checkpoints import CheckpointStore, SavedCheckpoint
 from raycls.training.evaluation import Evaluation, confusion_png, evaluate
+from raycls.training.events import EpochListener, EpochLogger, listening
 from raycls.training.failures import check_unchanged, final_errors, first_cause, with_way_out
-from raycls.training.listener import Curves, Listener, listening
-from raycls.training.runs import TrainingJob
 from raycls.training.sampling import images_in_use
-from raycls.training.storage import Saved, Store
 from raycls.training.worker import work
 
 IMAGES_PER_WORKER = {"CPU": 250, "GPU": 32}  # of a batch, at least, where the number of workers is not given
@@ -86,11 +87,11 @@ def train(
     if weights:
         lineage["weights"] = weights
     name = f"{dataset_name}-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}"
-    store = Store(home.storage(), name)
+    store = CheckpointStore(home.storage(), name)
     store.prepare()
     cluster.connect()
     scaling = _scaling(workers, config.training.batch_size)
-    job = TrainingJob(
+    spec = TrainingSpec(
         dataset=dataset_name,
         fingerprint=dataset.manifest.fingerprint,
         config=config,
@@ -101,67 +102,71 @@ def train(
         init=init,
         weights=weights,
     )
-    with runs.begin(job, name, lineage) as run:
-        return _carry_out(job, dataset, scaling, store, Curves(run))
+    with resumable.begin(spec, name, lineage) as run:
+        return _carry_out(spec, dataset, scaling, store, EpochLogger(run))
 
 
 def resume(dataset_name: str, reference: str, *, workers: int | None = None) -> TrainingResult:
     """Go on with a run that was broken off, from its last whole checkpoint and in the same MLflow run.
 
     reference is the MLflow run's id or name; workers defaults to the run's. Raises UsageError where there is nothing to
-    go on with (see `runs.find` and `Former.check`), and as `train`.
+    go on with (see `resumable.find` and `UnfinishedRun.check`), and as `train`.
     """
     dataset = open_dataset(dataset_name)
-    former = runs.find(TrainingJob, reference, dataset_name)
+    former = resumable.find(TrainingSpec, reference, dataset_name)
     former.check(dataset.manifest)
-    progress.say(f"{dataset_name}: " + "  ".join(f"{k}={v}" for k, v in former.job.config.flat().items()))
-    loop.check(former.job.config, dataset, workers or 1)
-    job, store = former.job, Store(former.job.storage, former.name)
+    progress.say(f"{dataset_name}: " + "  ".join(f"{k}={v}" for k, v in former.spec.config.flat().items()))
+    loop.check(former.spec.config, dataset, workers or 1)
+    spec, store = former.spec, CheckpointStore(former.spec.storage, former.name)
     if not store.exists():
         raise UsageError(
             f"the checkpoints of run {former.name} are gone: there is no {store.path}; train anew"
         )
     store.prepare()
-    store.tidy(job.config.training.chosen_by)
+    store.tidy(spec.config.training.chosen_by)
     cluster.connect()
-    scaling = _scaling(workers or job.workers, job.config.training.batch_size)
-    with runs.again(former) as run:
-        curves = Curves(run, former.epochs)
+    scaling = _scaling(workers or spec.workers, spec.config.training.batch_size)
+    with resumable.again(former) as run:
+        curves = EpochLogger(run, former.epochs)
         # The workers outlived a driver that was killed: epochs were trained that it never heard of.
         for metrics in store.history():
             curves.add(metrics)
-        return _carry_out(job, dataset, scaling, store, curves)
+        return _carry_out(spec, dataset, scaling, store, curves)
 
 
 def _carry_out(
-    job: TrainingJob, dataset: PackedDataset, scaling: dict[str, Any], store: Store, curves: Curves
+    spec: TrainingSpec,
+    dataset: PackedDataset,
+    scaling: dict[str, Any],
+    store: CheckpointStore,
+    curves: EpochLogger,
 ) -> TrainingResult:
     """Train what is left to train, then evaluate, log and register the best epoch."""
-    progress.say(f"run {store.run}; where it is broken off: {job.resume_command(store.run)}")
+    progress.say(f"run {store.run}; where it is broken off: {spec.resume_command(store.run)}")
     try:
-        run_workers(job, dataset, scaling, store, curves)
+        run_workers(spec, dataset, scaling, store, curves)
         check_unchanged(dataset)
     except RayclsError as error:
-        raise with_way_out(error, job, store) from error
-    best = store.best(job.config.training.chosen_by)
+        raise with_way_out(error, spec, store) from error
+    best = store.best(spec.config.training.chosen_by)
     if best is None:
         raise TrainingError(f"run {store.run} left no whole checkpoint in {store.path}")
     try:
         curves.flush()
-        return _file(best, store.history()[-1], job, dataset, curves.run)
+        return _file(best, store.history()[-1], spec, dataset, curves.run)
     except RayclsError:
         raise
     except Exception as error:  # of MLflow, its server, or the file system that artifacts are copied to
         raise BrokenOffError(
             f"the trained model cannot be filed in MLflow: {tracking.reason_of(error)}; its checkpoint is "
-            f"{best.path}; try again with: {job.resume_command(store.run)}"
+            f"{best.path}; try again with: {spec.resume_command(store.run)}"
         ) from error
 
 
 def _file(
-    best: Saved,
+    best: SavedCheckpoint,
     last: dict[str, float],
-    job: TrainingJob,
+    spec: TrainingSpec,
     dataset: PackedDataset,
     run: tracking.Run,
 ) -> TrainingResult:
@@ -177,15 +182,15 @@ def _file(
         run.log_metrics(found, step=best.epoch)
         _log_report(run, evaluation, dataset)
         version = None
-        if job.model:
+        if spec.model:
             # A driver that was killed right after it had registered the model is not to do so again.
             version = registry.of_run(run.id) or registry.register(
-                job.model,
+                spec.model,
                 run,
                 directory,
-                fingerprint=job.fingerprint,
+                fingerprint=spec.fingerprint,
                 metrics=card.metrics,
-                lineage={"run_id": run.id, **job.lineage},
+                lineage={"run_id": run.id, **spec.lineage},
             )
         else:
             run.log_checkpoint(directory)
@@ -226,11 +231,11 @@ def _scaling(workers: int | None, batch_size: int) -> dict[str, Any]:
 
 
 def run_workers(
-    job: TrainingJob,
+    spec: TrainingSpec,
     dataset: PackedDataset,
     scaling: dict[str, Any],
-    store: Store,
-    curves: Listener,
+    store: CheckpointStore,
+    curves: EpochListener,
     name: str | None = None,
 ) -> None:
     """Run the Ray Train job, as the store's next attempt; `curves` hears of each epoch. name: see LeanTrainer.
@@ -240,13 +245,13 @@ def run_workers(
     import ray
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 
-    from raycls.training.lean import LeanTrainer
+    from raycls.ray_patches.train_processes import LeanTrainer
 
     task = {
-        "job": job,
+        "job": spec,
         "dataset": dataset,
         "former": store.last(),
-        "init": registry.resolve(job.init) if job.init else None,
+        "init": registry.resolve(spec.init) if spec.init else None,
     }
     attempt = store.next_attempt()
     run_config = RunConfig(
@@ -254,21 +259,21 @@ def run_workers(
         storage_path=store.root,
         storage_filesystem=store.filesystem,
         checkpoint_config=CheckpointConfig(
-            num_to_keep=1, checkpoint_score_attribute=job.config.training.chosen_by
+            num_to_keep=1, checkpoint_score_attribute=spec.config.training.chosen_by
         ),
         failure_config=FailureConfig(max_failures=RESTARTS),
         callbacks=[final_errors()],
     )
     previous = signal.getsignal(signal.SIGINT)
     # What Ray has to say of a worker that died, it prints on stdout, which is for results.
-    with redirect_stdout(sys.stderr), listening(attempt, curves, job.config, scaling) as channel:
+    with redirect_stdout(sys.stderr), listening(attempt, curves, spec.config, scaling) as channel:
         trainer = LeanTrainer(
             work,
             train_loop_config={**task, "channel": channel},
             scaling_config=ScalingConfig(**scaling),
             run_config=run_config,
             on_one_node=len(ray.nodes()) == 1,
-            poll_s=0.25 if images_in_use(job.config, dataset) < SHORT_EPOCH else 2.0,
+            poll_s=0.25 if images_in_use(spec.config, dataset) < SHORT_EPOCH else 2.0,
             name=name,
         )
         try:

@@ -4,7 +4,7 @@
     TorchTrainer(work, train_loop_config=task, …).fit()
 
 `former` is the checkpoint that earlier attempts left, `init` the registered model to start from where there is none;
-`channel` what raycls/training/listener.py listens to.
+`channel` what raycls/training/events.py listens to.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from typing import Any
 from raycls import registry
 from raycls.data.packed import PackedDataset
 from raycls.models.card import load_card
+from raycls.tracking.resumable import TrainingSpec
 from raycls.training import loop
+from raycls.training.checkpoints import SavedCheckpoint, epoch_directory, local, saving
+from raycls.training.events import tell
 from raycls.training.failures import check_unchanged, enough_memory
-from raycls.training.listener import tell
-from raycls.training.runs import TrainingJob
-from raycls.training.storage import Saved, epoch_directory, local, saving
 
 TELL_S = 1.0  # between two signs of progress
 
@@ -33,7 +33,7 @@ def work(task: dict[str, Any]) -> None:
     import ray.train
     import ray.train.torch
 
-    job: TrainingJob = task["job"]
+    spec: TrainingSpec = task["job"]
     dataset: PackedDataset = task["dataset"].here()
     channel: str = task["channel"]
     check_unchanged(dataset)
@@ -66,13 +66,13 @@ def work(task: dict[str, Any]) -> None:
         start: dict[str, Any] = {"resume": folder}
         if folder is None:
             init: registry.ModelVersion | None = task["init"]
-            start = {"init": registry.checkpoint(init) if init else None, "weights": job.weights}
+            start = {"init": registry.checkpoint(init) if init else None, "weights": spec.weights}
         elif workers.rank == 0:
             tell(channel, "resumed", int(load_card(folder).metrics["epoch"]))
         device = ray.train.torch.get_device()
-        with enough_memory(job.config.training.batch_size):
+        with enough_memory(spec.config.training.batch_size):
             loop.fit(
-                job.config,
+                spec.config,
                 dataset,
                 on_epoch=on_epoch,
                 on_step=on_step,
@@ -83,7 +83,7 @@ def work(task: dict[str, Any]) -> None:
 
 
 @contextmanager
-def _latest(latest: Any, former: Saved | None) -> Iterator[Path | None]:
+def _latest(latest: Any, former: SavedCheckpoint | None) -> Iterator[Path | None]:
     """The directory to resume from: of this attempt's latest checkpoint (Ray's), or of what earlier attempts left."""
     if latest:
         with local(latest.filesystem, latest.path) as folder:

@@ -25,15 +25,15 @@ from ray.tune.search import Searcher
 from raycls import progress, tracking
 from raycls.data.packed import PackedDataset
 from raycls.errors import BrokenOffError, RayclsError, StorageError, StudyError, UsageError
+from raycls.ray_patches.train_processes import free
+from raycls.tracking.resumable import Heartbeat
+from raycls.training.checkpoints import first_line
 from raycls.training.failures import first_cause
-from raycls.training.lean import free
-from raycls.training.runs import Heart
-from raycls.training.storage import first_line
-from raycls.tuning.display import Display
-from raycls.tuning.job import StudyJob, Trial
-from raycls.tuning.ledger import Ledger
 from raycls.tuning.pareto import latencies
-from raycls.tuning.trial import BROKEN_OFF, FAILED, METRICS, Task, trials_of
+from raycls.tuning.progress_table import Display
+from raycls.tuning.record import StudyRecord
+from raycls.tuning.spec import StudySpec, Trial
+from raycls.tuning.trial import BROKEN_OFF, FAILED, METRICS, StudyContext, trials_of
 
 RESTARTS = 3  # of Tune itself, after an error of Ray's own
 SETTINGS = {
@@ -41,22 +41,22 @@ SETTINGS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # they write what MLflow has already
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # it ends an experiment as if it were complete
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # nothing reads them
-    "TUNE_MAX_PENDING_TRIALS_PG": "1000",  # `Conductor.suggest` says how many there are
+    "TUNE_MAX_PENDING_TRIALS_PG": "1000",  # `TrialSearcher.suggest` says how many there are
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # the display tells them
 }
 
 
-def execute(ledger: Ledger, task: Task, display: Display, run: tracking.Run) -> None:
+def execute(record: StudyRecord, task: StudyContext, display: Display, run: tracking.Run) -> None:
     """Run the study's trials to the last; `run` is the study's, which shows that it goes on.
 
     Raises StudyError after too many failures, BrokenOffError where a trial or a book cannot be written,
     KeyboardInterrupt.
     """
-    if ledger.exhausted:  # broken off after the last trial: Tune takes nothing to do for an error
+    if record.exhausted:  # broken off after the last trial: Tune takes nothing to do for an error
         return
     os.environ |= SETTINGS
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # it logs what the display tells
-    conductor = Conductor(ledger, task, display, Heart(run))
+    conductor = TrialSearcher(record, task, display, Heartbeat(run))
     for attempt in range(1 + RESTARTS):
         try:
             _run(conductor, task)
@@ -64,7 +64,7 @@ def execute(ledger: Ledger, task: Task, display: Display, run: tracking.Run) -> 
         except Exception as error:
             # Ray's memory monitor ends a process in a way that Tune does not know. Running trials are asked for again.
             conductor.all_died()
-            if ledger.exhausted:
+            if record.exhausted:
                 progress.say(f"Ray failed after the last trial ({first_line(error)})")
                 break
             if attempt == RESTARTS:
@@ -74,7 +74,7 @@ def execute(ledger: Ledger, task: Task, display: Display, run: tracking.Run) -> 
         raise conductor.ended_by
 
 
-def _run(conductor: Conductor, task: Task) -> None:
+def _run(conductor: TrialSearcher, task: StudyContext) -> None:
     with (
         tempfile.TemporaryDirectory(prefix="raycls-tune-", ignore_cleanup_errors=True) as folder,
         redirect_stdout(sys.stderr),
@@ -87,9 +87,9 @@ def _run(conductor: Conductor, task: Task) -> None:
             search_alg=conductor,
             stop=conductor,
             scheduler=conductor.deaths,
-            resources_per_trial=_resources(task.job),
+            resources_per_trial=_resources(task.spec),
             # The process of a trial with workers of its own is their owner: when it ends, so do they.
-            reuse_actors=task.job.workers_per_trial == 1,
+            reuse_actors=task.spec.workers_per_trial == 1,
             max_failures=0,  # the ledger counts deaths
             raise_on_failed_trial=False,
             trial_name_creator=_name,
@@ -98,21 +98,21 @@ def _run(conductor: Conductor, task: Task) -> None:
         )
 
 
-def time_architectures(job: StudyJob, dataset: PackedDataset) -> dict[str, float]:
+def time_architectures(spec: StudySpec, dataset: PackedDataset) -> dict[str, float]:
     """`latencies`, ms by architecture, measured in a process such as a trial's. Raises as that does."""
-    options: dict[str, Any] = {"num_cpus": 1, "num_gpus": job.gpus_per_trial, "max_retries": 0}
+    options: dict[str, Any] = {"num_cpus": 1, "num_gpus": spec.gpus_per_trial, "max_retries": 0}
     with progress.bar("timing architectures"):
         try:
-            return ray.get(ray.remote(**options)(latencies).remote(job, dataset))
+            return ray.get(ray.remote(**options)(latencies).remote(spec, dataset))
         except ray.exceptions.RayTaskError as error:
             raise first_cause(error) from None
 
 
-def prestart(job: StudyJob) -> None:
+def prestart(spec: StudySpec) -> None:
     """Have processes import what a trial needs, while the study's books are opened; Ray makes them the trials'."""
-    if job.workers_per_trial == 1:
-        load = ray.remote(num_cpus=job.cpus_per_trial, num_gpus=job.gpus_per_trial, max_retries=0)(_load)
-        for _ in range(min(slots(job), job.trials)):
+    if spec.workers_per_trial == 1:
+        load = ray.remote(num_cpus=spec.cpus_per_trial, num_gpus=spec.gpus_per_trial, max_retries=0)(_load)
+        for _ in range(min(slots(spec), spec.trials)):
             load.remote()
 
 
@@ -120,15 +120,15 @@ def _load() -> None:
     import raycls.tuning.trial  # noqa: F401
 
 
-def check_room(job: StudyJob) -> None:
+def check_room(spec: StudySpec) -> None:
     """Raise UsageError where not a single trial fits on the cluster; say so where others hold part of it."""
-    if not slots(job):
+    if not slots(spec):
         needs = (
-            f"{job.workers_per_trial} × {job.cpus_per_trial} CPUs"
-            if job.workers_per_trial > 1
-            else (f"{job.cpus_per_trial} CPUs")
+            f"{spec.workers_per_trial} × {spec.cpus_per_trial} CPUs"
+            if spec.workers_per_trial > 1
+            else (f"{spec.cpus_per_trial} CPUs")
         )
-        gpus = f" and {job.gpus_per_trial:g} GPUs each" if job.gpus_per_trial else ""
+        gpus = f" and {spec.gpus_per_trial:g} GPUs each" if spec.gpus_per_trial else ""
         nodes = ", ".join(
             f"{node.get('CPU', 0):g} CPUs" + (f" and {node['GPU']:g} GPUs" if "GPU" in node else "")
             for node in _nodes()
@@ -145,26 +145,28 @@ def check_room(job: StudyJob) -> None:
         )
 
 
-def slots(job: StudyJob) -> int:
+def slots(spec: StudySpec) -> int:
     """How many trials fit on the cluster as it is now, were nothing else on it."""
-    needs = {"CPU": float(job.cpus_per_trial)} | ({"GPU": job.gpus_per_trial} if job.gpus_per_trial else {})
+    needs = {"CPU": float(spec.cpus_per_trial)} | (
+        {"GPU": spec.gpus_per_trial} if spec.gpus_per_trial else {}
+    )
     workers = sum(
         min(int(node.get(kind, 0) / need + 1e-9) for kind, need in needs.items()) for node in _nodes()
     )
-    return workers // job.workers_per_trial
+    return workers // spec.workers_per_trial
 
 
 def _nodes() -> list[dict[str, float]]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
-def _resources(job: StudyJob) -> PlacementGroupFactory:
-    if job.workers_per_trial > 1:
+def _resources(spec: StudySpec) -> PlacementGroupFactory:
+    if spec.workers_per_trial > 1:
         # Its workers have resources of their own. The process that waits for them takes none, but Tune wants a figure.
         return PlacementGroupFactory([{"memory": 1}])
-    bundle = {"CPU": float(job.cpus_per_trial)}
-    if job.gpus_per_trial:
-        bundle["GPU"] = job.gpus_per_trial
+    bundle = {"CPU": float(spec.cpus_per_trial)}
+    if spec.gpus_per_trial:
+        bundle["GPU"] = spec.gpus_per_trial
     return PlacementGroupFactory([bundle])
 
 
@@ -172,7 +174,7 @@ def _name(trial: Any) -> str:
     return f"trial-{trial.config['number']:04d}"
 
 
-class Deaths(FIFOScheduler):
+class TrialFailures(FIFOScheduler):
     """Why the processes of trials died, by Tune's id: Tune tells nobody else. It schedules nothing."""
 
     def __init__(self) -> None:
@@ -189,28 +191,28 @@ class Deaths(FIFOScheduler):
         return self._reasons.pop(trial_id, "perhaps for lack of memory")
 
 
-class Conductor(Searcher, Stopper):
+class TrialSearcher(Searcher, Stopper):
     """What Tune asks for trials, tells of epochs, and tells of ends; it passes all of that on to the ledger.
 
     Tune knows a trial by an id of its own. `ended_by` is what ended the study before its last trial. `deaths` is told
     first why a process died.
     """
 
-    def __init__(self, ledger: Ledger, task: Task, display: Display, heart: Heart):
+    def __init__(self, record: StudyRecord, task: StudyContext, display: Display, heart: Heartbeat):
         super().__init__()
-        self._ledger, self._task, self._display, self._heart = ledger, task, display, heart
+        self._record, self._task, self._display, self._heart = record, task, display, heart
         self._running: dict[str, int] = {}
         self._outcome: dict[int, tuple[Any, str]] = {}  # of trials that are about to end: state, reason
         self.ended_by: RayclsError | None = None
-        self.deaths = Deaths()
+        self.deaths = TrialFailures()
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
         """The next trial; None while there is no room for it; FINISHED when there is none."""
         try:
             # Asked every time: nodes may join, or be lost, while the study runs.
-            if len(self._running) >= slots(self._task.job):
+            if len(self._running) >= slots(self._task.spec):
                 return None
-            trial = None if self.ended_by else self._ledger.ask()
+            trial = None if self.ended_by else self._record.ask()
         except Exception as error:
             self._end_study(error)
             trial = None
@@ -230,7 +232,7 @@ class Conductor(Searcher, Stopper):
             self._outcome[number] = ("failed", reason)
         elif metrics := result.get(METRICS):
             try:
-                hopeless = self._ledger.epoch(number, metrics)
+                hopeless = self._record.epoch(number, metrics)
             except Exception as error:
                 self._end_study(error)
                 return True
@@ -252,12 +254,12 @@ class Conductor(Searcher, Stopper):
         if self.ended_by:
             return
         try:
-            if self._task.job.workers_per_trial > 1:
+            if self._task.spec.workers_per_trial > 1:
                 free(self._task.held(number))
             if error:
-                ended = self._ledger.died(number, self.deaths.take(trial_id))
+                ended = self._record.died(number, self.deaths.take(trial_id))
             else:
-                ended = self._ledger.end(number, *self._outcome.pop(number, ("done", "")))
+                ended = self._record.end(number, *self._outcome.pop(number, ("done", "")))
             if ended:
                 self._display.ended(ended)
                 with suppress(
@@ -274,10 +276,10 @@ class Conductor(Searcher, Stopper):
             self.on_trial_complete(trial_id, error=True)
 
     def _count_failures(self, ended: Trial) -> None:
-        allowed = self._task.job.max_failures
+        allowed = self._task.spec.max_failures
         if ended.state != "failed" or allowed is None:
             return
-        failed = sum(trial.state == "failed" for trial in self._ledger.trials())
+        failed = sum(trial.state == "failed" for trial in self._record.trials())
         if failed > allowed:
             self.ended_by = StudyError(
                 f"{failed} trials failed, --max-failures {allowed} was allowed; the last: {ended.reason}"

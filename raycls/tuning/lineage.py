@@ -17,14 +17,14 @@ from raycls.data.packed import open_dataset
 from raycls.errors import RayclsError, UnknownDatasetError
 from raycls.models.card import ModelCard, load_card
 from raycls.registry import ModelVersion
-from raycls.tuning import ledger
+from raycls.tuning import record
 from raycls.tuning.space import encoded
 
 LR_FACTOR = "lr_factor"  # tag of a version: its learning rate in multiples of its trial's
 
 
 @dataclass(frozen=True)
-class Link:
+class LineageStep:
     """One step of the chain. `absent` is what cannot be checked from here, `broken` what is no longer as recorded."""
 
     name: str
@@ -33,7 +33,7 @@ class Link:
     told: str = ""
 
 
-def trace(version: ModelVersion) -> list[Link]:
+def trace(version: ModelVersion) -> list[LineageStep]:
     """The chain, from the images to the weights. Raises RegistryError where MLflow does not answer."""
     checkpoint, card = _checkpoint(version)
     links = [_dataset(version, card)]
@@ -42,41 +42,41 @@ def trace(version: ModelVersion) -> list[Link]:
     return [*links, _run(version), checkpoint]
 
 
-def _checkpoint(version: ModelVersion) -> tuple[Link, ModelCard | None]:
+def _checkpoint(version: ModelVersion) -> tuple[LineageStep, ModelCard | None]:
     try:
         directory = registry.checkpoint(version)
         card = load_card(directory)
     except RayclsError as error:
-        return Link("checkpoint", f"sha256 {version.sha256}", "broken", str(error)), None
-    return Link("checkpoint", f"sha256 {version.sha256}", "verified", str(directory)), card
+        return LineageStep("checkpoint", f"sha256 {version.sha256}", "broken", str(error)), None
+    return LineageStep("checkpoint", f"sha256 {version.sha256}", "verified", str(directory)), card
 
 
-def _dataset(version: ModelVersion, card: ModelCard | None) -> Link:
+def _dataset(version: ModelVersion, card: ModelCard | None) -> LineageStep:
     name = card.dataset if card else version.name
     value = f"{name}, fingerprint {version.fingerprint}"
     if card and card.dataset_fingerprint != version.fingerprint:
-        return Link("dataset", value, "broken", f"the checkpoint names {card.dataset_fingerprint}")
+        return LineageStep("dataset", value, "broken", f"the checkpoint names {card.dataset_fingerprint}")
     try:
         now = open_dataset(name).manifest.fingerprint
     except UnknownDatasetError:
-        return Link("dataset", value, "absent", "not prepared on this machine")
+        return LineageStep("dataset", value, "absent", "not prepared on this machine")
     if now != version.fingerprint:
-        return Link("dataset", value, "broken", f"prepared here with other images: {now}")
-    return Link("dataset", value, "verified", "prepared here with the same images")
+        return LineageStep("dataset", value, "broken", f"prepared here with other images: {now}")
+    return LineageStep("dataset", value, "verified", "prepared here with the same images")
 
 
-def _study(version: ModelVersion, card: ModelCard | None) -> list[Link]:
+def _study(version: ModelVersion, card: ModelCard | None) -> list[LineageStep]:
     name, number = version.tags["study"], version.tags["trial"]
     try:
-        trials = ledger.read(name)
+        trials = record.read(name)
     except RayclsError as error:
-        return [Link("study", name, "absent", str(error)), Link("trial", number, "absent")]
-    study = Link("study", name, "verified", f"{len(trials)} trials")
+        return [LineageStep("study", name, "absent", str(error)), LineageStep("trial", number, "absent")]
+    study = LineageStep("study", name, "verified", f"{len(trials)} trials")
     trial = next((trial for trial in trials if str(trial.number) == number), None)
     if trial is None or not trial.scored:
-        return [study, Link("trial", number, "broken", "the study has no such trial that ended well")]
+        return [study, LineageStep("trial", number, "broken", "the study has no such trial that ended well")]
     if card is None:
-        return [study, Link("trial", number, "absent", "its values are in the checkpoint")]
+        return [study, LineageStep("trial", number, "absent", "its values are in the checkpoint")]
     flat = Config.model_validate(card.config).flat()
     # The winner is trained on all images, whatever share its trial saw, and with a learning rate for so many.
     expected = {path: value for path, value in trial.values.items() if path != "training.train_fraction"}
@@ -86,18 +86,20 @@ def _study(version: ModelVersion, card: ModelCard | None) -> list[Link]:
     if other:
         return [
             study,
-            Link("trial", number, "broken", f"the model was trained with another {', '.join(other)}"),
+            LineageStep("trial", number, "broken", f"the model was trained with another {', '.join(other)}"),
         ]
     return [
         study,
-        Link("trial", number, "verified", f"{trial.told()}  val_accuracy {trial.val_accuracy:.4f}"),
+        LineageStep("trial", number, "verified", f"{trial.told()}  val_accuracy {trial.val_accuracy:.4f}"),
     ]
 
 
-def _run(version: ModelVersion) -> Link:
+def _run(version: ModelVersion) -> LineageStep:
     found = tracking.find_run(version.run_id)
     if found is None:
-        return Link("run", version.run_id, "broken", "MLflow has no such run")
+        return LineageStep("run", version.run_id, "broken", "MLflow has no such run")
     if found.data.tags.get("dataset_fingerprint") != version.fingerprint:
-        return Link("run", version.run_id, "broken", "it was trained on another dataset")
-    return Link("run", version.run_id, "verified", f"{found.info.run_name}, {found.info.status.lower()}")
+        return LineageStep("run", version.run_id, "broken", "it was trained on another dataset")
+    return LineageStep(
+        "run", version.run_id, "verified", f"{found.info.run_name}, {found.info.status.lower()}"
+    )

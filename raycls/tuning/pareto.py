@@ -25,31 +25,31 @@ from PIL import Image
 from raycls.config import Config, Engine
 from raycls.data.packed import PackedDataset
 from raycls.data.transforms import decode, to_square
+from raycls.engines import build as engines
+from raycls.engines.build import Run
+from raycls.engines.choice import THREADS, able
+from raycls.engines.predictor import softmax
 from raycls.errors import ConfigError, UsageError
-from raycls.models import engines
-from raycls.models.engine_choice import THREADS, able
-from raycls.models.engines import Run
-from raycls.models.predictor import softmax
 from raycls.training import loop
 from raycls.tuning import space as spaces
-from raycls.tuning.job import StudyJob, Trial
+from raycls.tuning.spec import StudySpec, Trial
 
 ROUNDS, WARM_UP = 30, 5  # timed passes of each architecture, in turns
 PAUSE_S = 0.004  # before each, as between two requests on one connection
 MOST = 64  # architectures: each takes a second or so to measure
 
 
-def latencies(job: StudyJob, dataset: PackedDataset) -> dict[str, float]:
+def latencies(spec: StudySpec, dataset: PackedDataset) -> dict[str, float]:
     """Median milliseconds of a forward pass over job.latency_batch images, by architecture.
 
     Sets this process's threads to those of a replica.
     Raises ConfigError where the space has too many architectures, or a range of widths.
     """
     dataset = dataset.here()
-    configs = {spaces.architecture(config): config for config in _architectures(job)}
+    configs = {spaces.architecture(config): config for config in _architectures(spec)}
     if len(configs) > MOST:
         raise ConfigError(f"the space has {len(configs)} architectures; at most {MOST} are measured")
-    count = min(job.latency_batch, dataset.manifest.counts["val"])
+    count = min(spec.latency_batch, dataset.manifest.counts["val"])
     encoded = [_png(image) for image in dataset.images("val")[:count]]
     runs = [
         (name, engine, run)
@@ -102,16 +102,16 @@ def choose(front: Sequence[Trial], budget_ms: float | None) -> Trial:
     return front[int(above.argmax())]
 
 
-def _architectures(job: StudyJob) -> list[Config]:
+def _architectures(spec: StudySpec) -> list[Config]:
     searched = {
-        path: domain for path, domain in job.space.items() if path in ("network.name", "network.widths")
+        path: domain for path, domain in spec.space.items() if path in ("network.name", "network.widths")
     }
     if any(domain.choices is None for domain in searched.values()):
         raise ConfigError("network.widths takes choices")
     return (
-        [spaces.configured(job.config, values) for values in spaces.grid(searched)]
+        [spaces.configured(spec.config, values) for values in spaces.grid(searched)]
         if searched
-        else [job.config]
+        else [spec.config]
     )
 
 

@@ -23,22 +23,23 @@ from typing import Any
 from raycls import cluster, home, progress, registry, tracking
 from raycls.config import Config, override, validated
 from raycls.data.packed import open_dataset
+from raycls.engines.predictor import Predictor
 from raycls.errors import RefusedError, StudyError, UsageError
-from raycls.examination import examine
-from raycls.models.predictor import Predictor
-from raycls.training import loop, runs, trainer
+from raycls.registry.checks import examine
+from raycls.reports.study_report import pareto_png, write_report
+from raycls.tracking import resumable
+from raycls.training import loop, trainer
+from raycls.training.checkpoints import CheckpointStore
 from raycls.training.evaluation import evaluate
 from raycls.training.sampling import images_in_use
-from raycls.training.storage import Store
 from raycls.training.trainer import TrainingResult
 from raycls.tuning import space as spaces
-from raycls.tuning.display import Display
-from raycls.tuning.job import METRIC, StudyJob, Trial
-from raycls.tuning.ledger import Ledger
 from raycls.tuning.lineage import LR_FACTOR
 from raycls.tuning.pareto import choose, pareto_front
-from raycls.tuning.report import pareto_png, write_report
+from raycls.tuning.progress_table import Display
+from raycls.tuning.record import StudyRecord
 from raycls.tuning.space import Space
+from raycls.tuning.spec import METRIC, StudySpec, Trial
 
 MOST_GP_TRIALS = 250
 # The more images a run sees, the lower its best learning rate: images ** -0.32 (Bjorck et al., Scaling Optimal LR
@@ -52,7 +53,7 @@ class Study:
 
     name: str
     run_id: str
-    job: StudyJob
+    spec: StudySpec
     trials: tuple[Trial, ...]
 
     @property
@@ -63,8 +64,8 @@ class Study:
     @property
     def best(self) -> Trial:
         """The most accurate trial; of a study that looks at latency too, the front's within the budget or its knee."""
-        if self.job.timed:
-            return choose(self.front, self.job.latency_budget_ms)
+        if self.spec.timed:
+            return choose(self.front, self.spec.latency_budget_ms)
         return max(
             (trial for trial in self.trials if trial.scored), key=lambda t: (t.val_accuracy or 0, -t.number)
         )
@@ -77,14 +78,14 @@ class Study:
         """
         if self.best.given or "optim.lr" not in self.best.values:
             return 1.0
-        training = self.best.config(self.job.config).training
-        times = training.epochs / (self.job.max_epochs * training.train_fraction)
+        training = self.best.config(self.spec.config).training
+        times = training.epochs / (self.spec.max_epochs * training.train_fraction)
         return float(max(1.0, times) ** LR_EXPONENT)
 
     @property
     def config(self) -> Config:
         """The winner's, at full length and on all the images, with the learning rate that suits so many."""
-        won = self.best.config(self.job.config)
+        won = self.best.config(self.spec.config)
         return override(won, ["training.train_fraction=1.0", f"optim.lr={won.optim.lr * self.lr_factor!r}"])
 
 
@@ -107,13 +108,13 @@ def plan(
     init: str | None = None,
     model: str | None = None,
     **options: Any,
-) -> StudyJob:
+) -> StudySpec:
     """All that a study needs to know, checked before anything is started.
 
     config is what the winner will be trained with but for what is searched. trials defaults to 8, or to the whole grid;
     max_epochs to the configuration's; space to `space.around`; search and scheduler to what suits trials so many and so
     long. init is a registered model that every trial starts from; model is the name to register under, default the
-    dataset's. options are further fields of StudyJob.
+    dataset's. options are further fields of StudySpec.
     Raises UsageError, also where not a single trial fits on the cluster, and ConfigError.
     """
     import ray
@@ -162,9 +163,9 @@ def plan(
         "model": model or dataset_name,
         "init": registry.resolve(init).reference if init else None,
     }
-    job = validated(StudyJob, asked | options)
-    check_room(job)
-    return job
+    spec = validated(StudySpec, asked | options)
+    check_room(spec)
+    return spec
 
 
 def _strategy(options: dict[str, Any], timed: bool, trials: int) -> dict[str, str]:
@@ -175,29 +176,29 @@ def _strategy(options: dict[str, Any], timed: bool, trials: int) -> dict[str, st
     return {"scheduler": scheduler, "search": options.get("search") or ("gp" if whole else "tpe")}
 
 
-def tune(job: StudyJob, name: str | None = None) -> Outcome:
+def tune(spec: StudySpec, name: str | None = None) -> Outcome:
     """Search, train the winner in full, register it, and make it champion where it beats the present one.
 
     name (default: the dataset's, the time and four letters) is the study's in Optuna's storage and in MLflow. "Beats"
     is a higher val_accuracy; the test split has no say. Raises UsageError for a name that a study has already,
     StudyError when too many trials failed, BrokenOffError where `resume` can go on.
     """
-    name = name or f"{job.dataset}-study-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}"
+    name = name or f"{spec.dataset}-study-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}"
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
         raise UsageError(f"{name!r} cannot be a study's name: use letters, digits, - _ and .")
-    if runs.exists(StudyJob, name, job.dataset):
+    if resumable.exists(StudySpec, name, spec.dataset):
         raise UsageError(
-            f"there is a study {name!r} of {job.dataset} already: go on with it by --resume {name}, or choose another "
+            f"there is a study {name!r} of {spec.dataset} already: go on with it by --resume {name}, or choose another "
             "--study"
         )
-    with runs.begin(job, name, {}) as run:
-        return _finish(_search(job, name, run), run)
+    with resumable.begin(spec, name, {}) as run:
+        return _finish(_search(spec, name, run), run)
 
 
-def search(job: StudyJob, name: str) -> Study:
+def search(spec: StudySpec, name: str) -> Study:
     """The search alone, without the winner's training. Raises as `tune`."""
-    with runs.begin(job, name, {}) as run:
-        return _search(job, name, run)
+    with resumable.begin(spec, name, {}) as run:
+        return _search(spec, name, run)
 
 
 def resume(dataset_name: str, reference: str) -> Outcome:
@@ -205,48 +206,48 @@ def resume(dataset_name: str, reference: str) -> Outcome:
 
     Raises UsageError where there is nothing to go on with, and as `tune`.
     """
-    former = runs.find(StudyJob, reference, dataset_name)
+    former = resumable.find(StudySpec, reference, dataset_name)
     former.check(open_dataset(dataset_name).manifest)
-    with runs.again(former) as run:
-        return _finish(_search(former.job, former.name, run), run)
+    with resumable.again(former) as run:
+        return _finish(_search(former.spec, former.name, run), run)
 
 
-def _search(job: StudyJob, name: str, run: tracking.Run) -> Study:
+def _search(spec: StudySpec, name: str, run: tracking.Run) -> Study:
     """Run every trial that has not run yet. Raises StudyError where all failed."""
     from raycls.tuning.execution import execute, prestart, time_architectures
-    from raycls.tuning.trial import Task, study_directory
+    from raycls.tuning.trial import StudyContext, study_directory
 
-    dataset = open_dataset(job.dataset)
+    dataset = open_dataset(spec.dataset)
     cluster.connect()
-    store = Store(job.storage, study_directory(name))
+    store = CheckpointStore(spec.storage, study_directory(name))
     store.prepare()
-    progress.say(f"study {name}; where it is broken off: {job.resume_command(name)}")
-    prestart(job)
-    ledger = Ledger(job, name, run)
-    if job.timed:
-        _check_budget(job, ledger.time_once(lambda: time_architectures(job, dataset)))
-    init = registry.resolve(job.init) if job.init else None
-    with Display(name, job, ledger.trials()) as display:
+    progress.say(f"study {name}; where it is broken off: {spec.resume_command(name)}")
+    prestart(spec)
+    record = StudyRecord(spec, name, run)
+    if spec.timed:
+        _check_budget(spec, record.time_once(lambda: time_architectures(spec, dataset)))
+    init = registry.resolve(spec.init) if spec.init else None
+    with Display(name, spec, record.trials()) as display:
         try:
-            execute(ledger, Task(job=job, study=name, dataset=dataset, init=init), display, run)
+            execute(record, StudyContext(spec=spec, study=name, dataset=dataset, init=init), display, run)
         except BaseException:
             with suppress(Exception):  # what broke it off matters more
-                ledger.interrupt()
+                record.interrupt()
             raise
     store.remove()
-    study = Study(name=name, run_id=run.id, job=job, trials=ledger.trials())
+    study = Study(name=name, run_id=run.id, spec=spec, trials=record.trials())
     failed = [trial for trial in study.trials if trial.state == "failed"]
     if len(failed) == len(study.trials):
         raise StudyError(f"all {len(failed)} trials failed; the first: {failed[0].reason}")
-    ledger.choose(study.best)
+    record.choose(study.best)
     return study
 
 
-def _check_budget(job: StudyJob, latencies_ms: dict[str, float]) -> None:
+def _check_budget(spec: StudySpec, latencies_ms: dict[str, float]) -> None:
     fastest = min(latencies_ms.values())
-    if job.latency_budget_ms is not None and fastest > job.latency_budget_ms:
+    if spec.latency_budget_ms is not None and fastest > spec.latency_budget_ms:
         raise UsageError(
-            f"no architecture is within --latency-budget-ms {job.latency_budget_ms:g}: "
+            f"no architecture is within --latency-budget-ms {spec.latency_budget_ms:g}: "
             f"the fastest takes {fastest:.2f} ms"
         )
 
@@ -284,38 +285,38 @@ def _log(study: Study, run: tracking.Run) -> None:
     run.log_json([trial.__dict__ for trial in study.trials], "trials.json")
     with tempfile.TemporaryDirectory() as folder:
         write_report(study.name, Path(folder) / "index.html")
-        if study.job.timed:
+        if study.spec.timed:
             (Path(folder) / "pareto.png").write_bytes(pareto_png(study.trials, best))
         run.log_directory(Path(folder), "report")
 
 
 def _train_winner(study: Study) -> TrainingResult:
     """Train the winner in full; where an earlier attempt at the study has begun or done that, go on with it."""
-    job, dataset = study.job, open_dataset(study.job.dataset)
+    spec, dataset = study.spec, open_dataset(study.spec.dataset)
     progress.say(
         f"training the winner, trial #{study.best.number} ({study.best.told()}), in full: "
         f"{study.config.training.epochs} epochs on all {dataset.manifest.counts['train']:,} images"
         + (f", with lr {study.config.optim.lr:.4g} for so many" if study.lr_factor < 1 else "")
     )
-    for found in runs.of_study(study.name, job.dataset):
+    for found in resumable.of_study(study.name, spec.dataset):
         if found.info.status != "FINISHED":
-            return trainer.resume(job.dataset, found.info.run_id)
+            return trainer.resume(spec.dataset, found.info.run_id)
         if version := registry.of_run(found.info.run_id):
             evaluation = evaluate(Predictor.load(registry.checkpoint(version)), dataset, "test")
             return TrainingResult(
                 run_id=found.info.run_id, metrics=version.metrics, evaluation=evaluation, version=version
             )
     return trainer.train(
-        job.dataset,
+        spec.dataset,
         study.config,
-        workers=job.workers,
-        model=job.model,
+        workers=spec.workers,
+        model=spec.model,
         lineage={
             "study": study.name,
             "study_run_id": study.run_id,
             "trial": str(study.best.number),
             LR_FACTOR: repr(study.lr_factor),
         },
-        init=job.init,
-        weights=job.weights,
+        init=spec.init,
+        weights=spec.weights,
     )

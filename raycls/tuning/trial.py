@@ -1,6 +1,6 @@
 """What a trial's process runs: one trial after another, an epoch at a time, each from its last checkpoint.
 
-    trainable = trials_of(Task(job=job, study=name, dataset=dataset, init=None))
+    trainable = trials_of(StudyContext(job=job, study=name, dataset=dataset, init=None))
 
 A Tune class trainable, whose `step` is an epoch: it computes in the main thread of a process that lives from trial to
 trial, so torch is imported once and the dataset mapped once. A trial that fails says so in its result and is over: Ray
@@ -23,14 +23,14 @@ from raycls import registry
 from raycls.config import Config
 from raycls.data.packed import PackedDataset
 from raycls.errors import RayclsError, StorageError
+from raycls.ray_patches.train_processes import free
+from raycls.tracking.resumable import TrainingSpec
 from raycls.training import loop
+from raycls.training.checkpoints import CheckpointStore, first_line
 from raycls.training.failures import check_unchanged
-from raycls.training.lean import free
-from raycls.training.runs import TrainingJob
-from raycls.training.storage import Store, first_line
 from raycls.training.trainer import run_workers
-from raycls.tuning.job import StudyJob
 from raycls.tuning.space import configured
+from raycls.tuning.spec import StudySpec
 
 METRICS, FAILED, BROKEN_OFF = (
     "metrics",
@@ -40,17 +40,17 @@ METRICS, FAILED, BROKEN_OFF = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Task:
+class StudyContext:
     """What all trials of a study have in common."""
 
-    job: StudyJob
+    spec: StudySpec
     study: str
     dataset: PackedDataset
     init: registry.ModelVersion | None
 
-    def store(self, number: int) -> Store:
+    def store(self, number: int) -> CheckpointStore:
         """Where a trial keeps its latest checkpoint while it runs."""
-        return Store(self.job.storage, f"{study_directory(self.study)}/trial-{number:04d}")
+        return CheckpointStore(self.spec.storage, f"{study_directory(self.study)}/trial-{number:04d}")
 
     def held(self, number: int) -> str:
         """What the resources of a trial's own workers are known by."""
@@ -62,19 +62,19 @@ def study_directory(study: str) -> str:
     return f"studies/{study}"
 
 
-def trials_of(task: Task) -> type[Trainable]:
+def trials_of(task: StudyContext) -> type[Trainable]:
     """The trainable of one study. A trial's Tune configuration is its number and its values."""
     # Tune keeps classes by name, for all studies on a cluster.
-    return type(f"trial_of_{task.study}", (_Trial,), {"task": task})
+    return type(f"trial_of_{task.study}", (TrialTrainable,), {"task": task})
 
 
-class _Trial(Trainable):
-    task: Task
+class TrialTrainable(Trainable):
+    task: StudyContext
 
     def setup(self, config: dict[str, Any]) -> None:
         self._number = int(config["number"])
-        self._config = configured(self.task.job.trial_config, config["values"])
-        self._results = _alone if self.task.job.workers_per_trial == 1 else _with_workers
+        self._config = configured(self.task.spec.trial_config, config["values"])
+        self._results = _alone if self.task.spec.workers_per_trial == 1 else _with_workers
         self._epochs = self._results(self.task, self._number, self._config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -101,16 +101,16 @@ def reason_of(error: Exception) -> str:
     return str(error) if isinstance(error, RayclsError) else f"{type(error).__name__}: {first_line(error)}"
 
 
-def _alone(task: Task, number: int, config: Config) -> Generator[dict[str, Any]]:
+def _alone(task: StudyContext, number: int, config: Config) -> Generator[dict[str, Any]]:
     """The plain loop in this process."""
     dataset = task.dataset.here()
     check_unchanged(dataset)
-    torch.set_num_threads(task.job.cpus_per_trial)
+    torch.set_num_threads(task.spec.cpus_per_trial)
     store = task.store(number)
     last = store.last()
     start: dict[str, Any] = {
         "init": registry.checkpoint(task.init) if task.init else None,
-        "weights": task.job.weights,
+        "weights": task.spec.weights,
     }
     with last.directory() if last else contextlib.nullcontext() as folder:
         training = loop.start(
@@ -127,7 +127,7 @@ def _alone(task: Task, number: int, config: Config) -> Generator[dict[str, Any]]
         yield {METRICS: metrics, "done": training.finished}
 
 
-def _with_workers(task: Task, number: int, config: Config) -> Generator[dict[str, Any]]:
+def _with_workers(task: StudyContext, number: int, config: Config) -> Generator[dict[str, Any]]:
     """A Ray Train run of its own, whose driver is this process."""
     heard: queue.SimpleQueue[dict[str, Any] | Exception | None] = queue.SimpleQueue()
     thread = threading.Thread(target=_drive, args=(task, number, config, heard), daemon=True)
@@ -151,24 +151,24 @@ class _PassOn:
         """The study's driver gives the sign of life."""
 
 
-def _drive(task: Task, number: int, config: Config, heard: queue.SimpleQueue[Any]) -> None:
-    job = task.job
-    resources: dict[str, Any] = {"CPU": job.cpus_per_trial}
-    if job.gpus_per_trial:
-        resources["GPU"] = job.gpus_per_trial
+def _drive(task: StudyContext, number: int, config: Config, heard: queue.SimpleQueue[Any]) -> None:
+    spec = task.spec
+    resources: dict[str, Any] = {"CPU": spec.cpus_per_trial}
+    if spec.gpus_per_trial:
+        resources["GPU"] = spec.gpus_per_trial
     scaling = {
-        "num_workers": job.workers_per_trial,
-        "use_gpu": bool(job.gpus_per_trial),
+        "num_workers": spec.workers_per_trial,
+        "use_gpu": bool(spec.gpus_per_trial),
         "resources_per_worker": resources,
     }
-    training = TrainingJob(
-        dataset=job.dataset,
-        fingerprint=job.fingerprint,
+    training = TrainingSpec(
+        dataset=spec.dataset,
+        fingerprint=spec.fingerprint,
         config=config,
-        storage=job.storage,
-        init=job.init,
-        weights=job.weights,
-        workers=job.workers_per_trial,
+        storage=spec.storage,
+        init=spec.init,
+        weights=spec.weights,
+        workers=spec.workers_per_trial,
         lineage={},
     )
     listener = _PassOn(heard)

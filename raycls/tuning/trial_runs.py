@@ -1,6 +1,6 @@
 """The MLflow runs of a study's trials: children of the study's run, each with its settings, its curves and its end.
 
-    runs = TrialRuns(job, "pets-study", run)
+    runs = TrialRunLogs(job, "pets-study", run)
     runs.open(trial)
     runs.epoch(trial.number, metrics)      # logged once, however often it is told
     runs.close(ended)
@@ -11,19 +11,19 @@ A run that an earlier attempt at the same study opened is found again by its tag
 from __future__ import annotations
 
 from raycls import tracking
-from raycls.training.listener import Curves
-from raycls.tuning.job import StudyJob, Trial
+from raycls.training.events import EpochLogger
+from raycls.tuning.spec import StudySpec, Trial
 
 
-class TrialRuns:
+class TrialRunLogs:
     """Knows the trial runs that are there already, by the trial's number."""
 
-    def __init__(self, job: StudyJob, study: str, parent: tracking.Run):
-        self._job, self._study, self._parent = job, study, parent
-        self._experiment = tracking.experiment(job.dataset)
-        siblings = tracking.find_runs(job.dataset, f"tags.`mlflow.parentRunId` = '{parent.id}'")
+    def __init__(self, spec: StudySpec, study: str, parent: tracking.Run):
+        self._spec, self._study, self._parent = spec, study, parent
+        self._experiment = tracking.experiment(spec.dataset)
+        siblings = tracking.find_runs(spec.dataset, f"tags.`mlflow.parentRunId` = '{parent.id}'")
         self._found = {int(run.data.tags["trial"]): run for run in siblings}
-        self._open: dict[int, Curves] = {}
+        self._open: dict[int, EpochLogger] = {}
 
     def open(self, trial: Trial) -> None:
         """Begin the trial's run, or go on with it."""
@@ -44,8 +44,8 @@ class TrialRuns:
             name = f"{self._study}-{trial.number:04d}"
             run = tracking.Run(client.create_run(self._experiment, run_name=name, tags=tags).info.run_id)
             logged = frozenset()
-        run.log_params({**trial.config(self._job.trial_config).flat(), "dataset": self._job.dataset})
-        self._open[trial.number] = Curves(run, logged)
+        run.log_params({**trial.config(self._spec.trial_config).flat(), "dataset": self._spec.dataset})
+        self._open[trial.number] = EpochLogger(run, logged)
 
     def epoch(self, number: int, metrics: dict[str, float]) -> None:
         self._open[number].add(metrics)

@@ -11,10 +11,10 @@ import pytest
 import requests
 
 from raycls import cluster, registry
-from raycls.models.predictor import Predictor
-from raycls.serving import deploy
-from raycls.serving.deploy import Served
-from raycls.serving.document import ServeDocument
+from raycls.engines.predictor import Predictor
+from raycls.serving.control import deploy
+from raycls.serving.control.configuration import ServeConfiguration
+from raycls.serving.control.deploy import Served
 from raycls.training.trainer import TrainingResult
 from tests.integration.predict import OCTETS
 
@@ -42,7 +42,7 @@ def served(trained: TrainingResult, serve_config: Path) -> Iterator[Served]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    up = deploy.up(ServeDocument.read(serve_config).pinned(port=port, replicas=1), detach=True)
+    up = deploy.up(ServeConfiguration.read(serve_config).pinned(port=port, replicas=1), detach=True)
     running = cluster.status()
     assert running is not None
     yield up

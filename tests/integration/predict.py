@@ -9,7 +9,7 @@ import numpy as np
 import requests
 from PIL import Image
 
-from raycls.serving.deploy import Served
+from raycls.serving.control.deploy import Served
 
 OCTETS = "application/octet-stream"
 

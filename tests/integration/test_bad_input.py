@@ -22,10 +22,10 @@ import requests
 from PIL import Image
 
 from raycls import cluster
+from raycls.benchmark import usage
+from raycls.engines.predictor import Predictor
 from raycls.errors import ImageError
-from raycls.models.predictor import Predictor
-from raycls.serving.benchmark import usage
-from raycls.serving.deploy import Served
+from raycls.serving.control.deploy import Served
 from tests.integration.predict import OCTETS, base64_of, counted, encoded, expect_problem
 from tests.unit.data.test_transforms import run_length_bmp
 

@@ -9,15 +9,15 @@ from urllib.parse import urlsplit
 
 import pytest
 import requests
+from harness.served_copy import register_again
 
 from benchmarks.serving import compare
 from benchmarks.training import main
 from raycls import cluster, home, registry
-from raycls.serving import deploy
-from raycls.serving.benchmark import replicas
-from raycls.serving.benchmark.results import Plan
-from raycls.serving.benchmark.stage import register_again
-from raycls.serving.deploy import Served
+from raycls.benchmark import replicas
+from raycls.benchmark.results import Plan
+from raycls.serving.control import deploy
+from raycls.serving.control.deploy import Served
 from raycls.training.trainer import TrainingResult
 
 

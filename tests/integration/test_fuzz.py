@@ -14,7 +14,7 @@ import requests
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from raycls.serving.deploy import Served
+from raycls.serving.control.deploy import Served
 from tests.integration.predict import OCTETS, encoded
 
 CASES = 10_000

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from raycls import cluster, registry, tracking
-from raycls.serving.deploy import Served
+from raycls.serving.control.deploy import Served
 
 ROOT = Path(__file__).parents[2]
 PYTHON = sys.executable
@@ -33,9 +33,9 @@ SUBMIT = [PYTHON, "-m", "ray.scripts.scripts", "job", "submit"]
 def test_a_submitted_job_registers_a_model(served: Served, script: str, arguments: list[str]) -> None:
     known = {version.reference for version in registry.list_models()}
     name = f"digits-job-{script}"
-    job = [PYTHON, f"jobs/{script}.py", "digits", "--model", name, "--json", *arguments]
+    spec = [PYTHON, f"jobs/{script}.py", "digits", "--model", name, "--json", *arguments]
     done = subprocess.run(
-        [*SUBMIT, "--address", served.dashboard, "--working-dir", ".", "--", *job],
+        [*SUBMIT, "--address", served.dashboard, "--working-dir", ".", "--", *spec],
         cwd=ROOT,
         env=os.environ | {"RAY_AUTH_MODE": "token"},
         capture_output=True,

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from raycls.ray_environment import free_port
+from raycls.cluster.environment import free_port
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"

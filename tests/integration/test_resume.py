@@ -26,8 +26,9 @@ from raycls.data.packed import open_dataset
 from raycls.errors import BrokenOffError, DataError, TrainingError, UsageError
 from raycls.models import checkpoint
 from raycls.models.card import WEIGHTS
-from raycls.training import loop, runs
-from raycls.training.storage import epoch_directory
+from raycls.tracking import resumable
+from raycls.training import loop
+from raycls.training.checkpoints import epoch_directory
 from raycls.training.trainer import TrainingResult, resume, train
 
 # Dropout and translation draw random numbers; small batches make epochs long enough to be hit.
@@ -265,7 +266,7 @@ def test_what_cannot_be_resumed_is_told(
         resume("digits", "nope")
     with pytest.raises(UsageError, match="is finished"):
         resume("digits", trained.run_id)
-    job = runs.TrainingJob(
+    spec = resumable.TrainingJob(
         dataset="digits",
         fingerprint="0" * 64,
         config=config,
@@ -279,7 +280,7 @@ def test_what_cannot_be_resumed_is_told(
     ):
         with (
             pytest.raises(TrainingError),
-            runs.begin(job.model_copy(update={"fingerprint": fingerprint}), "other", {}) as run,
+            resumable.begin(spec.model_copy(update={"fingerprint": fingerprint}), "other", {}) as run,
         ):
             raise TrainingError("stopped")
         with pytest.raises(UsageError, match=told):

@@ -17,8 +17,8 @@ import requests
 from PIL import Image
 
 from raycls import registry
+from raycls.cluster.environment import free_port
 from raycls.data.packed import open_dataset
-from raycls.ray_environment import free_port
 from raycls.serving.auth import digest
 from raycls.training.trainer import TrainingResult
 

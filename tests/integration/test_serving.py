@@ -25,9 +25,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
 from raycls import cluster
-from raycls.ingress_rules import FULL, MAX_PENDING, REFUSED
-from raycls.models.predictor import Predictor
-from raycls.serving.deploy import Served
+from raycls.engines.predictor import Predictor
+from raycls.ray_patches.haproxy_rules import FULL, MAX_PENDING, REFUSED
+from raycls.serving.control.deploy import Served
 from raycls.training.trainer import TrainingResult
 from tests.integration.predict import OCTETS, base64_of, counted, encoded, expect_problem
 from tests.tcp import data_segments
@@ -222,7 +222,9 @@ def _explaining(post: Callable[..., requests.Response]) -> psutil.Process:
     assert _until(200, post, "?explain=true").status_code == 200
     running = cluster.status()
     assert running is not None
-    (maker,) = [process for process in running.head.members() if process.name().startswith("ray::_Maker")]
+    (maker,) = [
+        process for process in running.head.members() if process.name().startswith("ray::_OverlayMaker")
+    ]
     return maker
 
 

@@ -10,8 +10,8 @@ import pytest
 from raycls import registry, tracking
 from raycls.config import override, preset
 from raycls.data.packed import open_dataset
+from raycls.engines.predictor import Predictor
 from raycls.errors import ConfigError, TrainingError, UnknownDatasetError, UsageError
-from raycls.models.predictor import Predictor
 from raycls.training.evaluation import evaluate
 from raycls.training.trainer import TrainingResult, train
 

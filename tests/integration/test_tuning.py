@@ -21,12 +21,12 @@ from raycls.config import Config, override, preset
 from raycls.data.packed import open_dataset
 from raycls.errors import ConfigError, StudyError, UsageError
 from raycls.models.card import load_card
+from raycls.reports.study_report import write_report
 from raycls.training.trainer import TrainingResult
-from raycls.tuning import ledger
-from raycls.tuning.job import Trial
+from raycls.tuning import record
 from raycls.tuning.lineage import trace
-from raycls.tuning.report import write_report
 from raycls.tuning.space import Domain
+from raycls.tuning.spec import Trial
 from raycls.tuning.study import Outcome, plan, resume, search, tune
 
 
@@ -84,7 +84,7 @@ def test_a_study_leaves_one_run_per_trial_and_a_better_champion(
     logged = tracking.client().get_run(study.run_id)
     assert logged.info.status == "FINISHED"
     assert logged.data.params["trials"] == "6"
-    assert ledger.read(study.name) == study.trials
+    assert record.read(study.name) == study.trials
     assert not (Path(home.storage()) / "studies" / study.name).exists(), "checkpoints of trials are left"
 
     version, former = outcome.training.version, champion.version
@@ -101,8 +101,8 @@ def test_a_study_leaves_one_run_per_trial_and_a_better_champion(
 
 def test_search_and_scheduler_suit_the_trials(ray_session: None, base: Config) -> None:
     def chosen(**options: Any) -> tuple[str, str]:
-        job = plan("digits", base, **options)
-        return job.search, job.scheduler
+        spec = plan("digits", base, **options)
+        return spec.search, spec.scheduler
 
     assert chosen(max_epochs=3) == ("gp", "none")
     assert chosen(scheduler="asha") == ("tpe", "asha")
@@ -143,11 +143,11 @@ def test_trials_that_fail_are_told_and_the_study_goes_on(
 def test_accuracy_and_latency_and_a_study_killed_after_its_last_trial(
     champion: TrainingResult, base: Config, tmp_path: Path
 ) -> None:
-    job = plan(
+    spec = plan(
         "digits", base, trials=6, max_epochs=2, objective="accuracy,latency", model="digits-fast", seed=2
     )
-    assert job.scheduler == "none"
-    study = search(job, "widths")
+    assert spec.scheduler == "none"
+    study = search(spec, "widths")
     _assert_whole(study.trials, study.run_id, 6)
     latency = {str(trial.values["network.widths"]): trial.latency_ms for trial in study.trials}
     assert len(set(latency.values())) == len(latency), "one latency per architecture"
@@ -204,7 +204,7 @@ def _await_epochs(study: str, count: int, process: subprocess.Popen[bytes], log:
     while time.monotonic() < deadline:
         assert process.poll() is None, log.read_text()
         with suppress(StudyError):
-            if sum(trial.epochs for trial in ledger.read(study)) >= count:
+            if sum(trial.epochs for trial in record.read(study)) >= count:
                 return
         time.sleep(0.1)
     raise AssertionError(log.read_text())
@@ -234,7 +234,7 @@ def test_a_killed_driver_a_killed_trial_and_ctrl_c_lose_nothing(
     _await_epochs("killed", 5, driver, log)
     driver.kill()
     driver.wait()
-    asked = {trial.number: trial.values for trial in ledger.read("killed")}
+    asked = {trial.number: trial.values for trial in record.read("killed")}
 
     driver = start("--resume", "killed", log=log)
     _await_epochs("killed", 14, driver, log)
@@ -291,13 +291,13 @@ os.environ["RAY_ADDRESS"] = simulated.address
 from raycls.config import override, preset
 from raycls.data.packed import open_dataset
 from raycls.errors import StudyError
-from raycls.tuning import ledger
+from raycls.tuning import record
 from raycls.tuning.study import plan, search
 
 def join():
     while True:
         try:
-            if sum(trial.state == "done" for trial in ledger.read("joined")) >= 1:
+            if sum(trial.state == "done" for trial in record.read("joined")) >= 1:
                 break
         except StudyError:
             pass

@@ -16,18 +16,18 @@ from pathlib import Path
 
 import pytest
 import requests
+from harness.broken_versions import BROKEN, cut_short
+from harness.served_copy import register_again
 
 from raycls import cluster, registry
+from raycls.benchmark import usage
+from raycls.cluster.environment import LOWEST_PRIORITY, OWN_CORES, private
+from raycls.cluster.processes import psutil
 from raycls.errors import ClusterError, RefusedError, UnknownModelError
-from raycls.processes import psutil
-from raycls.ray_environment import LOWEST_PRIORITY, OWN_CORES, private
 from raycls.registry import CHAMPION
-from raycls.serving import deploy, rollout
-from raycls.serving.benchmark import usage
-from raycls.serving.benchmark.broken import BROKEN, cut_short
-from raycls.serving.benchmark.stage import register_again
-from raycls.serving.deploy import Served
-from raycls.serving.document import ServeDocument
+from raycls.serving.control import deploy, rollout
+from raycls.serving.control.configuration import ServeConfiguration
+from raycls.serving.control.deploy import Served
 from raycls.training.trainer import TrainingResult
 from tests.integration.predict import encoded
 
@@ -43,7 +43,7 @@ def running(served: Served) -> cluster.Cluster:
 
 def test_a_second_up_is_one_clear_line(running: cluster.Cluster, serve_config: Path) -> None:
     with pytest.raises(ClusterError, match=rf"already up: process {running.pid}, .*raycls down"):
-        deploy.up(ServeDocument.read(serve_config), detach=True)
+        deploy.up(ServeConfiguration.read(serve_config), detach=True)
     with pytest.raises(ClusterError, match="already up"):
         cluster.start()
     assert cluster.status() == running
@@ -74,13 +74,13 @@ def test_two_threads_of_a_replica_keep_to_one_core(running: cluster.Cluster) -> 
 def test_a_taken_port_is_said_before_anything_starts(home: Path, served: Served, serve_config: Path) -> None:
     port = int(served.url.rsplit(":", 1)[1])
     with pytest.raises(ClusterError, match=f"port {port} is in use.*--port"):
-        deploy.up(ServeDocument.read(serve_config).pinned(port=port), detach=True)
+        deploy.up(ServeConfiguration.read(serve_config).pinned(port=port), detach=True)
     assert not (home / "cluster.json").exists()
 
 
 def test_an_unknown_version_is_refused_and_the_old_one_stays(served: Served, serve_config: Path) -> None:
     with pytest.raises(UnknownModelError, match="no version 99"):
-        deploy.deploy(ServeDocument.read(serve_config).pinned(model="digits/99", replicas=1))
+        deploy.deploy(ServeConfiguration.read(serve_config).pinned(model="digits/99", replicas=1))
     assert requests.get(f"{served.url}/health", timeout=10).json()["status"] == "ok"
 
 
@@ -125,7 +125,7 @@ def test_doctor_finds_the_cluster_healthy(
     """In a process of its own, since this one is connected to another Ray."""
     port = int(served.url.rsplit(":", 1)[1])
     program = (
-        "import sys; from pathlib import Path; from raycls.serving.doctor import examine\n"
+        "import sys; from pathlib import Path; from raycls.serving.control.doctor import examine\n"
         f"for f in examine(Path({str(serve_config)!r}), port={port}): print(f.ok, f.text)"
     )
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""Real servers on loopback, and images to send them."""
+"""Real servers on loopback, images to send them, and two small models of `digits`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,11 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 from PIL import Image
+
+from raycls.config import override, preset
+from raycls.data.packed import PackedDataset, open_dataset
+from raycls.engines.predictor import Predictor
+from raycls.training.loop import fit
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -55,3 +60,26 @@ def serve() -> Iterator[Callable[..., str]]:
     loop.call_soon_threadsafe(loop.stop)
     thread.join()
     loop.close()
+
+
+@pytest.fixture(scope="session")
+def digits(digits_home: Path) -> PackedDataset:
+    return open_dataset("digits")
+
+
+@pytest.fixture(scope="session")
+def directory(digits: PackedDataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint directory of a small fastcnn."""
+    path = tmp_path_factory.mktemp("checkpoint")
+    config = override(preset("smoke", digits.manifest), ["epochs=4"])
+    fit(config, digits, on_epoch=lambda metrics, snapshot: snapshot.save(path))
+    return path
+
+
+@pytest.fixture(scope="session")
+def predictor(digits: PackedDataset, tmp_path_factory: pytest.TempPathFactory) -> Predictor:
+    """A cnn that recognises most digits, computed in float32."""
+    path = tmp_path_factory.mktemp("checkpoint")
+    config = override(preset("smoke", digits.manifest, "cnn"), ["epochs=6", "lr=0.01", "batch_size=50"])
+    fit(config, digits, on_epoch=lambda metrics, snapshot: snapshot.save(path))
+    return Predictor.load(path, device="cpu", engine="reference")

@@ -12,7 +12,7 @@ import pytest
 import ray
 import yaml
 
-from raycls.ray_environment import environment
+from raycls.cluster.environment import environment
 
 FILE = Path(__file__).parents[2] / "cluster.yaml"
 

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness import results_page
 from PIL import Image
 
 from benchmarks.autoscaling import HEAD, SECTIONS, draw, main, told
-from raycls import results_page
 from raycls.errors import UsageError
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.photographs import PIECES, main, photographs
+from raycls.benchmark.images import read_images
 from raycls.errors import UsageError
-from raycls.serving.benchmark.images import read_images
 
 
 def test_pieces_of_every_photograph_are_distinct_and_the_same_each_time(tmp_path: Path):

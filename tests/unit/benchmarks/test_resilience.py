@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness import results_page
+from harness.served_copy import Server
 from PIL import Image
 
 from benchmarks.resilience import GOALS, HEAD, PARTS, SECTIONS, main, row, steady
-from raycls import results_page
+from raycls.benchmark.load import Sample
 from raycls.errors import BenchmarkError, UnknownModelError, UsageError
-from raycls.serving.benchmark.load import Sample
-from raycls.serving.benchmark.stage import Server
 
 
 def test_every_part_has_a_goal() -> None:

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from harness import results_page
+from harness.results_page import Document
 
-from raycls import results_page
 from raycls.errors import BenchmarkError
-from raycls.results_page import Document
 
 
 def growing(count: int, broken: bool = False) -> Iterator[Document]:

@@ -14,14 +14,14 @@ from typing import Any
 import pytest
 import requests
 from aiohttp import web
+from harness import h2load, servers_page, serving_peers, wrk
+from harness.results_page import Row
+from harness.serving_peers import Server, check, settle, started
 
+from raycls.benchmark.images import read_images
+from raycls.benchmark.load import MAX_OUTSTANDING, Load, LoadGenerator
+from raycls.benchmark.request_forms import FORMS
 from raycls.errors import BenchmarkError
-from raycls.results_page import Row
-from raycls.serving.benchmark import h2load, peers, servers_page, wrk
-from raycls.serving.benchmark.forms import FORMS
-from raycls.serving.benchmark.images import read_images
-from raycls.serving.benchmark.load import MAX_OUTSTANDING, Load, LoadGenerator
-from raycls.serving.benchmark.peers import Server, check, settle, started
 
 
 class Peers:
@@ -123,7 +123,7 @@ def test_h2load_tells_answers_from_refusals(serve: Callable[..., str], images: P
         h2load.drive("http://127.0.0.1:1/predict", read_images(images), Load(connections=1, seconds=1))
 
 
-@pytest.mark.parametrize("peer", peers.PEERS, ids=lambda peer: peer.name)
+@pytest.mark.parametrize("peer", serving_peers.PEERS, ids=lambda peer: peer.name)
 def test_a_peer_must_give_the_models_classes(
     serve: Callable[..., str], server: Peers, images: Path, peer: Server
 ) -> None:
@@ -198,8 +198,8 @@ def test_a_load_waits_for_a_server_that_is_full(
 
     mine = Server(name="mine")
     settle(mine, serve(full_at_first), images)
-    assert statuses == [429] * 3 + [200] * 2 * max(peers.COUNTS)
-    monkeypatch.setattr(peers, "SETTLED_S", 0.2)
+    assert statuses == [429] * 3 + [200] * 2 * max(serving_peers.COUNTS)
+    monkeypatch.setattr(serving_peers, "SETTLED_S", 0.2)
     with pytest.raises(BenchmarkError, match=r"mine answers 429 for 0\.2 s, though nobody else asks"):
         settle(mine, serve(full), images)
 
@@ -259,11 +259,11 @@ def _rows(turn: int, speed: float) -> list[Row]:
     ]
     for name, count, factor in (("raycls", 1, 200), ("raycls", 2, 400), ("FastAPI + uvicorn", 2, 100)):
         own = {"round": turn, "server": name, "count": count, "failed": 0}
-        for connections in peers.CONNECTIONS:
+        for connections in serving_peers.CONNECTIONS:
             times = {"p50_ms": connections * 2 / speed, "p99_ms": connections * 3 / speed}
             rate = factor * speed * (1 if connections == 32 else 0.5)
             rows.append({**own, "connections": connections, "client": "wrk", "requests_per_s": rate, **times})
-        for share in peers.SHARES:
+        for share in serving_peers.SHARES:
             load = {"share": share, "rate": 1.0, "client": "our own client", "requests_per_s": 1.0}
             rows.append({**own, **load, "p50_ms": 2.0, "p99_ms": 9.0})
     return rows

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness import training_page, training_parts
 
 from benchmarks.peers.plain_cnn import train_epochs
 from benchmarks.training import main
 from raycls import machine
 from raycls.data.packed import open_dataset
 from raycls.errors import ConfigError, UnknownDatasetError
-from raycls.training.benchmark import page, parts
 
 
 def test_the_plain_peer_learns_and_times_each_epoch(digits_home):
@@ -38,11 +38,11 @@ RUNS = [_run(0, 90, 0.90, 20), _run(1, 100, 0.91, 22), _run(2, 500, 0.92, 20)]
 
 
 def test_the_ratio_is_the_median_of_the_pairs_and_the_spread_over_seeds():
-    figures = page.preset_summary(RUNS)
+    figures = training_page.preset_summary(RUNS)
     assert figures["peer_epochs"] == pytest.approx(100 / 22)
     assert figures["test_accuracy"] == pytest.approx(0.91)
     assert figures["test_accuracy_std"] == pytest.approx(0.01)
-    assert page.preset_summary(RUNS[:1])["test_accuracy_std"] is None
+    assert training_page.preset_summary(RUNS[:1])["test_accuracy_std"] is None
 
 
 def test_the_page_holds_every_part_that_was_measured_and_no_other(tmp_path: Path):
@@ -61,7 +61,7 @@ def test_the_page_holds_every_part_that_was_measured_and_no_other(tmp_path: Path
         document = {"name": name, "date": "2030-01-02 03:04", "arguments": arguments, "rows": rows,
                     "hardware": machine.hardware(), "versions": machine.versions()}  # fmt: skip
         (tmp_path / "training" / f"{name}.json").write_text(json.dumps(document))
-    text = page.write(tmp_path).read_text()
+    text = training_page.write(tmp_path).read_text()
     assert (
         "| `fast` | 91.00% ± 1.00 | 100.0 s | **4.55** (4.50 to 25.00) | 20.0 s | 90.0% in 4.2 | 3 | 2030-01-02 03:04 |"
         in text
@@ -88,7 +88,7 @@ def test_wrong_use_is_told(arguments, error, message, digits_home, tmp_path: Pat
 
 
 def test_the_bare_loop_of_two_processes_agrees_with_one(digits_home):
-    one, two = (parts.without_ray("digits", "smoke", ["epochs=3"], workers, 1) for workers in (1, 2))
+    one, two = (training_parts.without_ray("digits", "smoke", ["epochs=3"], workers, 1) for workers in (1, 2))
     assert one["test_accuracy"] > 0.8
     assert two["test_accuracy"] == pytest.approx(one["test_accuracy"], abs=0.08)
     assert one["train_seconds"] > 0

@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
+from harness import tuning_page, tuning_parts
 
 from benchmarks.tuning import main
 from raycls import machine
 from raycls.errors import UnknownDatasetError
-from raycls.tuning.benchmark import page, parts
-from raycls.tuning.job import Trial
+from raycls.tuning.spec import Trial
 
 GRID = {"seed": 0, "grid_best": 0.75, "grid_epochs": 144, "best": 0.76, "epochs": 72, "reached_epochs": 21.6,
         "random_best": 0.74, "random_epochs": 72}  # fmt: skip
@@ -36,7 +36,7 @@ def test_the_page_holds_every_part_that_was_measured(tmp_path: Path) -> None:
         document = {"name": name, "date": "2030-01-02 03:04", "arguments": {}, "rows": rows,
                     "hardware": machine.hardware(), "versions": machine.versions()}  # fmt: skip
         (tmp_path / "tuning" / f"{name}.json").write_text(json.dumps(document))
-    text = page.write(tmp_path).read_text()
+    text = tuning_page.write(tmp_path).read_text()
     assert "| **0.10 s** | at most 0.5 s | 2.00 s | 1 | 2030-01-02 03:04 |" in text
     assert "| 0 | 75.00% in 144 epochs | **0.15** (22 epochs) | 76.00% in 72 epochs |" in text
     assert "| 0 | 60.00% in 200 epochs | 61.00% in 100 epochs, 14 stopped early | **0.50** | 58.00% |" in text
@@ -65,8 +65,8 @@ def _trial(number: int, asked_at: float, ended_at: float, accuracy: float) -> Tr
 
 def test_compute_is_counted_until_the_first_trial_that_was_good_enough_ended() -> None:
     trials = [_trial(0, 0, 10, 0.5), _trial(1, 0, 20, 0.9), _trial(2, 10, 30, 0.9), _trial(3, 30, 40, 0.9)]
-    assert parts._compute_until(trials, 0.8) == pytest.approx(10 + 20 + 10)  # half of trial 2
-    assert parts._compute_until(trials, 0.95) is None
+    assert tuning_parts._compute_until(trials, 0.8) == pytest.approx(10 + 20 + 10)  # half of trial 2
+    assert tuning_parts._compute_until(trials, 0.95) is None
 
 
 def test_wrong_use_is_told(digits_home: Path, tmp_path: Path) -> None:
@@ -76,5 +76,5 @@ def test_wrong_use_is_told(digits_home: Path, tmp_path: Path) -> None:
 
 def test_what_was_found_in_some_compute_is_of_the_trials_that_had_ended() -> None:
     trials = [_trial(0, 0, 10, 0.5), _trial(1, 0, 20, 0.7), _trial(2, 10, 30, 0.9)]
-    assert parts._best_within(trials, 30) == 0.7
-    assert parts._best_within(trials, 50) == 0.9
+    assert tuning_parts._best_within(trials, 30) == 0.7
+    assert tuning_parts._best_within(trials, 50) == 0.9

@@ -10,8 +10,8 @@ from starlette.datastructures import Headers
 from raycls.cli import run
 from raycls.errors import UsageError
 from raycls.serving import auth
-from raycls.serving.document import ServeDocument
-from raycls.serving.http import HTTPProblem
+from raycls.serving.control.configuration import ServeConfiguration
+from raycls.serving.replica.request import HTTPProblem
 
 CONFIG = Path(__file__).parents[3] / "serve_config.yaml"
 SECRET = "correct-horse-battery-staple"
@@ -54,7 +54,7 @@ def test_who_can_be_reached_needs_a_token(host: str, needed: bool) -> None:
 
 
 def test_a_host_that_others_reach_needs_the_token_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    document = ServeDocument.read(CONFIG).pinned(host="0.0.0.0")
+    document = ServeConfiguration.read(CONFIG).pinned(host="0.0.0.0")
     with pytest.raises(UsageError, match="RAYCLS_TOKEN"):
         document.guarded()
     monkeypatch.setenv("RAYCLS_TOKEN", SECRET)
@@ -64,7 +64,7 @@ def test_a_host_that_others_reach_needs_the_token_of_the_environment(monkeypatch
 
 
 def test_loopback_asks_for_a_token_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    document = ServeDocument.read(CONFIG)
+    document = ServeConfiguration.read(CONFIG)
     assert not document.guarded().asks_for_token
     monkeypatch.setenv("RAYCLS_TOKEN", SECRET)
     assert document.guarded().arguments["token_sha256"] == auth.digest(SECRET)

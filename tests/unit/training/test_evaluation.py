@@ -9,8 +9,8 @@ import pytest
 
 from raycls.data.packed import PackedDataset
 from raycls.data.writer import write_dataset
+from raycls.engines.predictor import Predictor
 from raycls.errors import UsageError
-from raycls.models.predictor import Predictor
 from raycls.training.evaluation import evaluate, match, score
 
 

@@ -12,10 +12,10 @@ import torch
 
 from raycls.config import Config, override, preset
 from raycls.data.packed import PackedDataset, open_dataset
+from raycls.engines.predictor import Predictor
 from raycls.errors import ConfigError, TrainingError
 from raycls.models import checkpoint
 from raycls.models.networks import CNN, FastCNN
-from raycls.models.predictor import Predictor
 from raycls.training.evaluation import evaluate
 from raycls.training.loop import Snapshot, check, fit, start, whitening_sample
 from raycls.training.optim import Optimizer

@@ -8,15 +8,15 @@ import pytest
 
 from raycls.config import preset
 from raycls.data.packed import open_dataset
-from raycls.tuning.job import StudyJob
 from raycls.tuning.space import around
+from raycls.tuning.spec import StudySpec
 
 
 @pytest.fixture
-def job(digits_home: Path) -> StudyJob:
+def spec(digits_home: Path) -> StudySpec:
     manifest = open_dataset("digits").manifest
     config = preset("quick", manifest)
-    return StudyJob(
+    return StudySpec(
         dataset="digits",
         fingerprint=manifest.fingerprint,
         config=config,

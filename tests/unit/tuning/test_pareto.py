@@ -11,9 +11,9 @@ from raycls.config import override, preset
 from raycls.data.packed import open_dataset
 from raycls.errors import ConfigError, UsageError
 from raycls.tuning import space as spaces
-from raycls.tuning.job import StudyJob, Trial
 from raycls.tuning.pareto import choose, latencies, pareto_front
 from raycls.tuning.space import Domain
+from raycls.tuning.spec import StudySpec, Trial
 
 
 def _trial(number: int, accuracy: float | None, latency: float) -> Trial:
@@ -54,7 +54,7 @@ def test_wider_and_deeper_networks_are_slower(digits_home: Path) -> None:
     dataset = open_dataset("digits")
     config = override(preset("smoke", dataset.manifest), ["precision=fp32"])
     space = {"network.widths": Domain(choices=([8, 8, 8], [256, 256, 256]))}
-    job = StudyJob(
+    spec = StudySpec(
         dataset="digits",
         fingerprint=dataset.manifest.fingerprint,
         config=config,
@@ -66,7 +66,7 @@ def test_wider_and_deeper_networks_are_slower(digits_home: Path) -> None:
         latency_batch=8,
     )
     threads = torch.get_num_threads()
-    times = latencies(job, dataset)
+    times = latencies(spec, dataset)
     torch.set_num_threads(threads)
     names = [spaces.architecture(spaces.configured(config, point)) for point in spaces.grid(space)]
     assert set(times) == set(names)
@@ -77,11 +77,11 @@ def test_only_architectures_that_can_be_listed_are_timed(digits_home: Path) -> N
     dataset = open_dataset("digits")
     config = preset("smoke", dataset.manifest)
     many = {"network.widths": Domain(choices=tuple([8 + i, 8, 8] for i in range(65)))}
-    job = StudyJob(
+    spec = StudySpec(
         dataset="digits", fingerprint="0", config=config, storage="", space=many, trials=1, max_epochs=1
     )
     with pytest.raises(ConfigError, match="65 architectures; at most 64"):
-        latencies(job, dataset)
+        latencies(spec, dataset)
     with pytest.raises(ConfigError, match="resnet18 has a fixed shape"):
         spaces.architectures(preset("smoke", dataset.manifest, "resnet18"))
     grown = spaces.architectures(config)["network.widths"].choices

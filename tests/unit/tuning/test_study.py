@@ -7,20 +7,20 @@ from typing import Any
 import pytest
 
 from raycls.config import override
-from raycls.tuning.job import StudyJob, Trial
+from raycls.tuning.spec import StudySpec, Trial
 from raycls.tuning.study import Study
 
 
 def _study(
-    job: StudyJob,
+    spec: StudySpec,
     values: dict[str, Any],
     *,
     given: bool = False,
     fraction: float = 0.1,
     max_epochs: int = 2,
 ) -> Study:
-    config = override(job.config, ["epochs=6", f"train_fraction={fraction}", "lr=0.24"])
-    job = job.model_copy(update={"config": config, "max_epochs": max_epochs})
+    config = override(spec.config, ["epochs=6", f"train_fraction={fraction}", "lr=0.24"])
+    spec = spec.model_copy(update={"config": config, "max_epochs": max_epochs})
     trial = Trial(
         number=0,
         state="done",
@@ -32,17 +32,17 @@ def _study(
         ended_at=1.0,
         given=given,
     )
-    return Study(name="any", run_id="any", job=job, trials=(trial,))
+    return Study(name="any", run_id="any", spec=spec, trials=(trial,))
 
 
-def test_a_rate_that_won_in_short_trials_is_lowered_for_a_whole_training(job: StudyJob) -> None:
-    study = _study(job, {"optim.lr": 0.6, "network.dropout": 0.25})
+def test_a_rate_that_won_in_short_trials_is_lowered_for_a_whole_training(spec: StudySpec) -> None:
+    study = _study(spec, {"optim.lr": 0.6, "network.dropout": 0.25})
     assert study.lr_factor == pytest.approx(30**-0.32)  # six epochs of all images, two of a tenth
     assert study.config.optim.lr == pytest.approx(0.6 * 30**-0.32)
     assert (study.config.training.train_fraction, study.config.network.dropout) == (1.0, 0.25)
 
 
-def test_a_rate_that_suits_a_whole_training_stays(job: StudyJob) -> None:
-    assert _study(job, {"optim.lr": 0.24}, given=True).config.optim.lr == 0.24
-    assert _study(job, {"network.dropout": 0.25}).config.optim.lr == 0.24
-    assert _study(job, {"optim.lr": 0.6}, fraction=1.0, max_epochs=6).config.optim.lr == 0.6
+def test_a_rate_that_suits_a_whole_training_stays(spec: StudySpec) -> None:
+    assert _study(spec, {"optim.lr": 0.24}, given=True).config.optim.lr == 0.24
+    assert _study(spec, {"network.dropout": 0.25}).config.optim.lr == 0.24
+    assert _study(spec, {"optim.lr": 0.6}, fraction=1.0, max_epochs=6).config.optim.lr == 0.6

@@ -1,0 +1,10 @@
+"""Ray's lifecycle, its environment and its processes.
+
+from raycls import cluster
+
+running = cluster.start()
+"""
+
+from raycls.cluster.lifecycle import Cluster, connect, start, status, stop
+
+__all__ = ["Cluster", "connect", "start", "status", "stop"]

@@ -1,0 +1,40 @@
+"""Model versions and their aliases in MLflow.
+
+from raycls import registry
+
+version = registry.resolve("cifar10")
+"""
+
+from raycls.registry.versions import (
+    CHAMPION,
+    ENGINE,
+    ENGINE_TIMINGS,
+    PROMOTING,
+    ModelVersion,
+    beats,
+    champion,
+    checkpoint,
+    choose_engine,
+    list_models,
+    of_run,
+    promote,
+    register,
+    resolve,
+)
+
+__all__ = [
+    "CHAMPION",
+    "ENGINE",
+    "ENGINE_TIMINGS",
+    "PROMOTING",
+    "ModelVersion",
+    "beats",
+    "champion",
+    "checkpoint",
+    "choose_engine",
+    "list_models",
+    "of_run",
+    "promote",
+    "register",
+    "resolve",
+]

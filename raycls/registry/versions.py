@@ -1,0 +1,287 @@
+"""Model versions and their aliases in MLflow.
+
+    version = resolve("cifar10")          # its champion; also "cifar10@challenger", "cifar10/3"
+    directory = checkpoint(version)       # a local checkpoint directory, its SHA-256 verified
+
+A model version carries its lineage as tags: dataset fingerprint → study → trial → run → checkpoint SHA-256. Knows
+checkpoints as directories and figures as numbers; nothing of Ray or HTTP, and of networks only which engine
+serves them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlparse
+from urllib.request import url2pathname
+
+from raycls import home, progress, tracking
+from raycls.errors import RegistryError, UnknownModelError, UsageError
+from raycls.models.card import sha256
+
+if TYPE_CHECKING:
+    import numpy as np
+    from mlflow.entities.model_registry import ModelVersion as MlflowVersion
+
+    from raycls.config import Engine
+
+CHAMPION = "champion"
+ENGINE, ENGINE_TIMINGS = "engine", "engine_timings"  # tags: what serves a version, and what was measured
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelVersion:
+    """One registered model: `uri` is where MLflow keeps the checkpoint directory, `sha256` is the checkpoint's."""
+
+    name: str
+    version: str
+    aliases: tuple[str, ...]
+    run_id: str
+    uri: str
+    sha256: str
+    fingerprint: str
+    metrics: dict[str, float]
+    tags: dict[str, str]
+
+    @property
+    def reference(self) -> str:
+        """`NAME/VERSION`, which `resolve` takes back."""
+        return f"{self.name}/{self.version}"
+
+    @property
+    def engine(self) -> Engine:
+        """What computes this version's answers: the choice made at its promotion (raycls/engines/choice.py)."""
+        return self.tags.get(ENGINE, "torch")  # type: ignore[return-value]
+
+    @property
+    def engine_timings(self) -> list[dict[str, Any]]:
+        """What each engine took then: the fields of raycls.engines.choice.Timing. Empty where none was timed."""
+        return json.loads(self.tags.get(ENGINE_TIMINGS, "[]"))
+
+
+def register(
+    name: str,
+    current: tracking.Run,
+    directory: Path,
+    *,
+    fingerprint: str,
+    metrics: dict[str, float],
+    lineage: dict[str, str],
+) -> ModelVersion:
+    """Make the checkpoint directory the next version of model `name`, with its lineage as tags."""
+    from mlflow.exceptions import MlflowException
+
+    uri = current.log_checkpoint(directory)
+    tags = {
+        "dataset_fingerprint": fingerprint,
+        "checkpoint_sha256": sha256(directory),
+        **{f"metric.{key}": repr(float(value)) for key, value in metrics.items()},
+        **lineage,
+    }
+    try:
+        tracking.client().create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    created = tracking.client().create_model_version(name, uri, current.id, tags=tags)
+    return _version(created, ())
+
+
+def _version(found: MlflowVersion, aliases: tuple[str, ...]) -> ModelVersion:
+    tags = dict(found.tags)
+    return ModelVersion(
+        name=found.name,
+        version=str(found.version),
+        aliases=aliases,
+        run_id=found.run_id or "",
+        uri=found.source or "",
+        sha256=tags.get("checkpoint_sha256", ""),
+        fingerprint=tags.get("dataset_fingerprint", ""),
+        metrics={k.removeprefix("metric."): float(v) for k, v in tags.items() if k.startswith("metric.")},
+        tags=tags,
+    )
+
+
+def _aliases() -> dict[str, dict[str, tuple[str, ...]]]:
+    """Model name → version → its aliases."""
+    table: dict[str, dict[str, tuple[str, ...]]] = {}
+    for model in tracking.client().search_registered_models(max_results=1000):
+        versions = table.setdefault(model.name, {})
+        for alias, number in model.aliases.items():
+            versions[str(number)] = (*versions.get(str(number), ()), alias)
+    return table
+
+
+def of_run(run_id: str) -> ModelVersion | None:
+    """The version that a training run registered, if it came to that."""
+    found = tracking.client().search_model_versions(f"run_id = '{run_id}'")
+    return _get(found[0].name, str(found[0].version), ()) if found else None
+
+
+def list_models() -> list[ModelVersion]:
+    """Every version of every model, newest first within a model."""
+    return [
+        _version(found, aliases.get(str(found.version), ()))
+        for name, aliases in sorted(_aliases().items())
+        for found in sorted(
+            tracking.client().search_model_versions(f"name = '{name}'"), key=lambda v: -int(v.version)
+        )
+    ]
+
+
+def resolve(reference: str | None = None) -> ModelVersion:
+    """The version that NAME (its champion), NAME@ALIAS or NAME/VERSION means; None: the champion promoted last.
+
+    Raises UnknownModelError that names what exists, or the command that makes a champion.
+    """
+    table = _aliases()
+    if reference is None:
+        champions = [
+            _get(name, number, aliases)
+            for name, versions in table.items()
+            for number, aliases in versions.items()
+            if CHAMPION in aliases
+        ]
+        if not champions:
+            raise UnknownModelError(
+                "no model is champion yet: make one with `raycls tune cifar10`, or with `raycls train cifar10` "
+                "and `raycls promote cifar10 1`"
+            )
+        return max(champions, key=lambda v: float(v.tags.get("promoted_at", 0)))
+    match = re.fullmatch(r"(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))?", reference)
+    if not match:
+        raise UnknownModelError(
+            f"{reference!r} is no model reference: write NAME, NAME@ALIAS or NAME/VERSION"
+        )
+    name, alias, number = match["name"], match["alias"], match["version"]
+    if name not in table:
+        known = ", ".join(sorted(table)) or "none yet; `raycls train DATASET` registers one"
+        raise UnknownModelError(f"unknown model {name!r}; the models are: {known}")
+    if number is None:
+        alias = alias or CHAMPION
+        number = next((n for n, aliases in table[name].items() if alias in aliases), None)
+        if number is None:
+            raise UnknownModelError(
+                f"model {name!r} has no {alias}: choose a version with `raycls models`, then "
+                f"`raycls promote {name} VERSION`" + (f" --alias {alias}" if alias != CHAMPION else "")
+            )
+    return _get(name, number, table[name].get(number, ()))
+
+
+def _get(name: str, number: str, aliases: tuple[str, ...]) -> ModelVersion:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return _version(tracking.client().get_model_version(name, number), aliases)
+    except MlflowException as error:
+        if not tracking.is_absence(error):
+            reason = tracking.reason_of(error)
+            raise RegistryError(f"MLflow does not tell of model {name}, version {number}: {reason}") from None
+        known = ", ".join(
+            sorted(
+                (str(v.version) for v in tracking.client().search_model_versions(f"name = '{name}'")), key=int
+            )
+        )
+        raise UnknownModelError(f"model {name!r} has no version {number}; it has: {known}") from None
+
+
+def checkpoint(version: ModelVersion) -> Path:
+    """The checkpoint as a local directory: MLflow's own where it is a local path, else a copy under the home.
+
+    Raises RegistryError when it is gone or its SHA-256 is not the registered one. Needs no MLflow for a local path,
+    so that a serving replica starts seconds sooner.
+    """
+    parsed = urlparse(version.uri)
+    if parsed.scheme in ("", "file"):
+        directory = Path(url2pathname(parsed.path))
+        if not directory.is_dir():
+            raise RegistryError(f"the checkpoint of {version.reference} is gone: {directory}")
+    else:
+        directory = home.home() / "cache" / version.sha256
+        if not directory.is_dir():
+            _download(version.uri, directory)
+    if sha256(directory) != version.sha256:
+        raise RegistryError(
+            f"the checkpoint of {version.reference} was changed after it was registered: {directory}; "
+            "train it again, or promote another version"
+        )
+    return directory
+
+
+def _download(uri: str, directory: Path) -> None:
+    import tempfile
+
+    import mlflow.artifacts
+
+    tracking.client()
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=directory.parent) as folder:
+        copied = mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=folder)
+        if not directory.exists():
+            shutil.move(copied, directory)
+
+
+def choose_engine(version: ModelVersion, images: np.ndarray) -> ModelVersion:
+    """Time the engines on this machine, say what they took, and keep the choice with the version, as it is then.
+
+    images: uint8 N×S×S×3, real ones, on which the engines must agree. Raises CheckpointError, RegistryError.
+    """
+    from raycls.engines.choice import choose  # imports PyTorch, which only a promotion needs
+
+    with progress.bar("timing the engines"):
+        choice = choose(checkpoint(version), images)
+    progress.say(str(choice))
+    for tag, value in ((ENGINE, choice.engine), (ENGINE_TIMINGS, json.dumps(choice.as_json()))):
+        tracking.client().set_model_version_tag(version.name, version.version, tag, value)
+    return resolve(version.reference)
+
+
+def promote(name: str, number: str, alias: str = CHAMPION) -> ModelVersion:
+    """Give a version an alias, taking it from whichever had it. Raises UnknownModelError, UsageError."""
+    if not re.fullmatch(r"[a-zA-Z][\w-]*", alias) or re.fullmatch(r"v\d+", alias) or alias == "latest":
+        raise UsageError(f"{alias!r} cannot be an alias: use letters, digits, - and _, like challenger")
+    version = resolve(f"{name}/{number}")
+    tracking.client().set_model_version_tag(name, number, "promoted_at", str(time.time()))
+    tracking.client().set_registered_model_alias(name, alias, number)
+    return resolve(f"{name}/{version.version}")
+
+
+PROMOTING = "promote.lock"  # held from the look at the champion until there is another
+
+
+def champion(name: str) -> ModelVersion | None:
+    """The model's champion, where it has one."""
+    try:
+        return resolve(f"{name}@{CHAMPION}")
+    except UnknownModelError:
+        return None
+
+
+def beats(version: ModelVersion, champion: ModelVersion | None, metric: str) -> bool:
+    """Whether the champion is absent, of other data, lower in `metric`, or this very version; say which."""
+    if champion and champion.reference == version.reference:
+        return True
+    mine = version.metrics[metric]
+    if champion is None:
+        progress.say(f"{version.reference} is the first champion: {metric} {mine:.4f}")
+    elif champion.fingerprint != version.fingerprint:
+        progress.say(
+            f"{version.reference} replaces champion {champion.reference}, which was trained on other data"
+        )
+    elif mine > champion.metrics[metric]:
+        progress.say(
+            f"{version.reference} replaces champion {champion.reference}: "
+            f"{metric} {mine:.4f} against {champion.metrics[metric]:.4f}"
+        )
+    else:
+        progress.say(
+            f"{champion.reference} stays champion: {metric} {champion.metrics[metric]:.4f}, "
+            f"{version.reference} has {mine:.4f}"
+        )
+        return False
+    return True

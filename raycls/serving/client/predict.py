@@ -1,0 +1,79 @@
+"""The client of `raycls predict`: images in, answers out, from a server or from a registered model in this process.
+
+    predict("http://127.0.0.1:8000", [Path("cat.png")])     predict("cifar10", [Path("cat.png")])
+
+Both give the same answers: the fields of the HTTP contract, model_version included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from raycls import registry
+from raycls.errors import ClusterError, ImageError, RayclsError, UsageError
+from raycls.serving import auth
+
+TIMEOUT_S = 60
+
+
+def predict(target: str, paths: Sequence[Path], *, top_k: int = 0) -> list[dict[str, Any]]:
+    """One answer per file, in order.
+
+    Raises UsageError for a file that cannot be read, ImageError (naming the file) for one that is no image,
+    ClusterError when the server does not answer, UnknownModelError.
+    """
+    images = []
+    for path in paths:
+        try:
+            images.append(path.read_bytes())
+        except OSError as error:
+            raise UsageError(f"cannot read {path}: {error.strerror}") from None
+    if target.startswith(("http://", "https://")):
+        return [
+            over_http(target, data, top_k=top_k, name=str(path))
+            for path, data in zip(paths, images, strict=True)
+        ]
+    from raycls.engines.build import best_device, fitting
+    from raycls.engines.predictor import Predictor
+
+    version = registry.resolve(target)
+    engine = fitting(version.engine, best_device())
+    predictor = Predictor.load(registry.checkpoint(version), engine=engine)
+    answers = []
+    for path, data in zip(paths, images, strict=True):
+        try:
+            (prediction,) = predictor.predict([data])
+        except ImageError as error:
+            raise type(error)(f"{path}: {error}") from None
+        answers.append(prediction.as_json(top_k) | {"model_version": version.version})
+    return answers
+
+
+def over_http(url: str, data: bytes, *, top_k: int = 0, name: str = "image") -> dict[str, Any]:
+    """POST one encoded image as a raw body, with RAYCLS_TOKEN. A problem document becomes the error of its status."""
+    endpoint = url.rstrip("/")
+    endpoint = endpoint if endpoint.endswith("/predict") else f"{endpoint}/predict"
+    try:
+        response = requests.post(
+            endpoint,
+            data=data,
+            params={"top_k": top_k} if top_k else None,
+            headers={"Content-Type": "application/octet-stream", **auth.headers()},
+            timeout=TIMEOUT_S,
+        )
+    except requests.RequestException as error:
+        raise ClusterError(
+            f"no server answers at {endpoint} ({type(error).__name__}): start one with `raycls up`"
+        ) from None
+    try:
+        document = response.json()
+    except ValueError:
+        raise ClusterError(f"{endpoint} answered {response.status_code}, and not as raycls does") from None
+    if response.ok:
+        return document
+    problem: type[RayclsError] = ImageError if response.status_code in (400, 413, 415) else ClusterError
+    raise problem(f"{name}: {document.get('detail') or document.get('title')} (HTTP {response.status_code})")

@@ -1,0 +1,141 @@
+"""What Serve is told to run: serve_config.yaml read and checked, with what a caller pins in place of its own.
+
+    document = ServeConfiguration.read(Path("serve_config.yaml")).pinned(model="cifar10/3", replicas=2)
+    document.url, document.replicas, document.settings.max_batch_size
+    document.arguments["engine"] = "torch"
+    requests.put(address, json=document.content)
+
+Knows Serve's schema and who may ask; no cluster.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from raycls.cluster.environment import LOOPBACK
+from raycls.config import ServingConfig, validated
+from raycls.errors import ConfigError, UsageError
+from raycls.serving import auth
+
+IMPORT_PATH, DEPLOYMENT = "raycls.serving.app:build", "Classifier"
+
+
+class ServeConfiguration:
+    """`content` is what Serve takes: https://docs.ray.io/en/latest/serve/production-guide/config.html.
+
+    `application`, `arguments` and `deployment` are parts of it: what is put into them is in the content. Every method
+    gives a copy and leaves this document as it is.
+    """
+
+    def __init__(self, content: dict[str, Any]):
+        """Raises ConfigError for content of another schema."""
+        try:
+            self.content = content
+            self.application: dict[str, Any] = content["applications"][0]
+            (self.deployment,) = [d for d in self.application["deployments"] if d["name"] == DEPLOYMENT]
+        except (TypeError, KeyError, IndexError, ValueError):
+            raise ConfigError(f"there is no application with a deployment called {DEPLOYMENT}") from None
+        self.arguments: dict[str, Any] = self.application.get("args") or {}
+        self.application["args"] = self.arguments
+        self._options = content["http_options"] = content.get("http_options") or {}
+        for key, default in (("host", LOOPBACK), ("port", 8000)):  # Serve's default host is everywhere
+            if self._options.get(key) is None:
+                self._options[key] = default
+
+    @classmethod
+    def read(cls, path: Path) -> ServeConfiguration:
+        """Raises ConfigError, one line, where it is not such a file, or an argument is none of ServingConfig's."""
+        try:
+            document = cls(yaml.safe_load(path.read_text()))
+        except FileNotFoundError:
+            raise ConfigError(f"there is no {path}: run this in raycls's folder, or name the file") from None
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error}") from None
+        validated(ServingConfig, document.arguments)
+        return document
+
+    def pinned(
+        self,
+        *,
+        model: str | None = None,
+        host: str | None = None,
+        port: int | None = None,
+        replicas: int | None = None,
+    ) -> ServeConfiguration:
+        """With what is given in place of its own; replicas fixes their number instead of autoscaling."""
+        other = ServeConfiguration(copy.deepcopy(self.content))
+        other._options |= {key: value for key, value in (("host", host), ("port", port)) if value is not None}
+        if model is not None:
+            other.arguments["model"] = model
+        if replicas is not None:
+            other.deployment.pop("autoscaling_config", None)
+            other.deployment["num_replicas"] = replicas
+        return other
+
+    def guarded(self) -> ServeConfiguration:
+        """Asking for this process's token. Raises UsageError where there is none and other machines reach the host."""
+        own = auth.own_token()
+        if own is None and auth.needed(self.host) and not self.asks_for_token:
+            raise UsageError(
+                f"other machines reach {self.host}: export {auth.TOKEN}=$(openssl rand -hex 32), which clients then "
+                "send, or say --no-auth"
+            )
+        other = self.pinned()
+        if own:
+            other.arguments["token_sha256"] = auth.digest(own)
+        return other
+
+    def in_place_of(self, former: ServeConfiguration) -> ServeConfiguration:
+        """At the former one's host and port, asking for its token."""
+        other = self.pinned(host=former.host, port=former.port)
+        other.arguments.pop("token_sha256", None)
+        if former.asks_for_token:
+            other.arguments["token_sha256"] = former.arguments["token_sha256"]
+        return other
+
+    @property
+    def name(self) -> str:
+        """The application's."""
+        return self.application.get("name", "default")
+
+    @property
+    def model(self) -> str | None:
+        """NAME, NAME@ALIAS or NAME/VERSION; None: the champion that was promoted last."""
+        return self.arguments.get("model")
+
+    @property
+    def settings(self) -> ServingConfig:
+        """The application's arguments, checked."""
+        return validated(ServingConfig, self.arguments)
+
+    @property
+    def replicas(self) -> int:
+        """How many there are at first."""
+        fixed = self.deployment.get("num_replicas")
+        if isinstance(fixed, int):
+            return fixed
+        return (self.deployment.get("autoscaling_config") or {}).get("min_replicas", 1)
+
+    @property
+    def host(self) -> str:
+        """Where the ingress listens."""
+        return self._options["host"]
+
+    @property
+    def port(self) -> int:
+        return self._options["port"]
+
+    @property
+    def url(self) -> str:
+        """Where this machine reaches it."""
+        return f"http://{LOOPBACK if self.host == '0.0.0.0' else self.host}:{self.port}"
+
+    @property
+    def asks_for_token(self) -> bool:
+        return bool(self.arguments.get("token_sha256"))

@@ -1,0 +1,143 @@
+"""What replicas count, as Prometheus text at GET /metrics.
+
+    metrics = Metrics("9x3k2a", version, classes, "torch")
+    metrics.request(200, seconds=0.004)
+    metrics.batch(waited, decode_seconds=0.001, forward_seconds=0.002)
+    metrics.answers(predictions)
+    exposition([metrics.collect(), *those_of_the_other_replicas])
+
+Every scrape, whichever replica it reaches, shows the series of all of them; the label `replica` keeps them apart, so
+that a replica that is gone ends its own series and makes no sum fall. Counting is a few additions; names, help and text
+are prometheus_client's and made when somebody asks.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from itertools import chain
+
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+from starlette.responses import Response
+
+from raycls.config import Engine
+from raycls.engines.predictor import Prediction
+from raycls.registry import ModelVersion
+
+SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
+IMAGES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+CONFIDENCE = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1)
+
+
+class _Histogram:
+    """Observations by bucket. One thread writes; a reader may see an observation's count before its sum."""
+
+    def __init__(self, bounds: Sequence[float]):
+        self._bounds, self._counts, self._sum = bounds, [0] * (len(bounds) + 1), 0.0
+
+    def add(self, value: float) -> None:
+        self._counts[bisect_left(self._bounds, value)] += 1
+        self._sum += value
+
+    def family(self, name: str, documentation: str, replica: str) -> Metric:
+        family = HistogramMetricFamily(name, documentation, labels=["replica"])
+        buckets, below = [], 0
+        for bound, count in zip((*self._bounds, float("inf")), self._counts, strict=True):
+            below += count
+            buckets.append(("+Inf" if bound == float("inf") else str(float(bound)), below))
+        family.add_metric([replica], buckets, self._sum)
+        return family
+
+
+class Metrics:
+    """The counts of one replica, known by an id of its own."""
+
+    def __init__(self, replica: str, version: ModelVersion, classes: Sequence[str], engine: Engine):
+        self._replica, self._classes = replica, classes
+        self._model = {"name": version.name, "version": version.version, "engine": engine}
+        self._requests: Counter[int] = Counter()
+        self._predicted = [0] * len(classes)
+        self._duration, self._queue = _Histogram(SECONDS), _Histogram(SECONDS)
+        self._decode, self._forward = _Histogram(SECONDS), _Histogram(SECONDS)
+        self._sizes, self._confidence = _Histogram(IMAGES), _Histogram(CONFIDENCE)
+
+    def request(self, status: int, seconds: float | None = None, count: int = 1) -> None:
+        """One request answered, or several; with predictions, so long after its head came in."""
+        self._requests[status] += count
+        if seconds is not None:
+            self._duration.add(seconds)
+
+    def batch(self, waited: Sequence[float], decode_seconds: float, forward_seconds: float | None) -> None:
+        """One batch. waited: seconds of each image between its request's last byte and the batch's begin.
+
+        forward_seconds is None where no image of the batch could be read.
+        """
+        self._sizes.add(len(waited))
+        for seconds in waited:
+            self._queue.add(seconds)
+        self._decode.add(decode_seconds)
+        if forward_seconds is not None:
+            self._forward.add(forward_seconds)
+
+    def answers(self, predictions: Iterable[Prediction]) -> None:
+        """What was predicted, and how surely."""
+        for prediction in predictions:
+            self._predicted[prediction.class_index] += 1
+            self._confidence.add(prediction.confidence)
+
+    def collect(self, pending: int = 0) -> list[Metric]:
+        """This replica's series, to be sent to whichever replica was asked. pending: requests that it holds."""
+        held = GaugeMetricFamily("raycls_pending", "Requests held, waiting or computed", labels=["replica"])
+        held.add_metric([self._replica], pending)
+        requests = CounterMetricFamily("raycls_requests", "Requests answered", labels=["replica", "status"])
+        for status, count in sorted(self._requests.items()):
+            requests.add_metric([self._replica, str(status)], count)
+        predicted = CounterMetricFamily(
+            "raycls_predictions", "Images by the class they were given", labels=["replica", "class_name"]
+        )
+        for name, count in zip(self._classes, self._predicted, strict=True):
+            predicted.add_metric([self._replica, name], count)
+        model = InfoMetricFamily("raycls_model", "The model version served, and by what", labels=["replica"])
+        model.add_metric([self._replica], self._model)
+        histograms = [
+            ("raycls_request_seconds", "From a request's head to its predictions", self._duration),
+            ("raycls_queue_seconds", "An image's wait for the batch it is in", self._queue),
+            ("raycls_decode_seconds", "Decoding of one batch, from bytes to pixels", self._decode),
+            ("raycls_forward_seconds", "Forward pass of one batch, pixels to probabilities", self._forward),
+            ("raycls_batch_images", "Images in one batch", self._sizes),
+            ("raycls_confidence", "Probability of the class that was answered", self._confidence),
+        ]
+        drawn = [histogram.family(name, text, self._replica) for name, text, histogram in histograms]
+        return [requests, predicted, model, held, *drawn]
+
+
+class _Merged(Collector):
+    """Every family once, with the samples of all replicas."""
+
+    def __init__(self, replicas: Iterable[list[Metric]]):
+        self._families: dict[str, Metric] = {}
+        for family in chain.from_iterable(replicas):
+            found = self._families.setdefault(family.name, family)
+            if found is not family:
+                found.samples += family.samples
+
+    def collect(self) -> Iterable[Metric]:
+        return self._families.values()
+
+
+def exposition(replicas: Iterable[list[Metric]], *, complete: bool = True) -> Response:
+    """What several replicas collected, as one Prometheus text; whether these are all of them."""
+    told = GaugeMetricFamily("raycls_complete", "1 where all replicas have told their counts", int(complete))
+    return Response(
+        generate_latest(_Merged([*replicas, [told]])),
+        headers={"Content-Type": CONTENT_TYPE_LATEST},
+    )

@@ -1,0 +1,135 @@
+"""What the classifier answers to, as an OpenAPI 3.1 document: GET /openapi.json.
+
+document(classes=("cat", "dog"), config=ServingConfig())
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Any
+
+from raycls.config import ServingConfig
+from raycls.serving.replica.explainer import MOST_AT_ONCE
+
+_BINARY = {"type": "string", "format": "binary"}
+_BASE64 = {"type": "string", "contentEncoding": "base64"}
+_PROBLEMS = {
+    400: "the request or an image in it is damaged",
+    401: "the server's token is missing",
+    408: "the body took too long",
+    413: "too many bytes, pixels, images, or images to explain",
+    415: "no image, or a content type that is not accepted",
+    429: "too many requests are waiting, or predictions left no core to explain an answer: see Retry-After",
+    431: "too many bytes of headers",
+    500: "the server failed; its log says why",
+    503: "no model is ready, or what explains answers ended",
+}
+
+
+def document(classes: Sequence[str], config: ServingConfig) -> dict[str, Any]:
+    """The whole document; classes are those of the model that is served, config its limits."""
+    scheme = {"token": {"type": "http", "scheme": "bearer"}} if config.token_sha256 else {}
+    guarded: dict[str, Any] = {"security": [{"token": []}]} if scheme else {}
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "raycls", "description": "An image classifier.", "version": "1"},
+        "paths": {
+            "/predict": {"post": _predict(config) | guarded},
+            "/health": {"get": _get("the model that answers", "application/json", {"type": "object"})},
+            "/metrics": {"get": _get("Prometheus text", "text/plain", {"type": "string"}, 401) | guarded},
+            "/openapi.json": {"get": _get("this document", "application/json", {"type": "object"})},
+        },
+        "components": {"schemas": _schemas(list(classes)), "securitySchemes": scheme},
+    }
+
+
+def _predict(config: ServingConfig) -> dict[str, Any]:
+    files = {"type": "array", "items": _BINARY, "minItems": 1, "maxItems": config.max_images}
+    listed = {"type": "array", "items": _BASE64, "minItems": 1, "maxItems": config.max_images}
+    image, one, many = {"schema": _BINARY}, {"image_base64": _BASE64}, {"images_base64": listed}
+    return {
+        "summary": "Classify one image or many",
+        "parameters": [
+            _query(
+                "top_k",
+                {"type": "integer", "minimum": 0, "maximum": 999_999_999},
+                "the likeliest classes, too",
+            ),
+            _query(
+                "explain",
+                {"type": "boolean"},
+                f"a Grad-CAM overlay beside each answer, to {MOST_AT_ONCE} images at most",
+            ),
+        ],
+        "requestBody": {
+            "required": True,
+            "content": {
+                "image/*": image,
+                "application/octet-stream": image,
+                "multipart/form-data": {"schema": _object({"file": files})},
+                "application/json": {"schema": {"oneOf": [_object(one), _object(many)]}},
+            },
+        },
+        "responses": {
+            "200": _content("one prediction, or a list of them in the order of the images", "Answer"),
+            **{str(status): _problem(status) for status in _PROBLEMS},
+        },
+    }
+
+
+def _schemas(classes: list[str]) -> dict[str, Any]:
+    named = {
+        "class_index": {"type": "integer", "minimum": 0, "maximum": len(classes) - 1},
+        "class_name": {"enum": classes},
+        "confidence": {"type": "number", "minimum": 0, "maximum": 1},
+    }
+    ranked = {"type": "array", "items": _object(named)}
+    prediction = _object({**named, "model_version": {"type": "string"}})
+    prediction["properties"] |= {"top_k": ranked, "explanation_png_base64": _BASE64}
+    listed = {"type": "array", "items": {"$ref": "#/components/schemas/Prediction"}}
+    return {
+        "Prediction": prediction,
+        "Answer": {"oneOf": [{"$ref": "#/components/schemas/Prediction"}, _object({"predictions": listed})]},
+        "Problem": _object(
+            {
+                "type": {"type": "string"},
+                "title": {"type": "string"},
+                "status": {"type": "integer"},
+                "detail": {"type": "string"},
+            }
+        ),
+    }
+
+
+def _object(properties: dict[str, Any]) -> dict[str, Any]:
+    """An object with exactly these properties, all required."""
+    required = list(properties)
+    return {
+        "type": "object",
+        "properties": dict(properties),
+        "required": required,
+        "additionalProperties": False,
+    }
+
+
+def _query(name: str, schema: dict[str, Any], description: str) -> dict[str, Any]:
+    return {"name": name, "in": "query", "schema": schema, "description": description}
+
+
+def _get(description: str, kind: str, schema: dict[str, Any], *problems: int) -> dict[str, Any]:
+    found = {"200": {"description": description, "content": {kind: {"schema": schema}}}}
+    return {"responses": found | {str(status): _problem(status) for status in problems}}
+
+
+def _content(description: str, schema: str, kind: str = "application/json") -> dict[str, Any]:
+    return {
+        "description": description,
+        "content": {kind: {"schema": {"$ref": f"#/components/schemas/{schema}"}}},
+    }
+
+
+def _problem(status: int) -> dict[str, Any]:
+    return _content(
+        f"{HTTPStatus(status).phrase}: {_PROBLEMS[status]}", "Problem", "application/problem+json"
+    )

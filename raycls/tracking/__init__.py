@@ -1,0 +1,24 @@
+"""Experiments and runs in MLflow.
+
+from raycls import tracking
+
+with tracking.run("cifar10", "quick-1", tags={}) as current:
+    current.log_metrics({"val_accuracy": 0.9}, step=1)
+"""
+
+from raycls.tracking.mlflow_client import client, experiment, find_run, find_runs, is_absence, reason_of
+from raycls.tracking.runs import CHECKPOINT, Run, ending, history, run
+
+__all__ = [
+    "CHECKPOINT",
+    "Run",
+    "client",
+    "ending",
+    "experiment",
+    "find_run",
+    "find_runs",
+    "history",
+    "is_absence",
+    "reason_of",
+    "run",
+]

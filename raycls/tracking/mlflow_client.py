@@ -1,0 +1,113 @@
+"""MLflow's client, its experiments and its errors.
+
+    client().search_experiments()
+    find_runs("cifar10", "tags.kind = 'study'")
+
+This room and raycls/registry/ are the only ones that import mlflow.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from raycls import home, progress
+from raycls.errors import RegistryError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run as MlflowRun
+    from mlflow.exceptions import MlflowException
+
+
+@cache
+def _client(tracking_uri: str) -> MlflowClient:
+    new = tracking_uri.startswith("sqlite:///") and not Path(tracking_uri.removeprefix("sqlite:///")).exists()
+    if new:
+        Path(tracking_uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    with progress.bar("creating the MLflow database" if new else "opening MLflow"):
+        import requests
+        from mlflow import MlflowClient
+        from mlflow.exceptions import MlflowException
+
+        # A server's runs are named on stdout when they end, which is for results; files get a bar of their own.
+        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+        for chatty in ("mlflow", "alembic"):
+            logging.getLogger(chatty).setLevel(logging.WARNING)
+        client = MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
+        try:
+            if tracking_uri.startswith(("http://", "https://")):
+                # MLflow itself tries for four minutes before it says that nobody is there.
+                requests.head(tracking_uri, timeout=10)
+            client.search_experiments(max_results=1)
+        except (MlflowException, OSError) as error:
+            raise RegistryError(
+                f"MLflow does not answer at {tracking_uri}: {str(error).splitlines()[0]}; "
+                "check MLFLOW_TRACKING_URI, or unset it for a database under RAYCLS_HOME"
+            ) from None
+    return client
+
+
+def client() -> MlflowClient:
+    """The client of `$MLFLOW_TRACKING_URI`, or of a SQLite file under the home, made on first use."""
+    uri = home.tracking_uri()
+    found = _client(uri)
+    import mlflow
+
+    if mlflow.get_tracking_uri() != uri:
+        # MLflow reaches artifacts through its global setting, whatever the client was given. It also writes that
+        # setting into the environment, where it would outlive a change of RAYCLS_HOME.
+        stated = os.environ.get("MLFLOW_TRACKING_URI")
+        mlflow.set_tracking_uri(uri)
+        if stated is None:
+            os.environ.pop("MLFLOW_TRACKING_URI", None)
+    return found
+
+
+def experiment(name: str) -> str:
+    """The id of the experiment called name, made where it is missing, with its artifacts under the home when local."""
+    found = client().get_experiment_by_name(name)
+    if found:
+        return found.experiment_id
+    local = home.tracking_uri().startswith("sqlite:///")
+    location = (home.home() / "artifacts" / name).as_uri() if local else None
+    return client().create_experiment(name, artifact_location=location)
+
+
+def find_runs(experiment_name: str, condition: str) -> list[MlflowRun]:
+    """The experiment's runs that meet the condition (MLflow's search syntax), the latest first."""
+    found: list[MlflowRun] = []
+    where = client().get_experiment_by_name(experiment_name)
+    token: str | None = "" if where else None
+    while where and token is not None:
+        page = client().search_runs([where.experiment_id], condition, page_token=token or None)
+        found += page
+        token = page.token or None
+    return found
+
+
+def is_absence(error: MlflowException) -> bool:
+    """Whether MLflow says that there is no such thing, or never was such an id; else it could not say."""
+    return error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+
+
+def find_run(run_id: str) -> MlflowRun | None:
+    """The run of this id, if there is one. Raises RegistryError where MLflow cannot say."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client().get_run(run_id)
+    except MlflowException as error:
+        if is_absence(error):
+            return None
+        raise RegistryError(f"MLflow does not tell of run {run_id}: {reason_of(error)}") from None
+
+
+def reason_of(error: Exception) -> str:
+    """The line of an error of MLflow's that says most: beneath SQLAlchemy's own words, the database's."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return next((line for line in lines if "OperationalError" in line), lines[0])

@@ -1,0 +1,213 @@
+"""A run in MLflow that can be taken up again, a training or a study: what was asked for, who works on it.
+
+    with begin(job, "cifar10-20260114-101500-3f2a") as run: …      # a new run
+    former = find(TrainingSpec, "cifar10-20260114-101500-3f2a", "cifar10")
+    with again(former) as run: …                                   # the same one, after it was broken off
+
+The job is the run's tag `job`, there from the run's first moment; a sign of life in the tag `driver`, renewed while the
+run goes on, tells a run that goes on from one whose driver was killed and could not say so. Knows nothing of Ray or of
+checkpoints.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from raycls import progress, tracking
+from raycls.cluster.processes import SessionLeader
+from raycls.config import Config
+from raycls.data.packed import Manifest
+from raycls.errors import UsageError
+
+JOB = "job"
+LONGEST_TAG = 8000  # characters, MLflow's limit: what is longer it cuts off
+BEAT_S = 20.0  # between two signs of life
+SILENCE_S = 90.0  # without one, a driver on another machine counts as dead
+
+
+class RunSpec(BaseModel):
+    """All that a run was asked for: whoever resumes it does the same. Each kind of run has a class of its own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: ClassVar[str]  # the tag of its runs, and what people call one
+    command: ClassVar[str]  # the subcommand that begins and resumes one
+
+    dataset: str
+    fingerprint: str = Field(description="the dataset's, as it was when the run began")
+    config: Config
+    storage: str = Field(description="the Ray storage path under which the checkpoints are")
+    model: str | None = Field(None, description="name to register under; none: the model is not registered")
+    init: str | None = Field(
+        None, description="the registered model, NAME/VERSION, that the weights come from"
+    )
+    weights: str | None = Field(None, description="the file of weights to start from, or imagenet")
+
+    def params(self) -> dict[str, Any]:
+        """What MLflow shows as the run's parameters."""
+        return {**self.config.flat(), "dataset": self.dataset}
+
+    def resume_command(self, name: str) -> str:
+        return f"raycls {self.command} {self.dataset} --resume {name}"
+
+
+class TrainingSpec(RunSpec):
+    kind = "training"
+    command = "train"
+
+    workers: int
+    lineage: dict[str, str] = Field(description="further tags of the run and of the model version")
+
+    def params(self) -> dict[str, Any]:
+        return {**super().params(), "workers": self.workers}
+
+
+AnySpec = TypeVar("AnySpec", bound=RunSpec)
+
+
+@dataclass(frozen=True)
+class UnfinishedRun(Generic[AnySpec]):
+    """A run that was broken off. `epochs` are those already in its curves."""
+
+    run_id: str
+    name: str
+    spec: AnySpec
+    epochs: frozenset[int]
+
+    def check(self, manifest: Manifest) -> None:
+        """Raise UsageError where the dataset is no longer the same."""
+        if manifest.fingerprint != self.spec.fingerprint:
+            raise UsageError(
+                f"dataset {manifest.name} has changed since {self.spec.kind} run {self.name} began (fingerprint "
+                f"{self.spec.fingerprint[:12]}, now {manifest.fingerprint[:12]}): prepare the former images again, or "
+                "begin anew without --resume"
+            )
+
+
+def find(kind: type[AnySpec], reference: str, dataset: str) -> UnfinishedRun[AnySpec]:
+    """The unfinished run of this kind, of the dataset, that has this id or name.
+
+    Raises UsageError when there is none, when it is finished, and when it is still running.
+    """
+    runs = tracking.find_runs(dataset, f"tags.kind = '{kind.kind}'")
+    found = next((run for run in runs if reference in (run.info.run_id, run.info.run_name)), None)
+    if found is None:
+        open_runs = [run.info.run_name for run in runs if run.info.status != "FINISHED"][:5]
+        raise UsageError(
+            f"no {kind.kind} run {reference!r} of {dataset}; those not finished: {', '.join(open_runs) or 'none'}"
+        )
+    name = found.info.run_name
+    if found.info.status == "FINISHED":
+        raise UsageError(
+            f"run {name} is finished: there is nothing to resume; `raycls models` lists its model"
+        )
+    driver = found.data.tags.get("driver")
+    if found.info.status == "RUNNING" and driver and (where := _alive(driver)):
+        raise UsageError(f"run {name} is still running ({where}): wait for it, or interrupt it there first")
+    try:
+        spec = kind.model_validate_json(found.data.tags.get(JOB, ""))
+    except ValidationError:
+        raise UsageError(
+            f"run {name} was begun by another version of raycls, with other settings: resume it with that one"
+        ) from None
+    history = tracking.client().get_metric_history(found.info.run_id, "epoch")
+    return UnfinishedRun(found.info.run_id, name, spec, frozenset(p.step for p in history))
+
+
+def exists(kind: type[RunSpec], name: str, dataset: str) -> bool:
+    """Whether the dataset has a run of this kind and name."""
+    return bool(tracking.find_runs(dataset, f"tags.kind = '{kind.kind}' and attributes.run_name = '{name}'"))
+
+
+def of_study(study: str, dataset: str) -> list[Any]:
+    """The training runs of the study's winner, the latest first."""
+    return tracking.find_runs(dataset, f"tags.kind = '{TrainingSpec.kind}' and tags.study = '{study}'")
+
+
+@contextmanager
+def begin(spec: RunSpec, name: str, tags: dict[str, str]) -> Iterator[tracking.Run]:
+    """A new run, with the job kept in it. It ends as `tracking.ending` says."""
+    written = spec.model_dump_json()
+    if len(written) > LONGEST_TAG:
+        raise UsageError(
+            f"what was asked for takes {len(written)} characters to write down; MLflow keeps {LONGEST_TAG}"
+        )
+    created = tracking.client().create_run(
+        tracking.experiment(spec.dataset),
+        run_name=name,
+        tags={
+            "kind": spec.kind,
+            "dataset_fingerprint": spec.fingerprint,
+            "driver": _sign(),
+            JOB: written,
+            **tags,
+        },
+    )
+    with _resumable(tracking.Run(created.info.run_id), spec.resume_command(name)) as run:
+        run.log_params(spec.params())
+        yield run
+
+
+@contextmanager
+def again(former: UnfinishedRun[Any]) -> Iterator[tracking.Run]:
+    """The same run, going on. It ends as `tracking.ending` says."""
+    run, client = tracking.Run(former.run_id), tracking.client()
+    if "ended" in client.get_run(run.id).data.tags:
+        client.delete_tag(run.id, "ended")
+    run.tag({"driver": _sign()})
+    client.update_run(run.id, status="RUNNING")
+    with _resumable(run, former.spec.resume_command(former.name)):
+        run.log_params(former.spec.params())  # a driver that was killed at once could not
+        yield run
+
+
+@contextmanager
+def _resumable(run: tracking.Run, command: str) -> Iterator[tracking.Run]:
+    """`tracking.ending`, and after Ctrl-C the command that goes on."""
+    try:
+        with tracking.ending(run):
+            yield run
+    except KeyboardInterrupt:
+        progress.say(f"go on with: {command}")
+        raise
+
+
+class Heartbeat:
+    """Renews the sign of life when it is due."""
+
+    def __init__(self, run: tracking.Run):
+        self._run, self._last = run, time.monotonic()
+
+    def beat(self) -> None:
+        if time.monotonic() - self._last > BEAT_S:
+            self._last = time.monotonic()
+            self._run.tag({"driver": _sign()})
+
+
+def _sign() -> str:
+    own = SessionLeader.of(os.getpid())
+    return json.dumps(
+        {"host": socket.gethostname(), "pid": own.pid, "started": own.started, "seen": time.time()}
+    )
+
+
+def _alive(sign: str) -> str:
+    """Where the driver that left this sign runs, or nothing when it has ended.
+
+    On this machine the process itself is looked at; of another machine only the sign's age is known.
+    """
+    driver = json.loads(sign)
+    if driver["host"] == socket.gethostname():
+        alive = SessionLeader(driver["pid"], driver["started"]).alive()
+    else:
+        alive = time.time() - driver["seen"] < SILENCE_S
+    return f"process {driver['pid']} on {driver['host']}" if alive else ""

@@ -1,0 +1,121 @@
+"""Runs in MLflow: what trainings and studies write while they go on.
+
+    with run("cifar10", "quick-1", tags={}) as current:
+        current.log_params({"lr": 0.24}); current.log_metrics({"val_accuracy": 0.9}, step=1)
+
+raycls/registry/ keeps the model versions.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from raycls import progress
+from raycls.errors import RegistryError
+from raycls.tracking.mlflow_client import client, experiment, find_run, reason_of
+
+CHECKPOINT = "checkpoint"  # the artifact directory of a run
+
+
+class Run:
+    """One MLflow run that is being written."""
+
+    def __init__(self, run_id: str):
+        self.id = run_id
+
+    def log_params(self, params: dict[str, Any]) -> None:
+        from mlflow.entities import Param
+
+        client().log_batch(self.id, params=[Param(key, str(value)) for key, value in params.items()])
+
+    def log_metrics(self, metrics: dict[str, float], step: int = 0) -> None:
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        client().log_batch(self.id, metrics=[Metric(k, float(v), now, step) for k, v in metrics.items()])
+
+    def log_bytes(self, data: bytes, name: str) -> None:
+        """Keep data as the artifact file `name`."""
+        import tempfile
+
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / Path(name).name
+            path.write_bytes(data)
+            client().log_artifact(self.id, str(path), str(Path(name).parent) if "/" in name else None)
+
+    def log_json(self, value: Any, name: str) -> None:
+        client().log_dict(self.id, value, name)
+
+    def log_checkpoint(self, directory: Path) -> str:
+        """Copy the checkpoint directory into the run's artifacts; its URI."""
+        client().log_artifacts(self.id, str(directory), CHECKPOINT)
+        return f"{client().get_run(self.id).info.artifact_uri}/{CHECKPOINT}"
+
+    def log_directory(self, directory: Path, name: str) -> None:
+        """Copy what is in the directory to the artifact folder `name`, also of a run that has ended.
+
+        Raises RegistryError where the run or its artifacts cannot be written.
+        """
+        from mlflow.exceptions import MlflowException
+
+        try:
+            client().log_artifacts(self.id, str(directory), name)
+        except (MlflowException, OSError) as error:
+            raise RegistryError(
+                f"MLflow did not take {name} of run {self.id}: {str(error).splitlines()[0]}"
+            ) from None
+
+    def tag(self, tags: dict[str, str]) -> None:
+        for key, value in tags.items():
+            client().set_tag(self.id, key, value)
+
+
+@contextmanager
+def run(experiment_name: str, run_name: str, tags: dict[str, str]) -> Iterator[Run]:
+    """A new run, which ends as `ending` says."""
+    created = client().create_run(experiment(experiment_name), run_name=run_name, tags=tags)
+    with ending(Run(created.info.run_id)) as current:
+        yield current
+
+
+@contextmanager
+def ending(current: Run) -> Iterator[Run]:
+    """End the run as FINISHED, FAILED or KILLED (Ctrl-C), with the reason in the tag `ended`."""
+    # It logs a traceback of what it raises anyway, such as a database on a full disk.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+    status, reason = "FINISHED", ""
+    try:
+        yield current
+    except KeyboardInterrupt:
+        status, reason = "KILLED", "interrupted"
+        raise
+    except BaseException as error:
+        status, reason = "FAILED", f"{type(error).__name__}: {error}"[:500]
+        raise
+    finally:
+        try:
+            if reason:
+                current.tag({"ended": reason})
+            client().set_terminated(current.id, status)
+        except Exception as error:  # a full disk, or a server that is gone: the run's own error matters more
+            progress.say(f"MLflow was not told that the run is {status}: {reason_of(error)}")
+
+
+def history(run_id: str) -> list[dict[str, float]]:
+    """The learning curves of a run: one dict per epoch, in order, with every metric that was logged at it.
+
+    What was logged twice for an epoch (the kept one's figures are repeated at the end) counts once.
+    """
+    found = find_run(run_id)
+    if found is None:
+        raise RegistryError(f"the training run {run_id} is gone")
+    epochs: dict[int, dict[str, float]] = {}
+    for name in found.data.metrics:
+        for point in client().get_metric_history(run_id, name):
+            epochs.setdefault(point.step, {})[name] = point.value
+    return [epochs[step] for step in sorted(epochs) if "epoch" in epochs[step]]

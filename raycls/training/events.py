@@ -1,0 +1,127 @@
+"""What the training workers tell, as it comes in: a bar and a line per epoch for people, points on MLflow's curves.
+
+    with listening("cifar10-…/attempt-1", curves, config, scaling) as channel:     # channel: a name, for the workers
+        trainer.fit()
+
+A worker tells ("step", done, total), ("epoch", metrics) or ("resumed", epoch) and waits for nobody. What it tells waits
+in the cluster's own key-value store (its control service), where the driver looks once a second: a ray.util.queue.Queue
+is a process more, and every Ray process wakes a hundred times a second while the workers compute. After a restart an
+epoch may be told twice: its point is drawn once.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, Protocol
+
+from raycls import progress, tracking
+from raycls.config import Config
+from raycls.tracking.resumable import Heartbeat
+
+LOOK_S = 1.0  # between two looks at what was told
+
+
+class EpochListener(Protocol):
+    """Who hears of epochs: `EpochLogger`, or whoever passes them on."""
+
+    def add(self, metrics: dict[str, float]) -> None: ...
+
+    def beat(self) -> None: ...
+
+
+class EpochLogger:
+    """The epochs of one MLflow run, each logged once. `logged` are those that are there from the start."""
+
+    def __init__(self, run: tracking.Run, logged: frozenset[int] = frozenset()):
+        self.run = run
+        self.beat = Heartbeat(run).beat
+        self._logged = set(logged)
+        self._waiting: dict[int, dict[str, float]] = {}
+
+    def add(self, metrics: dict[str, float]) -> None:
+        """Log an epoch's metrics, or keep them for the next time where MLflow does not take them now."""
+        if (epoch := int(metrics["epoch"])) in self._logged:
+            return
+        self._waiting[epoch] = metrics
+        try:
+            self.flush()
+        except Exception as error:  # MLflow's own, or its server's: training need not wait for it
+            progress.say(f"MLflow does not take the figures of epoch {epoch}: {tracking.reason_of(error)}")
+
+    def flush(self) -> None:
+        """Log what waits. Raises MLflow's error."""
+        for epoch in sorted(self._waiting):
+            self.run.log_metrics(self._waiting[epoch], step=epoch)
+            self._logged.add(epoch)
+            del self._waiting[epoch]
+
+
+def tell(channel: str, *event: Any) -> None:
+    """Leave an event (of what JSON can hold) for whoever listens to the channel."""
+    from ray.experimental.internal_kv import _internal_kv_put
+
+    _internal_kv_put(f"{channel}{time.time_ns():020d}", json.dumps(event))
+
+
+@contextmanager
+def listening(name: str, curves: EpochListener, config: Config, scaling: dict[str, Any]) -> Iterator[str]:
+    """Listen, in a thread of its own, to what is told on the channel of this name."""
+    channel, over = f"raycls/{name}/", threading.Event()
+    arguments = (_events(channel, over, curves.beat), curves, config, scaling)
+    thread = threading.Thread(target=_listen, args=arguments, daemon=True)
+    thread.start()
+    try:
+        yield channel
+    finally:
+        over.set()
+        thread.join(timeout=10)
+
+
+def _events(channel: str, over: threading.Event, beat: Callable[[], None]) -> Iterator[Any]:
+    """What is told, in order, until `over` is set and all of it was heard."""
+    from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_get, _internal_kv_list
+
+    last_look = False
+    while not last_look:
+        last_look = over.wait(LOOK_S)
+        # MLflow or the store may be out of reach for a while. Where they are gone for good, the run itself reports it.
+        with suppress(Exception):
+            beat()
+        with suppress(Exception):
+            for key in sorted(_internal_kv_list(channel)):
+                event = json.loads(_internal_kv_get(key))
+                _internal_kv_del(key)
+                yield event
+
+
+def _listen(events: Iterator[Any], curves: EpochListener, config: Config, scaling: dict[str, Any]) -> None:
+    count = scaling["num_workers"]
+    kind = "GPU" if scaling.get("use_gpu") else f"{scaling['resources_per_worker']['CPU']} CPU"
+    with progress.bar(f"starting {count} training worker{'s' if count > 1 else ''} × {kind}"):
+        first = next(events, None)
+    if first is None:
+        return
+    epochs = config.training.epochs
+    with progress.bar(f"training {epochs} epochs", total=epochs) as bar:
+        for what, *told in itertools.chain([first], events):
+            if what == "step":
+                done, total = told
+                bar.update(epochs * done / total)
+            elif what == "resumed":
+                progress.say(f"  going on after epoch {told[0]}")
+                bar.update(told[0])
+            else:
+                metrics = told[0]
+                epoch = int(metrics["epoch"])
+                curves.add(metrics)
+                progress.say(
+                    f"  epoch {epoch}/{epochs}  train_loss {metrics['train_loss']:.3f}  val_loss "
+                    f"{metrics['val_loss']:.3f}  val_accuracy {metrics['val_accuracy']:.4f}  "
+                    f"{metrics['images_per_s']:,.0f} images/s"
+                )
+                bar.update(epoch)

@@ -1,0 +1,284 @@
+"""A study's trials in the two books that hold them: Optuna's storage and MLflow.
+
+    ledger = StudyRecord(job, name, run)
+    trial = ledger.ask()                         # what to try next, or None when every trial was asked for
+    stop = ledger.epoch(trial.number, metrics)   # True: hopeless, stop it
+    ledger.end(trial.number, "done")
+    ledger.trials()
+
+Optuna decides what is tried and what is stopped early; MLflow shows it to people. Each trial stands once in each,
+whatever is killed and whenever: Optuna is told of an end first, and the StudyRecord of a study that was broken off brings
+MLflow up to it; a trial that was running then is asked for again, under its number. Knows nothing of Ray.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from raycls import home, tracking
+from raycls.errors import StudyError
+from raycls.tuning.space import architecture, configured, grid, own_values, suggest
+from raycls.tuning.spec import METRIC, State, StudySpec, Trial
+from raycls.tuning.trial_runs import TrialRunLogs
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna.trial import FrozenTrial
+
+RETRIES = 2  # of an epoch in which the trial's process died, perhaps for lack of memory
+# Attributes of trials and studies in Optuna's storage.
+CURVE, LATENCY, LATENCIES, RUN = "val_accuracy", "latency_ms", "latencies", "mlflow_run"
+HOPELESS, DEATHS, GIVEN, WINNER = "hopeless", "deaths_in_epoch", "given", "winner"
+RANDOM_TRIALS = 4  # before a search goes by what it has seen; Optuna's own 10 are most of a small study
+REDUCTION = 3  # one trial in so many goes on from a rung to the next
+_STATES: dict[str, State] = {
+    "WAITING": "waiting",
+    "RUNNING": "running",
+    "COMPLETE": "done",
+    "PRUNED": "stopped early",
+    "FAIL": "failed",
+}
+
+
+class StudyRecord:
+    """One study's books. `run` is the study's MLflow run. Raises StudyError where Optuna's storage does not answer."""
+
+    def __init__(self, spec: StudySpec, name: str, run: tracking.Run):
+        self.spec = spec
+        self._study = _open(spec, name, run.id)
+        self._runs = TrialRunLogs(spec, name, run)
+        self._running: dict[int, optuna.Trial] = {}
+        frozen = self._study.get_trials(deepcopy=False)
+        self._left = [trial for trial in frozen if trial.state.name == "RUNNING"]
+        for trial in frozen:
+            if trial.state.is_finished():
+                self._runs.close(_trial(trial))
+
+    def time_once(self, measure: Callable[[], dict[str, float]]) -> dict[str, float]:
+        """The latency of every architecture, measured now unless an earlier attempt at the study did."""
+        if LATENCIES not in self._study.user_attrs:
+            self._study.set_user_attr(LATENCIES, measure())
+        return self._study.user_attrs[LATENCIES]
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether every trial was asked for."""
+        frozen = self._study.get_trials(deepcopy=False)
+        if self._left or any(trial.state.name == "WAITING" for trial in frozen):
+            return False
+        return len(frozen) >= self.spec.trials or self.spec.search == "grid"
+
+    def ask(self) -> Trial | None:
+        """The next trial: one that was running when the study was broken off, else one that Optuna chooses."""
+        import optuna
+
+        if self._left:
+            asked = optuna.trial.Trial(self._study, self._left.pop(0)._trial_id)
+        elif self.exhausted:
+            return None
+        else:
+            asked = self._study.ask()
+        values = suggest(asked, self.spec.space)
+        if self.spec.timed:
+            made = architecture(configured(self.spec.config, values))
+            asked.set_user_attr(LATENCY, self._study.user_attrs[LATENCIES][made])
+        self._running[asked.number] = asked
+        trial = self._trial(asked.number)
+        self._runs.open(trial)
+        return trial
+
+    def epoch(self, number: int, metrics: dict[str, float]) -> bool:
+        """Keep an epoch of a running trial, once; whether the trial is to be stopped."""
+        trial, epoch = self._running[number], int(metrics["epoch"])
+        self._runs.epoch(number, metrics)
+        curve = _curve(self._frozen(number))
+        if epoch not in curve:
+            trial.set_user_attr("train_seconds", metrics["train_seconds"])
+            if self.spec.timed:  # Optuna takes no intermediate values of two objectives
+                trial.set_user_attr(CURVE, {**curve, epoch: metrics[METRIC]})
+            else:
+                trial.report(metrics[METRIC], epoch)
+        if self.spec.timed or epoch >= self.spec.max_epochs:
+            return False
+        # The pruner is asked once for an epoch, as it keeps what it has seen.
+        if epoch not in curve and trial.should_prune():
+            trial.set_user_attr(HOPELESS, True)
+        return trial.user_attrs.get(HOPELESS, False)
+
+    def died(self, number: int, reason: str) -> Trial | None:
+        """A running trial's process died. It is asked for again, or has failed for good, which is then returned.
+
+        One that got further since it last died may die again: what was killed by chance is no hopeless configuration.
+        """
+        trial = self._running[number]
+        epoch = 1 + max(_curve(self._frozen(number)), default=0)
+        last, deaths = trial.user_attrs.get(DEATHS, (epoch, 0))
+        deaths = 1 + (deaths if last == epoch else 0)
+        if deaths > RETRIES:
+            return self.end(number, "failed", f"its process died {deaths} times in epoch {epoch}: {reason}")
+        trial.set_user_attr(DEATHS, (epoch, deaths))
+        del self._running[number]
+        self._left.append(self._frozen(number))
+        return None
+
+    def end(self, number: int, state: Literal["done", "stopped early", "failed"], reason: str = "") -> Trial:
+        """A running trial has ended, for that reason if it failed."""
+        from optuna.trial import TrialState
+
+        trial, reported = self._running.pop(number), _curve(self._frozen(number))
+        if not reported and state != "failed":
+            state, reason = "failed", "it ended before its first epoch did"
+        if reason:
+            trial.set_user_attr("reason", reason[:2000])
+        if state == "done":
+            values = [max(reported.values())]
+            if self.spec.timed:
+                values.append(trial.user_attrs[LATENCY])
+            self._study.tell(trial, values)
+        else:
+            self._study.tell(trial, state=TrialState.FAIL if state == "failed" else TrialState.PRUNED)
+        ended = self._trial(number)
+        self._runs.close(ended)
+        return ended
+
+    def trials(self) -> tuple[Trial, ...]:
+        """Every trial there is so far, by number."""
+        return trials_of(self._study)
+
+    def choose(self, winner: Trial) -> None:
+        """Keep which trial is trained in full."""
+        self._study.set_user_attr(WINNER, winner.number)
+
+    def interrupt(self) -> None:
+        """The study is broken off."""
+        self._runs.interrupt()
+
+    def _frozen(self, number: int) -> FrozenTrial:
+        return self._study.get_trials(deepcopy=False)[number]
+
+    def _trial(self, number: int) -> Trial:
+        return _trial(self._frozen(number))
+
+
+def read(name: str) -> tuple[Trial, ...]:
+    """The trials of the study of this name. Raises StudyError."""
+    return trials_of(load(name))
+
+
+def load(name: str) -> optuna.Study:
+    """The study of this name, to be looked at. Raises StudyError that names those there are."""
+    import optuna
+
+    storage = _storage()
+    names = optuna.get_all_study_names(storage)
+    if name not in names:
+        raise StudyError(f"no study {name!r}; the studies are: {', '.join(names) or 'none yet'}")
+    return optuna.load_study(study_name=name, storage=storage)
+
+
+def winner_of(study: optuna.Study) -> Trial | None:
+    """The trial that is trained in full, once the search is over."""
+    number = study.user_attrs.get(WINNER)
+    return None if number is None else trials_of(study)[number]
+
+
+def trials_of(study: optuna.Study) -> tuple[Trial, ...]:
+    """Every trial there is so far, by number."""
+    return tuple(_trial(trial) for trial in study.get_trials(deepcopy=False))
+
+
+def _open(spec: StudySpec, name: str, run_id: str) -> optuna.Study:
+    """The study in Optuna's storage, made where it is missing, with what is to be tried first."""
+    import optuna
+
+    storage = _storage()
+    directions: list[Literal["maximize", "minimize"]] = (
+        ["maximize", "minimize"] if spec.timed else ["maximize"]
+    )
+    study = optuna.create_study(
+        study_name=name, storage=storage, directions=directions, pruner=_pruner(spec), load_if_exists=True
+    )
+    if study.user_attrs.setdefault(RUN, run_id) != run_id:
+        raise StudyError(f"Optuna's storage has another study {name!r}: choose another --study")
+    study.set_user_attr(RUN, run_id)
+    # A sampler is seeded anew with every attempt: with the same seed it would draw the same values again.
+    study.sampler = _sampler(spec, (spec.seed + 1_000_003 * len(study.get_trials(deepcopy=False))) % 2**32)
+    for values in _first(spec):
+        study.enqueue_trial(values, user_attrs={GIVEN: spec.search != "grid"}, skip_if_exists=True)
+    return study
+
+
+def _first(spec: StudySpec) -> list[dict[str, Any]]:
+    """What is tried first: the whole grid, or the configuration itself, so that no study ends below it."""
+    if spec.search == "grid":
+        return grid(spec.space)[: spec.trials]
+    own = own_values(spec.space, spec.config)
+    return [own] if own else []
+
+
+def _storage() -> optuna.storages.RDBStorage:
+    import optuna
+    from sqlalchemy.exc import SQLAlchemyError
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    uri = home.study_storage()
+    try:
+        if uri.startswith("sqlite:///"):
+            Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+        return optuna.storages.RDBStorage(uri)
+    except (SQLAlchemyError, optuna.exceptions.OptunaError, ImportError, OSError) as error:
+        raise StudyError(
+            f"Optuna's storage {uri} does not answer: {str(error).splitlines()[0]}; check RAYCLS_STUDIES, or unset it "
+            "for a database under RAYCLS_HOME"
+        ) from None
+
+
+def _sampler(spec: StudySpec, seed: int) -> optuna.samplers.BaseSampler:
+    from optuna.samplers import GPSampler, RandomSampler, TPESampler
+
+    # Both look at all settings together, as a large batch wants a large learning rate, and at what is running, so that
+    # trials which run at the same time are not all alike.
+    if spec.search == "gp":
+        return GPSampler(seed=seed, n_startup_trials=RANDOM_TRIALS, warn_independent_sampling=False)
+    if spec.search == "tpe":
+        return TPESampler(seed=seed, n_startup_trials=RANDOM_TRIALS)
+    return RandomSampler(seed=seed)
+
+
+def _pruner(spec: StudySpec) -> optuna.pruners.BasePruner:
+    from optuna.pruners import HyperbandPruner, NopPruner, SuccessiveHalvingPruner
+
+    if spec.scheduler == "asha":
+        # Not from the first epoch on, as is usual: the learning rate is at its height there, and who leads tells
+        # little of the end (docs/tuning.md).
+        third = max(1, spec.max_epochs // REDUCTION)
+        return SuccessiveHalvingPruner(min_resource=third, reduction_factor=REDUCTION)
+    if spec.scheduler == "hyperband":
+        return HyperbandPruner(min_resource=1, max_resource=spec.max_epochs, reduction_factor=REDUCTION)
+    return NopPruner()
+
+
+def _curve(trial: FrozenTrial) -> dict[int, float]:
+    """The validation accuracy after each epoch."""
+    if trial.intermediate_values:
+        return trial.intermediate_values
+    return {int(epoch): value for epoch, value in trial.user_attrs.get(CURVE, {}).items()}
+
+
+def _trial(trial: FrozenTrial) -> Trial:
+    curve = _curve(trial)
+    return Trial(
+        number=trial.number,
+        state=_STATES[trial.state.name],
+        values=dict(trial.params),
+        val_accuracy=max(curve.values()) if curve else None,
+        epochs=max(curve, default=0),
+        seconds=trial.user_attrs.get("train_seconds", 0.0),
+        asked_at=trial.datetime_start.timestamp() if trial.datetime_start else 0.0,
+        ended_at=trial.datetime_complete.timestamp() if trial.datetime_complete else None,
+        latency_ms=trial.user_attrs.get(LATENCY),
+        given=trial.user_attrs.get(GIVEN, False),
+        reason=trial.user_attrs.get("reason", ""),
+    )

@@ -1,0 +1,67 @@
+"""Ending a session whole, and nothing else."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from raycls.cluster.processes import SessionLeader, psutil
+
+# A leader that ignores SIGTERM, with a child that ignores it too and a grandchild in a session of its own.
+STUBBORN = """
+import signal, subprocess, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+sleep = "import time; time.sleep(60)"
+child = "import signal, subprocess, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
+child += f"subprocess.Popen([sys.executable, '-c', {sleep!r}], start_new_session=True);"
+child += "open(sys.argv[1], 'w').close(); time.sleep(60)"
+subprocess.Popen([sys.executable, "-c", child, sys.argv[1]])
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def leader(tmp_path: Path) -> Iterator[SessionLeader]:
+    ready = tmp_path / "ready"
+    process = subprocess.Popen([sys.executable, "-c", STUBBORN, str(ready)], start_new_session=True)
+    found = SessionLeader.of(process.pid)
+    while not ready.exists():
+        time.sleep(0.05)
+    yield found
+    for member in found.members():
+        member.kill()
+    process.wait(10)
+
+
+@pytest.fixture(autouse=True)
+def _short_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("raycls.cluster.processes.TERM_S", 0.5)
+
+
+def test_everything_ends_even_what_ignores_sigterm(leader: SessionLeader) -> None:
+    members = leader.members()
+    assert len(members) == 3
+    assert leader.end() == []
+    assert not leader.alive()
+    assert not any(psutil.pid_exists(p.pid) and p.status() != psutil.STATUS_ZOMBIE for p in members)
+
+
+def test_what_an_ended_leader_left_is_still_found(leader: SessionLeader) -> None:
+    psutil.Process(leader.pid).kill()
+    while leader.alive():
+        time.sleep(0.05)
+    assert len(leader.members()) == 2
+    assert leader.end() == []
+
+
+def test_a_recycled_id_is_somebody_else(leader: SessionLeader) -> None:
+    stranger = replace(leader, started=leader.started - 1)
+    assert not stranger.alive()
+    assert stranger.end() == []
+    assert leader.alive()

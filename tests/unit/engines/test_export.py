@@ -1,0 +1,145 @@
+"""Exported files, loaded by their own runtimes, beside the network they come from, on real digits."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from raycls.config import override, preset
+from raycls.data.packed import PackedDataset, sha256_file
+from raycls.data.tensors import as_tensor
+from raycls.engines import export as module
+from raycls.engines.export import TOLERANCE, export
+from raycls.engines.predictor import Predictor
+from raycls.errors import ExportError, UsageError
+from raycls.models.card import sha256
+from raycls.training import loop
+
+
+def _trained(network: str, digits: PackedDataset, directory: Path, *settings: str) -> Path:
+    config = override(preset("smoke", digits.manifest, network), ["epochs=2", *settings])
+    loop.fit(config, digits, on_epoch=lambda metrics, snapshot: snapshot.save(directory))
+    return directory
+
+
+@pytest.fixture(scope="module")
+def fastcnn(digits: PackedDataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fastcnn that has learnt a little, so that its batch norms and dropout say something."""
+    return _trained("fastcnn", digits, tmp_path_factory.mktemp("fastcnn"), "dropout=0.2", "epochs=4")
+
+
+def _answers(format: str, path: Path, images: np.ndarray) -> np.ndarray:
+    """Logits, by the runtime that a user of the file would take."""
+    if format == "onnx":
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(path)
+        assert list(session.get_inputs()[0].shape)[1:] == [8, 8, 3]
+        return session.run(["logits"], {"images": images})[0]
+    load = torch.export.load if format == "torch-export" else torch.jit.load
+    found = load(str(path))
+    return (found.module() if format == "torch-export" else found)(as_tensor(images)).numpy()
+
+
+@pytest.mark.parametrize(
+    ("network", "format"),
+    [
+        ("fastcnn", "onnx"),
+        ("fastcnn", "torch-export"),
+        ("fastcnn", "torchscript"),
+        ("mlp", "onnx"),
+        pytest.param("cnn", "onnx", marks=pytest.mark.slow),
+        *(
+            pytest.param(network, format, marks=pytest.mark.slow)
+            for network in ("resnet18", "efficientnet_b0", "mobilenet_v3_small")
+            for format in ("onnx", "torch-export", "torchscript")
+        ),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")  # the runtimes' own deprecations
+def test_a_file_answers_as_the_network(
+    network: str, format: str, digits: PackedDataset, fastcnn: Path, tmp_path: Path
+) -> None:
+    # In bf16, the weight gradient of a convolution over a single pixel (what these networks make of 8) is now and then
+    # NaN, by torch 2.15 on a CPU.
+    short = ("train_fraction=0.1", "precision=fp32")
+    directory = (
+        fastcnn if network == "fastcnn" else _trained(network, digits, tmp_path / "checkpoint", *short)
+    )
+    path = tmp_path / "exports" / "digits.file"
+    result = export(directory, digits, path, format=format, model="digits/7")
+    assert result.images == digits.manifest.counts["val"]
+    assert result.max_logit_difference <= TOLERANCE
+    assert result.accuracy_difference == 0
+    assert result.size == path.stat().st_size
+
+    predictor = Predictor.load(directory, device="cpu", engine="reference")
+    images = np.array(digits.images("test")[:9])
+    expected = predictor.logits(images)
+    for count in (1, 9):  # much less than the answers differ among each other
+        difference = np.abs(_answers(format, path, images[:count]) - expected[:count]).max()
+        assert difference <= min(TOLERANCE, np.ptp(expected) / 1000)
+
+    described = json.loads(result.description.read_text())
+    assert described["classes"] == list(digits.manifest.classes)
+    assert described["image_size"] == 8
+    assert described["model"] == "digits/7"
+    assert described["file_sha256"] == sha256_file(path)
+    assert described["checkpoint_sha256"] == sha256(directory)
+    assert sorted(p.name for p in path.parent.iterdir()) == ["digits.file", "digits.file.json"]
+
+
+@pytest.mark.parametrize("format", ["onnx", pytest.param("torch-export", marks=pytest.mark.slow)])
+@pytest.mark.filterwarnings("ignore")
+def test_int8_is_smaller_and_nearly_as_good(
+    format: str, digits: PackedDataset, fastcnn: Path, tmp_path: Path
+) -> None:
+    whole = export(fastcnn, digits, tmp_path / "float", format=format, model="digits/7")
+    result = export(fastcnn, digits, tmp_path / "int8", format=format, model="digits/7", int8=True)
+    assert TOLERANCE < result.max_logit_difference < 2, "int8 changes every answer a little"
+    assert abs(result.accuracy_difference) < 0.03
+    assert json.loads(result.description.read_text())["int8"]
+    if format == "onnx":  # torch.export's graph outweighs the weights of a network as small as this
+        assert result.size < whole.size
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["float", "float.json", "int8", "int8.json"]
+
+
+def test_a_file_that_answers_otherwise_is_not_kept(
+    digits: PackedDataset, fastcnn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = module._READ["torchscript"]
+    monkeypatch.setitem(
+        module._READ, "torchscript", lambda path: lambda batch: right(path)(batch) + np.float32(0.01)
+    )
+    with pytest.raises(ExportError, match=r"by up to 0\.01 on 359 images"):
+        export(fastcnn, digits, tmp_path / "wrong.pt", format="torchscript", model="digits/7")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_cannot_be_exported_is_told(
+    digits: PackedDataset, fastcnn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def tried(**options: object) -> None:
+        arguments = {"format": "torchscript", "model": "digits/7", "path": tmp_path / "x", **options}
+        export(fastcnn, digits, **arguments)  # type: ignore[arg-type]
+
+    with pytest.raises(UsageError, match="the formats are: onnx, torch-export, torchscript"):
+        tried(format="tflite")
+    with pytest.raises(UsageError, match="no int8 for torchscript"):
+        tried(int8=True)
+    with pytest.raises(ExportError, match=r"cannot write .*; choose --output"):
+        tried(path=Path("/dev/null/x"))
+    changed = digits.manifest.model_copy(update={"fingerprint": "0" * 64})
+    with pytest.raises(UsageError, match="no longer the one that digits/7 was trained on"):
+        export(fastcnn, type(digits)(digits.path, changed), tmp_path / "x", format="onnx", model="digits/7")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(
+        UsageError, match=r"needs onnx, onnxscript, onnxruntime: pip install 'raycls\[export\]'"
+    ):
+        tried(format="onnx")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,68 @@
+"""Each verdict from the curves that deserve it, with the figures it comes from in its sentence."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from raycls.reports.curves import Fit, diagnose
+
+
+def _history(
+    train_loss: list[float], val_loss: list[float], val_accuracy: list[float], lr: list[float] | None = None
+) -> list[dict[str, float]]:
+    rows = zip(train_loss, val_loss, val_accuracy, strict=True)
+    rates = [{"lr": rate} for rate in lr] if lr else [{}] * len(train_loss)
+    return [
+        {"epoch": i + 1, "train_loss": t, "val_loss": v, "val_accuracy": a, **rates[i]}
+        for i, (t, v, a) in enumerate(rows)
+    ]
+
+
+def _fit(train: float, val: float, images: int = 5000) -> Fit:
+    return Fit(
+        epoch=8, train_accuracy=train, train_loss=0.3, val_accuracy=val, val_loss=0.4, val_images=images, classes=10
+    )  # fmt: skip
+
+
+SETTLED = _history([2.0, 1.2, 0.9, 0.8, 0.75, 0.74, 0.73, 0.73], [1.5, 1.0, 0.8, 0.7, 0.6, 0.6, 0.6, 0.6],
+                   [0.4, 0.7, 0.8, 0.85, 0.88, 0.889, 0.89, 0.89])  # fmt: skip
+RISING = _history(
+    [2.0, 1.6, 1.3, 1.1, 1.0, 0.9, 0.8, 0.7],
+    [1.5, 1.2, 1.0, 0.9, 0.8, 0.7, 0.6, 0.5],
+    [0.3, 0.4, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8],
+    [0.1, 0.08, 0.06, 0.05, 0.04, 0.03, 0.02, 0.01],
+)
+JUMPING = _history([2.0, 1.5, 1.9, 1.4, 1.8, 1.3, 1.2, 1.1], [2.0, 1.5, 2.5, 1.4, 1.8, 1.3, 1.2, 1.1],
+                   [0.3, 0.4, 0.2, 0.5, 0.4, 0.5, 0.5, 0.5])  # fmt: skip
+PAST = _history([2.0, 1.0, 0.5, 0.3, 0.1, 0.05, 0.02, 0.01], [1.2, 0.9, 0.8, 0.8, 1.0, 1.2, 1.4, 1.6],
+                [0.5, 0.7, 0.75, 0.74, 0.72, 0.70, 0.69, 0.68])  # fmt: skip
+STUCK = _history([2.4, 2.31, 2.3, 2.3], [2.3, 2.3, 2.3, 2.3], [0.1, 0.1, 0.1, 0.1])
+
+
+@pytest.mark.parametrize(
+    ("history", "fit", "verdicts", "told"),
+    [
+        (SETTLED, _fit(0.94, 0.89), ["a fair fit", "converged"], "94.0%"),
+        (SETTLED, _fit(0.999, 0.89), ["overfitting", "converged"], "a gap of 10.9 points"),
+        (SETTLED, _fit(0.90, 0.89), ["underfitting", "converged"], "90.0%"),
+        (RISING, _fit(0.82, 0.80), ["underfitting", "still improving"], "training.epochs=16"),
+        (JUMPING, _fit(0.5, 0.5), ["learning rate too high", "underfitting", "converged"], "2 of 8 epochs (3, 5)"),
+        (PAST, _fit(0.99, 0.75), ["overfitting", "past its best"], "from 0.800 in epoch 3 to 1.600"),
+        (STUCK, _fit(0.1, 0.1), ["has not learned"], f"{math.log(10):.3f}"),
+        ([], _fit(0.94, 0.89), ["a fair fit"], "89.0%"),
+        # The same gap and the same rise, on validation splits too small to tell them from chance.
+        (SETTLED, _fit(0.97, 0.89, images=40), ["a fair fit", "converged"], "± 9.9%"),
+        (RISING, _fit(0.82, 0.80, images=40), ["underfitting", "trend unclear"], "no more than the ± 12.6% that 40"),
+    ],
+)  # fmt: skip
+def test_the_verdicts(history: list[dict[str, float]], fit: Fit, verdicts: list[str], told: str) -> None:
+    findings = diagnose(history, fit)
+    assert [finding.verdict for finding in findings] == verdicts
+    assert told in " ".join(finding.reason for finding in findings)
+
+
+def test_the_learning_rates_end_is_told_where_it_was_logged() -> None:
+    told = diagnose(RISING, _fit(0.82, 0.80))[-1].reason
+    assert "while the learning rate fell to its end" in told

@@ -1,0 +1,96 @@
+"""Reading serve_config.yaml: what is pinned, what is refused, and what an update keeps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from ray.serve.schema import ServeDeploySchema
+
+from raycls.config import ServingConfig
+from raycls.errors import ConfigError
+from raycls.serving.control.configuration import ServeConfiguration
+
+CONFIG = Path(__file__).parents[4] / "serve_config.yaml"
+
+
+def test_the_file_is_one_that_serve_accepts() -> None:
+    document = ServeConfiguration.read(CONFIG)
+    schema = ServeDeploySchema.model_validate(document.content)
+    assert (document.host, document.port, document.url) == ("127.0.0.1", 8000, "http://127.0.0.1:8000")
+    assert (document.name, document.model, document.replicas) == ("raycls", None, 1)
+    assert schema.applications[0].import_path == "raycls.serving.app:build"
+
+
+def test_an_update_loses_no_request() -> None:
+    # Serve's default of 0 stops the old replica first.
+    assert ServeConfiguration.read(CONFIG).deployment["max_surge_percent"] > 0
+
+
+def test_model_port_and_replicas_are_pinned() -> None:
+    read = ServeConfiguration.read(CONFIG)
+    document = read.pinned(model="digits/3", port=8123, replicas=2)
+    assert (document.model, document.host, document.port, document.replicas) == (
+        "digits/3",
+        "127.0.0.1",
+        8123,
+        2,
+    )
+    assert "autoscaling_config" not in document.deployment
+    schema = ServeDeploySchema.model_validate(document.content)
+    assert schema.applications[0].deployments[0].num_replicas == 2
+    assert (read.model, read.port, read.replicas) == (None, 8000, 1)  # what was read is as it was
+
+
+def test_all_interfaces_are_reached_by_loopback() -> None:
+    assert ServeConfiguration.read(CONFIG).pinned(host="0.0.0.0").url == "http://127.0.0.1:8000"
+
+
+def test_an_update_keeps_host_port_and_token() -> None:
+    former = ServeConfiguration.read(CONFIG).pinned(host="0.0.0.0", port=8123)
+    former.arguments["token_sha256"] = "0" * 64
+    document = ServeConfiguration.read(CONFIG).pinned(model="digits/3", port=8000)
+    updated = document.in_place_of(former)
+    assert (updated.model, updated.host, updated.port) == ("digits/3", "0.0.0.0", 8123)
+    assert updated.arguments["token_sha256"] == "0" * 64
+    assert (document.port, document.asks_for_token) == (8000, False)
+    assert not former.in_place_of(document).asks_for_token
+
+
+@pytest.mark.parametrize("options", [None, {}, {"host": None, "port": None}])
+def test_what_the_file_leaves_out(options: dict[str, None] | None) -> None:
+    deployment = {"name": "Classifier", "autoscaling_config": None, "num_replicas": "auto"}
+    document = ServeConfiguration(
+        {"http_options": options, "applications": [{"args": None, "deployments": [deployment]}]}
+    )
+    assert (document.name, document.model, document.replicas) == ("default", None, 1)
+    assert document.url == "http://127.0.0.1:8000"
+    # Told to Serve, whose own default host is everywhere.
+    assert document.content["http_options"] == {"host": "127.0.0.1", "port": 8000}
+    assert document.settings == ServingConfig()
+    assert document.pinned(model="digits/3").content["applications"][0]["args"] == {"model": "digits/3"}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("max_batch_size: 64", "max_batch_size: 0", "max_batch_size=0"),
+        ("max_batch_size: 64", "max_bach_size: 64", "max_bach_size"),
+        ("threads: 1", "threads: many", "threads='many'"),
+        ("name: Classifier", "name: Other", "Classifier"),
+        ("applications:", "apps:", "Classifier"),
+        ("port: 8000", "port: [", "not YAML"),
+    ],
+)
+def test_a_wrong_file_is_one_line(tmp_path: Path, old: str, new: str, words: str) -> None:
+    path = tmp_path / "serve_config.yaml"
+    assert old in CONFIG.read_text()
+    path.write_text(CONFIG.read_text().replace(old, new))
+    with pytest.raises(ConfigError, match=words.replace("[", r"\[")) as caught:
+        ServeConfiguration.read(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="there is no"):
+        ServeConfiguration.read(tmp_path / "serve_config.yaml")

@@ -1,0 +1,30 @@
+"""What does not start, and what is drawn from Serve's messages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from raycls.errors import ClusterError, UnknownModelError
+from raycls.serving.control import deploy
+from raycls.serving.control.configuration import ServeConfiguration
+
+CONFIG = Path(__file__).parents[4] / "serve_config.yaml"
+
+
+def test_deploy_without_a_cluster(home: Path) -> None:
+    with pytest.raises(ClusterError, match="raycls up"):
+        deploy.deploy(ServeConfiguration.read(CONFIG))
+
+
+def test_up_without_a_champion_starts_nothing(home: Path) -> None:
+    with pytest.raises(UnknownModelError, match="raycls t"):
+        deploy.up(ServeConfiguration.read(CONFIG).pinned(port=0))
+    assert not (home / "cluster.json").exists()
+
+
+def test_the_reason_is_the_last_line_of_a_traceback() -> None:
+    message = "Deploying app failed with exception:\nTraceback:\n  File x\nraycls.errors.CheckpointError: damaged\n\n"
+    assert deploy.reason(message) == "raycls.errors.CheckpointError: damaged"
+    assert deploy.reason("") == ""

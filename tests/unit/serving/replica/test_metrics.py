@@ -1,0 +1,124 @@
+"""What replicas count, and that one answer holds all of them."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from raycls.engines.predictor import Prediction
+from raycls.registry import ModelVersion
+from raycls.serving.replica.metrics import Metrics, exposition
+
+ROOT = Path(__file__).parents[4]
+CLASSES = ("cat", "dog")
+
+
+def counted(replica: str) -> Metrics:
+    version = ModelVersion(
+        name="pets",
+        version="3",
+        aliases=(),
+        run_id="",
+        uri="",
+        sha256="",
+        fingerprint="",
+        metrics={},
+        tags={},
+    )
+    return Metrics(replica, version, CLASSES, "torch")
+
+
+def prediction(index: int, confidence: float) -> Prediction:
+    return Prediction(
+        class_index=index,
+        class_name=CLASSES[index],
+        confidence=confidence,
+        probabilities=np.zeros(2),
+        classes=CLASSES,
+    )
+
+
+def samples(*replicas: Metrics) -> dict[tuple[str, ...], float]:
+    """Values by the sample's name, its replica, and the values of its other labels."""
+    text = bytes(exposition([replica.collect() for replica in replicas]).body).decode()
+    families = list(text_string_to_metric_families(text))
+    assert len({family.name for family in families}) == len(families)
+    return {
+        (sample.name, sample.labels.pop("replica", ""), *sample.labels.values()): sample.value
+        for family in families
+        for sample in family.samples
+    }
+
+
+def test_every_replica_is_in_one_answer_with_series_of_its_own() -> None:
+    a, b = counted("a"), counted("b")
+    a.request(200, 0.004)
+    a.request(200, 0.004)
+    a.request(415, 0.001)
+    b.request(200, 0.2)
+    found = samples(a, b)
+    assert found["raycls_requests_total", "a", "200"] == 2
+    assert found["raycls_requests_total", "a", "415"] == 1
+    assert found["raycls_requests_total", "b", "200"] == 1
+    assert found["raycls_request_seconds_count", "a"] == 3
+    assert found["raycls_request_seconds_sum", "b"] == pytest.approx(0.2)
+    assert {key[1:] for key in found if key[0] == "raycls_model_info"} == {
+        ("a", "torch", "pets", "3"),
+        ("b", "torch", "pets", "3"),
+    }
+
+
+def test_a_batch_and_what_was_answered() -> None:
+    a = counted("a")
+    a.batch([0.001, 0.02, 0.02], decode_seconds=0.003, forward_seconds=0.03)
+    a.batch([0.5], decode_seconds=0.001, forward_seconds=None)  # an image that could not be read
+    a.answers([prediction(1, 0.97), prediction(1, 0.55), prediction(0, 1.0)])
+    found = samples(a)
+    assert found["raycls_batch_images_count", "a"] == 2
+    assert found["raycls_batch_images_sum", "a"] == 4
+    assert found["raycls_batch_images_bucket", "a", "2.0"] == 1
+    assert found["raycls_batch_images_bucket", "a", "4.0"] == 2
+    assert found["raycls_queue_seconds_bucket", "a", "0.001"] == 1  # a bound holds what equals it
+    assert found["raycls_queue_seconds_bucket", "a", "0.025"] == 3
+    assert found["raycls_queue_seconds_bucket", "a", "+Inf"] == 4
+    assert found["raycls_decode_seconds_count", "a"] == 2
+    assert found["raycls_forward_seconds_count", "a"] == 1
+    assert found["raycls_predictions_total", "a", "dog"] == 2
+    assert found["raycls_predictions_total", "a", "cat"] == 1
+    assert found["raycls_confidence_bucket", "a", "0.6"] == 1
+    assert found["raycls_confidence_count", "a"] == 3
+
+
+def test_the_dashboard_asks_for_what_is_counted() -> None:
+    a = counted("a")
+    a.request(200, 0.004)
+    known = {name for name, *_ in samples(a)}
+    dashboard = json.loads((ROOT / "deploy" / "grafana.json").read_text())
+    asked = {
+        name
+        for panel in dashboard["panels"]
+        for target in panel["targets"]
+        for name in re.findall(r"raycls_\w+", target["expr"])
+    }
+    assert len(asked) >= 8
+    assert asked <= known
+
+
+def test_counters_that_have_not_begun_are_there_with_nothing() -> None:
+    found = samples(counted("a"))
+    assert found["raycls_predictions_total", "a", "cat"] == 0
+    assert found["raycls_queue_seconds_bucket", "a", "+Inf"] == 0
+
+
+def test_only_predictions_have_a_duration() -> None:
+    replica = counted("a")
+    replica.request(200)
+    replica.request(200, 0.004)
+    found = samples(replica)
+    assert found["raycls_requests_total", "a", "200"] == 2
+    assert found["raycls_request_seconds_count", "a"] == 1

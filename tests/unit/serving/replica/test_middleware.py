@@ -1,0 +1,101 @@
+"""Headers before they reach Ray's replica."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+from starlette.middleware import Middleware
+from starlette.types import Message, Receive, Scope, Send
+
+from raycls.serving.replica.middleware import (
+    MAX_HEADER_BYTES,
+    REFUSED_BEFORE,
+    UNWATCHED,
+    HeaderFilter,
+    middlewares,
+)
+
+Headers = list[tuple[bytes, bytes]]
+
+
+def passed(
+    headers: Headers, own: list[tuple[bytes, bytes]] | None = None
+) -> tuple[Headers | None, list[Message]]:
+    """The headers that the application was given, or None, and what was sent in its place."""
+    seen: list[Headers] = []
+    sent: list[Message] = []
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        seen.append(scope["headers"])
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    (middleware,) = [Middleware(HeaderFilter, own=own)] if own else middlewares()
+    app = middleware.cls(application, *middleware.args, **middleware.kwargs)
+    asyncio.run(app({"type": "http", "headers": headers}, receive, send))  # type: ignore[arg-type]
+    return (seen[0] if seen else None), sent
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        (b"x-request-disconnect-disabled", b"?1"),
+        (b"x-request-timeout-seconds", b"0.001"),
+        (b"x-request-timeout-seconds", b"\xff"),
+        (b"x-request-id", b"\xff"),
+        (b"x-session-id", b"\xff"),
+        (b"serve_multiplexed_model_id", b"\xff"),
+    ],
+)
+def test_no_client_gives_ray_orders(order: tuple[bytes, bytes]) -> None:
+    usual = [(b"host", b"x"), (b"content-type", b"image/png")]
+    assert passed([*usual, order]) == (usual, [])
+
+
+def test_in_a_replica_ray_gets_ours_and_once() -> None:
+    sent = [(b"host", b"x"), (b"x-request-disconnect-disabled", b"?0")]
+    assert passed(sent, [UNWATCHED]) == ([(b"host", b"x"), UNWATCHED], [])
+
+
+@pytest.mark.parametrize(
+    ("behind_haproxy", "value", "told"),
+    [
+        (True, b"12", 12),
+        (False, b"12", None),
+        (True, b"1" * 400, None),
+        (True, b"-1", None),
+        (True, b"\xb2", None),
+        (True, b"", None),
+    ],
+)
+def test_how_many_were_refused_is_what_haproxy_says(
+    behind_haproxy: bool, value: bytes, told: int | None
+) -> None:
+    seen: list[Scope] = []
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        seen.append(scope)
+
+    app = HeaderFilter(application, behind_haproxy=behind_haproxy)
+    asyncio.run(app({"type": "http", "headers": [(b"x-refused", value)]}, None, None))  # type: ignore[arg-type]
+    assert seen[0].get(REFUSED_BEFORE) == told
+    assert seen[0]["headers"] == []
+
+
+def test_an_id_of_the_clients_own_stays() -> None:
+    named = [(b"x-request-id", b"abc-1")]
+    assert passed(named) == (named, [])
+
+
+def test_too_many_headers_get_a_problem_document() -> None:
+    flood = [(b"x-%d" % i, bytes(1000)) for i in range(MAX_HEADER_BYTES // 1000 + 1)]
+    seen, (start, body) = passed(flood)
+    assert seen is None
+    assert start["status"] == json.loads(body["body"])["status"] == 431
+    assert (b"content-type", b"application/problem+json") in start["headers"]
