@@ -1,11 +1,11 @@
-"""Ray's lifecycle: the only place that starts, finds and stops a Ray cluster.
+"""Start, find and stop a Ray cluster: the only place that does.
 
     cluster.connect()              # a driver: use the running cluster, or start one that ends with this process
     running = cluster.start()      # a cluster of its own on loopback that outlives this process
     cluster.stop()                 # exactly what start() started, nothing else on this machine
 
-What start() started stands in `$RAYCLS_HOME/cluster.json`. Knows nothing of models or HTTP: raycls/serving/control/deploy.py
-puts the application on the cluster.
+`$RAYCLS_HOME/cluster.json` records the cluster of `start`. Knows nothing of models or HTTP: it is
+raycls/serving/control/deploy.py that puts the application on the cluster.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from raycls.cluster.environment import (
 )
 from raycls.errors import ClusterError
 from raycls.home import home, lock
+from raycls.ray_patches import driver_address, driver_token
 
 if TYPE_CHECKING:
     import psutil
@@ -48,7 +49,7 @@ START_TIMEOUT_S = 120
 
 @dataclass(frozen=True, kw_only=True)
 class Cluster:
-    """A cluster that `start` started: its head process and birth, where drivers and people reach it, its files."""
+    """A cluster that `start` started: its head process with its start time, its addresses and its files."""
 
     pid: int
     started: float
@@ -68,11 +69,11 @@ class Cluster:
 
 
 def connect(num_cpus: int | None = None, *, log_to_driver: bool = False, start_local: bool = True) -> None:
-    """Connect this process to Ray: `$RAY_ADDRESS`, else `raycls up`'s cluster, else any Ray of this machine.
+    """Connect this process to Ray: to `$RAY_ADDRESS`, else the cluster of `raycls up`, else any Ray of this machine.
 
-    Where none runs, a local one is started with num_cpus (all of the machine's when None) that ends with this
-    process. Returns at once when already connected. Raises ClusterError when a named cluster does not answer, and
-    when none runs and start_local is False.
+    Where none runs, start a local Ray with num_cpus (default: all of the machine's) that ends with this process. Return
+    at once when already connected. Raises ClusterError when a named cluster does not answer, and when none runs and
+    start_local is False.
     """
     import ray
 
@@ -80,11 +81,12 @@ def connect(num_cpus: int | None = None, *, log_to_driver: bool = False, start_l
         return
     running = status()
     address = os.environ.get("RAY_ADDRESS") or (running.address if running else _started_by_hand())
-    _authenticate(address)
+    ensure_token()
+    driver_token.authenticate(with_token=not _is_open(address))
     if address is None and not start_local:
         raise ClusterError("no Ray runs on this machine: start it with `raycls up`")
     if running and address == running.address:
-        _stay_on_loopback()
+        driver_address.keep_loopback()
     local = address in (None, "local")
     if local:
         os.environ |= SAME_PRIORITY
@@ -93,7 +95,7 @@ def connect(num_cpus: int | None = None, *, log_to_driver: bool = False, start_l
             ray.init(
                 address or "local",
                 num_cpus=num_cpus if local else None,
-                # Nobody looks at the dashboard of a Ray that ends with its driver, and its processes take CPU from
+                # A private Ray needs no dashboard: it ends with this process, and the dashboard takes CPU from
                 # training.
                 include_dashboard=False if local else None,
                 logging_level=logging.WARNING,
@@ -105,14 +107,11 @@ def connect(num_cpus: int | None = None, *, log_to_driver: bool = False, start_l
 
 
 def _started_by_hand() -> str | None:
-    """The address that `ray start` recorded on this machine, where a cluster still answers.
+    """Return the address that `ray start` recorded on this machine, where a cluster still answers there.
 
-    Not Ray's own "auto", which also joins any other process's private Ray that it finds in the process list, and
-    waits minutes for one that listens elsewhere or is dead.
+    Ray's own "auto" would also join the private Ray of any other process, and wait minutes for a dead one.
     """
-    from ray._common.utils import get_default_ray_temp_dir
-
-    record = Path(get_default_ray_temp_dir()) / "ray_current_cluster"
+    record = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster"
     try:
         address = record.read_text().strip()
         host, _, port = address.rpartition(":")
@@ -123,21 +122,21 @@ def _started_by_hand() -> str | None:
 
 
 def start(*, num_cpus: int | None = None) -> Cluster:
-    """Start a one-node cluster on loopback in a session of its own, and return when it accepts drivers.
+    """Start a one-node cluster on loopback, in a session of its own, and return it when it accepts drivers.
 
-    Ports are chosen free, Ray's usual ones first, so that several clusters can live on one machine.
-    Raises ClusterError when one is already running for this home or Ray does not start; nothing is then left.
+    Take free ports, Ray's usual ones first, so that several clusters can run on one machine. Raises ClusterError when
+    one is already running for this home, or when Ray does not start; then nothing is left of it.
     """
     from raycls.cluster.processes import SessionLeader
 
     ensure_token()
-    with lock("cluster.lock", "another `raycls up` is starting a cluster just now: wait for it"):
+    with lock("cluster.lock", "another `raycls up` is starting a cluster: wait for it"):
         if running := status():
             raise ClusterError(
                 f"already up: process {running.pid}, dashboard {running.dashboard}; stop it with `raycls down`"
             )
-        stop()  # what a killed head may have left
-        # Short, whatever TMPDIR says: the paths of the sockets in it may have 97 characters.
+        stop()  # processes that a killed head may have left
+        # In /tmp, whatever TMPDIR says: the paths of Ray's sockets may have 97 characters at most.
         directory = Path(tempfile.mkdtemp(prefix="raycls-", dir="/tmp"))
         port, dashboard_port = free_port(6379), free_port(8265)
         options: dict[str, object] = {
@@ -163,7 +162,7 @@ def start(*, num_cpus: int | None = None) -> Cluster:
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,
-                    start_new_session=True,  # Ctrl-C reaches `start` alone, which then ends all of it in order
+                    start_new_session=True,  # Ctrl-C reaches `start` alone, which then stops the cluster in order
                 )
                 running = Cluster(
                     **asdict(SessionLeader.of(process.pid)),
@@ -182,13 +181,13 @@ def start(*, num_cpus: int | None = None) -> Cluster:
 
 
 def status() -> Cluster | None:
-    """The cluster that `start` started under this home, if its head process is alive."""
+    """Return the cluster that `start` started under this home, or None where its head process is not alive."""
     cluster = _read_state()
     return cluster if cluster and cluster.head.alive() else None
 
 
 def stop() -> bool:
-    """End every process of the cluster that `start` started, and remove its files; False when there was none.
+    """End every process of the cluster that `start` started, and remove its files. Return False when there was none.
 
     Raises ClusterError when a process survives SIGKILL.
     """
@@ -202,19 +201,10 @@ def stop() -> bool:
     return True
 
 
-def _authenticate(address: str | None) -> None:
-    """Let this process send the token where the cluster asks for it, whatever the mode was when ray was imported."""
-    from ray._raylet import Config  # type: ignore[attr-defined]
-
-    ensure_token()
-    os.environ["RAY_AUTH_MODE"] = "disabled" if _is_open(address) else "token"
-    Config.initialize("")  # reads the environment again
-
-
 def _is_open(address: str | None) -> bool:
-    """Whether the cluster asks for no token, as one that a plain `ray start` made.
+    """Return whether the cluster asks for no token, like the one that a plain `ray start` makes.
 
-    Such a cluster cannot call a driver back that asks for one, and takes it for dead with all that it started.
+    Such a cluster cannot call back a driver that asks for a token. It takes the driver for dead.
     """
     import grpc
 
@@ -224,17 +214,9 @@ def _is_open(address: str | None) -> bool:
         ask = channel.unary_unary("/ray.rpc.NodeInfoGcsService/GetClusterId")
         try:
             ask(b"", timeout=5)
-        except grpc.RpcError:  # it does; or nobody is there, as ray.init will say
+        except grpc.RpcError:  # it asks for one, or it does not answer, which ray.init reports
             return False
     return True
-
-
-def _stay_on_loopback() -> None:
-    """Let this process take 127.0.0.1 literally, as the cluster of `start` does."""
-    from ray._private import ray_constants
-
-    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-    ray_constants.ENABLE_RAY_CLUSTER = False  # the variable was read when ray was imported
 
 
 def _await_ready(cluster: Cluster) -> None:
@@ -242,24 +224,24 @@ def _await_ready(cluster: Cluster) -> None:
     while not (Path(cluster.directory) / "ray_current_cluster").exists():  # what `ray start` writes last
         if not cluster.head.alive() or time.monotonic() > deadline:
             lines = [line.strip() for line in cluster.log.read_text(errors="replace").splitlines()]
-            reason = next((line for line in reversed(lines) if line), "it said nothing")
+            reason = next((line for line in reversed(lines) if line), "its log is empty")
             raise ClusterError(f"Ray did not start: {reason}")
         time.sleep(0.1)
 
 
 def _put_last(cluster: Cluster) -> None:
-    """Give Ray's agent, which at times looks at every process for a tenth of a second, the lowest priority."""
+    """Give Ray's agent the lowest priority: from time to time it reads every process, for a tenth of a second."""
     from raycls.cluster.processes import psutil
 
     for process in cluster.head.members():
-        with suppress(psutil.Error, OSError):  # ended meanwhile, or not to be changed
+        with suppress(psutil.Error, OSError):  # the process has ended, or may not be changed
             if is_agent(process):
-                for thread in process.threads():  # those that it starts from now on have it from them
+                for thread in process.threads():  # threads that it starts later inherit the priority
                     os.setpriority(os.PRIO_PROCESS, thread.id, LOWEST_PRIORITY)
 
 
 def is_agent(process: psutil.Process) -> bool:
-    """Whether it is Ray's agent, as it is started, or as it then calls itself."""
+    """Return whether the process is Ray's agent, by its command or by the name that it gives itself."""
     return any(
         part.endswith("/dashboard/agent.py") or part == "ray::DashboardAgent" for part in process.cmdline()
     )
@@ -283,7 +265,7 @@ def _write_state(cluster: Cluster) -> None:
 
 
 def complaint(address: str, error: Exception) -> str:
-    """What is wrong, and the way out, when ray.init fails so for this address."""
+    """Return one line that says what is wrong, and the way out, when ray.init fails for this address."""
     everything = f"{error} {error.__cause__ or ''}"
     if address == "local":
         return f"Ray did not start: {_first_line(error)}"

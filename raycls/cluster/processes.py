@@ -1,10 +1,9 @@
-"""A process that leads a session of its own: who belongs to it, and how all of it is ended.
+"""Find and end every process of a session, by the process that leads it.
 
     leader = SessionLeader.of(subprocess.Popen(command, start_new_session=True).pid)
-    leader.end()                            # it, its children, theirs, and what they left behind
+    leader.end()                            # the leader and all its descendants, orphans too
 
-A process id alone is no identity, since the kernel gives it out again: a leader is an id and the birth of its process.
-Knows nothing of what the processes do.
+The kernel reuses process ids. A leader is therefore an id together with the start time of its process.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ TERM_S, KILL_S = 8.0, 5.0
 
 @dataclass(frozen=True)
 class SessionLeader:
-    """`started` is the birth of process `pid`, seconds since the epoch."""
+    """`started` is when process `pid` began, in seconds since the epoch."""
 
     pid: int
     started: float
@@ -39,9 +38,9 @@ class SessionLeader:
             return False
 
     def members(self) -> list[psutil.Process]:
-        """Those alive in the leader's session, though the leader may have ended, and all their descendants."""
+        """Return the living processes of the session and all their descendants; the leader itself may have ended."""
         if psutil.pid_exists(self.pid) and psutil.Process(self.pid).create_time() != self.started:
-            return []  # the id was given to another, which happens only when the whole session has ended
+            return []  # another process has the id: the kernel reuses it only after the whole session has ended
         found = set()
         for process in psutil.process_iter():
             with suppress(psutil.NoSuchProcess, ProcessLookupError):
@@ -50,7 +49,10 @@ class SessionLeader:
         return [process for process in found if _alive(process)]
 
     def end(self) -> list[int]:
-        """SIGTERM to the leader, which may end the others in order; then to each, then SIGKILL; who remains."""
+        """Send SIGTERM to the leader, then to all, then SIGKILL. Return the ids of the processes that remain.
+
+        The leader goes first because it may end the others in order.
+        """
         remaining = self.members()
         for target in ("leader", "all", "kill"):
             for process in remaining:
@@ -60,7 +62,7 @@ class SessionLeader:
             deadline = time.monotonic() + (KILL_S if target == "kill" else TERM_S)
             while (remaining := [p for p in remaining if _alive(p)]) and time.monotonic() < deadline:
                 if target == "leader" and not self.alive():
-                    break  # it will end no more of them
+                    break  # it ends no others any more
                 time.sleep(0.05)
             remaining += [late for late in self.members() if late not in remaining]
             if not remaining:
@@ -69,7 +71,7 @@ class SessionLeader:
 
 
 def _alive(process: psutil.Process) -> bool:
-    """A zombie has ended; one of our own is reaped on the way."""
+    """Return whether the process runs. A zombie does not; a zombie child of this process is reaped."""
     try:
         if process.status() != psutil.STATUS_ZOMBIE:
             return bool(process.is_running())

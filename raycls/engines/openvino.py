@@ -112,8 +112,8 @@ def _run(graph: Any, card: ModelCard, threads: int) -> Run:
     side = card.image_size
     if threads == 1:
         # For every pass OpenVINO's TBB, by hwloc, would let the calling thread run on all cores, and then on those of
-        # before: what bound or freed it meanwhile, as raycls/serving/replica/core_pinning.py does, would be undone. By this hwloc
-        # binds nothing. With more threads it may spread them over sockets.
+        # before: what bound or freed it meanwhile, as raycls/serving/replica/core_pinning.py does, would be undone. By
+        # this hwloc binds nothing. With more threads it may spread them over sockets.
         os.environ.setdefault("HWLOC_THISSYSTEM", "0")
     settings = {
         "PERFORMANCE_HINT": "LATENCY",

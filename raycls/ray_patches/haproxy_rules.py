@@ -1,27 +1,44 @@
-r"""What HAProxy does for an application besides what Ray has it do: it refuses what is too much for the replicas.
+r"""HAProxy itself refuses the requests that are too many for the replicas, with 429 and Retry-After.
+
+    environment["RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER"] = with_rules("5s")
 
     backend raycls
         …
-        default-server fastinter 250ms … inter 5s     # Ray's line, from RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER
-        http-request return status 429 … if full      # ours, which goes with it: Ray has no setting for rules
+        default-server fastinter 250ms … inter 5s     # Ray's line, whose last value is this setting
+        http-request return status 429 … if full      # our rules, which travel with it
 
-A refusal takes 0.03 ms of a core here, and a third of a prediction's time in a replica. How many requests are too many
-a replica says, with the first one that it refuses itself; and with the next POST that it is given, it is told how many
-were refused meanwhile, for its counts. HAProxy knows neither when Ray has just renewed its configuration, which is when
-replicas come and go: what was refused right before is not told. Where several nodes have an ingress, each compares its
-own requests with the room of all replicas, so that more is left to those to refuse.
+Stock Ray passes every request on, and a replica refuses what it cannot hold. A refusal takes HAProxy 0.03 ms of a core,
+and a replica a third of a prediction's time. Ray has no setting for rules, so the patch appends them to a setting that
+Ray writes at the end of a line. A setting for rules, or an include file, would make the patch unnecessary.
 
-Requests whose length is not known, or whose body is not here as a whole, do not count and are not refused here: whoever
-sends slowly must keep nobody out.
+A replica tells HAProxy how many requests it holds, in a header of the first answer with which it refuses one. HAProxy
+tells a replica how many it has refused, in a header of the next POST, for the replica's counts. HAProxy knows neither
+right after Ray has renewed its configuration, when replicas come and go. Where several nodes have an ingress, each
+compares its own requests with the room of all replicas, so that it refuses fewer than it might.
+
+A request whose length is unknown, or whose body is not complete yet, does not count and is not refused here: a slow
+sender must keep nobody out.
 """
 
 from __future__ import annotations
 
 import json
 
+from raycls.ray_patches.guard import Patch, usable
+
+PATCH = Patch(
+    name="haproxy_rules",
+    library="ray",
+    version="2.60.0",
+    buys="at three times the peak, 89 to 97% of the peak is served; 49 to 55% without the patch",
+    targets={
+        "ray/serve/_private/haproxy_templates.py::HAPROXY_CONFIG_TEMPLATE": "99c90f5cbbd4c467",
+        "ray/serve/_private/haproxy.py::BackendConfig.build_health_check_config": "e6156443ccc722e2",
+    },
+)
 REFUSED, MAX_PENDING = "x-refused", "x-max-pending"
 RETRY_AFTER_S = 1
-# The document of a request that finds the replicas full, whether HAProxy or a replica answers it.
+# The problem document for a request that finds the replicas full, from HAProxy as well as from a replica.
 FULL = {
     "type": "about:blank",
     "title": "Too Many Requests",
@@ -31,8 +48,8 @@ FULL = {
 _FULL = json.dumps(FULL).replace('"', r"\x22").replace(" ", r"\ ")
 
 RULES = (
-    # Entry 1 counts the requests that are here, while they are. Entry 2 has how many one replica holds, and how many
-    # requests were refused since a replica was told.
+    # Entry 1 counts the requests that are here now. Entry 2 holds how many requests one replica takes, and how many
+    # HAProxy has refused since it last told a replica.
     "stick-table type integer size 2 store conn_cur,gpc0,gpt0",
     f"http-request del-header {REFUSED}",
     "http-request set-var(txn.here) req.body_len",
@@ -49,10 +66,10 @@ RULES = (
     f"http-request set-header {REFUSED} %[sc1_clr_gpc0] if {{ sc1_get_gpc0 gt 0 }}",
     f"http-response sc-set-gpt0(1) res.hdr({MAX_PENDING}),add(0) if {{ res.hdr({MAX_PENDING}) -m found }}",
     f"http-response del-header {MAX_PENDING}",
-    "#",  # Ray's line goes on after its setting
+    "#",  # comments out the rest of Ray's line
 )
 
 
-def after(setting: str) -> str:
-    """The value of Ray's last setting in the section of an application, with the rules behind it."""
-    return "\n    ".join((setting, *RULES))
+def with_rules(setting: str) -> str:
+    """Return the value of Ray's last setting in an application's section, with the rules behind it."""
+    return "\n    ".join((setting, *RULES)) if usable(PATCH) else setting

@@ -1,10 +1,11 @@
-"""Serve's controller goes on sending requests to the replicas while the next version of the application is built.
+"""HAProxy keeps sending requests to the replicas while the next version of the application is built.
 
-    RAY_SERVE_CONTROLLER_CALLBACK_IMPORT_PATH=raycls.ray_patches.keep_routes:keep   # raycls/cluster/environment.py sets it
+    RAY_SERVE_CONTROLLER_CALLBACK_IMPORT_PATH=raycls.ray_patches.keep_routes:keep
 
-An update imports the application anew, in a task of some seconds. Ray 2.60 forgets for that time which deployment takes
-requests, and HAProxy has no server left but Ray's own proxy: on two cores, beside the build, 250 requests/s are too
-many for that.
+An update imports the application anew, in a task of some seconds. Stock Ray 2.60 forgets for that time which deployment
+takes requests. HAProxy then has no server left but Ray's own proxy, which two cores do not carry at 250 requests/s. The
+patch keeps the deployment's name while Ray clears the rest. A controller that keeps its routes until the new ones are
+known would make the patch unnecessary.
 """
 
 from __future__ import annotations
@@ -12,17 +13,32 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from ray.serve._private.application_state import ApplicationState
+from raycls.ray_patches.guard import Patch, usable
+
+PATCH = Patch(
+    name="keep_routes",
+    library="ray",
+    version="2.60.0",
+    buys="p99 during an update at 250 requests/s: 28 ms, 4.6 s without the patch",
+    targets={
+        "ray/serve/_private/application_state.py::"
+        "ApplicationState._clear_target_state_and_store_config": "2c499bf0d701cfa7",
+    },
+)
 
 
 def keep() -> None:
-    """For Ray, which calls it in its controller. Raises AttributeError for a Ray that is made otherwise."""
-    forget = ApplicationState._clear_target_state_and_store_config
+    """Patch this process, which is Serve's controller: Ray calls the function there."""
+    if not usable(PATCH):
+        return
+    from ray.serve._private.application_state import ApplicationState
 
-    @functools.wraps(forget)
-    def forget_all_else(self: ApplicationState, *config: Any, **named: Any) -> None:
+    clear = ApplicationState._clear_target_state_and_store_config
+
+    @functools.wraps(clear)
+    def clear_all_but_routes(self: ApplicationState, *config: Any, **named: Any) -> None:
         ingress = self._ingress_deployment_name
-        forget(self, *config, **named)
+        clear(self, *config, **named)
         self._ingress_deployment_name = ingress
 
-    ApplicationState._clear_target_state_and_store_config = forget_all_else  # type: ignore[method-assign]
+    ApplicationState._clear_target_state_and_store_config = clear_all_but_routes  # type: ignore[method-assign]

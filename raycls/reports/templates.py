@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def environment() -> Environment:
-    """Return the environment of the templates in this package. It escapes text; rendering an undefined name is an error."""
+    """Return the environment of this package's templates. It escapes text, and an undefined name is an error."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     return Environment(

@@ -2,9 +2,9 @@
 
     serve run serve_config.yaml
 
-The registry is asked once, here. A replica that autoscaling adds later serves the version its siblings serve, even
-if another has been promoted since. Runs in a Ray task of the cluster, in its environment: RAYCLS_HOME and
-MLFLOW_TRACKING_URI must be set where Ray was started.
+`build` asks the registry once. A replica that autoscaling adds later serves the version of the other replicas, even if
+another version has become champion. Ray runs `build` in a task of the cluster: RAYCLS_HOME and MLFLOW_TRACKING_URI must
+be set where Ray was started.
 """
 
 from __future__ import annotations
@@ -21,21 +21,22 @@ from starlette.responses import Response
 from raycls import registry
 from raycls.config import ServingConfig, validated
 from raycls.errors import RayclsError, UnknownModelError
-from raycls.serving.replica.request import HTTPProblem
+from raycls.serving.replica.answer import HTTPProblem
 
 
 def build(args: dict[str, Any]) -> Application:
-    """The application for `args`, the fields of raycls.config.ServingConfig.
+    """Return the application for `args`, the fields of raycls.config.ServingConfig.
 
-    Without a champion it is one that answers 503 and says how to make one. Raises RayServeException with one line
-    for a setting or a named model that does not exist: Serve shows its message as it is, and any other exception as
-    a traceback.
+    Without a champion, the application answers 503 and says how to make one. Raises RayServeException with one line
+    for a setting or a model that does not exist: Serve shows this message as it is, and other exceptions as tracebacks.
     """
     config = None
     try:
         config = validated(ServingConfig, args)
         version = registry.resolve(config.model)
-        registry.checkpoint(version)  # absent or damaged: say so now, not in each replica's log
+        registry.checkpoint(
+            version
+        )  # a missing or damaged checkpoint is reported now, and not in each replica's log
     except UnknownModelError as error:
         if config and config.model is None:
             return NoModel.bind(str(error))  # type: ignore[attr-defined]
@@ -49,7 +50,7 @@ def build(args: dict[str, Any]) -> Application:
 
 @serve.deployment(name="Classifier")  # the name that serve_config.yaml's settings are for
 class NoModel:
-    """Stands where the classifier will, until there is a champion and the application is deployed again."""
+    """Answers 503 in place of the classifier, until there is a champion and the application is deployed again."""
 
     def __init__(self, reason: str):
         self.problem = HTTPProblem(503, reason)

@@ -29,12 +29,12 @@ def final_errors() -> Any:
     """
     from ray.exceptions import RayError
     from ray.train import UserCallback
-    from ray.train.v2._internal.exceptions import RayTrainError
 
     class FinalErrors(UserCallback):
         def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
             for error in worker_exceptions.values():
-                if not isinstance(error, RayError | RayTrainError | RuntimeError):
+                of_ray = isinstance(error, RayError) or type(error).__module__.startswith("ray.")
+                if not of_ray and not isinstance(error, RuntimeError):
                     raise error
 
     return FinalErrors()

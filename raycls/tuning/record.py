@@ -7,8 +7,8 @@
     ledger.trials()
 
 Optuna decides what is tried and what is stopped early; MLflow shows it to people. Each trial stands once in each,
-whatever is killed and whenever: Optuna is told of an end first, and the StudyRecord of a study that was broken off brings
-MLflow up to it; a trial that was running then is asked for again, under its number. Knows nothing of Ray.
+whatever is killed and whenever: Optuna is told of an end first, and the StudyRecord of a study that was broken off
+brings MLflow up to it; a trial that was running then is asked for again, under its number. Knows nothing of Ray.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The client of `raycls predict`: images in, answers out, from a server or from a registered model in this process.
+"""Predict image files: by a server over HTTP, or by a registered model in this process.
 
     predict("http://127.0.0.1:8000", [Path("cat.png")])     predict("cifar10", [Path("cat.png")])
 
-Both give the same answers: the fields of the HTTP contract, model_version included.
+Both return the same answers: the fields of the HTTP contract with model_version.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ TIMEOUT_S = 60
 
 
 def predict(target: str, paths: Sequence[Path], *, top_k: int = 0) -> list[dict[str, Any]]:
-    """One answer per file, in order.
+    """Return one answer for each file, in order.
 
     Raises UsageError for a file that cannot be read, ImageError (naming the file) for one that is no image,
     ClusterError when the server does not answer, UnknownModelError.
@@ -54,7 +54,10 @@ def predict(target: str, paths: Sequence[Path], *, top_k: int = 0) -> list[dict[
 
 
 def over_http(url: str, data: bytes, *, top_k: int = 0, name: str = "image") -> dict[str, Any]:
-    """POST one encoded image as a raw body, with RAYCLS_TOKEN. A problem document becomes the error of its status."""
+    """POST one encoded image as a raw body, with RAYCLS_TOKEN, and return the answer.
+
+    Raises ImageError or ClusterError with the words of the problem document.
+    """
     endpoint = url.rstrip("/")
     endpoint = endpoint if endpoint.endswith("/predict") else f"{endpoint}/predict"
     try:
@@ -72,7 +75,9 @@ def over_http(url: str, data: bytes, *, top_k: int = 0, name: str = "image") -> 
     try:
         document = response.json()
     except ValueError:
-        raise ClusterError(f"{endpoint} answered {response.status_code}, and not as raycls does") from None
+        raise ClusterError(
+            f"{endpoint} answered {response.status_code} without a JSON document: is a raycls server there?"
+        ) from None
     if response.ok:
         return document
     problem: type[RayclsError] = ImageError if response.status_code in (400, 413, 415) else ClusterError

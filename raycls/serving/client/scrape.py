@@ -1,4 +1,4 @@
-"""What replicas count, read from outside: GET /metrics as numbers, and what happened between two looks at it.
+"""GET /metrics as numbers, and the difference between two readings.
 
     before = read("http://127.0.0.1:8000/metrics")
     ...
@@ -6,7 +6,7 @@
         past = replica.since(before[name])
         sum(past.answers.values()), past.histograms["raycls_request_seconds"].quantile(0.99)
 
-Knows the text and its names (raycls/serving/replica/metrics.py), not who is served.
+Knows the names of the series (raycls/serving/replica/metrics.py).
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ TIMEOUT_S = 10
 
 @dataclass(frozen=True)
 class Histogram:
-    """Observations, their sum, and how many are at most a bucket's upper bound."""
+    """The count of observations, their sum, and how many are at most each bucket's upper bound."""
 
     count: float
     total: float
     buckets: dict[float, float]
 
     def since(self, before: Histogram) -> Histogram:
-        """The observations made after `before`, of the same histogram."""
+        """Return the observations that were made after `before`, an earlier reading of this histogram."""
         return Histogram(
             self.count - before.count,
             self.total - before.total,
@@ -41,7 +41,7 @@ class Histogram:
         )
 
     def plus(self, other: Histogram) -> Histogram:
-        """Both together; their buckets are the same, or one of them is empty."""
+        """Return the sum of two histograms with the same buckets; one of them may be empty."""
         return Histogram(
             self.count + other.count,
             self.total + other.total,
@@ -57,7 +57,7 @@ class Histogram:
 
     @property
     def largest(self) -> float | None:
-        """The upper bound of the highest bucket that holds an observation."""
+        """The upper bound of the highest bucket that is not empty."""
         below, bound = 0.0, None
         for candidate, upto in sorted(self.buckets.items()):
             bound = candidate if upto > below else bound
@@ -65,7 +65,7 @@ class Histogram:
         return bound
 
     def quantile(self, share: float) -> float | None:
-        """As PromQL's histogram_quantile: linear within a bucket, the highest finite bound beyond it; None if empty."""
+        """Return a quantile as PromQL's histogram_quantile does: linear within a bucket; None where it is empty."""
         if not self.count:
             return None
         wanted, low, below = share * self.count, 0.0, 0.0
@@ -80,7 +80,7 @@ class Histogram:
 
 @dataclass(frozen=True)
 class Replica:
-    """One replica: the model it serves, the requests it holds, its answers by status, its histograms by metric."""
+    """One replica: its model, the requests that it holds, its answers by status, its histograms by metric."""
 
     model: str
     pending: int = 0
@@ -88,7 +88,7 @@ class Replica:
     histograms: dict[str, Histogram] = field(default_factory=dict)
 
     def since(self, before: Replica) -> Replica:
-        """What it did after `before`."""
+        """Return what the replica did after `before`, an earlier reading."""
         return Replica(
             self.model,
             self.pending,
@@ -101,7 +101,7 @@ class Replica:
 
 
 def read(url: str) -> dict[str, Replica] | None:
-    """The replicas by id; None where there is no such page. url ends in /metrics. Raises ClusterError."""
+    """Return the replicas by id; None where the server has no such page. url ends in /metrics. Raises ClusterError."""
     try:
         response = requests.get(url, timeout=TIMEOUT_S, headers=auth.headers())
     except requests.RequestException as error:
@@ -116,7 +116,7 @@ def read(url: str) -> dict[str, Replica] | None:
 
 
 def parse(text: str) -> dict[str, Replica]:
-    """The same of Prometheus text."""
+    """Return the replicas in a Prometheus text, by id."""
     families = {family.name: family for family in text_string_to_metric_families(text)}
     names = {
         sample.labels["replica"]

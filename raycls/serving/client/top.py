@@ -1,4 +1,4 @@
-"""What serves now, and how fast: the view of `raycls top`.
+"""The view of `raycls top`: which replicas serve, and how fast.
 
 for view in watch("http://127.0.0.1:8000", seconds=2):
     view.requests_per_s, view.replicas
@@ -18,7 +18,7 @@ from raycls.serving.client.scrape import Histogram, Replica, read
 
 
 class ReplicaView(BaseModel):
-    """One replica in the past seconds; times in ms, None where nothing was answered."""
+    """One replica in the past seconds. Times are in ms, None where it answered nothing."""
 
     name: str
     model: str
@@ -32,7 +32,7 @@ class ReplicaView(BaseModel):
 
 
 class View(BaseModel):
-    """All replicas in the past seconds. problem: why nothing is known of them."""
+    """All replicas in the past seconds. problem: why their counts could not be read."""
 
     url: str
     seconds: float
@@ -47,7 +47,7 @@ class View(BaseModel):
 
 
 def watch(url: str, seconds: float) -> Iterator[View]:
-    """A view of each stretch of so many seconds, endlessly. Raises ClusterError where nothing answers at first."""
+    """Yield a view every `seconds`, endlessly. Raises ClusterError where no server answers the first time."""
     before, since = _read(url), time.monotonic()
     while True:
         time.sleep(seconds)
@@ -57,7 +57,7 @@ def watch(url: str, seconds: float) -> Iterator[View]:
             yield View(url=url, seconds=time.monotonic() - since, replicas=[], problem=str(error))
             continue
         lasted = now - since
-        # One that has only just been told of has a past that nobody knows.
+        # A replica that appears for the first time has no earlier reading.
         past = {name: after[name].since(before[name]) for name in after if name in before}
         spent = functools.reduce(
             Histogram.plus,

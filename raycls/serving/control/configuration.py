@@ -1,11 +1,11 @@
-"""What Serve is told to run: serve_config.yaml read and checked, with what a caller pins in place of its own.
+"""serve_config.yaml, read and checked, with the values that a caller pins.
 
     document = ServeConfiguration.read(Path("serve_config.yaml")).pinned(model="cifar10/3", replicas=2)
     document.url, document.replicas, document.settings.max_batch_size
     document.arguments["engine"] = "torch"
     requests.put(address, json=document.content)
 
-Knows Serve's schema and who may ask; no cluster.
+Knows Serve's schema and when a token is needed; nothing of clusters.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ IMPORT_PATH, DEPLOYMENT = "raycls.serving.app:build", "Classifier"
 class ServeConfiguration:
     """`content` is what Serve takes: https://docs.ray.io/en/latest/serve/production-guide/config.html.
 
-    `application`, `arguments` and `deployment` are parts of it: what is put into them is in the content. Every method
-    gives a copy and leaves this document as it is.
+    `application`, `arguments` and `deployment` are parts of the content: a change of them changes it. Every method
+    returns a copy.
     """
 
     def __init__(self, content: dict[str, Any]):
@@ -48,7 +48,7 @@ class ServeConfiguration:
 
     @classmethod
     def read(cls, path: Path) -> ServeConfiguration:
-        """Raises ConfigError, one line, where it is not such a file, or an argument is none of ServingConfig's."""
+        """Read a file. Raises ConfigError, in one line, for another kind of file and for unknown or wrong arguments."""
         try:
             document = cls(yaml.safe_load(path.read_text()))
         except FileNotFoundError:
@@ -68,7 +68,7 @@ class ServeConfiguration:
         port: int | None = None,
         replicas: int | None = None,
     ) -> ServeConfiguration:
-        """With what is given in place of its own; replicas fixes their number instead of autoscaling."""
+        """Return a copy with the given values. `replicas` fixes their number: autoscaling is off."""
         other = ServeConfiguration(copy.deepcopy(self.content))
         other._options |= {key: value for key, value in (("host", host), ("port", port)) if value is not None}
         if model is not None:
@@ -79,7 +79,10 @@ class ServeConfiguration:
         return other
 
     def guarded(self) -> ServeConfiguration:
-        """Asking for this process's token. Raises UsageError where there is none and other machines reach the host."""
+        """Return a copy that asks for this process's token.
+
+        Raises UsageError where there is no token and other machines reach the host.
+        """
         own = auth.own_token()
         if own is None and auth.needed(self.host) and not self.asks_for_token:
             raise UsageError(
@@ -92,7 +95,7 @@ class ServeConfiguration:
         return other
 
     def in_place_of(self, former: ServeConfiguration) -> ServeConfiguration:
-        """At the former one's host and port, asking for its token."""
+        """Return a copy with the former's host, port and token."""
         other = self.pinned(host=former.host, port=former.port)
         other.arguments.pop("token_sha256", None)
         if former.asks_for_token:
@@ -101,7 +104,7 @@ class ServeConfiguration:
 
     @property
     def name(self) -> str:
-        """The application's."""
+        """The name of the application."""
         return self.application.get("name", "default")
 
     @property
@@ -116,7 +119,7 @@ class ServeConfiguration:
 
     @property
     def replicas(self) -> int:
-        """How many there are at first."""
+        """How many replicas start."""
         fixed = self.deployment.get("num_replicas")
         if isinstance(fixed, int):
             return fixed
@@ -124,7 +127,7 @@ class ServeConfiguration:
 
     @property
     def host(self) -> str:
-        """Where the ingress listens."""
+        """The address that HAProxy listens on."""
         return self._options["host"]
 
     @property
@@ -133,7 +136,7 @@ class ServeConfiguration:
 
     @property
     def url(self) -> str:
-        """Where this machine reaches it."""
+        """The address at which this machine reaches the application."""
         return f"http://{LOOPBACK if self.host == '0.0.0.0' else self.host}:{self.port}"
 
     @property

@@ -1,12 +1,12 @@
-"""Putting the application of a ServeConfiguration on a cluster, and the pair `raycls up` and `raycls down`.
+"""Deploy the application of a ServeConfiguration on a cluster; `raycls up` and `raycls down`.
 
     document = ServeConfiguration.read(Path("serve_config.yaml"))
     served = up(document, detach=True)               # Ray, ingress and application; served.url answers
     url = deploy(document.pinned(replicas=2))        # the application alone, on the running cluster
     down()
 
-The document goes to Ray's dashboard through Serve's REST interface, with the model's version and who may ask put in.
-Knows nothing of what the application does with a request.
+The configuration goes to Ray's dashboard through Serve's REST interface, with the model's version and the token's
+digest in it. Knows nothing of what the application does with a request.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ DEPLOY_TIMEOUT_S = 180
 
 @dataclass(frozen=True, kw_only=True)
 class Served:
-    """Where what `up` started is reached: HTTP, Ray's drivers, and Ray's dashboard and jobs."""
+    """The addresses of what `up` started: HTTP, Ray for drivers, Ray's dashboard; and the model that it serves."""
 
     url: str
     address: str
@@ -75,13 +75,13 @@ def up(
 
 
 def down() -> bool:
-    """Stop what `up` started, whole; False when nothing was running."""
+    """Stop everything that `up` started. Return False when nothing was running."""
     with progress.bar("stopping"):
         return cluster.stop()
 
 
 def deploy(document: ServeConfiguration) -> str:
-    """Put the application on the cluster of `cluster.start`, or update it there, and wait until it answers; its URL.
+    """Deploy the application on the cluster of `cluster.start`, or update it; return its URL when it answers.
 
     Replicas of the former version are replaced without losing a request; host, port and token stay what they were.
     Raises as `up`.
@@ -95,9 +95,9 @@ def deploy(document: ServeConfiguration) -> str:
 
 
 def served(running: cluster.Cluster) -> ServeConfiguration | None:
-    """What the cluster serves; None where that is nothing.
+    """Return what the cluster serves, or None.
 
-    Raises ClusterError where it serves what is not raycls's: an update would take that away.
+    Raises ClusterError where it serves an application that raycls did not deploy: an update would stop that.
     """
     found = applications(running)
     configs = [app.get("deployed_app_config") for app in found["applications"].values()]
@@ -115,9 +115,9 @@ def served(running: cluster.Cluster) -> ServeConfiguration | None:
 
 
 def update(running: cluster.Cluster, version: registry.ModelVersion) -> None:
-    """Serve the version in place of the present one, all else as it is, and wait until it answers.
+    """Serve the version in place of the present one, and return when it answers. All other settings stay.
 
-    Raises ClusterError with the reason that Serve gives.
+    Raises ClusterError with Serve's reason.
     """
     document = served(running)
     if document is None:
@@ -126,7 +126,7 @@ def update(running: cluster.Cluster, version: registry.ModelVersion) -> None:
 
 
 def applications(running: cluster.Cluster) -> dict[str, Any]:
-    """What Serve says about itself: https://docs.ray.io/en/latest/serve/api/index.html#serve-rest-api."""
+    """Return what Serve says about itself: https://docs.ray.io/en/latest/serve/api/index.html#serve-rest-api."""
     return _rest(running, "GET").json()
 
 
@@ -153,7 +153,7 @@ def _deploy(running: cluster.Cluster, document: ServeConfiguration, version: reg
 
 
 def reason(message: str) -> str:
-    """The line of Serve's message that says what happened: the last of a traceback."""
+    """Return the line of Serve's message that says what happened: the last line of a traceback."""
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     return lines[-1] if lines else ""
 

@@ -1,9 +1,9 @@
-"""What is wrong with a running cluster, or with the file that is to be served on it, and how to mend it.
+"""What is wrong with a running cluster or with serve_config.yaml, and how to mend it.
 
     for finding in examine(Path("serve_config.yaml")):
         print("ok" if finding.ok else "problem", finding.text, finding.mend)
 
-Each check is a function of what was found; `examine` gathers it. Looks only: nothing is started, stopped or changed.
+Each check is a function of plain values, which `examine` gathers. Nothing is started, stopped or changed.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import requests
 from raycls import cluster, home, registry
 from raycls.cluster.environment import environment, port_in_use
 from raycls.errors import ClusterError, RayclsError, UnknownModelError, UsageError
+from raycls.ray_patches import guard, patches
 from raycls.serving import auth
 from raycls.serving.control import deploy
 from raycls.serving.control.configuration import ServeConfiguration
@@ -36,7 +37,7 @@ class Finding:
 
 @dataclass(frozen=True, kw_only=True)
 class Node:
-    """What a task saw on one node: its environment, and whether a file just put into the storage is there."""
+    """What a task found on one node: its environment, and whether it sees a new file in the storage."""
 
     name: str
     environment: dict[str, str]
@@ -44,8 +45,8 @@ class Node:
 
 
 def examine(config: Path, *, port: int | None = None) -> list[Finding]:
-    """Every check, in the order in which problems are best mended."""
-    findings = [writable(home.home()), champion()]
+    """Return every check's finding, in the order in which problems are best mended."""
+    findings = [writable(home.home()), champion(), *ray_patches()]
     try:
         document = ServeConfiguration.read(config).pinned(port=port)
     except RayclsError as error:
@@ -57,7 +58,8 @@ def examine(config: Path, *, port: int | None = None) -> list[Finding]:
     except ClusterError as error:
         return [*findings, Finding(ok=False, text=str(error), mend="raycls up")]
     nodes = _nodes()
-    return [*findings, ingress(nodes), authentication(nodes), shared_storage(home.storage(), nodes)]
+    findings += [ingress(nodes), authentication(nodes), shared_storage(home.storage(), nodes)]
+    return findings
 
 
 def writable(folder: Path) -> Finding:
@@ -84,6 +86,18 @@ def champion() -> Finding:
     return Finding(ok=True, text=f"the champion is {version.reference}")
 
 
+def ray_patches() -> list[Finding]:
+    """Say for each patch of raycls/ray_patches/ whether it acts. A needed patch that does not match is a problem."""
+    findings = []
+    for patch in patches():
+        state, reason = guard.state(patch)
+        text = f"patch {patch.name}: {state}" + (f" ({reason})" if reason else f"; {patch.buys}")
+        ok = state != "does not match"
+        mend = "" if ok else f"install {patch.library} {patch.version}, or run without: {guard.CHOICE}=none"
+        findings.append(Finding(ok=ok, text=text, mend=mend))
+    return findings
+
+
 def batching(document: ServeConfiguration) -> list[Finding]:
     """A replica must be handed at least two batches' worth of requests, and more than it refuses itself."""
     settings = document.settings
@@ -102,7 +116,7 @@ def batching(document: ServeConfiguration) -> list[Finding]:
             Finding(
                 ok=False,
                 text=f"max_ongoing_requests {ongoing} is reached before max_pending {settings.max_pending}: "
-                "what is too much waits instead of getting 429",
+                "requests beyond it wait and do not get 429",
                 mend=f"set max_ongoing_requests above {settings.max_pending}, or max_pending below {ongoing}",
             )
         )
@@ -112,26 +126,26 @@ def batching(document: ServeConfiguration) -> list[Finding]:
 
 
 def _exposed(document: ServeConfiguration) -> Finding:
-    """`exposure` of what the running cluster serves, else of the file were it served from here."""
+    """Return `exposure` of what the running cluster serves, else of the file."""
     running = cluster.status()
     try:
         if running and (served := deploy.served(running)):
             return exposure(served)
         document = document.guarded()
     except UsageError:
-        pass  # which `exposure` tells
+        pass  # `exposure` reports it
     except ClusterError as error:
         return Finding(ok=False, text=str(error), mend="raycls down, then raycls up")
     return exposure(document)
 
 
 def exposure(document: ServeConfiguration) -> Finding:
-    """Who may ask what is served by this document for predictions."""
+    """Say whether other machines reach /predict without a token."""
     host = document.host
     if auth.needed(host) and not document.asks_for_token:
         return Finding(
             ok=False,
-            text=f"/predict on {host} asks nobody for a token, and other machines reach it",
+            text=f"/predict on {host} asks for no token, and other machines reach it",
             mend=f"export {auth.TOKEN}=$(openssl rand -hex 32) before raycls up, unless --no-auth is meant",
         )
     return Finding(
@@ -140,7 +154,7 @@ def exposure(document: ServeConfiguration) -> Finding:
 
 
 def http_port(document: ServeConfiguration) -> Finding:
-    """Free, or served by raycls: found by asking it."""
+    """Say whether the port is free, serves raycls, or belongs to another program."""
     port = document.port
     if not port_in_use(port, document.host):
         return Finding(ok=True, text=f"port {port} is free")
@@ -158,7 +172,7 @@ def http_port(document: ServeConfiguration) -> Finding:
 
 
 def ingress(nodes: Sequence[Node]) -> Finding:
-    """Whether Ray was started with the environment that `raycls env` prints, which cannot be added later."""
+    """Say whether Ray was started with the variables of `raycls env`; they cannot be added later."""
     wrong = {
         name: [node.name for node in nodes if node.environment.get(name) != value]
         for name, value in environment().items()
@@ -181,13 +195,13 @@ def authentication(nodes: Sequence[Node]) -> Finding:
         return Finding(ok=True, text="Ray asks for its token, and takes this machine's")
     return Finding(
         ok=False,
-        text=f"RAY_AUTH_MODE is not token on {', '.join(open_nodes)}: whoever reaches Ray can run code there",
+        text=f"RAY_AUTH_MODE is not token on {', '.join(open_nodes)}: everyone who reaches Ray can run code there",
         mend='stop Ray, eval "$(raycls env)" on every node, and start it again',
     )
 
 
 def shared_storage(storage: str, nodes: Sequence[Node]) -> Finding:
-    """A path is fine on one node; several need one that all of them see, or a URI."""
+    """Say whether all nodes see the storage: a path that they share, or a URI."""
     blind = [node.name for node in nodes if not node.sees_storage]
     if "://" in storage or not blind:
         return Finding(ok=True, text=f"all nodes reach the storage {storage}")
@@ -199,7 +213,7 @@ def shared_storage(storage: str, nodes: Sequence[Node]) -> Finding:
 
 
 def _nodes() -> list[Node]:
-    """One task on each node, and a file for them to look for in the storage."""
+    """Run a task on each node that looks for a new file in the storage."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 

@@ -1,4 +1,4 @@
-"""A version made champion: examined first, then put behind /predict where a cluster serves that model.
+"""Make a version champion: check it first, then serve it where a cluster serves that model.
 
 promoted = promote("cifar10", "3")          # raises RefusedError; the former champion then still answers
 """
@@ -13,13 +13,12 @@ from raycls.serving.control import deploy
 
 
 def promote(name: str, number: str, *, new_classes: bool = False) -> ModelVersion:
-    """Make the version champion, and have the running cluster serve it where that serves this model.
+    """Make the version champion, and serve it where the running cluster serves this model. No request is lost.
 
-    new_classes: do not ask for the champion's classes. No request is lost on the way. Raises RefusedError for a
-    version that is not fit or that the cluster did not take up, UnknownModelError, RegistryError, ClusterError where
-    another is being promoted.
+    new_classes: accept other classes than the champion's. Raises RefusedError for a version that is not fit or that the
+    cluster could not serve, UnknownModelError, RegistryError, and ClusterError while another promotion runs.
     """
-    with home.lock(registry.PROMOTING, "another `raycls promote` is under way: wait for it"):
+    with home.lock(registry.PROMOTING, "another `raycls promote` is running: wait for it"):
         return _promote(name, number, new_classes)
 
 
@@ -34,7 +33,7 @@ def _promote(name: str, number: str, new_classes: bool) -> ModelVersion:
     try:
         deploy.update(running, version)
         return registry.promote(name, number)
-    except BaseException as error:  # Ctrl-C, too: what is served and what is champion are to be the same
+    except BaseException as error:  # also Ctrl-C: the served version and the champion stay the same
         again = _serve_again(running, served)
         if isinstance(error, RayclsError):
             raise RefusedError(f"{version.reference} was not taken up, and {again}: {error}") from error

@@ -1,12 +1,12 @@
-"""Images to batches: what arrives while one batch runs is the next one, and nobody waits for company.
+"""Batches of images. Requests that arrive during a forward pass form the next batch; there is no batching delay.
 
-    batches = Batcher(classify, limit=64, first=warm_up)
-    outcomes = await batches.put([image])         # of those that classify returned for a list of images
+    batcher = Batcher(classify, limit=64, first=warm_up)
+    outcomes = await batcher.put([image])         # the outcomes that `classify` returned for these images
 
-One thread runs the batches. It takes the next one itself, without a round through the event loop, which meanwhile reads
-and answers; an image whose request was cancelled, or which nobody wants any more, is left out. Of many that wait it
-takes half at most: were all in one batch, as those whose answers leave together soon are, the thread would have
-nothing to do while they are answered. Knows nothing of HTTP, images or networks.
+One thread runs the batches. It takes the next one itself, without a round through the event loop, which reads and
+answers at the same time. It leaves out images whose request was cancelled or whose client has left. On a CPU, a batch
+takes at most half of the waiting images: with all of them in one batch, the thread would have nothing to do while their
+answers are sent. Knows nothing of HTTP, images or networks.
 """
 
 from __future__ import annotations
@@ -19,31 +19,31 @@ from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 
-WHOLE = 8  # items: a batch of so many is not halved
+WHOLE = 8  # waiting items up to which a batch takes all
 
 Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
 
 
 class ClientGone(Exception):
-    """What a request gets whose items were left out because nobody wanted them any more."""
+    """The client of a request has left, so that its items were left out."""
 
 
 @dataclass(slots=True)
 class _Waiting:
     item: Any
-    wanted: Any  # () -> bool
+    still_wanted: Any  # () -> bool
     since: float
     future: Any  # asyncio.Future, None when its request has ended
     loop: asyncio.AbstractEventLoop
 
 
 class Batcher(Generic[Item, Outcome]):
-    """work(items, waited) is called with at most `limit` items and each one's seconds in the queue, in one thread.
+    """Calls `work(items, waited)` in one thread, with at most `limit` items and the seconds that each one waited.
 
-    It returns an outcome for each item, in order; what it raises, every one of them gets. `first` is called in that
-    thread before all else, and the constructor returns, or raises, when it has. halve: of more than WHOLE items that
-    wait, at most half are taken, but no fewer than WHOLE; not where a large batch takes hardly longer than a small one.
+    `work` returns an outcome for each item, in order. What it raises, every item of the batch raises. `first` runs in
+    the thread before all batches; the constructor returns, or raises, when it is done. halve: a batch takes at most
+    half of the waiting items, but at least WHOLE. Turn it off where a large batch takes hardly longer than a small one.
     """
 
     def __init__(
@@ -64,27 +64,29 @@ class Batcher(Generic[Item, Outcome]):
         if error := ready.get():
             raise error
 
-    async def put(self, items: Sequence[Item], wanted: Callable[[], bool] = lambda: True) -> list[Outcome]:
-        """The items' outcomes, in order, once the batches that they are in have run. Raises what `work` raised.
+    async def put(
+        self, items: Sequence[Item], still_wanted: Callable[[], bool] = lambda: True
+    ) -> list[Outcome]:
+        """Return the items' outcomes, in order, when their batches have run. Raises what `work` raised.
 
-        wanted, which raises nothing, is asked in the batches' thread when an item's turn has come; ClientGone is raised
-        where it says no.
-        Awaited one after another: `asyncio.gather`, with a task for each, takes 15 to 30 µs more for a lone image.
+        The batches' thread calls still_wanted, which must not raise, when an item's turn comes. Raises ClientGone where
+        it says no.
         """
         loop, now = asyncio.get_running_loop(), time.perf_counter()
-        # No local may hold a future beside its entry: an exception would, by this frame, lead back to itself.
-        entries = [_Waiting(item, wanted, now, loop.create_future(), loop) for item in items]
+        # Only its entry may hold a future: an exception holds this frame, and would form a cycle with the future.
+        entries = [_Waiting(item, still_wanted, now, loop.create_future(), loop) for item in items]
         for entry in entries:
             self._queue.put(entry)
         try:
+            # One after another: asyncio.gather makes a task for each future, which costs a lone image 15 to 30 µs.
             return [await entry.future for entry in entries]
         finally:
             for entry in entries:
                 if entry.future.done() and not entry.future.cancelled():
-                    entry.future.exception()  # heard: asyncio would log those after the first one raised
-                # The queue still holds what was cancelled. A future leads to all that its request had in memory; it
-                # goes first, as the batches' thread leaves out what has none.
-                entry.future = entry.item = entry.wanted = None  # in this order
+                    entry.future.exception()  # marks it as read: asyncio would log it otherwise
+                # The queue still holds cancelled entries. Their memory is freed here. The future goes first, because
+                # the batches' thread leaves out an entry without a future.
+                entry.future = entry.item = entry.still_wanted = None  # in this order
 
     def _run(self, first: Callable[[], None], ready: SimpleQueue[Exception | None]) -> None:
         try:
@@ -110,14 +112,14 @@ class Batcher(Generic[Item, Outcome]):
         except Exception as error:
             outcomes = error
         batch[0].loop.call_soon_threadsafe(_deliver, [waiting for waiting, _ in asked], outcomes)
-        del outcomes  # an exception leads to this frame
+        del outcomes  # an exception holds this frame
 
     def _next(self) -> list[_Waiting]:
-        """Of what waits the first, at most `limit`; blocks while there is nothing."""
+        """Return the next batch, the oldest items first. Block while none waits."""
         batch = [self._queue.get()]
         most, waiting = self._limit, 1 + self._queue.qsize()
         if self._halve and waiting > WHOLE:
-            # A power of two, as engines cut other sizes into those.
+            # A power of two, as engines cut other sizes into powers of two.
             most = min(most, max(WHOLE, 1 << (waiting // 2).bit_length() - 1))
         try:
             while len(batch) < most:
@@ -128,13 +130,14 @@ class Batcher(Generic[Item, Outcome]):
 
 
 def _sorted(batch: list[_Waiting]) -> tuple[list[tuple[_Waiting, Any]], list[_Waiting]]:
-    """Those to work on, each with its item, and those that nobody wants; without those whose request was cancelled."""
+    """Return the entries to work on, each with its item, and those whose client has left. Drop cancelled ones."""
     asked, left_out = [], []
     for waiting in batch:
-        item, wanted, future = waiting.item, waiting.wanted, waiting.future  # who cancels takes it first
+        # In this order: a cancelled request takes the future away first.
+        item, still_wanted, future = waiting.item, waiting.still_wanted, waiting.future
         if future is None or future.cancelled():
             continue
-        if wanted():
+        if still_wanted():
             asked.append((waiting, item))
         else:
             left_out.append(waiting)
@@ -143,7 +146,7 @@ def _sorted(batch: list[_Waiting]) -> tuple[list[tuple[_Waiting, Any]], list[_Wa
 
 def _deliver(batch: list[_Waiting], outcomes: Sequence[Any] | Exception) -> None:
     for position, waiting in enumerate(batch):
-        if waiting.future is None or waiting.future.done():  # cancelled meanwhile
+        if waiting.future is None or waiting.future.done():  # cancelled during the batch
             continue
         if isinstance(outcomes, Exception):
             waiting.future.set_exception(outcomes)

@@ -1,13 +1,13 @@
-"""A replica keeps to a core of its own, where the machine has one for it.
+"""Keep a replica's two threads to one core that no other replica uses.
 
     core = PinnedCore([threading.get_native_id()])
-    core.keep()                  # now, and again now and then
-    core.leave()                 # while others wait for it, too
+    core.keep()                  # and again from time to time
+    core.leave()                 # while many requests wait
 
-A replica of one thread has two that matter, the event loop's and the batches'. On two cores they wait for each other's
-interpreter lock and work from two caches; on one they take turns, and other replicas' threads are elsewhere. Whose a
-core is tells a name in the abstract namespace of Unix sockets, raycls-core-N, which ends with the process that has it:
-replicas in different containers do not see each other's.
+A replica of one thread has two busy threads: the event loop's and the batches'. On two cores they wait for each other's
+interpreter lock and use two caches. On one core they take turns, and the threads of other replicas run elsewhere. A
+replica claims core N by binding the abstract Unix socket `raycls-core-N`. The kernel releases the name when the process
+ends. Replicas in different containers do not see each other's names.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ logger = logging.getLogger("ray.serve")
 
 
 class PinnedCore:
-    """`threads` are ids as the kernel has them, those of threading.get_native_id(). What has the same name is apart."""
+    """`threads` are kernel ids, as threading.get_native_id() gives them. Objects of one `name` share the cores."""
 
     def __init__(self, threads: Sequence[int], name: str = "raycls-core"):
         self._threads, self._name = threads, name
         self._all = os.sched_getaffinity(0)
-        self._one_at_a_time = threading.Lock()  # Ray looks at a replica's health in several threads
+        self._one_at_a_time = threading.Lock()  # Ray checks a replica's health in several threads
         self._taken: socket.socket | None = None
         self._refused = False
 
     def keep(self) -> None:
-        """Bind the threads to a core that no other replica has; while all are taken, they run on any."""
+        """Bind the threads to a core that no other replica has. While all are taken, the threads run on any core."""
         with self._one_at_a_time:
             if not self._taken and not self._refused:
                 self._taken = self._take()
 
     def leave(self) -> None:
-        """Let the threads run on any core, and another replica have theirs."""
+        """Let the threads run on any core, and give their core back."""
         with self._one_at_a_time:
             if self._taken:
                 self._run_on(self._all)
@@ -67,13 +67,13 @@ class PinnedCore:
             for thread in self._threads:
                 os.sched_setaffinity(thread, cores)
         except OSError as error:
-            logger.warning(f"no core of its own: {error}")
+            logger.warning(f"this replica keeps to no core of its own: {error}")
             self._refused = True
         return not self._refused
 
 
 def _rank(core: int) -> tuple[int, int]:
-    """The first of each pair that shares what computes comes before any second one."""
+    """Sort key: the first hardware thread of each physical core comes before all second ones."""
     try:
         siblings = (CORES / f"cpu{core}/topology/thread_siblings_list").read_text().strip()
     except OSError:

@@ -1,10 +1,10 @@
-"""Why a class was answered: a Grad-CAM overlay, made beside the predictions.
+"""Explanations of answers: Grad-CAM overlays, made in a process beside the predictions.
 
     explainer = Explainer(checkpoint_directory, decode)              # bytes to uint8 S×S×3, as for predictions
     overlays = await explainer.overlays([encoded], [class_index], wanted)    # the PNGs' bytes
 
-Made by an actor of Ray's with PyTorch and captum, which the first who asks has started on the replica's node, and
-which ends with the replica. It has the lowest priority: on a busy core the forward passes of predictions go first.
+A Ray actor with PyTorch and captum makes them. The first request for an explanation starts it on the replica's node,
+and it ends with the replica. It has the lowest priority: on a busy core, the forward passes of predictions go first.
 """
 
 from __future__ import annotations
@@ -23,46 +23,47 @@ from ray.exceptions import RayActorError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raycls.cluster.environment import LOWEST_PRIORITY
+from raycls.serving.replica.answer import HTTPProblem, busy
 from raycls.serving.replica.batching import ClientGone
-from raycls.serving.replica.request import HTTPProblem, busy
 
-MOST_WAITING = 16  # explanations; who asks for more is told to come back
-MOST_AT_ONCE = 4  # of one request
-# The ingress gives a request up after 8, and says less. The first one takes 3 on an idle core.
+MOST_WAITING = 16  # explanations; further requests get 429
+MOST_AT_ONCE = 4  # images to explain in one request
+# HAProxy ends a request after 8 s with a plain 500. The first explanation takes 3 s on an idle core.
 PATIENCE_S = 6.0
-# Before another one is started in place of a process that ended.
+# The wait before a new actor replaces one that ended.
 AGAIN_S = 10.0
 
 logger = logging.getLogger("ray.serve")
 
 
 class Explainer:
-    """Explains the answers of one checkpoint's network, to images that were decoded so."""
+    """Explains the answers of one checkpoint's network. `decode`: encoded bytes to uint8 S×S×3, as for predictions."""
 
     def __init__(self, directory: Path, decode: Callable[[bytes], np.ndarray]):
         self._directory, self._decode = directory, decode
         self._waiting = 0
-        # Of the one whose explanation is made: of those after it, who leaves costs nothing.
+        # One explanation at a time: a client that leaves the queue costs nothing.
         self._turn = asyncio.Lock()
         self._maker: Any = None
         self._ended = -AGAIN_S
 
     def check(self, count: int) -> None:
-        """Raise HTTPProblem where so many are not explained at once: 413, or 429 when too many wait."""
+        """Raise HTTPProblem 413 for too many images in one request, 429 when too many explanations wait."""
         if count > MOST_AT_ONCE:
             raise HTTPProblem(
                 413, f"{count} images to explain in one request; at most {MOST_AT_ONCE} are accepted"
             )
         if self._waiting + count > MOST_WAITING:
-            raise busy("too many explanations are being made")
+            raise busy("too many explanations are waiting")
 
     async def overlays(
         self, images: Sequence[bytes], class_indices: Sequence[int], wanted: Callable[[], bool]
     ) -> list[bytes]:
-        """A PNG each: the image, in grey, under the places that spoke for the class. The images are answered ones.
+        """Return a PNG for each image: the image in grey under a heat map of the places that spoke for the class.
 
-        Raises HTTPProblem: as `check`, 400 for a network without convolutions, 429 when it takes too long, 503 when
-        what makes them ended. ClientGone where `wanted`, asked before each, says no.
+        The images must be readable. Raises HTTPProblem: as `check`, 400 for a network without convolutions, 429 when it
+        takes too long, 503 when the explaining process ended. Raises ClientGone where `wanted`, called before each
+        image, says no.
         """
         self.check(len(images))
         self._waiting += len(images)
@@ -73,9 +74,11 @@ class Explainer:
                     for data, class_index in zip(images, class_indices, strict=True)
                 ]
         except TimeoutError:
-            raise busy(f"no explanation was made in {PATIENCE_S:g} s, as predictions go first") from None
+            raise busy(
+                f"no explanation was ready in {PATIENCE_S:g} s, because predictions go first"
+            ) from None
         except RayActorError:
-            logger.exception("what explains answers ended")
+            logger.exception("the explaining process ended")
             self._maker, self._ended = None, time.monotonic()
             raise self._away() from None
         finally:
@@ -94,7 +97,7 @@ class Explainer:
             try:
                 overlay: bytes | None = await made
             except asyncio.CancelledError:
-                ray.cancel(made)  # those that wait for it would wait for this one, too
+                ray.cancel(made)  # explanations that wait for the actor would wait for this one too
                 raise
         if overlay is None:
             raise HTTPProblem(400, "the network has no convolutions, so Grad-CAM cannot explain it")
@@ -102,7 +105,7 @@ class Explainer:
 
     def _away(self) -> HTTPProblem:
         return HTTPProblem(
-            503, "what explains answers ended: its log says why", {"Retry-After": f"{AGAIN_S:.0f}"}
+            503, "the explaining process ended: its log says why", {"Retry-After": f"{AGAIN_S:.0f}"}
         )
 
     def _start(self) -> Any:
@@ -111,7 +114,7 @@ class Explainer:
 
 
 class _OverlayMaker:
-    """Overlays one after another, in a process of its own."""
+    """Makes overlays, one after another, in a process of its own."""
 
     def __init__(self, directory: Path):
         import torch
@@ -121,11 +124,11 @@ class _OverlayMaker:
         torch.set_num_threads(1)
         self._network, self._card = checkpoint.load(directory)  # on the CPU: a GPU is not asked for
         self._cam: Any = None
-        # Only now: loaded with it, the network might never be ready.
+        # After loading: with the lowest priority, the network might never be ready.
         os.setpriority(os.PRIO_PROCESS, 0, LOWEST_PRIORITY)
 
     def overlay(self, pixels: np.ndarray, class_index: int) -> bytes | None:
-        """A PNG for uint8 S×S×3; None for a network without convolutions."""
+        """Return a PNG for uint8 S×S×3 pixels; None for a network without convolutions."""
         import torch
 
         from raycls.reports.attribution import cam_of, fed, spatial_layers

@@ -1,4 +1,4 @@
-"""What replicas count, as Prometheus text at GET /metrics.
+"""The counts of replicas, as Prometheus text at GET /metrics.
 
     metrics = Metrics("9x3k2a", version, classes, "torch")
     metrics.request(200, seconds=0.004)
@@ -6,9 +6,9 @@
     metrics.answers(predictions)
     exposition([metrics.collect(), *those_of_the_other_replicas])
 
-Every scrape, whichever replica it reaches, shows the series of all of them; the label `replica` keeps them apart, so
-that a replica that is gone ends its own series and makes no sum fall. Counting is a few additions; names, help and text
-are prometheus_client's and made when somebody asks.
+Every scrape shows the series of all replicas, whichever replica it reaches. The label `replica` keeps them apart, so
+that a replica that is gone ends its own series and makes no sum fall. Counting is a few additions; prometheus_client
+makes names, help and text when a scrape asks for them.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class _Histogram:
 
 
 class Metrics:
-    """The counts of one replica, known by an id of its own."""
+    """The counts of one replica."""
 
     def __init__(self, replica: str, version: ModelVersion, classes: Sequence[str], engine: Engine):
         self._replica, self._classes = replica, classes
@@ -71,15 +71,15 @@ class Metrics:
         self._sizes, self._confidence = _Histogram(IMAGES), _Histogram(CONFIDENCE)
 
     def request(self, status: int, seconds: float | None = None, count: int = 1) -> None:
-        """One request answered, or several; with predictions, so long after its head came in."""
+        """Count one answered request, or `count`. seconds: from its head to its predictions, where it had any."""
         self._requests[status] += count
         if seconds is not None:
             self._duration.add(seconds)
 
     def batch(self, waited: Sequence[float], decode_seconds: float, forward_seconds: float | None) -> None:
-        """One batch. waited: seconds of each image between its request's last byte and the batch's begin.
+        """Count one batch. waited: the seconds of each image between its request's last byte and the batch's start.
 
-        forward_seconds is None where no image of the batch could be read.
+        forward_seconds: None where no image of the batch could be read.
         """
         self._sizes.add(len(waited))
         for seconds in waited:
@@ -89,13 +89,13 @@ class Metrics:
             self._forward.add(forward_seconds)
 
     def answers(self, predictions: Iterable[Prediction]) -> None:
-        """What was predicted, and how surely."""
+        """Count predictions by class and by confidence."""
         for prediction in predictions:
             self._predicted[prediction.class_index] += 1
             self._confidence.add(prediction.confidence)
 
     def collect(self, pending: int = 0) -> list[Metric]:
-        """This replica's series, to be sent to whichever replica was asked. pending: requests that it holds."""
+        """Return this replica's series, for the replica that was asked. pending: requests that it holds."""
         held = GaugeMetricFamily("raycls_pending", "Requests held, waiting or computed", labels=["replica"])
         held.add_metric([self._replica], pending)
         requests = CounterMetricFamily("raycls_requests", "Requests answered", labels=["replica", "status"])
@@ -135,8 +135,8 @@ class _Merged(Collector):
 
 
 def exposition(replicas: Iterable[list[Metric]], *, complete: bool = True) -> Response:
-    """What several replicas collected, as one Prometheus text; whether these are all of them."""
-    told = GaugeMetricFamily("raycls_complete", "1 where all replicas have told their counts", int(complete))
+    """Return the series of several replicas as one Prometheus text. complete: whether all replicas are in it."""
+    told = GaugeMetricFamily("raycls_complete", "1 where the counts of all replicas are here", int(complete))
     return Response(
         generate_latest(_Merged([*replicas, [told]])),
         headers={"Content-Type": CONTENT_TYPE_LATEST},

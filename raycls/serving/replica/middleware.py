@@ -1,44 +1,40 @@
-"""What stands before a replica's application: request headers that Ray would act upon, and too many of them.
+"""What a request passes before Ray: a filter of its headers, and the direct way to the classifier.
 
-    RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=raycls.serving.replica.middleware:middlewares   # raycls/cluster/environment.py sets it
+    RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=raycls.serving.replica.middleware:middlewares
 
-Ray's replica takes orders from some headers, whoever sends them: not to notice that a client has left, or to end a
-request at another time. In others, bytes that are not UTF-8 end in an error of its own.
+raycls/cluster/environment.py sets the variable. Ray's replica obeys some request headers, whoever sends them: not to
+notice that a client has left, or to end a request at another time. In other headers, bytes that are not UTF-8 make Ray
+fail.
 """
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 from ray import serve
 from ray.serve.exceptions import RayServeException
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from raycls.ray_patches import joined_answer
-from raycls.ray_patches.direct_predict import DirectPredict
+from raycls.ray_patches import direct_predict, joined_answer
+from raycls.ray_patches.guard import usable
 from raycls.ray_patches.haproxy_rules import REFUSED
-from raycls.serving.replica.request import HTTPProblem
+from raycls.serving.replica.answer import HTTPProblem
 
 MAX_HEADER_BYTES = 16 * 1024  # names and values of all headers
-_ORDERS = (b"x-request-disconnect-disabled", b"x-request-timeout-seconds")
+RAYS_ORDERS = (b"x-request-disconnect-disabled", b"x-request-timeout-seconds")
+REFUSED_BEFORE = (
+    "raycls.refused"  # in a request's scope: how many requests HAProxy has refused since the last one
+)
 _REFUSED = REFUSED.encode()
-REFUSED_BEFORE = "raycls.refused"  # in a request's scope: how many HAProxy has refused since the one before
-# Ray would wait for each client's leaving in a task of its own, with another for the request and a queue between them:
-# a tenth of a replica's CPU. The classifier looks whether the client is there, when it matters.
-UNWATCHED = (b"x-request-disconnect-disabled", b"?1")
 
 
 class HeaderFilter:
-    """Passes a request on without orders to Ray and without values that are not ASCII; 431 for too many headers.
+    """Removes orders to Ray and values that are not ASCII from a request's headers; answers 431 for too many bytes.
 
-    own: headers that it adds. behind_haproxy: what a header says that HAProxy alone may set goes into the scope.
+    behind_haproxy: the header that only HAProxy sets is moved into the scope, as a number.
     """
 
-    def __init__(
-        self, app: ASGIApp, own: Sequence[tuple[bytes, bytes]] = (), *, behind_haproxy: bool = False
-    ):
-        self._app, self._own, self._behind_haproxy = app, own, behind_haproxy
+    def __init__(self, app: ASGIApp, *, behind_haproxy: bool = False):
+        self._app, self._behind_haproxy = app, behind_haproxy
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -51,18 +47,23 @@ class HeaderFilter:
                 if name == _REFUSED:
                     if self._behind_haproxy and value.isdigit() and len(value) < 10:
                         scope[REFUSED_BEFORE] = int(value)
-                elif name not in _ORDERS and value.isascii():
+                elif name not in RAYS_ORDERS and value.isascii():
                     kept.append((name, value))
-            scope["headers"] = [*kept, *self._own]
+            scope["headers"] = kept
         await self._app(scope, receive, send)
 
 
 def middlewares() -> list[Middleware]:
-    """For Ray, which asks for them in each of its proxies and replicas before it starts an HTTP server there."""
+    """Return what Ray puts before its own application. Ray asks in each proxy and replica before it listens."""
     try:
         serve.get_replica_context()
-    except RayServeException:  # a proxy, whose connections a replica does not see
+    except RayServeException:  # this process is a proxy
         return [Middleware(HeaderFilter)]
     joined_answer.install()
-    # The last stands before the others.
-    return [Middleware(DirectPredict), Middleware(HeaderFilter, own=[UNWATCHED], behind_haproxy=True)]
+    header_filter = Middleware(HeaderFilter, behind_haproxy=True)
+    # The last one stands before the others.
+    return (
+        [Middleware(direct_predict.DirectPredict), header_filter]
+        if usable(direct_predict.PATCH)
+        else [header_filter]
+    )

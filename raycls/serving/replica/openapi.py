@@ -1,4 +1,4 @@
-"""What the classifier answers to, as an OpenAPI 3.1 document: GET /openapi.json.
+"""The OpenAPI 3.1 document of the classifier: GET /openapi.json.
 
 document(classes=("cat", "dog"), config=ServingConfig())
 """
@@ -20,15 +20,15 @@ _PROBLEMS = {
     408: "the body took too long",
     413: "too many bytes, pixels, images, or images to explain",
     415: "no image, or a content type that is not accepted",
-    429: "too many requests are waiting, or predictions left no core to explain an answer: see Retry-After",
+    429: "too many requests are waiting, or predictions left no core for an explanation: see Retry-After",
     431: "too many bytes of headers",
     500: "the server failed; its log says why",
-    503: "no model is ready, or what explains answers ended",
+    503: "no model is ready, or the explaining process ended",
 }
 
 
 def document(classes: Sequence[str], config: ServingConfig) -> dict[str, Any]:
-    """The whole document; classes are those of the model that is served, config its limits."""
+    """Return the whole document. classes: the served model's. config: its limits."""
     scheme = {"token": {"type": "http", "scheme": "bearer"}} if config.token_sha256 else {}
     guarded: dict[str, Any] = {"security": [{"token": []}]} if scheme else {}
     return {
@@ -54,12 +54,12 @@ def _predict(config: ServingConfig) -> dict[str, Any]:
             _query(
                 "top_k",
                 {"type": "integer", "minimum": 0, "maximum": 999_999_999},
-                "the likeliest classes, too",
+                "also return so many of the likeliest classes",
             ),
             _query(
                 "explain",
                 {"type": "boolean"},
-                f"a Grad-CAM overlay beside each answer, to {MOST_AT_ONCE} images at most",
+                f"also return a Grad-CAM overlay for each image, {MOST_AT_ONCE} at most",
             ),
         ],
         "requestBody": {
@@ -103,7 +103,7 @@ def _schemas(classes: list[str]) -> dict[str, Any]:
 
 
 def _object(properties: dict[str, Any]) -> dict[str, Any]:
-    """An object with exactly these properties, all required."""
+    """Return the schema of an object with exactly these properties, all required."""
     required = list(properties)
     return {
         "type": "object",

@@ -148,6 +148,6 @@ def test_what_ray_has_to_do_itself_goes_its_way(case: str, monkeypatch: pytest.M
         case "log of each":
             logging.getLogger("ray.serve").setLevel(logging.INFO)
         case "traces":
-            monkeypatch.setattr("raycls.ray_patches.direct_predict.is_tracing_enabled", lambda: True)
+            monkeypatch.setattr("ray.serve._private.tracing_utils.is_tracing_enabled", lambda: True)
     assert sent(replica) == []
     assert replica.told == ["Ray's way"]

@@ -11,7 +11,8 @@ from raycls.cli import run
 from raycls.errors import UsageError
 from raycls.serving import auth
 from raycls.serving.control.configuration import ServeConfiguration
-from raycls.serving.replica.request import HTTPProblem
+from raycls.serving.replica.answer import HTTPProblem
+from raycls.serving.replica.request import check_token
 
 CONFIG = Path(__file__).parents[3] / "serve_config.yaml"
 SECRET = "correct-horse-battery-staple"
@@ -19,9 +20,9 @@ SECRET = "correct-horse-battery-staple"
 
 def test_the_token_is_taken_and_nothing_else() -> None:
     expected = auth.digest(SECRET)
-    auth.check(Headers({"Authorization": f"Bearer {SECRET}"}), expected)
-    auth.check(Headers({"authorization": f"bearer {SECRET}"}), expected)
-    auth.check(Headers(), None)
+    check_token(Headers({"Authorization": f"Bearer {SECRET}"}), expected)
+    check_token(Headers({"authorization": f"bearer {SECRET}"}), expected)
+    check_token(Headers(), None)
     for given in (
         f"Bearer {SECRET}x",
         f"Basic {SECRET}",
@@ -31,11 +32,11 @@ def test_the_token_is_taken_and_nothing_else() -> None:
         "Bearer \xff",
     ):
         with pytest.raises(HTTPProblem, match="Authorization") as caught:
-            auth.check(Headers({"Authorization": given}), expected)
+            check_token(Headers({"Authorization": given}), expected)
         assert caught.value.status == 401
         assert caught.value.headers == {"WWW-Authenticate": "Bearer"}
     with pytest.raises(HTTPProblem):
-        auth.check(Headers(), expected)
+        check_token(Headers(), expected)
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,11 @@ import asyncio
 import json
 
 import pytest
-from starlette.middleware import Middleware
 from starlette.types import Message, Receive, Scope, Send
 
 from raycls.serving.replica.middleware import (
     MAX_HEADER_BYTES,
     REFUSED_BEFORE,
-    UNWATCHED,
     HeaderFilter,
     middlewares,
 )
@@ -20,9 +18,7 @@ from raycls.serving.replica.middleware import (
 Headers = list[tuple[bytes, bytes]]
 
 
-def passed(
-    headers: Headers, own: list[tuple[bytes, bytes]] | None = None
-) -> tuple[Headers | None, list[Message]]:
+def passed(headers: Headers) -> tuple[Headers | None, list[Message]]:
     """The headers that the application was given, or None, and what was sent in its place."""
     seen: list[Headers] = []
     sent: list[Message] = []
@@ -36,7 +32,7 @@ def passed(
     async def send(message: Message) -> None:
         sent.append(message)
 
-    (middleware,) = [Middleware(HeaderFilter, own=own)] if own else middlewares()
+    (middleware,) = middlewares()
     app = middleware.cls(application, *middleware.args, **middleware.kwargs)
     asyncio.run(app({"type": "http", "headers": headers}, receive, send))  # type: ignore[arg-type]
     return (seen[0] if seen else None), sent
@@ -56,11 +52,6 @@ def passed(
 def test_no_client_gives_ray_orders(order: tuple[bytes, bytes]) -> None:
     usual = [(b"host", b"x"), (b"content-type", b"image/png")]
     assert passed([*usual, order]) == (usual, [])
-
-
-def test_in_a_replica_ray_gets_ours_and_once() -> None:
-    sent = [(b"host", b"x"), (b"x-request-disconnect-disabled", b"?0")]
-    assert passed(sent, [UNWATCHED]) == ([(b"host", b"x"), UNWATCHED], [])
 
 
 @pytest.mark.parametrize(

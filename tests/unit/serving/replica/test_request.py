@@ -13,16 +13,10 @@ from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
 from raycls.errors import ImageError, ImageTooLargeError, NotAnImageError
+from raycls.serving.replica.answer import HTTPProblem, image_problem
 from raycls.serving.replica.batching import ClientGone
-from raycls.serving.replica.request import (
-    HTTPProblem,
-    IncomingBodies,
-    connected,
-    explain_of,
-    images_of,
-    problem_of,
-    read_body,
-)
+from raycls.serving.replica.body import IncomingBodies, connected, read_body
+from raycls.serving.replica.request import explain_of, images_of
 
 
 def request(chunks: list[bytes], headers: dict[str, str] | None = None) -> tuple[Request, list[bytes]]:
@@ -48,7 +42,7 @@ def asked(query: str) -> Request:
 def test_reading_stops_at_the_limit() -> None:
     incoming, unread = request([b"x" * 10] * 100)
     with pytest.raises(HTTPProblem, match="larger than 50 bytes") as caught:
-        asyncio.run(read_body(incoming, limit=50, timeout_s=5, arrivals=IncomingBodies(8, 1000)))
+        asyncio.run(read_body(incoming, limit=50, timeout_s=5, incoming=IncomingBodies(8, 1000)))
     assert caught.value.status == 413
     assert len(unread) == 94  # six chunks were enough to know
 
@@ -57,14 +51,14 @@ def test_reading_stops_at_the_limit() -> None:
 def test_a_declared_length_over_the_limit_is_refused_unread(declared: str) -> None:
     incoming, unread = request([b"x"] * 3, {"content-length": declared})
     with pytest.raises(HTTPProblem):
-        asyncio.run(read_body(incoming, limit=50, timeout_s=5, arrivals=IncomingBodies(8, 1000)))
+        asyncio.run(read_body(incoming, limit=50, timeout_s=5, incoming=IncomingBodies(8, 1000)))
     assert len(unread) == 3
 
 
 def test_a_body_at_the_limit_is_whole() -> None:
     incoming, _ = request([b"ab", b"cd", b"e"], {"content-length": "5"})
     assert (
-        asyncio.run(read_body(incoming, limit=5, timeout_s=5, arrivals=IncomingBodies(8, 1000))) == b"abcde"
+        asyncio.run(read_body(incoming, limit=5, timeout_s=5, incoming=IncomingBodies(8, 1000))) == b"abcde"
     )
 
 
@@ -81,7 +75,7 @@ def test_the_oldest_body_makes_room_for_others(count: int, size: int) -> None:
             sent.append(bytes(10))
             return {"type": "http.request", "body": sent[0], "more_body": True}
 
-        reading = read_body(without_headers(receive), limit=50, timeout_s=30, arrivals=arrivals)
+        reading = read_body(without_headers(receive), limit=50, timeout_s=30, incoming=arrivals)
         return asyncio.create_task(reading)
 
     async def meet() -> None:
@@ -89,15 +83,15 @@ def test_the_oldest_body_makes_room_for_others(count: int, size: int) -> None:
         for _ in range(2):
             slow.append(dawdler())
             await asyncio.sleep(0.01)
-        assert await read_body(request([bytes(10)])[0], limit=50, timeout_s=5, arrivals=arrivals) == bytes(10)
-        with pytest.raises(HTTPProblem, match="others needed its place") as caught:
+        assert await read_body(request([bytes(10)])[0], limit=50, timeout_s=5, incoming=arrivals) == bytes(10)
+        with pytest.raises(HTTPProblem, match="other requests needed its place") as caught:
             await slow[0]
         assert caught.value.status == 408
         assert not slow[1].done()
         slow[1].cancel()
         await asyncio.wait(slow)
         whole = request([bytes(25)])[0]
-        assert await read_body(whole, limit=50, timeout_s=5, arrivals=arrivals) == bytes(25)
+        assert await read_body(whole, limit=50, timeout_s=5, incoming=arrivals) == bytes(25)
 
     asyncio.run(meet())
 
@@ -108,7 +102,7 @@ def test_who_leaves_while_sending_is_waited_for_no_more() -> None:
 
     with pytest.raises(ClientGone):
         asyncio.run(
-            read_body(without_headers(receive), limit=5, timeout_s=5, arrivals=IncomingBodies(8, 1000))
+            read_body(without_headers(receive), limit=5, timeout_s=5, incoming=IncomingBodies(8, 1000))
         )
 
 
@@ -158,7 +152,7 @@ def test_a_sender_that_dawdles_is_told_so() -> None:
 
     with pytest.raises(HTTPProblem, match=r"within 0\.1 s") as caught:
         asyncio.run(
-            read_body(without_headers(receive), limit=1000, timeout_s=0.1, arrivals=IncomingBodies(8, 1000))
+            read_body(without_headers(receive), limit=1000, timeout_s=0.1, incoming=IncomingBodies(8, 1000))
         )
     assert caught.value.status == 408
     assert caught.value.headers == {"Connection": "close"}
@@ -206,4 +200,4 @@ def test_problem_documents_follow_rfc_9457() -> None:
     ("error", "status"), [(ImageError, 400), (NotAnImageError, 415), (ImageTooLargeError, 413)]
 )
 def test_image_errors_have_their_status(error: type[ImageError], status: int) -> None:
-    assert problem_of(error("why")).status == status
+    assert image_problem(error("why")).status == status

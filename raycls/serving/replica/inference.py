@@ -1,0 +1,141 @@
+"""Encoded images to predictions: decoding, the forward pass, and a watchdog over it.
+
+    inference = Inference(config, version, metrics)
+    outcomes = await inference.run([encoded], still_wanted)      # a Prediction or an ImageError for each image
+
+One thread decodes and computes (raycls/serving/replica/batching.py), so that the event loop stays free to read and
+answer. Knows one model version, and nothing of HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from raycls import registry
+from raycls.cluster.environment import OWN_CORES
+from raycls.config import Engine, ServingConfig
+from raycls.data.transforms import decode
+from raycls.engines.build import best_device, to_serve
+from raycls.engines.predictor import Prediction, Predictor
+from raycls.errors import ImageError
+from raycls.serving.replica.batching import Batcher
+from raycls.serving.replica.core_pinning import PinnedCore
+from raycls.serving.replica.metrics import Metrics
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")  # the image formats that a request may have
+# A forward pass that takes longer than HUNG_S plus HUNG_TIMES the time of a full batch counts as hung.
+HUNG_S = 15.0
+HUNG_TIMES = 10
+
+logger = logging.getLogger("ray.serve")
+
+
+class Inference:
+    """One checkpoint's network behind a queue of images. Construct it in the event loop's thread.
+
+    The constructor returns when the first passes are done.
+    """
+
+    def __init__(self, config: ServingConfig, version: registry.ModelVersion, replica: str):
+        self._config = config
+        self.checkpoint = registry.checkpoint(version)
+        engine = _engine(config, version)
+        self.predictor = Predictor.load(self.checkpoint, engine=engine, threads=config.threads)
+        self.metrics = Metrics(replica, version, self.predictor.card.classes, self.predictor.engine)
+        self._forward_since: float | None = None  # when the running forward pass began
+        self._full_batch_s = 0.0
+        on_cpu = best_device() == "cpu"
+        self._batcher = Batcher(self._classify, config.max_batch_size, first=self._warm_up, halve=on_cpu)
+        self._core: PinnedCore | None = None
+        if os.environ.get(OWN_CORES) and config.threads == 1 and on_cpu:
+            # Threads that the event loop starts inherit its core; the pool's threads may run on every core.
+            pool = ThreadPoolExecutor(initializer=os.sched_setaffinity, initargs=(0, os.sched_getaffinity(0)))
+            asyncio.get_running_loop().set_default_executor(pool)
+            self._core = PinnedCore([threading.get_native_id(), self._batcher.thread_id])
+            self._core.keep()
+
+    async def run(
+        self, images: Sequence[bytes], still_wanted: Callable[[], bool]
+    ) -> list[Prediction | ImageError]:
+        """Return an outcome for each encoded image, in order. Raises ClientGone where still_wanted says no."""
+        return await self._batcher.put(images, still_wanted)
+
+    def decode(self, data: bytes) -> np.ndarray:
+        """Return uint8 S×S×3 pixels of an encoded image. Raises ImageError."""
+        return self.predictor.prepare(decode(data, max_pixels=self._config.max_pixels, formats=FORMATS))
+
+    def check_health(self) -> None:
+        """Raise RuntimeError where a forward pass hangs."""
+        since, longest = self._forward_since, HUNG_S + HUNG_TIMES * self._full_batch_s
+        if since and (seconds := time.perf_counter() - since) > longest:
+            raise RuntimeError(f"a forward pass has been running for {seconds:.0f} s")
+
+    def pin(self, *, busy: bool) -> None:
+        """Keep to a core, where this replica has one. Leave it while the replica is busy.
+
+        While many requests wait, other processes on the core delay them more than the replica's own two threads do.
+        """
+        if self._core:
+            if busy:
+                self._core.leave()
+            else:
+                self._core.keep()
+
+    def _classify(self, images: list[bytes], waited: list[float]) -> list[Prediction | ImageError]:
+        """Return an outcome for each image. An image that cannot be read leaves the others alone."""
+        started = time.perf_counter()
+        outcomes = [self._pixels(data) for data in images]
+        readable = [outcome for outcome in outcomes if isinstance(outcome, np.ndarray)]
+        decoded = time.perf_counter()
+        predictions: list[Prediction] = []
+        forward_seconds = None
+        if readable:
+            self._forward_since = decoded
+            try:
+                probabilities = self.predictor.probabilities(np.stack(readable))
+                if self._config.simulate_forward_ms:
+                    time.sleep(self._config.simulate_forward_ms / 1000 * len(readable))
+            finally:
+                self._forward_since = None
+            forward_seconds = time.perf_counter() - decoded
+            predictions = self.predictor.predictions(probabilities)
+        self.metrics.batch(waited, decoded - started, forward_seconds)
+        self.metrics.answers(predictions)
+        answers = iter(predictions)
+        return [next(answers) if isinstance(outcome, np.ndarray) else outcome for outcome in outcomes]
+
+    def _pixels(self, data: bytes) -> np.ndarray | ImageError:
+        try:
+            return self.decode(data)
+        except ImageError as error:
+            return error
+
+    def _warm_up(self) -> None:
+        """Run the first passes, of one image, two, four, up to a full batch: they are slower than later ones."""
+        side, most = self.predictor.card.image_size, self._config.max_batch_size
+        for count in [*(2**k for k in range((most - 1).bit_length())), most]:
+            started = time.perf_counter()
+            self.predictor.probabilities(np.zeros((count, side, side, 3), np.uint8))
+        simulated_s = self._config.simulate_forward_ms / 1000 * most
+        self._full_batch_s = time.perf_counter() - started + simulated_s
+
+
+def _engine(config: ServingConfig, version: registry.ModelVersion) -> Engine:
+    engine = to_serve(config.engine, version.engine)
+    if config.engine != "auto":
+        return engine
+    if not version.engine_timings:
+        logger.warning(f"engine {engine}: none was timed for {version.reference}; `raycls promote` does that")
+    elif engine != version.engine:
+        logger.warning(
+            f"engine {engine}: {version.engine} does not run on {best_device()}; promote the version on this machine"
+        )
+    return engine
