@@ -169,6 +169,9 @@ class ServingConfig(_Section):
         pattern="^[0-9a-f]{64}$",
         description="digest of the bearer token that /predict and /metrics ask for; none: anyone may ask",
     )
+    no_auth: bool = Field(
+        False, description="ask nobody for a token, even where other machines reach the server"
+    )
     access_log: float = Field(
         0,
         ge=0,

@@ -25,7 +25,7 @@ import requests
 
 from harness import wrk
 from harness.results_page import Row
-from raycls import cluster, home, progress, registry
+from raycls import cluster, home, local_http, progress, registry
 from raycls.benchmark import bound
 from raycls.benchmark.images import read_images
 from raycls.benchmark.load import Load, LoadGenerator
@@ -132,7 +132,9 @@ def check(server: Server, url: str, images: Path, expected: list[str]) -> None:
     form, right = FORMS[server.form], 0
     for image, wanted in zip(read_images(images)[:CHECKED], expected, strict=True):
         request = form.wrap(image)
-        answer = requests.post(url, request.body, headers={"Content-Type": request.content_type}, timeout=30)
+        answer = local_http.request(
+            "POST", url, data=request.body, headers={"Content-Type": request.content_type}, timeout=30
+        )
         if not answer.ok:
             raise BenchmarkError(f"{server.name} answers {answer.status_code}: {answer.text[:200]}")
         right += form.named(answer.json()) == wanted
@@ -182,7 +184,9 @@ def settle(server: Server, url: str, images: Path) -> None:
     request, end = FORMS[server.form].wrap(read_images(images)[0]), time.monotonic() + SETTLED_S
     headers = {"Content-Type": request.content_type}
     for _ in range(2 * max(COUNTS)):  # each worker is asked, behind what waits for it
-        while requests.post(url, request.body, headers=headers, timeout=60).status_code == 429:
+        while (
+            local_http.request("POST", url, data=request.body, headers=headers, timeout=60).status_code == 429
+        ):
             if time.monotonic() > end:
                 raise BenchmarkError(
                     f"{server.name} answers 429 for {SETTLED_S:g} s, though nobody else asks"
@@ -258,7 +262,7 @@ def _await(
     deadline = time.monotonic() + STARTUP_S
     while time.monotonic() < deadline and started.poll() is None:
         try:
-            if whole() and requests.post(url, b"", timeout=5).status_code not in (404, 503):
+            if whole() and local_http.request("POST", url, data=b"", timeout=5).status_code not in (404, 503):
                 return
         except requests.RequestException:
             pass

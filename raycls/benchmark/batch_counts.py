@@ -13,8 +13,7 @@ import time
 from functools import reduce
 from urllib.parse import urljoin
 
-import requests
-
+from raycls import local_http
 from raycls.errors import BenchmarkError
 from raycls.serving import auth
 from raycls.serving.client.scrape import Histogram, read
@@ -64,7 +63,7 @@ def forward_ms(url: str, image: bytes, batch: int = 1) -> float:
     The median of WINDOWS means, each over REQUESTS requests, one after another. Raises BenchmarkError.
     """
     means = []
-    with requests.Session() as session:
+    with local_http.session(url) as session:
         session.headers.update(auth.headers())
         for _ in range(WINDOWS):
             (before,) = scrape(url, 1, FORWARD).values()

@@ -210,7 +210,7 @@ def _is_open(address: str | None) -> bool:
 
     if address in (None, "local"):
         return False
-    with grpc.insecure_channel(address) as channel:
+    with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
         ask = channel.unary_unary("/ray.rpc.NodeInfoGcsService/GetClusterId")
         try:
             ask(b"", timeout=5)

@@ -167,6 +167,8 @@ def default_size(files: list[Path]) -> int:
     """The median of the shorter sides, in whole eights from 8 to 224; of 500 to 1000 files, evenly chosen."""
     sides = []
     for file in files[:: max(1, len(files) // 500)]:
+        if not file.is_file():  # opening a FIFO could wait for ever
+            continue
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")

@@ -8,6 +8,7 @@ nothing of classes and splits.
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -80,7 +81,10 @@ def _chunks(files: list[Path], unreadable: dict[int, str]) -> Iterator[tuple[lis
     contents: list[bytes] = []
     for position, file in enumerate(files):
         try:
-            if file.stat().st_size > MAX_FILE_BYTES:
+            status = file.stat()
+            if not stat.S_ISREG(status.st_mode):
+                raise OSError("not a regular file")  # to read a FIFO could wait for ever
+            if status.st_size > MAX_FILE_BYTES:
                 raise OSError(f"larger than {MAX_FILE_BYTES // 2**20} MB")
             contents.append(file.read_bytes())
         except OSError as error:

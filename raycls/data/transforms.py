@@ -9,6 +9,7 @@ and serves starts in half the time.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import warnings
 
@@ -37,7 +38,10 @@ def decode(
     image = _opened(data, max_pixels, formats)
     try:
         image.load()
-        ImageOps.exif_transpose(image, in_place=True)
+        with contextlib.suppress(
+            Exception
+        ):  # an orientation that cannot be read is no reason to refuse the pixels
+            ImageOps.exif_transpose(image, in_place=True)
         upright: Image.Image = image
         if upright.mode.startswith("I") or upright.mode == "F":
             # Pillow would clip, not scale, when it turns 16-bit grey into RGB.

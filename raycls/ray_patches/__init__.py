@@ -22,6 +22,7 @@ def patches() -> list[Patch]:
         haproxy_rules,
         joined_answer,
         keep_routes,
+        serve_host,
     )
 
     modules = (
@@ -32,5 +33,6 @@ def patches() -> list[Patch]:
         haproxy_rules,
         driver_address,
         driver_token,
+        serve_host,
     )
     return [module.PATCH for module in modules]

@@ -260,28 +260,3 @@ def champion(name: str) -> ModelVersion | None:
         return resolve(f"{name}@{CHAMPION}")
     except UnknownModelError:
         return None
-
-
-def beats(version: ModelVersion, champion: ModelVersion | None, metric: str) -> bool:
-    """Whether the champion is absent, of other data, lower in `metric`, or this very version; say which."""
-    if champion and champion.reference == version.reference:
-        return True
-    mine = version.metrics[metric]
-    if champion is None:
-        progress.say(f"{version.reference} is the first champion: {metric} {mine:.4f}")
-    elif champion.fingerprint != version.fingerprint:
-        progress.say(
-            f"{version.reference} replaces champion {champion.reference}, which was trained on other data"
-        )
-    elif mine > champion.metrics[metric]:
-        progress.say(
-            f"{version.reference} replaces champion {champion.reference}: "
-            f"{metric} {mine:.4f} against {champion.metrics[metric]:.4f}"
-        )
-    else:
-        progress.say(
-            f"{champion.reference} stays champion: {metric} {champion.metrics[metric]:.4f}, "
-            f"{version.reference} has {mine:.4f}"
-        )
-        return False
-    return True

@@ -20,7 +20,9 @@ from starlette.responses import Response
 
 from raycls import registry
 from raycls.config import ServingConfig, validated
-from raycls.errors import RayclsError, UnknownModelError
+from raycls.errors import RayclsError, UnknownModelError, UsageError
+from raycls.ray_patches import serve_host
+from raycls.serving import auth
 from raycls.serving.replica.answer import HTTPProblem
 
 
@@ -33,6 +35,7 @@ def build(args: dict[str, Any]) -> Application:
     config = None
     try:
         config = validated(ServingConfig, args)
+        check_exposure(config, serve_host.host())
         version = registry.resolve(config.model)
         registry.checkpoint(
             version
@@ -46,6 +49,16 @@ def build(args: dict[str, Any]) -> Application:
     from raycls.serving.replica.classifier import Classifier
 
     return Classifier.bind(config, version)  # type: ignore[attr-defined]
+
+
+def check_exposure(config: ServingConfig, host: str | None) -> None:
+    """Raise UsageError where other machines reach `host` and nothing says who may ask. None: the host is unknown."""
+    if config.token_sha256 or config.no_auth or (host is not None and not auth.needed(host)):
+        return
+    raise UsageError(
+        f"other machines reach {host or 'this server'}, and the application asks for no token: deploy it with "
+        "`raycls up`, or give it token_sha256 or no_auth: true in its args"
+    )
 
 
 @serve.deployment(name="Classifier")  # the name that serve_config.yaml's settings are for

@@ -8,10 +8,10 @@ The digest is an argument of the application, which Ray's dashboard shows.
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 import os
 
 from raycls.errors import UsageError
+from raycls.local_http import is_loopback
 
 TOKEN = "RAYCLS_TOKEN"
 SHORTEST = 16  # characters: a shorter token can be guessed
@@ -44,7 +44,4 @@ def digest(token: str) -> str:
 
 def needed(host: str) -> bool:
     """Return whether other machines can reach a server that listens on this host, so that it needs a token."""
-    try:
-        return not ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host != "localhost"
+    return not is_loopback(host)

@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from raycls import home, progress
+from raycls import home, local_http, progress
 from raycls.errors import RegistryError
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ def _client(tracking_uri: str) -> MlflowClient:
     if new:
         Path(tracking_uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
     with progress.bar("creating the MLflow database" if new else "opening MLflow"):
-        import requests
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
 
@@ -42,7 +41,7 @@ def _client(tracking_uri: str) -> MlflowClient:
         try:
             if tracking_uri.startswith(("http://", "https://")):
                 # MLflow itself tries for four minutes before it says that nobody is there.
-                requests.head(tracking_uri, timeout=10)
+                local_http.request("HEAD", tracking_uri, timeout=10)
             client.search_experiments(max_results=1)
         except (MlflowException, OSError) as error:
             raise RegistryError(

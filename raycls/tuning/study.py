@@ -30,6 +30,7 @@ from raycls.reports.study_report import pareto_png, write_report
 from raycls.tracking import resumable
 from raycls.training import loop, trainer
 from raycls.training.checkpoints import CheckpointStore
+from raycls.training.compare import better
 from raycls.training.evaluation import evaluate
 from raycls.training.sampling import images_in_use
 from raycls.training.trainer import TrainingResult
@@ -264,7 +265,7 @@ def _finish(study: Study, run: tracking.Run) -> Outcome:
 
 def _promote_if_better(version: registry.ModelVersion) -> bool:
     champion = registry.champion(version.name)
-    if not registry.beats(version, champion, METRIC):
+    if not better(version, champion):
         return False
     try:
         fit = examine(version, champion)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -121,6 +122,25 @@ def test_unreadable_files_are_counted_listed_and_skipped(photos, capsys):
     assert made.classes == ("blue", "green", "red")
     assert sum(made.counts.values()) == 160
     assert "skipped 6 of 166 files" in capsys.readouterr().err
+
+
+@pytest.mark.timeout(60)
+def test_only_regular_files_are_read(photos):
+    """A FIFO without a writer would keep its reader waiting for ever."""
+    os.mkfifo(photos / "red/pipe.png")
+    with socket.socket(socket.AF_UNIX) as listening:
+        here = Path.cwd()
+        os.chdir(photos / "blue")  # a socket's path may have 107 characters
+        try:
+            listening.bind("socket.png")
+        finally:
+            os.chdir(here)
+        made = prepare(str(photos)).manifest
+    assert made.class_counts["train"] == (14, 14)
+    assert {(file.path, file.reason) for file in made.skipped} == {
+        ("red/pipe.png", "not a regular file"),
+        ("blue/socket.png", "not a regular file"),
+    }
 
 
 def test_more_than_one_file_in_twenty_unreadable_is_an_error(photos):

@@ -12,6 +12,7 @@ from raycls.errors import RegistryError, UnknownModelError, UsageError
 from raycls.models import checkpoint
 from raycls.models.card import WEIGHTS, ModelCard, provenance, sha256
 from raycls.models.networks import build
+from raycls.training.compare import better
 
 
 @pytest.fixture
@@ -36,11 +37,11 @@ def _register(
         )
 
 
-def _promote_if_better(version: registry.ModelVersion, metric: str) -> bool:
-    better = registry.beats(version, registry.champion(version.name), metric)
-    if better:
+def _promote_if_better(version: registry.ModelVersion) -> bool:
+    is_better = better(version, registry.champion(version.name))
+    if is_better:
         registry.promote(version.name, version.version)
-    return better
+    return is_better
 
 
 def test_the_life_of_a_model(home: Path, saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -50,19 +51,22 @@ def test_the_life_of_a_model(home: Path, saved: Path, capsys: pytest.CaptureFixt
     with pytest.raises(UnknownModelError, match="raycls promote ab VERSION"):
         registry.resolve("ab")
 
-    assert _promote_if_better(first, "val_accuracy")
+    assert _promote_if_better(first)
     assert registry.resolve("ab").reference == "ab/1"
     assert registry.resolve("ab@champion").aliases == ("champion",)
 
-    worse, better = _register(saved, 0.4), _register(saved, 0.6)
-    assert not _promote_if_better(worse, "val_accuracy")
+    worse, third = _register(saved, 0.4), _register(saved, 0.6)
+    assert not _promote_if_better(worse)
     assert "ab/1 stays champion" in capsys.readouterr().err
-    assert _promote_if_better(better, "val_accuracy")
+    assert _promote_if_better(third)
     assert "ab/3 replaces champion ab/1" in capsys.readouterr().err
     assert registry.resolve("ab").version == "3"
 
     other = _register(saved, 0.1, fingerprint="other data")
-    assert _promote_if_better(other, "val_accuracy")  # figures on other data do not compare
+    assert not _promote_if_better(other)  # its dataset is not here, so that nothing can be compared
+    said = capsys.readouterr().err
+    assert "ab/3 stays champion" in said and "raycls promote ab 4" in said
+    registry.promote("ab", "4")
     assert [v.version for v in registry.list_models()] == ["4", "3", "2", "1"]
     assert registry.resolve("ab/2").metrics == {"val_accuracy": 0.4}
     assert registry.resolve("ab/2").tags["trial"] == "t"

@@ -16,7 +16,7 @@ MODULES = sorted(path.relative_to(ROOT.parent) for path in ROOT.rglob("*.py"))
 
 # A module may import its own room and the rooms before it.
 ORDER = [
-    {"errors", "home", "progress", "machine", "command", "config"},
+    {"errors", "home", "progress", "machine", "command", "config", "local_http"},
     {"ray_patches", "cluster"},
     {"data"},
     {"models"},

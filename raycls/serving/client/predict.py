@@ -13,7 +13,7 @@ from typing import Any
 
 import requests
 
-from raycls import registry
+from raycls import local_http, registry
 from raycls.errors import ClusterError, ImageError, RayclsError, UsageError
 from raycls.serving import auth
 
@@ -61,7 +61,8 @@ def over_http(url: str, data: bytes, *, top_k: int = 0, name: str = "image") -> 
     endpoint = url.rstrip("/")
     endpoint = endpoint if endpoint.endswith("/predict") else f"{endpoint}/predict"
     try:
-        response = requests.post(
+        response = local_http.request(
+            "POST",
             endpoint,
             data=data,
             params={"top_k": top_k} if top_k else None,

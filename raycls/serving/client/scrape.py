@@ -18,6 +18,7 @@ import requests
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
+from raycls import local_http
 from raycls.errors import ClusterError
 from raycls.serving import auth
 
@@ -103,7 +104,7 @@ class Replica:
 def read(url: str) -> dict[str, Replica] | None:
     """Return the replicas by id; None where the server has no such page. url ends in /metrics. Raises ClusterError."""
     try:
-        response = requests.get(url, timeout=TIMEOUT_S, headers=auth.headers())
+        response = local_http.request("GET", url, timeout=TIMEOUT_S, headers=auth.headers())
     except requests.RequestException as error:
         raise ClusterError(
             f"no server answers at {url} ({type(error).__name__}): start one with `raycls up`"

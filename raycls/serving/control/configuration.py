@@ -84,7 +84,7 @@ class ServeConfiguration:
         Raises UsageError where there is no token and other machines reach the host.
         """
         own = auth.own_token()
-        if own is None and auth.needed(self.host) and not self.asks_for_token:
+        if own is None and self.is_exposed:
             raise UsageError(
                 f"other machines reach {self.host}: export {auth.TOKEN}=$(openssl rand -hex 32), which clients then "
                 "send, or say --no-auth"
@@ -95,11 +95,19 @@ class ServeConfiguration:
         return other
 
     def in_place_of(self, former: ServeConfiguration) -> ServeConfiguration:
-        """Return a copy with the former's host, port and token."""
+        """Return a copy with the former's host, port and authentication."""
         other = self.pinned(host=former.host, port=former.port)
+        for name in ("token_sha256", "no_auth"):
+            other.arguments.pop(name, None)
+            if name in former.arguments:
+                other.arguments[name] = former.arguments[name]
+        return other
+
+    def open_to_all(self) -> ServeConfiguration:
+        """Return a copy that asks nobody for a token."""
+        other = self.pinned()
         other.arguments.pop("token_sha256", None)
-        if former.asks_for_token:
-            other.arguments["token_sha256"] = former.arguments["token_sha256"]
+        other.arguments["no_auth"] = True
         return other
 
     @property
@@ -142,3 +150,8 @@ class ServeConfiguration:
     @property
     def asks_for_token(self) -> bool:
         return bool(self.arguments.get("token_sha256"))
+
+    @property
+    def is_exposed(self) -> bool:
+        """Whether other machines reach /predict without a token, and nobody said that they may."""
+        return auth.needed(self.host) and not self.asks_for_token and not self.arguments.get("no_auth")

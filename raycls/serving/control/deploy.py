@@ -17,7 +17,7 @@ from typing import Any
 
 import requests
 
-from raycls import cluster, progress, registry
+from raycls import cluster, local_http, progress, registry
 from raycls.cluster.environment import port_in_use, token
 from raycls.errors import ClusterError, ConfigError
 from raycls.serving.control.configuration import DEPLOYMENT, IMPORT_PATH, ServeConfiguration
@@ -44,8 +44,7 @@ def up(
     Whatever goes wrong on the way, nothing is left running. Raises UsageError, UnknownModelError, or ClusterError when
     a port is taken, a cluster is already running, or Ray or the application does not start.
     """
-    if guarded:
-        document = document.guarded()
+    document = document.guarded() if guarded else document.open_to_all()
     if running := cluster.status():
         raise ClusterError(
             f"already up: process {running.pid}, dashboard {running.dashboard}; stop it with `raycls down`"
@@ -160,7 +159,7 @@ def reason(message: str) -> str:
 
 def _answers(url: str, version: registry.ModelVersion) -> bool:
     try:
-        health = requests.get(f"{url}/health", timeout=5)
+        health = local_http.request("GET", f"{url}/health", timeout=5)
         return bool(health.ok and health.json()["model"]["version"] == version.version)
     except (requests.RequestException, ValueError):
         return False
@@ -170,7 +169,7 @@ def _rest(running: cluster.Cluster, method: str, content: dict[str, Any] | None 
     address = f"{running.dashboard}/api/serve/applications/"
     headers = {"Authorization": f"Bearer {token()}"}
     try:
-        response = requests.request(method, address, json=content, headers=headers, timeout=60)
+        response = local_http.request(method, address, json=content, headers=headers, timeout=60)
     except requests.RequestException as error:
         raise ClusterError(f"Ray's dashboard does not answer at {running.dashboard}: {error}") from None
     if not response.ok:

@@ -17,7 +17,7 @@ from typing import Any
 
 import requests
 
-from raycls import cluster, home, registry
+from raycls import cluster, home, local_http, registry
 from raycls.cluster.environment import environment, port_in_use
 from raycls.errors import ClusterError, RayclsError, UnknownModelError, UsageError
 from raycls.ray_patches import guard, patches
@@ -142,7 +142,7 @@ def _exposed(document: ServeConfiguration) -> Finding:
 def exposure(document: ServeConfiguration) -> Finding:
     """Say whether other machines reach /predict without a token."""
     host = document.host
-    if auth.needed(host) and not document.asks_for_token:
+    if document.is_exposed:
         return Finding(
             ok=False,
             text=f"/predict on {host} asks for no token, and other machines reach it",
@@ -159,7 +159,7 @@ def http_port(document: ServeConfiguration) -> Finding:
     if not port_in_use(port, document.host):
         return Finding(ok=True, text=f"port {port} is free")
     try:
-        health = requests.get(f"{document.url}/health", timeout=5).json()
+        health = local_http.request("GET", f"{document.url}/health", timeout=5).json()
         return Finding(
             ok=True, text=f"port {port} serves {health['model']['name']}/{health['model']['version']}"
         )

@@ -53,3 +53,21 @@ def test_pixels_are_counted_without_decoding() -> None:
         pixels_of(whole, max_pixels=1199)
     with pytest.raises(NotAnImageError):
         pixels_of(b"no image")
+
+
+@pytest.mark.parametrize(
+    "exif",
+    [
+        b"",
+        b"Exif\x00\x00",
+        b"Exif\x00\x00II*\x00\xff\xff\xff\xff",
+        b"Exif\x00\x00" + bytes(range(256)),
+        b"no EXIF at all",
+    ],
+    ids=["empty", "head alone", "offset beyond the end", "noise", "text"],
+)
+def test_an_orientation_that_cannot_be_read_is_ignored(exif: bytes) -> None:
+    """The pixels are sound. Pillow raises SyntaxError, struct.error and others over such EXIF."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (6, 4), (200, 20, 30)).save(buffer, "JPEG", exif=exif)
+    assert decode(buffer.getvalue()).size == (6, 4)

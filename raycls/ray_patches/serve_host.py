@@ -1,0 +1,35 @@
+"""The address that Serve's HTTP servers listen on, for code that runs on the cluster.
+
+    host()      # "127.0.0.1"
+
+Serve fixes the address when it starts on a cluster, and ignores the address of later configurations. An application has
+no public way to learn it, so the patch asks Serve's controller as Serve's own client does. raycls needs it: an
+application refuses to be built where other machines reach it without a token. The address in `serve.status()` would
+make the patch unnecessary.
+"""
+
+from __future__ import annotations
+
+from raycls.ray_patches.guard import Patch, usable
+
+PATCH = Patch(
+    name="serve_host",
+    library="ray",
+    version="2.60.0",
+    buys="/predict is never open to other machines by accident",
+    needed=True,
+    targets={
+        "ray/serve/context.py::_get_global_client": "94acebeeeaf9bfc0",
+        "ray/serve/_private/client.py::ServeControllerClient.http_config": "255f838a849d98cb",
+        "ray/serve/_private/controller.py::ServeController.get_http_config": "de58c192ab3193a0",
+    },
+)
+
+
+def host() -> str | None:
+    """Return the address, or None where no Serve runs. Raises ClusterError where Ray does not match."""
+    usable(PATCH)
+    from ray.serve.context import _get_global_client
+
+    client = _get_global_client(raise_if_no_controller_running=False)
+    return client.http_config.host if client else None

@@ -1,0 +1,24 @@
+"""An application that other machines reach is built only where it is said who may ask."""
+
+from __future__ import annotations
+
+import pytest
+
+from raycls.config import ServingConfig
+from raycls.errors import UsageError
+from raycls.serving.app import check_exposure
+
+DIGEST = "0" * 64
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.1.2.3", "192.168.0.7", "serving.example.org", None])
+def test_a_server_that_others_reach_needs_a_token_or_a_word(host: str | None) -> None:
+    with pytest.raises(UsageError, match="asks for no token: deploy it with `raycls up`"):
+        check_exposure(ServingConfig(), host)
+    check_exposure(ServingConfig(token_sha256=DIGEST), host)
+    check_exposure(ServingConfig(no_auth=True), host)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "::1", "localhost"])
+def test_loopback_needs_none(host: str) -> None:
+    check_exposure(ServingConfig(), host)
