@@ -47,14 +47,15 @@ class StudyRecord:
 
     def __init__(self, spec: StudySpec, name: str, run: tracking.Run):
         self.spec = spec
-        self._study = _open(spec, name, run.id)
+        self._storage = _storage()
+        self._study = _open(self._storage, spec, name, run.id)
         self._runs = TrialRunLogs(spec, name, run)
         self._running: dict[int, optuna.Trial] = {}
-        frozen = self._study.get_trials(deepcopy=False)
-        self._left = [trial for trial in frozen if trial.state.name == "RUNNING"]
-        for trial in frozen:
+        for trial in self._study.get_trials(deepcopy=False):
             if trial.state.is_finished():
                 self._runs.close(_trial(trial))
+            elif trial.state.name == "RUNNING":
+                self._ask_again(trial.number)
 
     def time_once(self, measure: Callable[[], dict[str, float]]) -> dict[str, float]:
         """The latency of every architecture, measured now unless an earlier attempt at the study did."""
@@ -63,23 +64,23 @@ class StudyRecord:
         return self._study.user_attrs[LATENCIES]
 
     @property
+    def running(self) -> tuple[int, ...]:
+        """The numbers of the trials that were asked for and have not ended."""
+        return tuple(self._running)
+
+    @property
     def exhausted(self) -> bool:
         """Whether every trial was asked for."""
         frozen = self._study.get_trials(deepcopy=False)
-        if self._left or any(trial.state.name == "WAITING" for trial in frozen):
+        if any(trial.state.name == "WAITING" for trial in frozen):
             return False
         return len(frozen) >= self.spec.trials or self.spec.search == "grid"
 
     def ask(self) -> Trial | None:
-        """The next trial: one that was running when the study was broken off, else one that Optuna chooses."""
-        import optuna
-
-        if self._left:
-            asked = optuna.trial.Trial(self._study, self._left.pop(0)._trial_id)
-        elif self.exhausted:
+        """The next trial: the first that waits, of which an earlier attempt may know epochs; else a new one."""
+        if self.exhausted:
             return None
-        else:
-            asked = self._study.ask()
+        asked = self._study.ask()
         values = suggest(asked, self.spec.space)
         if self.spec.timed:
             made = architecture(configured(self.spec.config, values))
@@ -120,7 +121,7 @@ class StudyRecord:
             return self.end(number, "failed", f"its process died {deaths} times in epoch {epoch}: {reason}")
         trial.set_user_attr(DEATHS, (epoch, deaths))
         del self._running[number]
-        self._left.append(self._frozen(number))
+        self._ask_again(number)
         return None
 
     def end(self, number: int, state: Literal["done", "stopped early", "failed"], reason: str = "") -> Trial:
@@ -154,6 +155,14 @@ class StudyRecord:
     def interrupt(self) -> None:
         """The study is broken off."""
         self._runs.interrupt()
+
+    def _ask_again(self, number: int) -> None:
+        """Put a trial that was running back in Optuna's queue, under its number and with the values it has."""
+        from optuna.trial import TrialState
+
+        study = self._storage.get_study_id_from_name(self._study.study_name)
+        trial = self._storage.get_trial_id_from_study_id_trial_number(study, number)
+        self._storage.set_trial_state_values(trial, TrialState.WAITING)
 
     def _frozen(self, number: int) -> FrozenTrial:
         return self._study.get_trials(deepcopy=False)[number]
@@ -189,11 +198,10 @@ def trials_of(study: optuna.Study) -> tuple[Trial, ...]:
     return tuple(_trial(trial) for trial in study.get_trials(deepcopy=False))
 
 
-def _open(spec: StudySpec, name: str, run_id: str) -> optuna.Study:
+def _open(storage: optuna.storages.RDBStorage, spec: StudySpec, name: str, run_id: str) -> optuna.Study:
     """The study in Optuna's storage, made where it is missing, with what is to be tried first."""
     import optuna
 
-    storage = _storage()
     directions: list[Literal["maximize", "minimize"]] = (
         ["maximize", "minimize"] if spec.timed else ["maximize"]
     )

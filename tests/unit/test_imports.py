@@ -31,10 +31,10 @@ ORDER = [
 ]
 RAY = {
     "cluster", "ray_patches", "data/ingest", "training/trainer", "training/failures", "training/events",
-    "training/worker", "tuning/study", "tuning/execution", "tuning/trial", "serving", "demo",
+    "training/worker", "tuning/study", "tuning/execution", "tuning/callbacks", "tuning/trial", "serving", "demo",
 }  # fmt: skip
 MLFLOW = {"tracking", "registry"}
-DEFINE_CLASSES_OF_RAY = {"train_processes", "direct_predict", "keep_routes", "execution", "trial"}
+DEFINE_CLASSES_OF_RAY = {"train_processes", "execution", "callbacks", "trial"}
 
 
 def _room(module: Path) -> str:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
-from raycls.tuning.execution import TrialFailures
+from raycls.tuning.callbacks import UNKNOWN, why_died
 
 NEVER_BEGAN = """Failure # 1 (occurred at 2026-01-14_10-15-00)
 The actor died because of an error raised in its creation task, ray::trial_of_pets.__init__()
@@ -23,13 +22,10 @@ The actor died unexpectedly before finishing this task.
     ("error", "reason"),
     [
         (NEVER_BEGAN, "ImportError: cannot import name 'StorageError'"),
-        (KILLED, "perhaps for lack of memory"),
+        (KILLED, UNKNOWN),
     ],
 )
 def test_why_a_process_died(error: str, reason: str, tmp_path: Path) -> None:
     file = tmp_path / "error.txt"
     file.write_text(error)
-    deaths = TrialFailures()
-    deaths.on_trial_error(None, SimpleNamespace(trial_id="a", error_file=str(file)))
-    assert deaths.take("a") == reason
-    assert deaths.take("b") == "perhaps for lack of memory"
+    assert why_died(str(file)) == reason
