@@ -4,11 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help setup check test test-slow demo bench lock clean
+.PHONY: help setup check docs test test-slow demo bench lock clean
 
 help:
 	@echo "make setup      the environment in .venv, from requirements-dev.lock"
-	@echo "make check      ruff and mypy"
+	@echo "make check      ruff, mypy, and whether the pages of docs/ build"
+	@echo "make docs       write docs/reference from the code, build the pages into site/"
 	@echo "make test       the tests, except those marked slow"
 	@echo "make test-slow  the tests marked slow"
 	@echo "make demo       everything once on CIFAR-10, about six minutes"
@@ -32,6 +33,12 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mkdocs build --strict --quiet
+
+docs: setup
+	$(BIN)/python docs/generate_reference.py
+	$(BIN)/mkdocs build --strict --quiet
+	@echo "site/index.html"
 
 test: setup
 	$(BIN)/pytest -m "not slow"
@@ -50,4 +57,4 @@ lock: setup
 		pyproject.toml --group dev --output-file requirements-dev.lock
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) build site *.egg-info

@@ -39,14 +39,14 @@ class Domain(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    low: int | float | None = None
-    high: int | float | None = None
+    low: int | float | None = Field(None, description="smallest value of the range")
+    high: int | float | None = Field(None, description="largest value of the range")
     log: bool = Field(
         False, description="orders of magnitude matter: as many values from 1 to 10 as from 10 to 100"
     )
     step: int | float | None = Field(None, gt=0, description="only every so many from low on")
     points: int = Field(4, ge=2, description="how many values a grid takes of a range")
-    choices: tuple[Any, ...] | None = None
+    choices: tuple[Any, ...] | None = Field(None, description="the values, in place of a range")
 
     @model_validator(mode="after")
     def _complete(self) -> Domain:

@@ -33,8 +33,12 @@ class StudySpec(RunSpec):
     space: dict[str, Domain] = Field(description="what is searched, by the setting's path")
     trials: int = Field(ge=1, description="configurations to try")
     max_epochs: int = Field(ge=1, description="epochs of a trial that is not stopped early")
-    search: Search = "gp"
-    scheduler: Scheduler = "none"
+    search: Search = Field(
+        "gp", description="how values are chosen: Gaussian process, TPE, at random, or a full grid"
+    )
+    scheduler: Scheduler = Field(
+        "none", description="what stops weak trials early; none: every trial runs to its last epoch"
+    )
     seed: int = Field(0, ge=0, description="of the search; that of the training is the configuration's")
     workers_per_trial: int = Field(1, ge=1, description="training processes of one trial")
     cpus_per_trial: int = Field(1, ge=1, description="CPU cores of each of them")
@@ -42,7 +46,9 @@ class StudySpec(RunSpec):
         0.0, ge=0, description="GPUs of each of them; a share lets several trials use one"
     )
     max_failures: int | None = Field(None, ge=0, description="more failed trials than that end the study")
-    objective: Objective = "accuracy"
+    objective: Objective = Field(
+        "accuracy", description="what counts; with latency, the study also searches widths"
+    )
     latency_batch: int = Field(1, ge=1, le=4096, description="images of the forward pass that is timed")
     latency_budget_ms: float | None = Field(
         None, gt=0, description="longest forward pass of the winner; none: the front's knee"
