@@ -19,9 +19,9 @@ from pydantic import BaseModel
 # The only modules of raycls that this program uses.
 from raycls.cli import app
 from raycls.config import AugmentConfig, NetworkConfig, OptimConfig, ServingConfig, TrainingConfig
-from raycls.serving.metrics import Metrics
-from raycls.tuning.job import StudyJob
+from raycls.serving.replica.metrics import Metrics
 from raycls.tuning.space import Domain
+from raycls.tuning.spec import StudySpec
 
 FOLDER = Path(__file__).parent / "reference"
 DEFAULT_COMMANDS = {("tune", "run")}  # `raycls tune cifar10` is `raycls tune run cifar10`
@@ -74,7 +74,9 @@ def settings() -> str:
         "",
         "`raycls tune` takes them as options (`max_epochs` is `--max-epochs`) and stores them with the study.",
         "",
-        *_fields(StudyJob, only=[name for name in StudyJob.model_fields if name in StudyJob.__annotations__]),
+        *_fields(
+            StudySpec, only=[name for name in StudySpec.model_fields if name in StudySpec.__annotations__]
+        ),
         "",
         "## A searched setting",
         "",
