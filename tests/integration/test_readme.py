@@ -17,7 +17,10 @@ from raycls.cluster.environment import free_port
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
-TRAINING, TUNING, SERVING = (ROOT / "docs" / f"{name}.md" for name in ("training", "tuning", "serving"))
+INDEX, DATA, TRAINING, TUNING, SERVING, OPERATIONS, CLUSTER = (
+    ROOT / "docs" / f"{name}.md"
+    for name in ("index", "data", "training", "tuning", "serving", "operations", "cluster")
+)
 
 # CI runs these as they stand.
 MAKE = {"make demo", "make test"}
@@ -38,6 +41,7 @@ DASHBOARD = """$(python -c "import json; print(json.load(open('home/cluster.json
 SHORTER = [
     ("data prepare cifar10", "data prepare digits"),
     ("cifar10", "digits"),
+    ("--preset quick", "--preset smoke"),
     ("--preset fast", "--preset smoke"),
     ("--preset accurate", "--preset smoke"),
     ("--network cnn --set training.epochs=2", "--network cnn --preset smoke"),
@@ -102,10 +106,11 @@ def _adapted(command: str, port: int) -> str:
     return command.replace(":8000", f":{port}").replace("http://127.0.0.1:8265", DASHBOARD)
 
 
-def _run(page: Path, folder: Path) -> str:
-    """Run the page's commands in the folder, from top to bottom, and return what they print."""
+def _run(folder: Path, *pages: Path) -> str:
+    """Run the pages' commands in the folder, from top to bottom, and return what they print."""
     port = free_port(8000)
-    script = [_adapted(command, port) for command in _commands(page) if not _elsewhere(command)]
+    commands = [command for page in pages for command in _commands(page)]
+    script = [_adapted(command, port) for command in commands if not _elsewhere(command)]
     program = "set -ex\n" + "\n".join(script) + "\n"
     environment = {
         **os.environ,
@@ -143,7 +148,7 @@ def test_the_readme_from_top_to_bottom(tmp_path: Path) -> None:
     for name in ("serve_config.yaml", "jobs", "raycls"):
         (tmp_path / name).symlink_to(ROOT / name)
 
-    output = _run(README, tmp_path)
+    output = _run(tmp_path, README)
     assert '"model_version": "1"' in output or '"model_version":"1"' in output
     assert (tmp_path / "pets.png").exists()
     assert (tmp_path / "bench" / "serving.md").exists()
@@ -156,7 +161,7 @@ def test_the_training_page_from_top_to_bottom(tmp_path: Path) -> None:
 
     torch.save(resnet18().state_dict(), tmp_path / "resnet18.pth")
     _photos(tmp_path)
-    output = _run(TRAINING, tmp_path)
+    output = _run(tmp_path, TRAINING)
     assert "registered pets/1" in output
     assert (tmp_path / "digits.html").stat().st_size > 100_000
     assert (tmp_path / "small.onnx").stat().st_size > 1000
@@ -167,7 +172,7 @@ def test_the_training_page_from_top_to_bottom(tmp_path: Path) -> None:
 def test_the_tuning_page_from_top_to_bottom(tmp_path: Path) -> None:
     (space,) = re.findall(r"```yaml\n(.*?)```", TUNING.read_text(), re.S)
     (tmp_path / "space.yaml").write_text(space)
-    output = _run(TUNING, tmp_path)
+    output = _run(tmp_path, TUNING)
     assert (tmp_path / "first.html").stat().st_size > 1_000_000  # plotly's own code is within
     assert "Pareto front" in output
     assert re.search(r"trial .* verified", output)
@@ -175,10 +180,24 @@ def test_the_tuning_page_from_top_to_bottom(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_the_serving_page_from_top_to_bottom(tmp_path: Path) -> None:
+def test_the_serving_and_the_operations_page_from_top_to_bottom(tmp_path: Path) -> None:
     _rgb(tmp_path / "cat.png", 1, (40, 30))
     (tmp_path / "serve_config.yaml").symlink_to(ROOT / "serve_config.yaml")
-    output = _run(SERVING, tmp_path)
+    output = _run(tmp_path, SERVING, OPERATIONS)
     assert "explanation_png_base64" in output
     assert re.search(r'raycls_model_info{engine="\w+",name="digits",replica=', output)
     assert 'version="2"' in output
+    assert "digits/1 is now champion" in output.rpartition("digits/2 is now champion")[2]  # the roll back
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_the_other_pages_from_top_to_bottom(tmp_path: Path) -> None:
+    _rgb(tmp_path / "cat.png", 1, (40, 30))
+    _photos(tmp_path)
+    for name in ("serve_config.yaml", "jobs", "raycls"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    output = _run(tmp_path, INDEX, DATA, CLUSTER)
+    assert "cat.png: " in output
+    assert (tmp_path / "pets.png").exists()
+    assert "registered digits/1" in output
