@@ -22,7 +22,9 @@ def patches() -> list[Patch]:
         haproxy_rules,
         joined_answer,
         keep_routes,
+        key_value_channel,
         serve_host,
+        train_processes,
     )
 
     modules = (
@@ -31,6 +33,8 @@ def patches() -> list[Patch]:
         client_connection,
         keep_routes,
         haproxy_rules,
+        train_processes,
+        key_value_channel,
         driver_address,
         driver_token,
         serve_host,

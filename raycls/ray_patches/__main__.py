@@ -8,7 +8,8 @@ from __future__ import annotations
 from raycls.ray_patches import patches
 from raycls.ray_patches.guard import digest, state
 
-for patch in patches():
-    print(f"{patch.name}: {' '.join(state(patch))}")
-    for target in patch.targets:
-        print(f'        "{target}": "{digest(target)}",')
+if __name__ == "__main__":
+    for patch in patches():
+        print(f"{patch.name}: {' '.join(state(patch))}")
+        for target in patch.targets:
+            print(f'        "{target}": "{digest(target)}",')

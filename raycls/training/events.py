@@ -1,26 +1,24 @@
-"""What the training workers tell, as it comes in: a bar and a line per epoch for people, points on MLflow's curves.
+"""Progress of a training: what its workers report, as a bar and a line per epoch, and as points in MLflow.
 
-    with listening("cifar10-…/attempt-1", curves, config, scaling) as channel:     # channel: a name, for the workers
+    with listening("cifar10-…/attempt-1", logger, config, scaling) as channel:     # workers get the channel
         trainer.fit()
 
-A worker tells ("step", done, total), ("epoch", metrics) or ("resumed", epoch) and waits for nobody. What it tells waits
-in the cluster's own key-value store (its control service), where the driver looks once a second: a ray.util.queue.Queue
-is a process more, and every Ray process wakes a hundred times a second while the workers compute. After a restart an
-epoch may be told twice: its point is drawn once.
+A worker reports ("step", done, total), ("epoch", metrics) or ("resumed", epoch), and waits for nobody. The driver looks
+at the channel once a second. After a restart of the workers an epoch may be reported twice: it is logged once.
 """
 
 from __future__ import annotations
 
 import itertools
-import json
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 
 from raycls import progress, tracking
 from raycls.config import Config
+from raycls.ray_patches.guard import usable
+from raycls.ray_patches.key_value_channel import PATCH, KeyValueChannel
 from raycls.tracking.resumable import Heartbeat
 
 LOOK_S = 1.0  # between two looks at what was told
@@ -61,17 +59,52 @@ class EpochLogger:
             del self._waiting[epoch]
 
 
-def tell(channel: str, *event: Any) -> None:
-    """Leave an event (of what JSON can hold) for whoever listens to the channel."""
-    from ray.experimental.internal_kv import _internal_kv_put
+class Channel(Protocol):
+    """Carries events of JSON values from the workers to the driver. A worker gets it with its task."""
 
-    _internal_kv_put(f"{channel}{time.time_ns():020d}", json.dumps(event))
+    def put(self, event: Sequence[Any]) -> None: ...
+
+    def take(self) -> list[Any]: ...
+
+
+class ActorChannel:
+    """A channel of Ray's public API: a small actor that holds events until the driver takes them."""
+
+    def __init__(self) -> None:
+        import ray
+
+        self._actor: Any = ray.remote(num_cpus=0)(_Events).remote()
+
+    def put(self, event: Sequence[Any]) -> None:
+        self._actor.put.remote(event)
+
+    def take(self) -> list[Any]:
+        import ray
+
+        return ray.get(self._actor.take.remote())
+
+
+class _Events:
+    def __init__(self) -> None:
+        self._events: list[Any] = []
+
+    def put(self, event: Sequence[Any]) -> None:
+        self._events.append(event)
+
+    def take(self) -> list[Any]:
+        events, self._events = self._events, []
+        return events
+
+
+def open_channel(name: str) -> Channel:
+    """Return the channel of the run's attempt: the patch's where it is usable, else an actor's."""
+    return KeyValueChannel(name) if usable(PATCH) else ActorChannel()
 
 
 @contextmanager
-def listening(name: str, curves: EpochListener, config: Config, scaling: dict[str, Any]) -> Iterator[str]:
+def listening(name: str, curves: EpochListener, config: Config, scaling: dict[str, Any]) -> Iterator[Channel]:
     """Listen, in a thread of its own, to what is told on the channel of this name."""
-    channel, over = f"raycls/{name}/", threading.Event()
+    channel, over = open_channel(name), threading.Event()
     arguments = (_events(channel, over, curves.beat), curves, config, scaling)
     thread = threading.Thread(target=_listen, args=arguments, daemon=True)
     thread.start()
@@ -82,10 +115,8 @@ def listening(name: str, curves: EpochListener, config: Config, scaling: dict[st
         thread.join(timeout=10)
 
 
-def _events(channel: str, over: threading.Event, beat: Callable[[], None]) -> Iterator[Any]:
+def _events(channel: Channel, over: threading.Event, beat: Callable[[], None]) -> Iterator[Any]:
     """What is told, in order, until `over` is set and all of it was heard."""
-    from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_get, _internal_kv_list
-
     last_look = False
     while not last_look:
         last_look = over.wait(LOOK_S)
@@ -93,10 +124,7 @@ def _events(channel: str, over: threading.Event, beat: Callable[[], None]) -> It
         with suppress(Exception):
             beat()
         with suppress(Exception):
-            for key in sorted(_internal_kv_list(channel)):
-                event = json.loads(_internal_kv_get(key))
-                _internal_kv_del(key)
-                yield event
+            yield from channel.take()
 
 
 def _listen(events: Iterator[Any], curves: EpochListener, config: Config, scaling: dict[str, Any]) -> None:

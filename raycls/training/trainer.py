@@ -238,14 +238,14 @@ def run_workers(
     curves: EpochListener,
     name: str | None = None,
 ) -> None:
-    """Run the Ray Train job, as the store's next attempt; `curves` hears of each epoch. name: see LeanTrainer.
+    """Run the Ray Train job, as the store's next attempt; `curves` hears of each epoch. name: see `make_trainer`.
 
     Raises what stopped it, in one line; KeyboardInterrupt after the workers were stopped.
     """
     import ray
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 
-    from raycls.ray_patches.train_processes import LeanTrainer
+    from raycls.ray_patches.train_processes import make_trainer
 
     task = {
         "job": spec,
@@ -267,7 +267,7 @@ def run_workers(
     previous = signal.getsignal(signal.SIGINT)
     # What Ray has to say of a worker that died, it prints on stdout, which is for results.
     with redirect_stdout(sys.stderr), listening(attempt, curves, spec.config, scaling) as channel:
-        trainer = LeanTrainer(
+        trainer = make_trainer(
             work,
             train_loop_config={**task, "channel": channel},
             scaling_config=ScalingConfig(**scaling),

@@ -22,7 +22,7 @@ from raycls.models.card import load_card
 from raycls.tracking.resumable import TrainingSpec
 from raycls.training import loop
 from raycls.training.checkpoints import SavedCheckpoint, epoch_directory, local, saving
-from raycls.training.events import tell
+from raycls.training.events import Channel
 from raycls.training.failures import check_unchanged, enough_memory
 
 TELL_S = 1.0  # between two signs of progress
@@ -35,7 +35,7 @@ def work(task: dict[str, Any]) -> None:
 
     spec: TrainingSpec = task["job"]
     dataset: PackedDataset = task["dataset"].here()
-    channel: str = task["channel"]
+    channel: Channel = task["channel"]
     check_unchanged(dataset)
     context = ray.train.get_context()
     workers = loop.Workers(context.get_world_rank(), context.get_world_size())
@@ -45,7 +45,7 @@ def work(task: dict[str, Any]) -> None:
         nonlocal told
         if workers.rank == 0 and time.monotonic() - told > TELL_S:
             told = time.monotonic()
-            tell(channel, "step", done, total)
+            channel.put(["step", done, total])
 
     def on_epoch(metrics: dict[str, float], snapshot: loop.Snapshot) -> None:
         name = epoch_directory(int(metrics["epoch"]))
@@ -54,7 +54,7 @@ def work(task: dict[str, Any]) -> None:
             return
         check_unchanged(dataset)
         # Told before it is kept: what a resumed run begins with is then in its curves.
-        tell(channel, "epoch", metrics)
+        channel.put(["epoch", metrics])
         storage = context.get_storage()
         path = f"{storage.experiment_fs_path}/{name}"
         with tempfile.TemporaryDirectory() as folder, saving(storage.storage_filesystem, path):
@@ -68,7 +68,7 @@ def work(task: dict[str, Any]) -> None:
             init: registry.ModelVersion | None = task["init"]
             start = {"init": registry.checkpoint(init) if init else None, "weights": spec.weights}
         elif workers.rank == 0:
-            tell(channel, "resumed", int(load_card(folder).metrics["epoch"]))
+            channel.put(["resumed", int(load_card(folder).metrics["epoch"])])
         device = ray.train.torch.get_device()
         with enough_memory(spec.config.training.batch_size):
             loop.fit(

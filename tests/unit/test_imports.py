@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import packages_distributions
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -34,6 +38,7 @@ RAY = {
     "training/worker", "tuning/study", "tuning/execution", "tuning/callbacks", "tuning/trial", "serving", "demo",
 }  # fmt: skip
 MLFLOW = {"tracking", "registry"}
+NAMED_TUPLE = {"_replace", "_asdict"}  # public methods, whatever their names
 DEFINE_CLASSES_OF_RAY = {"train_processes", "execution", "callbacks", "trial"}
 
 
@@ -78,6 +83,62 @@ def test_only_their_modules_import_ray_and_mlflow(module: Path) -> None:
     roots = {name.split(".")[0] for name in _imports(module)}
     assert "ray" not in roots or _allowed(module, RAY)
     assert "mlflow" not in roots or _allowed(module, MLFLOW)
+
+
+@pytest.mark.parametrize("module", MODULES, ids=str)
+def test_only_ray_patches_uses_private_names_of_a_library(module: Path) -> None:
+    if module.parts[1] == "ray_patches":
+        return
+    tree = ast.parse((ROOT.parent / module).read_text())
+    own = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute) and _is_self(node.value)}
+    own |= {
+        node.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+    }
+    private = [
+        name
+        for name in _imports(module)
+        if not name.startswith("raycls") and any(map(_is_private, name.split(".")))
+    ]
+    private += [
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+        and _is_private(node.attr)
+        and not _is_self(node.value)
+        and node.attr not in own | NAMED_TUPLE
+    ]
+    assert not private
+
+
+def _is_self(node: ast.expr) -> bool:
+    return isinstance(node, ast.Name) and node.id in ("self", "cls")
+
+
+def _is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__")
+
+
+@pytest.mark.parametrize("module", MODULES, ids=str)
+def test_a_file_has_at_most_300_lines(module: Path) -> None:
+    assert len((ROOT.parent / module).read_text().splitlines()) <= 300
+
+
+def test_every_import_is_declared() -> None:
+    """A library that raycls imports stands in pyproject.toml, and does not come along with another by chance."""
+    project = tomllib.loads((ROOT.parent / "pyproject.toml").read_text())["project"]
+    declared = [*project["dependencies"], *chain.from_iterable(project["optional-dependencies"].values())]
+    names = {re.split(r"[\[<>=]", line)[0].lower().replace("_", "-") for line in declared}
+    imported = {name.split(".")[0] for module in MODULES for name in _imports(module)}
+    outside = imported - set(sys.stdlib_module_names) - {"raycls"}
+    distributions = packages_distributions()
+    missing = {
+        name
+        for name in outside
+        if not names & {each.lower().replace("_", "-") for each in distributions.get(name, [name])}
+    }
+    assert not missing
 
 
 def test_importing_everything_light_touches_nothing(tmp_path: Path) -> None:
