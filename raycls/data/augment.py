@@ -1,13 +1,13 @@
-"""The random views a network trains on, as tensor code over a whole batch, on the device where the images are.
+"""Random views of the training images, as tensor code over a whole batch, on the device that holds the images.
 
     images = random_views(train_images, indices, config.augment, mirrored=None, generator=generator)   # uint8
     images = reduced(images, 11 / 16)   # in the first epochs; uint8
     inputs = distort(normalize(images, mean, std), std, config.augment, generator)                      # float32
     inputs, targets = mix(inputs, labels, num_classes, config.augment, generator)   # only for mixup and cutmix
 
-Every random number comes from `generator`, which lives on the images' device: a seeded run repeats itself, and no step
-waits for the host. Knows pixels and labels only: which image is drawn when is the training loop's, and evaluation and
-serving never come here.
+Every random number comes from `generator`, which lives on the images' device. So a seeded run is reproducible, and no
+step waits for the host. This module knows pixels and labels only. The training loop decides the order of the images.
+Evaluation and serving do not use it.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ def random_views(
     mirrored: Tensor | None,
     generator: torch.Generator,
 ) -> Tensor:
-    """A batch of shifted and mirrored copies: uint8 B×S×S×3 out of images (uint8 N×S×S×3) at indices (int64, B).
+    """Return shifted and mirrored copies, uint8 B×S×S×3, of images (uint8 N×S×S×3) at indices (int64, B).
 
-    A shift reflects the image at its edges. mirrored (bool, B) says which samples are flipped left to right; None
-    flips none.
+    A shift reflects the image at its edges. mirrored (bool, B) says which copies are flipped left to right. None
+    flips no copy.
     """
     shift, side = augment.translate, images.shape[1]
     if not shift and mirrored is None:
@@ -45,7 +45,7 @@ def random_views(
         rows, columns = ((side - 1) - ((side - 1) - (axis + move).abs()).abs() for move in moves)
     if mirrored is not None:
         columns = torch.where(mirrored[:, None], columns.flip(1), columns)
-    # Whole lines first, then the pixels within them: a third of the time that padding and windows take.
+    # Gathering whole lines, then the pixels in them, is faster than padding the images and cutting windows out.
     lines = images.view(-1, 3 * side).index_select(0, (indices[:, None] * side + rows).flatten())
     starts = torch.arange(0, count * side * side, side, device=images.device).view(count, side, 1)
     pixels = lines.view(-1, 3).index_select(0, (starts + columns[:, None]).flatten())
@@ -53,9 +53,12 @@ def random_views(
 
 
 def reduced(images: Tensor, share: float) -> Tensor:
-    """Smaller copies: uint8 B×s×s×3 of uint8 B×S×S×3, s = share × S. Bilinear with antialiasing, rounded to uint8."""
+    """Return smaller copies: uint8 B×s×s×3 of uint8 B×S×S×3, with s = share × S.
+
+    The resampling is bilinear with antialiasing. The result is rounded to uint8.
+    """
     planes = images.permute(0, 3, 1, 2)
-    if images.device.type != "cpu":  # uint8, an eighth of float32's time, is PyTorch's on a CPU alone
+    if images.device.type != "cpu":  # PyTorch resamples uint8 on a CPU only, where it is faster than float32
         planes = planes.float()
     smaller = F.interpolate(planes, scale_factor=share, mode="bilinear", antialias=True)
     if smaller.is_floating_point():
@@ -71,13 +74,14 @@ def distort(
     *,
     scale: float = 1,
 ) -> Tensor:
-    """Rotated, zoomed, lighter or darker, more or less contrasted, partly blanked: float B×3×S×S like inputs.
+    """Return inputs with random rotation, zoom, brightness, contrast and cutout: float B×3×S×S.
 
-    inputs are normalised; std is what they were divided by, so that brightness can be a share of the 0..1 range.
-    Rotation and zoom are one bilinear resampling that reflects the image at its edges. Contrast changes around each
-    image's own mean colour; nothing is clipped at black and white. Cutout (arXiv:1708.04552) sets a square to 0, the
-    dataset's mean colour; its centre is anywhere in the image, so that part of it may fall outside; where inputs were
-    reduced, so is it, by `scale`. With all of these off, inputs are returned as they are and nothing is drawn.
+    inputs are normalised. std is the divisor of that normalisation: brightness is a share of the 0..1 range.
+    Rotation and zoom are one bilinear resampling that reflects the image at its edges. Contrast changes around the
+    mean colour of each image. No value is clipped at black or white. Cutout (arXiv:1708.04552) sets a square to 0, the
+    mean colour of the dataset. The square's centre is anywhere in the image, so a part of the square may lie outside.
+    scale multiplies the square's side, for reduced inputs. If all of these are off, the function returns inputs
+    unchanged and draws no random number.
     """
     if augment.rotate or augment.zoom:
         inputs = _turn(inputs, math.radians(augment.rotate), augment.zoom, generator)
@@ -87,32 +91,35 @@ def distort(
         offset = augment.brightness * shift / torch.tensor(std, device=inputs.device).view(3, 1, 1)
         inputs = inputs * factor + (inputs.mean((2, 3), keepdim=True) * (1 - factor) + offset)
     if augment.cutout:
-        inputs = inputs * ~_boxes(
-            inputs, augment.cutout * scale, generator
-        )  # masked_fill would lose channels_last
+        # masked_fill would lose the channels_last strides.
+        inputs = inputs * ~_boxes(inputs, augment.cutout * scale, generator)
     return inputs
 
 
 def mix(
     inputs: Tensor, labels: Tensor, num_classes: int, augment: AugmentConfig, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Each image blended with its neighbour in the batch, and the targets (float32 B×num_classes) that go with it.
+    """Mix each image with its neighbour in the batch. Return the images and their targets (float32 B×num_classes).
 
-    MixUp (arXiv:1710.09412) blends the whole image, CutMix (arXiv:1905.04899) pastes a box of the neighbour; where
-    both are on, each batch takes one of them at random. Every image draws a share of its own. labels: int64, B.
+    MixUp (arXiv:1710.09412) blends the whole image. CutMix (arXiv:1905.04899) pastes a box of the neighbour. If both
+    are on, each batch takes one of them at random. Each image has its own random share. labels: int64, B.
     Batches are shuffled, so the neighbour is a random image.
     """
+
+    def shares(alpha: float) -> Tensor:
+        return symmetric_beta(len(inputs), alpha, generator).float().view(-1, 1, 1, 1)
+
     weights = []
     if augment.mixup:
-        weights.append(_beta(inputs, augment.mixup, generator))
+        weights.append(shares(augment.mixup))
     if augment.cutmix:
-        sides = (1 - _beta(inputs, augment.cutmix, generator)).sqrt() * inputs.shape[-1]
+        sides = (1 - shares(augment.cutmix)).sqrt() * inputs.shape[-1]
         weights.append((~_boxes(inputs, sides, generator)).float())
     if len(weights) == 2:
-        # A comparison on the device instead of an `if`: the host need not wait for the draw.
+        # The choice stays on the device: with an `if`, the host would wait for the random number.
         coin = torch.rand((), generator=generator, device=inputs.device) < 0.5
         weights = [torch.where(coin, weights[0], weights[1])]
-    (own,) = weights  # B×1×1×1, or B×1×S×S: how much of each pixel is the image's own
+    (own,) = weights  # B×1×1×1 or B×1×S×S: the share of each pixel that comes from the image itself
     share = own.mean((1, 2, 3))[:, None]
     targets = F.one_hot(labels, num_classes).float()
     return (
@@ -121,10 +128,25 @@ def mix(
     )
 
 
+def symmetric_beta(count: int, alpha: float, generator: torch.Generator) -> Tensor:
+    """Draw from Beta(alpha, alpha): float64, count, on the generator's device.
+
+    Needs two uniform numbers for each draw and no rejection, so a GPU draws without waiting for the host. Source: the
+    formula for symmetric beta variables in L. Devroye, Random Variate Generation in One Line of Code, 1996:
+    (1 + T / sqrt(2·alpha + T²)) / 2, where T has Student's t distribution with 2·alpha degrees of freedom and
+    T² = 2·alpha·(U^(-1/alpha) - 1)·cos²(π·V). float64 keeps the draws near 0 and 1 apart for a small alpha.
+    """
+    u, v = torch.rand((2, count), generator=generator, device=generator.device, dtype=torch.float64)
+    # Multiplied by `power`, the formula has no infinity: U^(-1/alpha) is too large for a float if alpha is small.
+    power, cosine = u ** (1 / alpha), torch.cos(math.pi * v)
+    return (1 + cosine * torch.sqrt((1 - power) / (power + (1 - power) * cosine**2))) / 2
+
+
 def _turn(inputs: Tensor, largest_angle: float, largest_zoom: float, generator: torch.Generator) -> Tensor:
+    """Rotate each image by up to largest_angle (radians) and zoom it by up to largest_zoom, in both directions."""
     angle, change = (draw.flatten() for draw in _symmetric(inputs, 2, generator))
     angle, size = largest_angle * angle, 1 + largest_zoom * change
-    # Rows of the map from a pixel of the result to its place in the input, both in -1..1 about the centre.
+    # The matrix maps a pixel of the result to its position in the input. Both are in -1..1 around the centre.
     cosine, sine, zero = angle.cos() / size, angle.sin() / size, torch.zeros_like(size)
     rows = torch.stack([cosine, sine, zero, -sine, cosine, zero], 1).view(-1, 2, 3).to(inputs.dtype)
     grid = F.affine_grid(rows, list(inputs.shape), align_corners=False)
@@ -133,22 +155,17 @@ def _turn(inputs: Tensor, largest_angle: float, largest_zoom: float, generator: 
 
 
 def _symmetric(inputs: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """count × B×1×1×1, uniform in -1..1."""
+    """Return random numbers, uniform in -1..1: count × B×1×1×1."""
     draws = torch.rand((count, len(inputs), 1, 1, 1), generator=generator, device=inputs.device)
     return 2 * draws - 1
 
 
-def _beta(inputs: Tensor, alpha: float, generator: torch.Generator) -> Tensor:
-    """B×1×1×1, of the distribution Beta(alpha, alpha)."""
-    # torch.distributions draws its Beta by this function too, but takes no generator to draw from.
-    pairs = torch._sample_dirichlet(
-        torch.full((len(inputs), 2), alpha, device=inputs.device), generator=generator
-    )
-    return pairs[:, :1, None, None]
-
 
 def _boxes(inputs: Tensor, sides: Tensor | float, generator: torch.Generator) -> Tensor:
-    """bool B×1×S×S: a square of that many pixels a side (one number, or B×1×1×1) about a random place in each image."""
+    """Return one square for each image as a mask, bool B×1×S×S. The square's centre is a random place in the image.
+
+    sides: the side in pixels, one number or B×1×1×1.
+    """
     size = inputs.shape[-1]
     centres = torch.rand((2, len(inputs), 1, 1, 1), generator=generator, device=inputs.device) * size
     pixels = torch.arange(size, device=inputs.device) + 0.5

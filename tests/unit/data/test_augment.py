@@ -1,20 +1,23 @@
-"""Every random view on real digits: what it does to the picture, and what it leaves alone."""
+"""Every random view on real digits: what it changes in the picture, and what it keeps."""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
+import scipy.stats
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from raycls.config import AugmentConfig
-from raycls.data.augment import distort, mix, random_views, reduced
+from raycls.data.augment import distort, mix, random_views, reduced, symmetric_beta
 from raycls.data.packed import PackedDataset, open_dataset
 from raycls.data.tensors import as_tensor, normalize
 
 OFF = AugmentConfig(translate=0, flip=False)
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 EVERY_DISTORTION = AugmentConfig(rotate=15, zoom=0.2, brightness=0.2, contrast=0.3, cutout=3)
 
 
@@ -218,6 +221,33 @@ def test_alpha_decides_how_evenly_two_images_share(inputs: Tensor, labels: Tenso
 
     assert even(0.1) < 0.2
     assert even(8.0) > 0.6
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("alpha", [0.2, 0.5, 1.0, 4.0, 10.0])
+def test_the_shares_have_the_beta_distribution(alpha: float, device: str) -> None:
+    count = 100_000
+    draws = symmetric_beta(count, alpha, torch.Generator(device).manual_seed(0)).cpu()
+    assert (draws.shape, draws.dtype) == ((count,), torch.float64)
+    assert ((draws >= 0) & (draws <= 1)).all()
+    exact = scipy.stats.beta(alpha, alpha)
+    variance, excess_kurtosis = 1 / (4 * (2 * alpha + 1)), exact.stats("k")
+    # Both estimates must be within four standard errors.
+    assert abs(draws.mean().item() - 0.5) < 4 * math.sqrt(variance / count)
+    assert abs(draws.var().item() / variance - 1) < 4 * math.sqrt((excess_kurtosis + 2) / count)
+    assert scipy.stats.kstest(draws.numpy(), exact.cdf).pvalue > 0.01
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_the_shares_follow_their_seed_and_are_finite_for_every_alpha(device: str) -> None:
+    def drawn(alpha: float, seed: int) -> Tensor:
+        return symmetric_beta(10_000, alpha, torch.Generator(device).manual_seed(seed))
+
+    assert torch.equal(drawn(0.2, 0), drawn(0.2, 0))
+    assert not torch.equal(drawn(0.2, 0), drawn(0.2, 1))
+    tiny = drawn(1e-4, 0)
+    assert ((tiny < 1e-6) | (tiny > 1 - 1e-6)).float().mean() > 0.99
+    assert 0.45 < tiny.mean() < 0.55
 
 
 def test_reduced_images_are_the_float_ones_rounded() -> None:
