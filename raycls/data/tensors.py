@@ -1,8 +1,9 @@
-"""From pixels to what a network is fed: tensors, normalised.
+"""The conversion of pixels to the input of a network: normalised tensors.
 
     batch = normalize(as_tensor(pixels[None]), mean, std)    # uint8 32×32×3 to float32 1×3×32×32
 
-After raycls/data/transforms.py, and like it the one copy for training, evaluation and serving.
+Training, evaluation and serving call this code after raycls/data/transforms.py, so all three feed a network the same
+numbers. It knows neither files nor networks.
 """
 
 from __future__ import annotations
@@ -16,7 +17,10 @@ from torch import Tensor
 
 
 def as_tensor(images: np.ndarray) -> Tensor:
-    """The same memory as a tensor, a read-only memory map included: nothing here writes into images."""
+    """Return a tensor that shares the memory of `images`, which may be a read-only memory map.
+
+    The caller must not write into the tensor.
+    """
     if images.flags.writeable:
         return torch.from_numpy(images)
     with warnings.catch_warnings():
@@ -25,9 +29,9 @@ def as_tensor(images: np.ndarray) -> Tensor:
 
 
 def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """uint8 N×S×S×3 to float32 N×3×S×S with channels_last strides, as (x / 255 - mean) / std.
+    """Return (images / 255 - mean) / std: uint8 N×S×S×3 to float32 N×3×S×S with channels_last strides.
 
-    mean and std are per channel, in units of the 0..1 range, as the dataset's manifest gives them.
+    mean and std are per channel, in units of the 0..1 range, as in a dataset's manifest.
     """
     return rescale(images, *scale_and_shift(mean, std, images.device))
 
@@ -35,15 +39,15 @@ def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
 def scale_and_shift(
     mean: Sequence[float], std: Sequence[float], device: torch.device | None = None
 ) -> tuple[Tensor, Tensor]:
-    """What `normalize` multiplies pixels by and then adds, float32, one of each channel."""
+    """Return the factor and the summand by which `normalize` changes a pixel: float32, one for each channel."""
     scale = torch.tensor([1 / (255 * s) for s in std], device=device)
     shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=device)
     return scale, shift
 
 
 def rescale(images: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """`normalize` with its constants ready on the device: nothing is copied there."""
+    """Return what `normalize` returns, from constants that are already on the images' device."""
     pixels = images.shape[1] * images.shape[2]
-    # As wide as an image: over three channels at a time nothing is vectorised, which takes eight times as long.
+    # The constants are repeated to the length of an image. PyTorch does not vectorise a broadcast over three channels.
     values = torch.addcmul(shift.repeat(pixels), images.flatten(1).float(), scale.repeat(pixels))
     return values.unflatten(1, images.shape[1:]).permute(0, 3, 1, 2)

@@ -1,10 +1,10 @@
-"""From bytes to pixels: decode, square.
+"""The conversion of an encoded image to square RGB pixels.
 
-    pixels = to_square(decode(data), 32)           # uint8 32×32×3: what a packed dataset stores
+    pixels = to_square(decode(data), 32)           # uint8 32×32×3, as a packed dataset stores them
 
-With raycls/data/tensors.py the one copy for preparation, training, evaluation and serving, so that all four feed a
-network the same numbers. Knows pixels only: no labels, no files, no networks; nor PyTorch, by which what only decodes
-and serves starts in half the time.
+Preparation, evaluation and serving call this code, so all of them give a network the same pixels for the same image.
+This module knows pixels, and neither labels nor files nor networks. It does not import PyTorch, so that a replica
+which does not need PyTorch starts in half the time.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from raycls.errors import ImageError, ImageTooLargeError, NotAnImageError
 
 MAX_PIXELS = 50_000_000
 BMP_RUN_LENGTHS = (1, 2)  # RLE8, RLE4
-# max_pixels decides. Not in `decode`: to change filters there takes longer than to read a small image.
+# `max_pixels` replaces this warning. A filter inside `decode` would take longer than decoding a small image.
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 
 def decode(
     data: bytes, *, max_pixels: int = MAX_PIXELS, formats: tuple[str, ...] | None = None
 ) -> Image.Image:
-    """The first frame of an encoded image as RGB, turned upright by its EXIF orientation.
+    """Return the first frame of an encoded image as RGB, turned upright by its EXIF orientation.
 
-    The size is checked in the header, before any pixel is decoded. `formats` limits what is tried (Pillow's names);
-    None tries every format Pillow reads. Transparent pixels are laid on black; 16-bit grey is scaled to 8.
+    The size is checked in the header, before any pixel is decoded. formats: the accepted formats, by Pillow's names;
+    None accepts every format that Pillow reads. Transparent pixels are put on black. 16-bit grey is scaled to 8 bits.
 
-    Raises NotAnImageError (no format recognises the bytes), ImageTooLargeError (more than max_pixels) or ImageError
-    (recognised, but truncated or damaged).
+    Raises NotAnImageError if the bytes are in no accepted format, ImageTooLargeError for more than max_pixels, or
+    ImageError if the image is truncated or damaged.
     """
     image = _opened(data, max_pixels, formats)
     try:
@@ -44,7 +44,7 @@ def decode(
             ImageOps.exif_transpose(image, in_place=True)
         upright: Image.Image = image
         if upright.mode.startswith("I") or upright.mode == "F":
-            # Pillow would clip, not scale, when it turns 16-bit grey into RGB.
+            # Pillow would clip 16-bit grey to 8 bits instead of scaling it.
             values = np.asarray(upright, dtype=np.float32)
             return Image.fromarray(np.clip(values / 257.0, 0, 255).astype(np.uint8)).convert("RGB")
         if upright.mode == "P" or "transparency" in upright.info:
@@ -59,13 +59,13 @@ def decode(
 
 
 def pixels_of(data: bytes, *, max_pixels: int = MAX_PIXELS, formats: tuple[str, ...] | None = None) -> int:
-    """How many pixels the header of an encoded image announces. Raises what `decode` does of a header."""
+    """Return the number of pixels in the header of an encoded image. Raises the errors of `decode` for a bad header."""
     width, height = _opened(data, max_pixels, formats).size
     return width * height
 
 
 def _opened(data: bytes, max_pixels: int, formats: tuple[str, ...] | None) -> Image.Image:
-    """The image, of which only the header was read."""
+    """Return the image, of which only the header has been read."""
     if not data:
         raise ImageError("the image is empty: 0 bytes")
     try:
@@ -73,21 +73,21 @@ def _opened(data: bytes, max_pixels: int, formats: tuple[str, ...] | None) -> Im
     except Image.DecompressionBombError as error:
         raise ImageTooLargeError(f"the image has more than {max_pixels:,} pixels") from error
     except Exception as error:
-        # Pillow's parsers raise many types on hostile bytes; before `open` returns they all mean the same.
+        # Pillow's parsers raise many types on hostile bytes. Until `open` returns, all mean an unknown format.
         raise NotAnImageError("the bytes are not an image of a known format") from error
     width, height = image.size
     if width * height > max_pixels:
         raise ImageTooLargeError(
-            f"the image has {width}×{height} pixels; at most {max_pixels:,} are accepted: reduce it first"
+            f"the image has {width}×{height} pixels, but at most {max_pixels:,} are accepted: make it smaller"
         )
     if image.format in ("BMP", "DIB") and image.info.get("compression") in BMP_RUN_LENGTHS:
-        # Pillow unpacks it pixel by pixel in Python: seconds for a file of a few kilobytes.
-        raise ImageError("a run-length encoded BMP is not read: save it uncompressed, or as PNG")
+        # Pillow decodes it pixel by pixel in Python, which takes seconds for a file of a few kilobytes.
+        raise ImageError("run-length encoded BMP is not supported: save the image uncompressed, or as PNG")
     return image
 
 
 def to_square(image: Image.Image, size: int) -> np.ndarray:
-    """The largest centred square, resampled to uint8 size×size×3. An image of that size is passed on unchanged."""
+    """Return the largest centred square, resampled to uint8 size×size×3. An image of that size is not resampled."""
     if image.size == (size, size):
         return np.asarray(image)
     side = min(image.size)
@@ -96,6 +96,6 @@ def to_square(image: Image.Image, size: int) -> np.ndarray:
         (size, size),
         Image.Resampling.BILINEAR,
         box=(left, top, left + side, top + side),
-        reducing_gap=2.0,  # shrinks large photographs in whole steps first: several times faster, hardly visible
+        reducing_gap=2.0,  # shrinks a large photograph by a whole factor first: much faster, and hardly visible
     )
     return np.asarray(square)

@@ -1,16 +1,17 @@
-"""What computes a forward pass: the engines, and which of them run where.
+"""The engines that compute a forward pass, and the devices on which each one runs.
 
     run = load("openvino", checkpoint_directory, "cpu", threads=1)
     logits = run(images)                        # uint8 N×S×S×3 to float32 N×C
 
-| engine | |
+| engine | computes with |
 |---|---|
-| `reference` | PyTorch in float32: what the others are compared with |
-| `torch` | PyTorch, in bfloat16 where the device multiplies it natively |
-| `openvino` | the network compiled for this processor by OpenVINO, in bfloat16 where it multiplies that natively |
-| `cuda-graphs` | `torch` on a GPU, with the launches of its kernels recorded once |
+| `reference` | PyTorch in float32; the other engines are compared with it |
+| `torch` | PyTorch, in bfloat16 if the device multiplies bfloat16 in hardware |
+| `openvino` | the network compiled by OpenVINO for this CPU, in bfloat16 if the CPU multiplies bfloat16 in hardware |
+| `cuda-graphs` | `torch` on a GPU; its kernels are recorded once as a CUDA graph |
 
-Imports PyTorch for the engines that are made of it, and not for `openvino`: a replica then starts in half the time.
+`openvino` runs without importing PyTorch, so a replica starts in half the time. This module knows neither requests nor
+registries; raycls/engines/choice.py decides which engine is the fastest.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ Run = Callable[[np.ndarray], np.ndarray]
 
 
 def best_device() -> Device:
-    """The GPU where there is one of NVIDIA's, else the CPU. Where its driver is missing, PyTorch need not be asked."""
+    """Return "cuda" if there is an NVIDIA GPU, else "cpu"."""
+    # Without the NVIDIA driver there is no GPU. The test of the driver saves the import of PyTorch.
     try:
         ctypes.CDLL("libcuda.so.1")
     except OSError:
@@ -47,29 +49,34 @@ def best_device() -> Device:
 
 
 def candidates(device: Device) -> tuple[Engine, ...]:
-    """The engines that run on such a device."""
+    """Return the engines that run on a kind of device."""
     return "reference", "torch", "openvino" if device == "cpu" else "cuda-graphs"
 
 
 def to_serve(setting: Engine | Literal["auto"], promoted: Engine) -> Engine:
-    """What computes here: the engine that serve_config.yaml names, or for auto the promoted one where it fits."""
+    """Return the engine for this machine: the setting of serve_config.yaml, or for `auto` the promoted engine.
+
+    promoted: the engine that was fastest when the version was promoted. If it does not run here, `auto` is `torch`.
+    """
     return fitting(promoted, best_device()) if setting == "auto" else setting
 
 
 def fitting(chosen: Engine, device: Device) -> Engine:
-    """The engine that was chosen for a model where it runs on this device, else `torch`."""
+    """Return the chosen engine if it runs on the device, else `torch`."""
     return chosen if chosen in candidates(device) else "torch"
 
 
 def load(engine: Engine, directory: Path, device: Device, threads: int | None = None) -> Run:
-    """The network of a checkpoint directory as a function: uint8 N×S×S×3 to float32 N×C.
+    """Return the network of a checkpoint directory as a function: uint8 N×S×S×3 to float32 N×C.
 
-    threads of a CPU, for torch's engines those of the whole process; default: one for each core. One thread at a time
-    may call it. Raises CheckpointError, EngineError where the engine cannot run such a network, UsageError for an
-    engine that does not run on the device.
+    Only one thread at a time may call the function. threads: CPU threads of a forward pass, by default one for each
+    core; PyTorch's engines set it for the whole process. Raises CheckpointError for a damaged checkpoint, EngineError
+    if the engine cannot run the network, UsageError if the engine does not run on the device.
     """
     if engine not in candidates(device):
-        raise UsageError(f"engine {engine} does not run on {device}")
+        raise UsageError(
+            f"engine {engine} does not run on {device}: choose one of {', '.join(candidates(device))}"
+        )
     if engine == "openvino":
         from raycls.engines import openvino
 
@@ -82,7 +89,7 @@ def load(engine: Engine, directory: Path, device: Device, threads: int | None = 
 def build(
     engine: Engine, network: nn.Module, card: ModelCard, device: Device, threads: int | None = None
 ) -> Run:
-    """`load` for a network that is in memory, in eval mode. Raises EngineError."""
+    """Return what `load` returns, for a network that is in memory and in eval mode. Raises EngineError."""
     if engine == "openvino":
         from raycls.engines import openvino
 
@@ -98,12 +105,15 @@ def build(
     if engine == "cuda-graphs":
         try:
             return CUDAGraphs(network.to(device, memory_format=torch.channels_last), card)  # type: ignore[call-overload]
-        except (RuntimeError, AssertionError) as error:  # the latter where torch was built without CUDA
-            raise EngineError(f"no CUDA graph of this {card.network}: {first_line(error)}") from error
+        except (RuntimeError, AssertionError) as error:  # AssertionError if PyTorch was built without CUDA
+            raise EngineError(
+                f"cannot record a CUDA graph of this {card.network}: {first_line(error)}"
+            ) from error
     network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     dtype = compute_dtype("fp32" if engine == "reference" else "auto", torch.device(device))
     return lambda images: forward(network, as_tensor(images).to(device), card, dtype).cpu().numpy()
 
 
 def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, or the name of its type if the message is empty."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

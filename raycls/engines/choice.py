@@ -1,8 +1,8 @@
-"""Which engine is the fastest on this machine of those that agree with the reference.
+"""The choice of the fastest engine on this machine, among the engines that agree with the reference.
 
-    choice = choose(checkpoint_directory, images)     # choice.engine, and what each one took
+    choice = choose(checkpoint_directory, images)     # choice.engine, choice.timings
 
-Knows checkpoint directories and images; who remembers the choice is the registry.
+This module knows checkpoint directories and images. The registry stores the choice.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ from raycls.engines.build import Device, Run
 from raycls.engines.predictor import softmax
 from raycls.errors import CheckpointError, EngineError
 
-THREADS = 1  # with which engines are timed: `threads` of serve_config.yaml
-ONE, MANY = 1, 32  # images: a lone request's batch, and one under load
-ROUNDS, WARM_UP = 20, 3  # timed passes of each engine, in turns
-MOST_SECONDS = 3.0  # of all of them: large networks get fewer
-PAUSE_S = 0.004  # before each: in a row of them without end, each would take half as long as in a replica
-# A fit engine's agreement with the reference; bfloat16 in a sound one is at 0.99 and 0.003.
+THREADS = 1  # CPU threads of a timed pass, like the default of `threads` in serve_config.yaml
+ONE, MANY = 1, 32  # batch sizes, images: a single request, and a server under load
+ROUNDS, WARM_UP = 20, 3  # timed and untimed passes of each engine
+MOST_SECONDS = 3.0  # limit for the timed passes of all engines: large networks get fewer passes
+PAUSE_S = 0.004  # before each pass: passes without a pause are faster than those of a replica
+# Limits for an engine that agrees with the reference. A sound bfloat16 engine reaches about 0.99 and 0.003.
 SAME_CLASS, MEAN_DIFFERENCE = 0.97, 0.02
 
 
 @dataclass(frozen=True, kw_only=True)
 class Timing:
-    """How long one engine takes, median milliseconds, and how far its answers are from the reference's."""
+    """The speed of one engine, and its agreement with the reference."""
 
     engine: Engine
-    one_ms: float  # a batch of ONE image
-    many_ms: float  # a batch of MANY images
-    same_class: float  # share of the images that get the reference's class
-    mean_difference: float  # of the largest probability, absolute
+    one_ms: float  # median time of a batch of ONE image
+    many_ms: float  # median time of a batch of MANY images
+    same_class: float  # share of the images for which both predict the same class
+    mean_difference: float  # mean absolute difference of the confidence (the largest probability)
 
     @property
     def agrees(self) -> bool:
@@ -49,13 +49,16 @@ class Timing:
 
     @property
     def cost(self) -> float:
-        """Both batches count alike: their geometric mean, squared."""
+        """Return the product of both times, so that a batch of ONE and a batch of MANY count equally."""
         return self.one_ms * self.many_ms
 
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """The fastest engine of those that agree with the reference, which is one of them."""
+    """The fastest engine that agrees with the reference, and the timings of all engines.
+
+    The reference itself is one of the candidates, so there is always a choice.
+    """
 
     engine: Engine
     timings: tuple[Timing, ...]
@@ -65,14 +68,16 @@ class Choice:
 
     def __str__(self) -> str:
         each = ", ".join(f"{t.engine} {t.one_ms:.2f} and {t.many_ms:.1f} ms" for t in self.timings)
-        return f"{self.engine} is the fastest engine here: for {ONE} image and {MANY}, {each}"
+        return f"{self.engine} is the fastest engine here (time for {ONE} image and for {MANY}: {each})"
 
 
 def choose(directory: Path, images: np.ndarray, device: Device | None = None) -> Choice:
-    """Time every engine on this machine, in turns, with THREADS; `images` (uint8 N×S×S×3) are real ones.
+    """Time every engine on this machine and return the fastest that agrees with the reference.
 
-    An engine that cannot run the network, or does not agree with the reference, is said and left out. Raises
-    CheckpointError where the answers are not finite.
+    images: uint8 N×S×S×3, real images, as random ones would not show whether the engines agree. The engines take
+    turns, so that a change in the machine's speed affects all of them. An engine that cannot run the network, or does
+    not agree with the reference, is reported on stderr and not chosen. Raises CheckpointError if the reference's
+    answers are not finite.
     """
     device = device or engines.best_device()
     before = torch.get_num_threads()
@@ -87,7 +92,7 @@ def choose(directory: Path, images: np.ndarray, device: Device | None = None) ->
         torch.set_num_threads(before)
     exact = answers["reference"]
     if not np.isfinite(exact).all():
-        raise CheckpointError(f"the answers of {directory} are not finite")
+        raise CheckpointError(f"the network in {directory} gives answers that are not finite: train it again")
     timings = tuple(
         Timing(
             engine=engine,
@@ -101,15 +106,19 @@ def choose(directory: Path, images: np.ndarray, device: Device | None = None) ->
     for timing in timings:
         if not timing.agrees:
             progress.say(
-                f"engine {timing.engine} is not used: {timing.same_class:.1%} of {len(images)} images get the class "
-                f"of the reference, whose confidence is {timing.mean_difference:.3f} away on average"
+                f"engine {timing.engine} is not used: it predicts the class of the reference for "
+                f"{timing.same_class:.1%} of {len(images)} images, and its confidence differs by "
+                f"{timing.mean_difference:.3f} on average"
             )
     fit = [timing for timing in timings if timing.agrees]
     return Choice(engine=min(fit, key=lambda timing: timing.cost).engine, timings=timings)
 
 
 def able(load: Callable[[Engine], Run], device: Device) -> dict[Engine, Run]:
-    """The engines of the device that `load` does not raise EngineError for; of the others it is said why not."""
+    """Return the device's engines that can run the network. Report the others and the reason on stderr.
+
+    load: returns an engine as a function, or raises EngineError if the engine cannot run the network.
+    """
     runs: dict[Engine, Run] = {}
     for engine in engines.candidates(device):
         try:
@@ -125,7 +134,7 @@ def _probabilities(run: Run, images: np.ndarray) -> np.ndarray:
 
 
 def _time(runs: dict[Engine, Run], images: np.ndarray, count: int) -> dict[Engine, list[float]]:
-    """Milliseconds of each engine's passes over `count` images."""
+    """Return the times of each engine's passes over a batch of `count` images, in milliseconds."""
     batch = np.resize(images, (count, *images.shape[1:]))
     times: dict[Engine, list[float]] = {engine: [] for engine in runs}
     deadline = time.perf_counter() + MOST_SECONDS

@@ -1,6 +1,11 @@
-"""The engine `cuda-graphs`: a batch crosses to the GPU in one copy, and one launch does all of its kernels.
+"""The engine `cuda-graphs`: one copy moves a batch to the GPU, and one launch runs all of its kernels.
 
-After PyTorch's notes on CUDA graphs, https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs.
+    run = CUDAGraphs(network.to("cuda"), card)
+    logits = run(images)                        # uint8 N×S×S×3 to float32 N×C
+
+For a small network, launching the kernels one by one takes longer than computing them. This module knows a network and
+its card, not checkpoints. Source: PyTorch's notes on CUDA graphs,
+https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs.
 """
 
 from __future__ import annotations
@@ -13,39 +18,40 @@ from raycls.data.tensors import as_tensor
 from raycls.models.card import ModelCard
 from raycls.models.forward import WithNormalization, compute_dtype
 
-# Images: batches that have a CUDA graph; one in between plays the next larger.
+# Batch sizes with a CUDA graph of their own. A batch of another size runs the graph of the next larger size.
 RECORDED = (1, 2, 4, 8, 16, 32, 64)
-WARM_UP = 3  # passes before one is recorded
+WARM_UP = 3  # passes of each size before the recording
 
 
 class CUDAGraphs:
-    """The network as a function: uint8 N×S×S×3 to float32 N×C. It is on the device that it runs on."""
+    """A network as a function: uint8 N×S×S×3 to float32 N×C. The network must be on a GPU; it stays there."""
 
     def __init__(self, network: nn.Module, card: ModelCard):
         device = next(network.parameters()).device
         side, dtype = card.image_size, compute_dtype("auto", device)
-        # A recording knows addresses alone: what it reads must stay, the constants of the normalisation too.
+        # A graph reads fixed addresses in memory. So all of its inputs must stay alive: the images, the weights, and
+        # the constants of the normalisation.
         self._network = WithNormalization(network, card).to(device).eval()
-        self._waiting = torch.zeros(RECORDED[-1], side, side, 3, dtype=torch.uint8, pin_memory=True)
-        self._pixels = self._waiting.to(device)
+        self._host_pixels = torch.zeros(RECORDED[-1], side, side, 3, dtype=torch.uint8, pin_memory=True)
+        self._pixels = self._host_pixels.to(device)
         self._recorded: dict[int, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
         with torch.inference_mode(), torch.cuda.device(device):
-            beside = torch.cuda.Stream()
-            beside.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(beside):  # libraries choose their kernels in the first passes
+            warm_up = torch.cuda.Stream()
+            warm_up.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(warm_up):  # libraries choose their kernels in the first passes
                 for size in RECORDED:
                     for _ in range(WARM_UP):
                         self._forward(size, dtype)
-            torch.cuda.current_stream().wait_stream(beside)
+            torch.cuda.current_stream().wait_stream(warm_up)
             pool = torch.cuda.graph_pool_handle()
-            for size in reversed(RECORDED):  # in one pool the smaller ones find the memory of the largest
+            for size in reversed(RECORDED):  # largest first: the smaller graphs share its memory in the pool
                 graph = torch.cuda.CUDAGraph()
                 with torch.cuda.graph(graph, pool=pool):
                     logits = self._forward(size, dtype)
                 self._recorded[size] = graph, logits
 
     def _forward(self, size: int, dtype: torch.dtype) -> Tensor:
-        # Autocast's cache must be off while a graph is recorded.
+        # Autocast's cache must be off during the recording of a graph.
         with torch.autocast("cuda", dtype, enabled=dtype != torch.float32, cache_enabled=False):
             return self._network(self._pixels[:size]).float()
 
@@ -54,8 +60,10 @@ class CUDAGraphs:
         for part in as_tensor(images).split(RECORDED[-1]):
             count = len(part)
             graph, logits = self._recorded[next(size for size in RECORDED if size >= count)]
-            self._waiting[:count].copy_(part)
-            self._pixels[:count].copy_(self._waiting[:count], non_blocking=True)
+            self._host_pixels[:count].copy_(part)
+            self._pixels[:count].copy_(self._host_pixels[:count], non_blocking=True)
             graph.replay()
-            parts.append(logits[:count].cpu())  # waits, so that the pinned memory may be filled again
+            parts.append(
+                logits[:count].cpu()
+            )  # waits for the GPU: then the pinned memory can be filled again
         return torch.cat(parts).numpy()

@@ -1,18 +1,18 @@
-"""A trained network as one file for programs without raycls: ONNX, torch.export or TorchScript, checked on real images.
+"""Export of a trained network to one file: ONNX, torch.export or TorchScript, checked on real images.
 
     result = export(checkpoint_directory, open_dataset("cifar10"), Path("cats.onnx"), format="onnx", model="cats/3")
     result.max_logit_difference, result.accuracy_difference
 
-The graph takes uint8 N×S×S×3 (RGB, any N) and normalises inside, so that its user needs neither mean nor std; it
-answers float32 N×C logits. Beside the file lies FILE.json: classes, image size, where it comes from. Knows checkpoints
-and packed datasets, not the registry; what only a format needs is imported when that format is asked for.
+A program without raycls can load the file. The graph takes uint8 N×S×S×3 (RGB, any N) and returns float32 N×C logits.
+It normalises the images itself, so its user needs neither mean nor std. FILE.json beside it names the classes, the
+image size and the model. This module knows checkpoints and packed datasets, not the registry. It imports the packages
+of a format when that format is exported.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import json
-import logging
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from raycls import progress
 from raycls.data.packed import PackedDataset, sha256_file
 from raycls.data.tensors import as_tensor
+from raycls.engines.int8 import quantize_onnx, quantize_torch
 from raycls.errors import ExportError, UsageError
 from raycls.models import checkpoint
 from raycls.models.card import WEIGHTS, ModelCard, sha256
@@ -34,23 +35,23 @@ from raycls.models.forward import WithNormalization
 
 SUFFIX = {"onnx": ".onnx", "torch-export": ".pt2", "torchscript": ".pt"}
 NEEDS = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "torch-export": (), "torchscript": ()}
-NEEDS_INT8 = {"onnx": (), "torch-export": ("torchao",)}  # torchscript's quantization is deprecated in torch
+NEEDS_INT8 = {"onnx": (), "torch-export": ("torchao",)}  # PyTorch has deprecated quantization for torchscript
 
-# The same float32 sums in another order move a logit by some 1e-5. Ten to a hundred times that is still no rounding but
-# another computation; 1e-3 in a logit moves a probability by 0.00025 at the most.
+# The largest difference of a logit that is accepted. Float32 sums in another order change a logit by about 1e-5; a much
+# larger difference means another computation. A difference of 1e-3 changes a probability by at most 0.00025.
 TOLERANCE = 1e-3
-IMAGES = 1000  # of the validation split, for the check
-CALIBRATION = 512  # training images that show the range of every int8 tensor
-BATCH = 250
+IMAGES = 1000  # validation images for the check
+CALIBRATION = 512  # training images that give the range of every int8 tensor
+BATCH = 250  # images in one forward pass of the check
 
-Runner = Callable[[np.ndarray], np.ndarray]
+Run = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Exported:
-    """What was written, and how it answered beside the float32 network on the same `images` validation images.
+    """An exported file, compared with the float32 network on `images` validation images.
 
-    Accuracies are 0..1, sizes bytes; original_size is that of the checkpoint's weights.
+    Accuracies are in 0..1. Sizes are in bytes; original_size is the size of the checkpoint's weights.
     """
 
     path: Path
@@ -74,26 +75,26 @@ class Exported:
 def export(
     directory: Path, dataset: PackedDataset, path: Path, *, format: str, model: str, int8: bool = False
 ) -> Exported:
-    """Write the checkpoint's network to `path`, load it from there and compare it with the original.
+    """Write the checkpoint's network to `path`, load the file and compare it with the original network.
 
-    dataset is the model's own: its training images calibrate int8, its validation images are the check. model is the
-    reference that the description names. Raises UsageError for a combination that does not exist or whose packages
-    are missing, ExportError where the file cannot be written or, in float32, differs by more than TOLERANCE; no file
-    is left then.
+    dataset: the dataset that the model was trained on. Its training images calibrate int8, its validation images are
+    the check. model: the reference that FILE.json names. Raises UsageError if there is no such combination or a package
+    is missing. Raises ExportError if the file cannot be written, or if a float32 file differs by more than TOLERANCE.
+    After an error there is no file.
     """
     check(format, int8)
     network, card = checkpoint.load(directory)
     if dataset.manifest.fingerprint != card.dataset_fingerprint:
         raise UsageError(
-            f"dataset {card.dataset} is no longer the one that {model} was trained on: prepare it again"
+            f"dataset {card.dataset} has changed since {model} was trained on it: prepare it again from the former "
+            "images, or train the model again"
         )
-    # Without gradients, a loaded file's answers turn into NumPy arrays as they are.
+    # Without gradients, the output of a loaded file converts to NumPy directly.
     wrapped = WithNormalization(network, card).eval().requires_grad_(False)
     part = path.with_name(f".{path.name}.part")
     try:
         with warnings.catch_warnings():
-            # Deprecations inside the exporters, about which a user can do nothing.
-            warnings.simplefilter("ignore")
+            warnings.simplefilter("ignore")  # deprecations inside the exporters, which a user cannot fix
             with progress.bar(f"writing {path.name}"):
                 part.parent.mkdir(parents=True, exist_ok=True)
                 calibration = _sample(dataset, "train", CALIBRATION)[0] if int8 else None
@@ -101,27 +102,29 @@ def export(
             result = _compare(wrapped, _READ[format](part), dataset, path, part, directory)
         if not int8 and not result.max_logit_difference <= TOLERANCE:
             raise ExportError(
-                f"{path.name} was not kept: its logits differ from the network's by up to "
-                f"{result.max_logit_difference:.2g} on {result.images} images, more than the {TOLERANCE:g} that "
-                "float32 sums in another order explain"
+                f"{path.name} was deleted: its logits differ from the network's by up to "
+                f"{result.max_logit_difference:.2g} on {result.images} images; rounding explains at most "
+                f"{TOLERANCE:g}. Choose another --format"
             )
         part.replace(path)
     except OSError as error:
-        raise ExportError(f"cannot write {path}: {error.strerror or error}; choose --output") from None
+        raise ExportError(
+            f"cannot write {path}: {error.strerror or error}; choose another file with --output"
+        ) from None
     finally:
-        with suppress(OSError):  # also where there was none
+        with suppress(OSError):  # the file may not exist
             part.unlink()
     _describe(result, card, directory, format=format, int8=int8, model=model)
     return result
 
 
 def check(format: str, int8: bool) -> None:
-    """Raise UsageError where a format is unknown, has no int8, or its packages are not installed."""
+    """Raise UsageError if the format is unknown, has no int8, or needs a package that is not installed."""
     if format not in SUFFIX:
         raise UsageError(f"unknown format {format!r}; the formats are: {', '.join(SUFFIX)}")
     if int8 and format not in NEEDS_INT8:
         raise UsageError(
-            f"there is no int8 for {format}, whose quantization PyTorch has given up: choose "
+            f"there is no int8 for {format}, as PyTorch has deprecated its quantization: choose "
             f"--format {' or '.join(NEEDS_INT8)}"
         )
     needed = (*NEEDS[format], *(NEEDS_INT8[format] if int8 else ()))
@@ -130,30 +133,30 @@ def check(format: str, int8: bool) -> None:
 
 
 def _example(card: ModelCard) -> Tensor:
-    # Two images: torch.export takes a batch of one for a constant.
+    # Two images, as torch.export would treat a batch size of one as a constant.
     return torch.zeros(2, card.image_size, card.image_size, 3, dtype=torch.uint8)
 
 
 def _sample(dataset: PackedDataset, split: str, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """At most `count` images and labels of the split, the same ones every time, in a random order."""
+    """Return images and labels of at most `count` random images of the split. Every call returns the same ones."""
     labels = dataset.labels(split)
     chosen = np.sort(np.random.default_rng(0).permutation(len(labels))[:count])
     return dataset.images(split)[chosen], labels[chosen]
 
 
 def _compare(
-    network: nn.Module, runner: Runner, dataset: PackedDataset, path: Path, part: Path, directory: Path
+    network: nn.Module, run: Run, dataset: PackedDataset, path: Path, part: Path, directory: Path
 ) -> Exported:
     images, labels = _sample(dataset, "val", IMAGES)
-    # The first image alone: a graph that knows one batch size only shows it here.
-    parts = [images[:1], *(images[i : i + BATCH] for i in range(1, len(images), BATCH))]
-    ours, theirs = [], []
+    # The first batch is one image: a graph that accepts only one batch size fails here.
+    batches = [images[:1], *(images[i : i + BATCH] for i in range(1, len(images), BATCH))]
+    originals, answers = [], []
     with progress.bar(f"checking on {len(images)} images", total=len(images)) as bar, torch.inference_mode():
-        for batch in parts:
-            ours.append(network(as_tensor(batch)).numpy())
-            theirs.append(runner(batch))
+        for batch in batches:
+            originals.append(network(as_tensor(batch)).numpy())
+            answers.append(run(batch))
             bar.advance(len(batch))
-    original, exported = np.concatenate(ours), np.concatenate(theirs)
+    original, exported = np.concatenate(originals), np.concatenate(answers)
     return Exported(
         path=path,
         description=path.with_name(f"{path.name}.json"),
@@ -204,41 +207,13 @@ def _write_onnx(network: nn.Module, example: Tensor, calibration: np.ndarray | N
             verbose=False,
         )
         if calibration is not None:
-            _quantize_onnx(plain, calibration, path)
+            quantize_onnx(plain, calibration, path)
     finally:
         if plain != path:
             plain.unlink(missing_ok=True)
 
 
-def _quantize_onnx(plain: Path, calibration: np.ndarray, path: Path) -> None:
-    """Static quantization with ranges from the calibration images.
-
-    onnxruntime.ai/docs/performance/model-optimizations/quantization.html
-    """
-    from onnxruntime import quantization
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
-    class Batcher(quantization.CalibrationDataReader):
-        def __init__(self) -> None:
-            self._batches = iter(np.array_split(calibration, max(1, len(calibration) // 64)))
-
-        def get_next(self) -> dict[str, np.ndarray] | None:
-            batch = next(self._batches, None)
-            return None if batch is None else {"images": batch}
-
-    quant_pre_process(plain, plain, skip_symbolic_shape=True)  # its own advice: fold what can be folded first
-    quantization.quantize_static(
-        plain,
-        path,
-        Batcher(),
-        op_types_to_quantize=["Conv", "Gemm", "MatMul"],  # nearly all the work; the rest keeps its precision
-        per_channel=True,  # one scale per filter: filters differ in size
-        activation_type=quantization.QuantType.QUInt8,
-        weight_type=quantization.QuantType.QInt8,
-    )
-
-
-def _read_onnx(path: Path) -> Runner:
+def _read_onnx(path: Path) -> Run:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
@@ -251,37 +226,13 @@ def _write_torch_export(
     dynamic = ({0: torch.export.Dim("batch")},)
     program = torch.export.export(network, (example,), dynamic_shapes=dynamic)
     if calibration is not None:
-        quantized = _quantize_torch(program.module(), as_tensor(calibration))
+        quantized = quantize_torch(program.module(), as_tensor(calibration))
         program = torch.export.export(quantized, (example,), dynamic_shapes=dynamic)
     with path.open("wb") as file:
         torch.export.save(program, file)
 
 
-def _quantize_torch(module: Any, calibration: Tensor) -> Any:
-    """PyTorch 2 export quantization (docs.pytorch.org/ao, pt2e): int8 weights, simulated int8 between the layers.
-
-    The file then needs `import torchao` where it is loaded; it is fast once compiled there by inductor.
-    """
-    logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)  # torchao's own deprecations
-    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
-    from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86
-
-    quantizer = x86.X86InductorQuantizer().set_global(x86.get_default_x86_inductor_quantization_config())
-    prepared = prepare_pt2e(module, quantizer)
-    with torch.inference_mode():
-        for batch in calibration.split(64):
-            prepared(batch)
-    quantized = convert_pt2e(prepared)
-    # The float32 weights stay behind as attributes that the graph no longer reads, and would be saved with it.
-    read = {str(node.target) for node in quantized.graph.nodes if node.op == "get_attr"}
-    for name in [*dict(quantized.named_parameters()), *dict(quantized.named_buffers())]:
-        if name not in read:
-            owner, _, leaf = name.rpartition(".")
-            delattr(quantized.get_submodule(owner), leaf)
-    return quantized
-
-
-def _read_torch_export(path: Path) -> Runner:
+def _read_torch_export(path: Path) -> Run:
     with path.open("rb") as file:
         module = torch.export.load(file).module()
     return lambda batch: module(as_tensor(batch)).numpy()
@@ -295,7 +246,7 @@ def _write_torchscript(
     torch.jit.save(traced, path)
 
 
-def _read_torchscript(path: Path) -> Runner:
+def _read_torchscript(path: Path) -> Run:
     module = torch.jit.load(path)
     return lambda batch: module(as_tensor(batch)).numpy()
 
@@ -305,7 +256,7 @@ _WRITE: dict[str, Callable[[nn.Module, Tensor, np.ndarray | None, Path], None]] 
     "torch-export": _write_torch_export,
     "torchscript": _write_torchscript,
 }
-_READ: dict[str, Callable[[Path], Runner]] = {
+_READ: dict[str, Callable[[Path], Run]] = {
     "onnx": _read_onnx,
     "torch-export": _read_torch_export,
     "torchscript": _read_torchscript,

@@ -1,10 +1,12 @@
-"""The engine `openvino`: a network compiled for this processor, which needs PyTorch only when it is first converted.
+"""The engine `openvino`: a network compiled by OpenVINO for this CPU.
 
-    run = load(checkpoint_directory, threads=1)      # uint8 N×S×S×3 to float32 N×C
+    run = load(checkpoint_directory, threads=1)
+    logits = run(images)                             # uint8 N×S×S×3 to float32 N×C
 
-What OpenVINO made of a checkpoint is kept under the home, in cache/openvino: importing PyTorch and converting are two
-thirds of what a replica's start would take. The folder may be deleted at any time; what is missing or damaged there is
-made again, by a process of its own where this one does without PyTorch: it then stays small.
+PyTorch is needed only for the first conversion of a checkpoint. The converted graph is cached in
+`$RAYCLS_HOME/cache/openvino`, so a replica starts in a third of the time. The cache may be deleted at any time: a
+missing or damaged graph is converted again. If this process has not imported PyTorch, another process converts the
+graph, and this process stays small. This module knows checkpoint directories, not the registry.
 """
 
 from __future__ import annotations
@@ -36,11 +38,12 @@ from raycls.models.card import ModelCard
 if TYPE_CHECKING:
     from torch import nn
 
-PIECES = (32, 16, 8, 4, 2, 1)  # images: what a batch is cut into
-UNREAD_S = 60 * 24 * 3600.0
+PIECES = (32, 16, 8, 4, 2, 1)  # sizes into which a batch is cut, images
+UNREAD_S = 60 * 24 * 3600.0  # a cached graph is deleted after that time without a read
 GRAPH, CONSTANTS, DIGEST = "model.xml", "model.bin", "sha256"
-MAKERS = ("torch", "torchvision", "openvino")  # whose versions decide what a checkpoint becomes
-SOURCES = (  # and our own files that do
+# The graph of a checkpoint depends on these libraries' versions and on these source files.
+LIBRARIES = ("torch", "torchvision", "openvino")
+SOURCES = (
     "models/card.py",
     "models/checkpoint.py",
     "models/networks.py",
@@ -52,48 +55,55 @@ SOURCES = (  # and our own files that do
 
 
 def load(directory: Path, threads: int) -> Run:
-    """The network of a checkpoint directory, from what is kept of it; converted and kept where that is nothing.
+    """Return the network of a checkpoint directory as a function, from the cache if its graph is there.
 
-    Raises CheckpointError, EngineError where OpenVINO cannot run the network, or what it made cannot be kept.
+    Raises CheckpointError for a damaged checkpoint, EngineError if OpenVINO cannot run the network or its graph cannot
+    be written to the cache.
     """
     card = cards.load_card(directory)
     with _as_engine_errors(card):
-        kept = _kept(directory)
-        graph = _read(kept)
+        folder = _cache_folder(directory)
+        graph = _read(folder)
         if graph is None:
-            # Of replicas that start together, one makes it.
+            # If several replicas start together, one of them converts and the others wait.
             with home.lock("openvino.lock", "", wait=True):
-                if _read(kept) is None:
-                    _make(directory, card, kept)
-            graph = _read(kept)
+                if _read(folder) is None:
+                    _convert_into(folder, directory, card)
+            graph = _read(folder)
         if graph is None:
-            raise EngineError(f"what OpenVINO made of {directory} was taken away at once: {kept}")
+            raise EngineError(
+                f"another process deleted {folder}, the OpenVINO graph of {directory}: try again"
+            )
     return _run(graph, card, threads)
 
 
 def build(network: nn.Module, card: ModelCard, threads: int) -> Run:
-    """The same for a network that is in memory. Raises EngineError."""
+    """Return a network that is in memory as a function. Raises EngineError if OpenVINO cannot run it."""
     return _run(_convert(network, card), card, threads)
 
 
-def _make(directory: Path, card: ModelCard, kept: Path) -> None:
+def _convert_into(folder: Path, directory: Path, card: ModelCard) -> None:
+    """Convert the checkpoint's network and write its graph to `folder`, in another process unless PyTorch is here."""
     if "torch" in sys.modules:
         from raycls.models import checkpoint
 
-        _keep(_convert(checkpoint.load(directory)[0], card), kept)
+        _write(_convert(checkpoint.load(directory)[0], card), folder)
         return
-    command = [sys.executable, "-m", __name__, str(directory)]
-    # Ray may have brought this package along by a path that the environment does not have.
+    arguments = [sys.executable, "-m", __name__, str(directory)]
+    # Ray may have added this package to sys.path only. The new process needs the same path.
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(arguments, env=environment, capture_output=True, text=True, check=False)
     if done.returncode < 0:
-        raise EngineError(f"converting {directory} was ended by signal {-done.returncode}")
+        raise EngineError(f"signal {-done.returncode} ended the conversion of {directory}")
     if done.returncode:
-        said = (done.stderr.strip() or f"converting ended with {done.returncode}").splitlines()[-1]
-        raise EngineError(said.removeprefix("error: "))
+        reason = (
+            done.stderr.strip() or f"the conversion of {directory} ended with exit code {done.returncode}"
+        ).splitlines()[-1]
+        raise EngineError(reason.removeprefix("error: "))
 
 
 def _convert(network: nn.Module, card: ModelCard) -> Any:
+    """Return the OpenVINO graph of a network, for batches of any size."""
     import torch
 
     from raycls.models.forward import WithNormalization
@@ -101,32 +111,35 @@ def _convert(network: nn.Module, card: ModelCard) -> Any:
     side = card.image_size
     example = torch.zeros(2, side, side, 3, dtype=torch.uint8)
     with _as_engine_errors(card), torch.inference_mode(), warnings.catch_warnings():
-        # Deprecations inside the converter.
-        warnings.simplefilter("ignore")
+        warnings.simplefilter("ignore")  # deprecations inside the converter
         whole = WithNormalization(network, card).eval()
         return _without_telemetry().convert_model(whole, example_input=example)
 
 
 def _run(graph: Any, card: ModelCard, threads: int) -> Run:
-    """For one thread at a time: batches of a size share their memory."""
+    """Compile the graph and return it as a function.
+
+    Only one thread at a time may call the function: all batches of one size use the same memory.
+    """
     side = card.image_size
     if threads == 1:
-        # For every pass OpenVINO's TBB, by hwloc, would let the calling thread run on all cores, and then on those of
-        # before: what bound or freed it meanwhile, as raycls/serving/replica/core_pinning.py does, would be undone. By
-        # this hwloc binds nothing. With more threads it may spread them over sockets.
+        # OpenVINO's thread library (TBB with hwloc) changes the calling thread's CPU affinity for every pass, and then
+        # restores the old one. That would undo the work of raycls/serving/replica/core_pinning.py. With this variable
+        # hwloc changes no affinity. With more threads hwloc stays on, as it may spread them over the CPU sockets.
         os.environ.setdefault("HWLOC_THISSYSTEM", "0")
     settings = {
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": 1,
-        "ENABLE_CPU_PINNING": False,  # it would put the replicas of one machine on the same core
+        "ENABLE_CPU_PINNING": False,  # pinning would put all replicas of a machine on the same core
         "INFERENCE_NUM_THREADS": threads,
         "INFERENCE_PRECISION_HINT": "bf16" if machine.native_bf16() else "f32",
     }
 
-    # Compiled for a batch of any size, a pass would take 0.4 ms more: a third of a small network's for one image.
+    # One compiled model for each batch size: a model for any size adds a fixed cost to each pass, which is large for a
+    # small network.
     @cache
     def compiled(size: int) -> tuple[Any, np.ndarray, np.ndarray]:
-        """Of a batch of that size: the request, and its memory for the images and for the logits."""
+        """Return the request for batches of that size, its input memory and its output memory."""
         graph.reshape([size, side, side, 3])
         request = core.compile_model(graph, "CPU", settings).create_infer_request()
         return request, request.get_input_tensor(0).data, request.get_output_tensor(0).data
@@ -140,7 +153,8 @@ def _run(graph: Any, card: ModelCard, threads: int) -> Run:
         for size in PIECES:
             while len(images) - start >= size:
                 request, pixels, answers = compiled(size)
-                # Given to `infer`, images would go through 0.05 ms of Python: a tenth of a small network's pass.
+                # Writing into the input memory avoids the Python code of `infer(images)`, which costs a tenth of a
+                # small network's pass.
                 pixels[:] = images[start : start + size]
                 request.infer(share_outputs=True)
                 logits.append(answers.copy())
@@ -152,52 +166,53 @@ def _run(graph: Any, card: ModelCard, threads: int) -> Run:
 
 @contextmanager
 def _as_engine_errors(card: ModelCard) -> Iterator[None]:
+    """Turn every error of OpenVINO into EngineError."""
     try:
         yield
     except RayclsError:
         raise
-    except Exception as error:  # its converter and its compiler raise many types
+    except Exception as error:  # OpenVINO's converter and compiler raise many types
         raise EngineError(f"OpenVINO cannot run this {card.network}: {first_line(error)}") from error
 
 
-def _kept(directory: Path) -> Path:
-    """The folder for what is made of a checkpoint: of other weights, code or libraries there is another."""
+def _cache_folder(directory: Path) -> Path:
+    """Return the folder for a checkpoint's graph. Other weights, source files or libraries have another folder."""
     digest = hashlib.sha256(cards.sha256(directory).encode())
     for name in SOURCES:
         digest.update((Path(__file__).parents[1] / name).read_bytes())
-    digest.update(" ".join(map(version, MAKERS)).encode())
+    digest.update(" ".join(map(version, LIBRARIES)).encode())
     return home.home() / "cache" / "openvino" / digest.hexdigest()
 
 
-def _read(kept: Path) -> Any:
-    """The graph; None where there is none, or not as it was written."""
+def _read(folder: Path) -> Any:
+    """Return the graph in `folder`, or None if it is missing or damaged."""
     try:
-        if _digest(kept) != (kept / DIGEST).read_text():
+        if _digest(folder) != (folder / DIGEST).read_text():
             return None
     except OSError:
         return None
-    with suppress(OSError):  # in a home that is only read, nothing is cleared away either
-        os.utime(kept)
-    return _without_telemetry().Core().read_model(kept / GRAPH)
+    with suppress(OSError):  # a read-only cache keeps its old time, and nothing in it is deleted
+        os.utime(folder)
+    return _without_telemetry().Core().read_model(folder / GRAPH)
 
 
-def _keep(graph: Any, kept: Path) -> None:
-    """As a whole or not at all, in place of those that nobody has read for UNREAD_S."""
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    for other in kept.parent.iterdir():
+def _write(graph: Any, folder: Path) -> None:
+    """Write the graph to `folder`, complete or not at all. Delete graphs that were not read for UNREAD_S."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for other in folder.parent.iterdir():
         if time.time() - other.stat().st_mtime > UNREAD_S:
             shutil.rmtree(other, ignore_errors=True)
-    with tempfile.TemporaryDirectory(dir=kept.parent) as folder:
-        made = Path(folder, "made")
-        made.mkdir()
-        _without_telemetry().save_model(graph, made / GRAPH, compress_to_fp16=False)
-        (made / DIGEST).write_text(_digest(made))
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        complete = Path(scratch, "complete")
+        complete.mkdir()
+        _without_telemetry().save_model(graph, complete / GRAPH, compress_to_fp16=False)
+        (complete / DIGEST).write_text(_digest(complete))
         try:
-            made.rename(kept)
-        except OSError:  # there already: made by another meanwhile, or damaged
-            if _read(kept) is None:
-                shutil.rmtree(kept)
-                made.rename(kept)
+            complete.rename(folder)
+        except OSError:  # the folder exists: another process wrote it, or it is damaged
+            if _read(folder) is None:
+                shutil.rmtree(folder)
+                complete.rename(folder)
 
 
 def _digest(folder: Path) -> str:
@@ -206,7 +221,7 @@ def _digest(folder: Path) -> str:
 
 
 def _without_telemetry() -> ModuleType:
-    """OpenVINO. With openvino_telemetry, which its wheel brings, importing it would be told to its makers."""
+    """Return the openvino module. Its import would send telemetry if `openvino_telemetry` could be imported."""
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     import openvino
 
@@ -214,11 +229,11 @@ def _without_telemetry() -> ModuleType:
 
 
 def main(arguments: list[str]) -> None:
-    """Keep what OpenVINO makes of the checkpoint directory. Raises as `load`."""
-    import torch  # noqa: F401 - so that it is made here
+    """Convert the network of a checkpoint directory and write its graph to the cache. Raises the errors of `load`."""
+    import torch  # noqa: F401 - _convert_into then converts in this process
 
     directory = Path(arguments[0])
-    _make(directory, cards.load_card(directory), _kept(directory))
+    _convert_into(_cache_folder(directory), directory, cards.load_card(directory))
 
 
 if __name__ == "__main__":

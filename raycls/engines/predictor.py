@@ -1,9 +1,10 @@
-"""A trained classifier, list in, list out: the same one for evaluation, the command line, serving and benchmarks.
+"""The predictor: a trained classifier that takes a list of images and returns a list of predictions.
 
     predictor = Predictor.load(directory)
     predictor.predict([Path("cat.png").read_bytes()])[0].class_name
 
-Knows a checkpoint directory and nothing of registries, HTTP or Ray; and of PyTorch only what its engine does.
+Evaluation, the command line, serving and benchmarks use this one class, so all of them give the same answers. It knows
+a checkpoint directory, and neither registries nor HTTP nor Ray. It imports PyTorch only if the engine needs it.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from raycls.models.card import ModelCard, load_card
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """One image's answer. `probabilities` holds every class, in the order of the card's classes; they sum to 1."""
+    """The answer for one image. `probabilities` are of all classes, in the order of the card, and sum to 1."""
 
     class_index: int
     class_name: str
@@ -33,7 +34,7 @@ class Prediction:
     classes: tuple[str, ...]
 
     def as_json(self, top_k: int = 0) -> dict[str, Any]:
-        """The fields of the HTTP contract, with the `top_k` likeliest classes when asked for (at most all)."""
+        """Return the fields of the HTTP contract. With top_k > 0, add the top_k most probable classes, at most all."""
         answer: dict[str, Any] = {
             "class_index": self.class_index,
             "class_name": self.class_name,
@@ -53,7 +54,7 @@ class Prediction:
 
 
 class Predictor:
-    """A network as an engine runs it, with the card that says how to feed it."""
+    """A network that an engine runs, and the card that describes its input and its classes."""
 
     def __init__(self, run: Run, card: ModelCard, engine: Engine):
         self._run, self.card, self.engine = run, card, engine
@@ -67,27 +68,27 @@ class Predictor:
         engine: Engine = "torch",
         threads: int | None = None,
     ) -> Predictor:
-        """From a checkpoint directory alone, on the given device or the best there is.
+        """Return the predictor of a checkpoint directory, on the given device or else on the best one.
 
-        threads of a CPU, and what is raised, are those of raycls.engines.build.load.
+        For `threads` and for the errors raised, see raycls.engines.build.load.
         """
         run = engines.load(engine, directory, device or engines.best_device(), threads)
         return cls(run, load_card(directory), engine)
 
     def prepare(self, image: Image.Image) -> np.ndarray:
-        """uint8 S×S×3, by the very code that packed the training data."""
+        """Return the image as uint8 S×S×3. The same code packed the training data."""
         return to_square(image, self.card.image_size)
 
     def logits(self, batch: np.ndarray) -> np.ndarray:
-        """float32 N×C, for uint8 N×S×S×3."""
+        """Return float32 N×C for uint8 N×S×S×3."""
         return self._run(batch)
 
     def probabilities(self, batch: np.ndarray) -> np.ndarray:
-        """float32 N×C, each row summing to 1, for uint8 N×S×S×3."""
+        """Return float32 N×C for uint8 N×S×S×3. Each row sums to 1."""
         return softmax(self.logits(batch))
 
     def predictions(self, probabilities: np.ndarray) -> list[Prediction]:
-        """Name what `probabilities` says, row by row."""
+        """Return one prediction for each row of `probabilities` (N×C)."""
         best = probabilities.argmax(1)
         return [
             Prediction(
@@ -101,7 +102,7 @@ class Predictor:
         ]
 
     def predict(self, images: Sequence[bytes], *, max_pixels: int = MAX_PIXELS) -> list[Prediction]:
-        """Encoded images in, answers out, in order. Raises ImageError for the first that cannot be read."""
+        """Return one prediction for each encoded image, in order. Raises ImageError for the first unreadable image."""
         if not images:
             return []
         batch = np.stack([self.prepare(decode(data, max_pixels=max_pixels)) for data in images])
@@ -109,6 +110,6 @@ class Predictor:
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
-    """float32 N×C of such logits, each row summing to 1."""
+    """Return the probabilities, N×C, of logits, N×C. Each row sums to 1."""
     exponentials = np.exp(logits - logits.max(1, keepdims=True))
     return exponentials / exponentials.sum(1, keepdims=True)

@@ -1,4 +1,4 @@
-"""A tiny dataset with something in every field, for the tests of this folder."""
+"""A tiny dataset with a value in every field of its manifest, for the tests of this folder."""
 
 import numpy as np
 

@@ -51,7 +51,7 @@ def _generator(seed: int = 0) -> torch.Generator:
 
 
 def _ramp(count: int, side: int) -> Tensor:
-    """float32, whose value is the distance to the right of the centre: nothing but a rotation tilts it."""
+    """float32 images whose value is the distance to the right of the centre. Only a rotation tilts them."""
     row = torch.arange(side) - (side - 1) / 2
     return row.expand(count, 3, side, side).contiguous(memory_format=torch.channels_last)
 
@@ -108,7 +108,7 @@ def test_a_distortion_keeps_type_and_layout_and_follows_its_seed(
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     assert torch.equal(inputs, before)
-    # Still the same picture: every image resembles its own original more than the next one.
+    # The picture stays recognisable: every image resembles its own original more than the next one.
     a, b, c = (x.flatten(1) - x.flatten(1).mean(1, keepdim=True) for x in (first, inputs, inputs.roll(1, 0)))
     cosine = torch.nn.functional.cosine_similarity
     assert (cosine(a, b) > cosine(a, c)).float().mean() > 0.95
@@ -179,7 +179,7 @@ def test_mixing_keeps_type_and_layout_and_targets_say_the_shares(
     assert torch.allclose(targets.sum(1), torch.ones(400), atol=1e-5)
     again, _ = mix(inputs, labels, 10, augment, _generator())
     assert torch.equal(mixed, again)
-    # A batch whose image i is the number i everywhere says how much of its neighbour each pixel took.
+    # If every pixel of image i is the number i, the result shows the neighbour's share of each pixel.
     numbers = torch.arange(400.0).view(-1, 1, 1, 1).expand(400, 3, 8, 8)
     taken, _ = mix(numbers, labels, 10, augment, _generator())
     taken = (numbers - taken).abs()[1:].mean((1, 2, 3))  # the neighbour is one less

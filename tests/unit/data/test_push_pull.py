@@ -19,7 +19,7 @@ def storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def another_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """From here on, a home in which nothing is."""
+    """Switch to an empty home, as on another machine."""
     return lambda name="other": monkeypatch.setenv("RAYCLS_HOME", str(tmp_path / name))
 
 
@@ -36,13 +36,13 @@ def test_another_machine_opens_what_was_pushed(storage, another_machine):
         open_dataset("circles")
 
 
-def test_a_dataset_that_was_pushed_again_takes_the_place_of_the_former(storage, another_machine):
+def test_a_dataset_that_is_pushed_again_replaces_the_former_one(storage, another_machine):
     push_pull.push(shapes.make())
     another_machine("second")
     second = shapes.make(pixels=255 - shapes.PIXELS)
     push_pull.push(second)
     push_pull.push(second)
-    assert len(list(storage.iterdir())) == 2, "arrays of the former are left"
+    assert len(list(storage.iterdir())) == 2, "the arrays of the former dataset must be deleted"
     another_machine("third")
     assert open_dataset("shapes").manifest == second.manifest
 
@@ -61,12 +61,12 @@ def test_a_node_without_the_dataset_says_how_it_gets_there(another_machine, tmp_
     dataset = shapes.make()
     dataset.path.rename(tmp_path / "elsewhere")
     with pytest.raises(
-        DataError, match="RAYCLS_STORAGE to a path that all nodes share, and `raycls data push shapes`"
+        DataError, match="RAYCLS_STORAGE to a path that all nodes share, and run `raycls data push shapes`"
     ):
         dataset.here()
 
 
-def test_what_was_damaged_on_the_storage_path_is_not_taken(storage, another_machine):
+def test_a_dataset_damaged_on_the_storage_path_is_refused(storage, another_machine):
     push_pull.push(shapes.make())
     (images,) = storage.glob("shapes-*/val/images.npy")
     content = bytearray(images.read_bytes())
@@ -77,16 +77,16 @@ def test_what_was_damaged_on_the_storage_path_is_not_taken(storage, another_mach
         open_dataset("shapes")
     assert list_datasets() == []
     (storage / "shapes.json").write_text("{}")
-    with pytest.raises(DataError, match=r"shapes.json on the storage path is no manifest"):
+    with pytest.raises(DataError, match=r"shapes.json on the storage path is not a manifest"):
         open_dataset("shapes")
 
 
 def test_pushing_needs_a_storage_path(tmp_path, monkeypatch):
     dataset = shapes.make()
-    with pytest.raises(UsageError, match="set RAYCLS_STORAGE"):
+    with pytest.raises(UsageError, match="RAYCLS_STORAGE is not set"):
         push_pull.push(dataset)
     monkeypatch.setenv("RAYCLS_STORAGE", "nonsense://x")
-    with pytest.raises(DataError, match="is no storage path"):
+    with pytest.raises(DataError, match="is not a storage path"):
         push_pull.push(dataset)
     (tmp_path / "file").touch()
     monkeypatch.setenv("RAYCLS_STORAGE", str(tmp_path / "file"))

@@ -60,7 +60,7 @@ def test_a_damaged_dataset_can_be_prepared_again():
         (
             "FOLDER",
             {"name": "shapes"},
-            "there is a dataset shapes already, of a test at 8 pixels.*--name.*--force",
+            "the dataset shapes already exists, from a test at 8 pixels.*--name.*--force",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""From encoded bytes to upright RGB: what is looked at first, and what is refused."""
+"""Decoding to upright RGB: what the header decides, and which images are refused."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_sixteen_bits_are_scaled_and_turned_upright_like_eight(orientation: int)
 
 
 def run_length_bmp(width: int, height: int) -> bytes:
-    """An RLE8 bitmap of that size, each line of which ends after one pixel."""
+    """An RLE8 bitmap of that size. Each of its lines ends after one pixel."""
     rows = b"\x01\x00\x00\x00" * height + b"\x00\x01"
     palette = bytes(1024)
     offset = 14 + 40 + len(palette)

@@ -16,7 +16,7 @@ from tests.unit.data import shapes
 pytestmark = pytest.mark.usefixtures("home")
 ROOT = Path(__file__).parents[3]
 
-# A preparation in a process of its own that stops, for ever, at the moment under test.
+# A preparation in a process of its own, which stops forever at the moment under test.
 CHILD = """
 import sys, time
 from pathlib import Path
@@ -42,7 +42,7 @@ with module.write_dataset("shapes") as writer:
 
 @pytest.fixture
 def stopped_at():
-    """Start the child, wait until it has come to `moment`; it is killed after the test in any case."""
+    """Start the child and wait until it has reached `moment`. It is killed after the test in any case."""
     children = []
 
     def start(moment):
@@ -107,10 +107,10 @@ def test_a_new_dataset_replaces_the_old_one():
 
 def test_a_second_preparation_of_the_name_is_told_who_has_it(stopped_at):
     child = stopped_at("filling")
-    with pytest.raises(BusyError, match=f"shapes is being prepared by process {child.pid}:"):
+    with pytest.raises(BusyError, match=f"process {child.pid} is preparing the dataset shapes:"):
         shapes.make()
     shapes.make("other")
-    assert ".shapes.tmp" in leftovers(), "the one at work must not be tidied away"
+    assert ".shapes.tmp" in leftovers(), "the files of the running process must stay"
     end(child, signal.SIGKILL)
     shapes.make().verify()
 

@@ -1,4 +1,4 @@
-"""Every engine gives the reference's answers, the fastest of those that do is chosen, and nobody is told of it."""
+"""Every engine gives the reference's answers. The fastest of them is chosen. OpenVINO sends no telemetry."""
 
 from __future__ import annotations
 
@@ -90,7 +90,9 @@ def test_an_engine_with_other_answers_is_not_chosen_however_fast(
     )
     choice = choose(directory, digits.images("val")[:64], CPU)
     assert choice.engine != "openvino"
-    assert "of 64 images get the class of the reference" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "engine openvino is not used: it predicts the class of the reference for" in told
+    assert "of 64 images" in told
 
 
 def test_an_engine_that_cannot_run_a_network_is_said_and_left_out(
@@ -99,7 +101,7 @@ def test_an_engine_that_cannot_run_a_network_is_said_and_left_out(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Tracing fails where a network looks at values; no network of raycls's does."""
+    """Tracing fails for a network that branches on values. No network of raycls does that."""
 
     class Data(torch.nn.Module):
         def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -153,7 +155,7 @@ print(found.count(True))
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core")
 def test_openvino_leaves_its_thread_where_it_is_bound(directory: Path) -> None:
-    """In a process of its own, as what OpenVINO first loads decides."""
+    """Runs in a new process, as OpenVINO reads the setting only when it is first loaded."""
     done = subprocess.run(
         [sys.executable, "-c", BOUND, str(directory)], capture_output=True, text=True, check=True, timeout=120
     )
@@ -185,7 +187,7 @@ def test_an_engine_that_the_device_lacks_is_wrong_use(directory: Path) -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU, and the tests above run it")
 def test_without_a_gpu_there_is_no_cuda_graph(directory: Path) -> None:
     network, card = checkpoint.load(directory)
-    with pytest.raises(EngineError, match="no CUDA graph of this fastcnn: "):
+    with pytest.raises(EngineError, match="cannot record a CUDA graph of this fastcnn: "):
         engines.build("cuda-graphs", network, card, "cuda")
     assert "cuda-graphs" not in candidates(CPU)
     assert "cuda-graphs" in candidates("cuda")
@@ -197,13 +199,13 @@ def test_a_cuda_graph_keeps_all_that_it_reads(directory: Path, digits: PackedDat
     predictor = Predictor.load(directory, engine="cuda-graphs")
     images = digits.images("test")[:8]
     before = predictor.probabilities(images)
-    # They are put where memory was freed.
+    # New tensors are placed in freed memory. A graph that reads freed memory would now answer differently.
     others = [torch.full((3,), 9.0, device="cuda") for _ in range(1000)]
     assert np.array_equal(predictor.probabilities(images), before)
     assert len(others) == 1000
 
 
-def test_openvino_tells_nobody_that_it_is_used(directory: Path, tmp_path: Path) -> None:
+def test_openvino_sends_no_telemetry(directory: Path, tmp_path: Path) -> None:
     program = (
         "import sys\nfrom pathlib import Path\nfrom raycls.engines.predictor import Predictor\n"
         f"Predictor.load(Path({str(directory)!r}), engine='openvino', device='cpu')\n"
@@ -222,15 +224,15 @@ def test_openvino_tells_nobody_that_it_is_used(directory: Path, tmp_path: Path) 
 
 @pytest.fixture
 def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where OpenVINO's graphs are kept, empty."""
+    """An empty cache for OpenVINO's graphs."""
     monkeypatch.setenv("RAYCLS_HOME", str(tmp_path / "home"))
     return tmp_path / "home/cache/openvino"
 
 
-def test_openvino_starts_without_pytorch_from_what_it_kept(
+def test_openvino_starts_without_pytorch_from_its_cache(
     directory: Path, digits: PackedDataset, kept: Path
 ) -> None:
-    """And has it made by another process where there is nothing yet."""
+    """With an empty cache, another process converts the checkpoint."""
     images = digits.images("test")[:8]
     kept.mkdir(parents=True)
     np.save(kept / "images.npy", images)
@@ -246,7 +248,7 @@ def test_openvino_starts_without_pytorch_from_what_it_kept(
     assert np.array_equal(np.load(kept / "answers.npy"), predictor.probabilities(images))
 
 
-def test_what_openvino_cannot_convert_is_told_by_who_has_it_converted(
+def test_an_error_of_the_process_that_converts_reaches_the_caller(
     directory: Path, kept: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(directory, tmp_path / "broken")
@@ -262,7 +264,7 @@ def test_what_openvino_cannot_convert_is_told_by_who_has_it_converted(
 
 
 @pytest.mark.parametrize("damage", ["truncated", "changed", "without its digest", "of older code"])
-def test_what_openvino_kept_is_made_again_where_it_is_not_whole(
+def test_a_damaged_or_outdated_file_in_the_cache_is_converted_again(
     directory: Path, digits: PackedDataset, kept: Path, damage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def answers() -> np.ndarray:
@@ -282,7 +284,7 @@ def test_what_openvino_kept_is_made_again_where_it_is_not_whole(
         monkeypatch.setattr(openvino, "version", lambda name: "0.1")
     assert np.array_equal(answers(), before)
     assert len(list(kept.iterdir())) == (2 if damage == "of older code" else 1)
-    monkeypatch.setattr(openvino, "_convert", None)  # whole again: it is not asked once more
+    monkeypatch.setattr(openvino, "_convert", None)  # the cache is complete: nothing is converted
     assert np.array_equal(answers(), before)
 
 
