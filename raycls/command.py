@@ -1,7 +1,10 @@
-"""How a program of benchmarks/ ends: an error is one line on stderr, and the exit code that of `raycls`.
+"""The start and the end of a command: signals, error messages and exit codes.
 
-if __name__ == "__main__":
-    command.run(main)
+    if __name__ == "__main__":
+        command.run(main)
+
+The programs in benchmarks/ end like `raycls`: an error is one line on stderr, and the exit code is the same. This
+module knows nothing of arguments.
 """
 
 from __future__ import annotations
@@ -14,16 +17,16 @@ from raycls.errors import RayclsError
 
 
 def interruptible() -> None:
-    """Have SIGTERM and SIGHUP end this process as Ctrl-C does; what `nohup` has it ignore stays ignored."""
+    """Make SIGTERM and SIGHUP end this process like Ctrl-C. A signal that `nohup` ignores stays ignored."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, signal.default_int_handler)
 
 
 def run(main: Callable[[list[str]], None]) -> None:
-    """Call main with the command line. Exits with a RayclsError's exit code, and with 130 when interrupted.
+    """Call main with the arguments. Exit with a RayclsError's exit code, and with 130 after an interruption.
 
-    SIGTERM and a closed terminal interrupt it, too: what it has started, like a cluster, does not end by itself.
+    SIGTERM and a closed terminal interrupt main like Ctrl-C, so that it can stop what it has started, like a cluster.
     """
     interruptible()
     try:

@@ -1,10 +1,10 @@
-"""One frozen, typed configuration tree for a training run, the presets that fill it, and overrides from text.
+"""The configuration of a training run: one frozen, typed tree, the presets that fill it, and overrides from text.
 
     config = preset("fast", manifest)
     config = override(config, ["lr=0.2", "training.epochs=8"])
 
-A field is validated when the tree is built; the whole tree is printed at the start of a run and logged with it.
-Data only: nothing here trains, serves or touches a file.
+A field is validated when the tree is built. The whole tree is printed at the start of a run and logged with it. This
+module only holds data: it does not train, serve or read files.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 Engine = Literal["reference", "torch", "openvino", "cuda-graphs"]  # see raycls/engines/build.py
-# Learning rates that an optimiser begins with where it alone is asked for: another's may be far off.
+# Default learning rates. They differ so much that another optimiser needs its own.
 _RATES = {"muon": 0.24, "sgd": 0.1, "adam": 1e-3, "adamw": 1e-3}
 
 
@@ -32,102 +32,100 @@ class _Section(BaseModel):
 
 
 class NetworkConfig(_Section):
-    """What is trained: see raycls/models/networks.py."""
+    """The network: see raycls/models/networks.py."""
 
     name: str = Field("fastcnn", description="a name in raycls.models.networks")
     widths: tuple[Annotated[int, Field(ge=1, le=65_536)], ...] = Field(
-        (64, 128, 128), description="channels (or units) per stage; empty: the network's own"
+        (64, 128, 128), description="channels (or units) of each stage; empty: the network's default"
     )
     dropout: float = Field(0.0, ge=0, lt=1, description="probability of dropping a feature before the head")
 
     def arguments(self) -> dict[str, Any]:
-        """What `raycls.models.networks.build` takes beside the name and the dataset's shape."""
+        """Return the arguments of `raycls.models.networks.build`, without the name and the dataset's shape."""
         widths = {"widths": self.widths} if self.widths else {}
         return {**widths, "dropout": self.dropout}
 
 
 class OptimConfig(_Section):
-    """How the weights move: see raycls/training/optim.py."""
+    """The optimiser and the loss: see raycls/training/optim.py."""
 
     name: Literal["muon", "sgd", "adam", "adamw"] = Field(
-        "muon", description="muon: Muon for filters, SGD for the rest; the others are one optimiser for all"
+        "muon", description="muon: Muon for filters, SGD for the rest; the others: one optimiser for all"
     )
     lr: float = Field(
         _RATES["muon"],
         gt=0,
         le=10,
-        description="peak learning rate, of the filters where name is muon; where none is given, "
+        description="peak learning rate (under muon, of the filters); default: "
         + ", ".join(f"{rate:g} for {name}" for name, rate in _RATES.items()),
     )
     weight_decay: float = Field(
-        0.015, ge=0, le=1, description="of matrices and filters under sgd, adam and adamw; muon needs none"
+        0.015, ge=0, le=1, description="of matrices and filters under sgd, adam and adamw; not used by muon"
     )
-    schedule: Literal["linear", "cosine"] = Field("linear", description="how every rate falls to 0")
-    warmup: float = Field(0.0, ge=0, lt=1, description="share of all steps in which the rates rise from 0")
-    clip_norm: float = Field(0.0, ge=0, description="largest norm of the whole gradient; 0: not clipped")
+    schedule: Literal["linear", "cosine"] = Field("linear", description="how every learning rate falls to 0")
+    warmup: float = Field(0.0, ge=0, lt=1, description="share of the steps in which learning rates rise")
+    clip_norm: float = Field(0.0, ge=0, description="largest norm of the whole gradient; 0: no limit")
     label_smoothing: float = Field(0.2, ge=0, lt=1, description="share of the target spread over all classes")
     ema: float = Field(
         0.0,
         ge=0,
         lt=1,
-        description="decay per step of the averaged weights that are kept; 0: the last weights",
+        description="keep a moving average of the weights with this decay per step; 0: keep the last weights",
     )
 
 
 class AugmentConfig(_Section):
-    """The random views of a training image: see raycls/data/augment.py. 0 (or false) turns each off."""
+    """The augmentation of the training images: see raycls/data/augment.py. 0 (or false) turns a field off."""
 
-    translate: int = Field(2, ge=0, le=64, description="largest shift, pixels each way")
-    flip: bool = Field(True, description="mirror each image every other epoch, after a random start")
-    rotate: float = Field(0.0, ge=0, le=180, description="largest rotation, degrees each way")
-    zoom: float = Field(0.0, ge=0, lt=1, description="largest change of size, as a share, both ways")
-    brightness: float = Field(
-        0.0, ge=0, le=1, description="largest shift, as a share of the range, both ways"
-    )
-    contrast: float = Field(0.0, ge=0, lt=1, description="largest change of contrast, as a share, both ways")
-    cutout: int = Field(0, ge=0, le=512, description="side of the square that is blanked, pixels")
+    translate: int = Field(2, ge=0, le=64, description="largest shift in each direction, pixels")
+    flip: bool = Field(True, description="mirror each image in every second epoch; its first one is random")
+    rotate: float = Field(0.0, ge=0, le=180, description="largest rotation in each direction, degrees")
+    zoom: float = Field(0.0, ge=0, lt=1, description="largest enlargement and reduction, as a share")
+    brightness: float = Field(0.0, ge=0, le=1, description="largest change of brightness, share of the range")
+    contrast: float = Field(0.0, ge=0, lt=1, description="largest increase and decrease of contrast, share")
+    cutout: int = Field(0, ge=0, le=512, description="side of the blanked square, pixels")
     mixup: float = Field(0.0, ge=0, le=10, description="alpha of the Beta distribution of MixUp's shares")
     cutmix: float = Field(0.0, ge=0, le=10, description="alpha of the Beta distribution of CutMix's areas")
 
 
 class TrainingConfig(_Section):
-    """How long, how much at a time, and from which seed."""
+    """Epochs, batches, seed and precision: see raycls/training/loop.py."""
 
     epochs: int = Field(4, ge=1, le=10_000, description="passes over the training split")
-    batch_size: int = Field(1000, ge=2, le=65_536, description="images per step over all workers together")
+    batch_size: int = Field(1000, ge=2, le=65_536, description="images per step, over all workers together")
     seed: int = Field(0, ge=0, lt=2**31, description="of weights, order and augmentation")
     train_fraction: float = Field(
-        1.0, gt=0, le=1, description="share of the training split that is used: less for quick studies"
+        1.0, gt=0, le=1, description="share of the training split that is used; small for quick studies"
     )
     reduced_share: float = Field(
-        0.0,
-        ge=0,
-        le=1,
-        description="share of the epochs, the first ones, that see images at 11/16 of their side",
+        0.0, ge=0, le=1, description="share of the epochs, at the start, with images at 11/16 of their side"
     )
     freeze_after: float = Field(
-        1.0, ge=0, le=1, description="share of the steps after which a fastcnn's first layers rest; 1: never"
+        1.0,
+        ge=0,
+        le=1,
+        description="share of the steps after which a fastcnn's first layers freeze; 1: never",
     )
-    frozen_epochs: int = Field(0, ge=0, description="first epochs in which the head alone learns")
+    frozen_epochs: int = Field(0, ge=0, description="epochs at the start in which only the head learns")
     balance: Literal["none", "weights", "sampling"] = Field(
         "none",
-        description="for unbalanced classes: weigh the loss by class, or draw every class equally often",
+        description="for unbalanced classes: weight the loss by class, or draw every class equally often",
     )
     patience: int = Field(
-        0, ge=0, description="stop after that many epochs without a higher validation accuracy; 0: never"
+        0, ge=0, description="stop after this many epochs without a higher validation accuracy; 0: never"
     )
     precision: Literal["auto", "bf16", "fp32"] = Field(
-        "auto", description="auto: bf16 where the device computes it natively, else fp32"
+        "auto", description="auto: bf16 if the device multiplies it in hardware, else fp32"
     )
 
     @property
     def chosen_by(self) -> str:
-        """The metric by which the best epoch is kept; where classes are balanced, each counts as much as another."""
+        """Return the metric that decides the best epoch. If `balance` is on, all classes have the same weight in it."""
         return "val_accuracy" if self.balance == "none" else "val_macro_accuracy"
 
 
 class Config(_Section):
-    """Everything that determines a training run, except the data and the number of workers."""
+    """All settings of a training run, except the dataset and the number of workers."""
 
     network: NetworkConfig = NetworkConfig()
     optim: OptimConfig = OptimConfig()
@@ -135,7 +133,7 @@ class Config(_Section):
     training: TrainingConfig = TrainingConfig()
 
     def flat(self) -> dict[str, Any]:
-        """`{"network.name": …, "optim.lr": …}`: one value per leaf, as MLflow logs it."""
+        """Return `{"network.name": …, "optim.lr": …}`: one value for each leaf, as MLflow logs it."""
         return {f"{s}.{f}": value for s, section in self for f, value in section.model_dump().items()}
 
 
@@ -145,41 +143,36 @@ class ServingConfig(_Section):
     model: str | None = Field(
         None, description="NAME, NAME@ALIAS or NAME/VERSION; none: the champion that was promoted last"
     )
-    max_batch_size: int = Field(64, ge=1, le=4096, description="images classified at a time")
+    max_batch_size: int = Field(64, ge=1, le=4096, description="most images in one forward pass")
     threads: int = Field(1, ge=1, le=256, description="CPU threads of one replica's forward pass")
     engine: Engine | Literal["auto"] = Field(
         "auto",
-        description="what computes the forward pass; auto: what was fastest when the version was promoted",
+        description="what computes the forward pass; auto: the fastest engine when the version was promoted",
     )
     max_body_bytes: int = Field(10 * 2**20, ge=1024, description="largest request body, bytes")
-    body_timeout_s: float = Field(
-        20, gt=0, description="how long a request's body may take to arrive, seconds"
-    )
+    body_timeout_s: float = Field(20, gt=0, description="limit for the arrival of a request's body, seconds")
     max_pixels: int = Field(
         50_000_000,
         ge=1,
-        description="largest image, width × height; and the most of all images of one request together",
+        description="most pixels (width × height) of an image, and of all images of a request together",
     )
     max_images: int = Field(64, ge=1, description="most images in one request")
     max_pending: int = Field(
-        100, ge=1, description="requests that one replica holds before it answers 429 with Retry-After"
+        100, ge=1, description="most requests in one replica; it answers others 429 with Retry-After"
     )
     token_sha256: str | None = Field(
         None,
         pattern="^[0-9a-f]{64}$",
-        description="digest of the bearer token that /predict and /metrics ask for; none: anyone may ask",
+        description="SHA-256 of the bearer token that /predict and /metrics require; none: no token is needed",
     )
     no_auth: bool = Field(
         False, description="ask nobody for a token, even where other machines reach the server"
     )
     access_log: float = Field(
-        0,
-        ge=0,
-        le=1,
-        description="share of the requests that the replica's log tells of, each a line of JSON",
+        0, ge=0, le=1, description="share of the requests that the replica logs, each as one line of JSON"
     )
     simulate_forward_ms: float = Field(
-        0, ge=0, description="sleep that long for each image of a forward pass: for scaling tests only"
+        0, ge=0, description="sleep for each image of a forward pass, milliseconds: for scaling tests only"
     )
 
 
@@ -187,7 +180,7 @@ _AnySection = TypeVar("_AnySection", bound=BaseModel)
 
 
 class _Preset(BaseModel):
-    """Widths by network, and the passes over a training split of CIFAR-10's size (45,000 images)."""
+    """The widths of each network, and the epochs for a training split of CIFAR-10's size (45,000 images)."""
 
     mlp: tuple[int, ...]
     cnn: tuple[int, ...]
@@ -197,7 +190,7 @@ class _Preset(BaseModel):
     cutout: float = 0.0  # side of the blanked square, as a share of the image's
 
 
-# What the fastcnn reaches with each on CIFAR-10's test split is in benchmarks/results/training.md.
+# benchmarks/results/training.md has the accuracy of the fastcnn with each preset on CIFAR-10's test split.
 _PRESETS = {
     "smoke": _Preset(mlp=(64,), cnn=(8, 16), fastcnn=(8, 16, 16), epochs=1),
     "quick": _Preset(mlp=(512, 256), cnn=(32, 64, 128), fastcnn=(32, 64, 144), epochs=5, reduced_share=0.6),
@@ -211,17 +204,16 @@ _PRESETS = {
 }
 PRESETS = tuple(_PRESETS)
 _BATCH_PIXELS = 2_000 * 32 * 32
-# AdamW needs more steps: a cnn reaches 68% on CIFAR-10 in 68 s with batches of 125, and 58% in 59 s with 1,000.
+# AdamW needs more steps than Muon for the same accuracy, so its batches are smaller.
 _LARGEST_BATCH = {"muon": 1000, "adamw": 125}
-_FULL_SPLIT = 45_000  # training images of CIFAR-10, on which the presets were made
+_FULL_SPLIT = 45_000  # training images of CIFAR-10, for which the presets were made
 
 
 def preset(name: str, manifest: Manifest, network: str | None = None) -> Config:
-    """The complete configuration called `name` for a dataset: its size decides batch size and epochs.
+    """Return the complete configuration `name` for a dataset. Its size decides batch size and epochs.
 
-    smoke takes seconds, to see that everything works; quick, fast, strong and accurate each take longer than the
-    one before.
-    Raises ConfigError for an unknown name.
+    smoke takes seconds and shows that everything works. quick, fast, strong and accurate take longer, in this order,
+    and reach a higher accuracy. Raises ConfigError for an unknown name.
     """
     from raycls.models.networks import NETWORKS
 
@@ -234,8 +226,8 @@ def preset(name: str, manifest: Manifest, network: str | None = None) -> Config:
     images = manifest.counts["train"]
     muon = network == "fastcnn"
     most = _LARGEST_BATCH["muon" if muon else "adamw"]
-    # Smaller folders take smaller batches, twenty or more an epoch, and up to five times as many passes; larger images
-    # take smaller ones too, as a batch's activations take memory by its pixels.
+    # A small dataset needs small batches, for about twenty or more steps an epoch, and up to five times the epochs.
+    # Large images need small batches too, as the memory for a batch's activations grows with its pixels.
     batch_size = min(most, max(16, images // 20), images, max(16, _BATCH_PIXELS // manifest.image_size**2))
     passes = min(5.0, max(1.0, math.sqrt(_FULL_SPLIT / images)))
     reducible = network != "mlp" and manifest.image_size >= 32
@@ -256,18 +248,18 @@ def preset(name: str, manifest: Manifest, network: str | None = None) -> Config:
 
 
 def override(config: Config, assignments: Iterable[str]) -> Config:
-    """The configuration with each `key=value` applied and validated.
+    """Return the configuration with each `key=value` applied and validated.
 
-    A key is a path (`optim.lr`) or a field's own name where only one section has it (`lr`); a value is JSON, or
-    else text. Another optimiser comes with a rate of its own, where none is assigned.
+    A key is a path (`optim.lr`), or a field's name if only one section has it (`lr`). A value is JSON or else text.
+    Another optimiser brings its own learning rate, unless one is assigned.
 
-    Raises ConfigError that names the key and what it accepts.
+    Raises ConfigError, which names the key and the values that it accepts.
     """
     tree, assigned = config.model_dump(), set()
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
         if not equals:
-            raise ConfigError(f"{assignment!r} is not key=value, like training.epochs=8")
+            raise ConfigError(f"{assignment!r} is not key=value: write it like training.epochs=8")
         assigned.add(path := path_of(config, key))
         section, leaf = path.split(".")
         try:
@@ -280,7 +272,7 @@ def override(config: Config, assignments: Iterable[str]) -> Config:
 
 
 def path_of(config: Config, key: str) -> str:
-    """The path that a key means: itself, or that of the only field of this name. Raises ConfigError."""
+    """Return the path of a key, which is a path or the name of a single field. Raises ConfigError for other keys."""
     paths = list(config.flat())
     found = [path for path in paths if key in (path, path.split(".")[1])]
     if len(found) != 1:
@@ -289,7 +281,7 @@ def path_of(config: Config, key: str) -> str:
 
 
 def validated(section: type[_AnySection], values: dict[str, Any]) -> _AnySection:
-    """Build a section; pydantic's list of complaints becomes one ConfigError line."""
+    """Return a validated section. All errors that pydantic finds become one line of a ConfigError."""
     try:
         return section.model_validate(values)
     except ValidationError as error:
@@ -297,7 +289,7 @@ def validated(section: type[_AnySection], values: dict[str, Any]) -> _AnySection
 
 
 def complaints(error: ValidationError) -> Iterator[str]:
-    """What pydantic found wrong, a line each."""
+    """Yield one line for each error that pydantic found."""
     for item in error.errors():
         path = ".".join(str(part) for part in item["loc"])
         yield f"{path}={item['input']!r}: {item['msg'][0].lower()}{item['msg'][1:]}"

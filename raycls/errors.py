@@ -1,33 +1,34 @@
-"""Every error raycls raises on purpose. A message is one line that says what is wrong and what to do about it.
+"""All errors that raycls raises on purpose. A message is one line: what happened, then what to do.
 
-RayclsError                 exit code 1: the work failed
-├── UsageError              exit code 2: asked for wrongly; the message names the fix
-│   ├── ConfigError         a field unknown, of the wrong type or out of range
-│   ├── UnknownDatasetError
-│   └── UnknownModelError   no such model, version or alias
-├── DataError               a dataset cannot be made, or is not what it says it is
-│   ├── SourceError         no source could deliver the images, or the weights
+RayclsError                 the work failed (exit code 1)
+├── UsageError              the command or call is wrong; the message names the fix (exit code 2)
+│   ├── ConfigError         a setting is unknown, of the wrong type or out of range
+│   ├── UnknownDatasetError there is no such dataset
+│   └── UnknownModelError   there is no such model, version or alias
+├── DataError               a dataset cannot be made, or its files are damaged
+│   ├── SourceError         no source delivered the images or the weights
 │   └── BusyError           another process is preparing the same dataset
 ├── TrainingError           a run or a study stopped before its end
-│   ├── BrokenOffError      by something outside it, like a killed worker: it can be resumed
-│   │   └── StorageError    by a storage path that cannot be written, like a full disk
-│   └── StudyError          a study cannot be kept, or too many of its trials failed
+│   ├── BrokenOffError      something outside it ended it, like a killed worker; it can be resumed
+│   │   └── StorageError    the storage path cannot be written, like a full disk
+│   └── StudyError          the record of a study cannot be used, or too many of its trials failed
 ├── CheckpointError         a checkpoint directory is incomplete or damaged
 ├── EngineError             an engine cannot run a network
-├── ExportError             a model cannot be written as one file, or the file answers otherwise
-├── RegistryError           MLflow refused or cannot be reached
-├── RefusedError            a version is not fit to serve; the former one still does
+├── ExportError             a model cannot be written to a file, or the file gives other answers
+├── RegistryError           MLflow refused a request or cannot be reached
+├── RefusedError            a version is not fit to serve; the former version still serves
 ├── ClusterError            Ray or Serve did not start, answer or stop
-└── ImageError              one image cannot be read (400 over HTTP)
-    ├── NotAnImageError     the bytes are no image of a supported format (415)
-    └── ImageTooLargeError  more bytes or pixels than allowed (413)
+├── BenchmarkError          a measurement cannot be made, or something disturbed it
+└── ImageError              one image cannot be read (HTTP 400)
+    ├── NotAnImageError     the bytes are not an image of an accepted format (HTTP 415)
+    └── ImageTooLargeError  the image has more bytes or pixels than allowed (HTTP 413)
 """
 
 from __future__ import annotations
 
 
 class RayclsError(Exception):
-    """The root: catch this to catch whatever raycls reports. `exit_code` is the command line's."""
+    """The base class: catch it to catch all errors of raycls. `exit_code` is the exit code of the command line."""
 
     exit_code = 1
 
@@ -72,6 +73,10 @@ class StorageError(BrokenOffError):
     pass
 
 
+class StudyError(TrainingError):
+    pass
+
+
 class CheckpointError(RayclsError):
     pass
 
@@ -81,10 +86,6 @@ class EngineError(RayclsError):
 
 
 class ExportError(RayclsError):
-    pass
-
-
-class StudyError(TrainingError):
     pass
 
 

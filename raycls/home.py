@@ -1,4 +1,10 @@
-"""Where things live: `$RAYCLS_HOME` (default ~/.raycls) and `$RAYCLS_STORAGE`. Reads the environment."""
+"""The places where raycls keeps files: `$RAYCLS_HOME` (default ~/.raycls) and `$RAYCLS_STORAGE`.
+
+    home.datasets() / "cifar10"
+
+Every room asks this module for a place, so one environment variable moves all of them. It reads the environment at each
+call. It does not know what the files contain.
+"""
 
 from __future__ import annotations
 
@@ -14,39 +20,41 @@ _VARIABLES = ("RAYCLS_HOME", "RAYCLS_STORAGE", "RAYCLS_STUDIES", "MLFLOW_TRACKIN
 
 
 def home() -> Path:
-    """The root of all that raycls keeps on this machine."""
+    """Return the directory for everything that raycls keeps on this machine."""
     return Path(os.environ.get("RAYCLS_HOME") or "~/.raycls").expanduser().absolute()
 
 
 def datasets() -> Path:
+    """Return the directory of the prepared datasets."""
     return home() / "datasets"
 
 
 def storage() -> str:
-    """The Ray storage path, any fsspec/pyarrow URI: what the nodes of a cluster share."""
+    """Return Ray's storage path: the shared one, or `runs` under the home."""
     return shared_storage() or str(home() / "runs")
 
 
 def shared_storage() -> str | None:
-    """The storage path where it is said: then other machines may read and write there too."""
+    """Return `$RAYCLS_STORAGE`, any pyarrow URI that all nodes of a cluster can read and write, or None."""
     return os.environ.get("RAYCLS_STORAGE")
 
 
 def tracking_uri() -> str:
-    """MLflow's tracking and registry server: `$MLFLOW_TRACKING_URI`, or a SQLite file under the home."""
+    """Return the address of MLflow's tracking and registry: `$MLFLOW_TRACKING_URI`, or a SQLite file under the home."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home() / 'mlflow.db'}"
 
 
 def study_storage() -> str:
-    """Where Optuna keeps studies: `$RAYCLS_STUDIES`, any SQLAlchemy URL, or a SQLite file under the home."""
+    """Return the database of Optuna's studies: `$RAYCLS_STUDIES`, any SQLAlchemy URL, or a SQLite file in the home."""
     return os.environ.get("RAYCLS_STUDIES") or f"sqlite:///{home() / 'studies.db'}"
 
 
 @contextmanager
 def lock(name: str, busy: str, *, wait: bool = False) -> Iterator[None]:
-    """Be the only process of this machine that holds `name`.
+    """Hold the lock `name`, which only one process of this machine can hold.
 
-    Where another does, wait for it, or raise ClusterError(busy).
+    If another process holds it, wait for that process if `wait` is true, else raise ClusterError with the message
+    `busy`.
     """
     home().mkdir(parents=True, exist_ok=True)
     with (home() / name).open("w") as file:
@@ -59,7 +67,10 @@ def lock(name: str, busy: str, *, wait: bool = False) -> Iterator[None]:
 
 @contextmanager
 def elsewhere(folder: Path) -> Iterator[None]:
-    """Have this process, and what it starts meanwhile, keep all under `folder`: registry and studies, too."""
+    """Use `folder` as the home inside the `with` block, for this process and the processes that it starts.
+
+    The registry and the studies are under `folder` too, whatever the environment says.
+    """
     before = {name: os.environ.pop(name, None) for name in _VARIABLES}
     os.environ["RAYCLS_HOME"] = str(folder)
     try:

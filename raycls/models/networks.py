@@ -1,13 +1,13 @@
-"""The networks, behind one small registry: a name and the dataset's shape give a plain `torch.nn.Module`.
+"""The networks: a name and the dataset's shape give a plain `torch.nn.Module`.
 
     network = build("fastcnn", num_classes=10, image_size=32, widths=(64, 128, 128), dropout=0.1)
     logits = network(images)  # float or bfloat16, N×3×H×W, normalised  ->  N×num_classes
     load_weights(network, "weights.safetensors")
     freeze_body(network, True)
 
-Every network is made for any square image size from 8 pixels up and any number of classes. Its last layer is a linear
-`head`, with dropout before it. `any_size` says whether, once made, it also takes images of another size. Nothing here
-knows of Ray, MLflow, datasets or optimisers.
+Every network can be built for any square image of 8 pixels or more and for any number of classes. Its last layer is a
+linear `head`, with dropout before it. `any_size` says whether a built network also takes images of another size. This
+module knows neither Ray nor MLflow nor datasets nor optimisers.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from raycls.models.torchvision_networks import LAST_LAYERS, TorchvisionNetwork, 
 
 
 class MLP(nn.Module):
-    """The baseline: flatten, one hidden layer per width, ReLU. Knows nothing of neighbouring pixels."""
+    """The baseline: flatten, then one hidden layer with ReLU for each width. It cannot use the position of pixels."""
 
-    any_size = False  # its first layer has one weight per pixel
+    any_size = False  # the first layer has one weight for each pixel
 
     def __init__(
         self, num_classes: int, image_size: int, widths: tuple[int, ...] = (512, 256), dropout: float = 0.0
@@ -49,9 +49,10 @@ class MLP(nn.Module):
         self.head = nn.Linear(sides[-1], num_classes)
 
     def resampled(self, weight: Tensor) -> Tensor:
-        """The first layer's weight (units × 3·S·S) learned at another image size, for this one's.
+        """Return a first layer's weight (units × 3·S·S) from another image size, resampled to this network's size.
 
-        Each unit's weights are a picture; resized, and scaled by the area, it answers the resized image about alike.
+        The weights of a unit are a picture. Resized, and scaled by the area, it gives about the same answer for the
+        resized image.
         """
         units, pixels = weight.shape
         side = math.isqrt(pixels // 3)
@@ -65,7 +66,7 @@ class MLP(nn.Module):
 
 
 class CNN(nn.Module):
-    """A plain conv-pool network: 3×3 convolution, batch norm, ReLU, halve the side; once per width."""
+    """A plain convolutional network. For each width: 3×3 convolution, batch norm, ReLU, 2×2 max pooling."""
 
     any_size = True
 
@@ -93,7 +94,7 @@ class CNN(nn.Module):
 
 
 class _ConvGroup(nn.Module):
-    """Two 3×3 convolutions with one pooling between them. Pooling comes before the norm: a quarter of the work."""
+    """Two 3×3 convolutions with one pooling between them. Pooling before the norm makes the norm four times cheaper."""
 
     def __init__(self, fan_in: int, fan_out: int, pool: bool):
         super().__init__()
@@ -103,7 +104,7 @@ class _ConvGroup(nn.Module):
         self.conv2 = nn.Conv2d(fan_out, fan_out, 3, padding=1, bias=False)
         self.norm2 = _batch_norm(fan_out)
         for conv in (self.conv1, self.conv2):
-            # The first fan_in filters begin as the identity, so a fresh network already passes its input on.
+            # The first fan_in filters start as the identity, so a new network already passes on its input.
             nn.init.dirac_(conv.weight.data[: conv.in_channels])
 
     def forward(self, x: Tensor) -> Tensor:
@@ -112,22 +113,22 @@ class _ConvGroup(nn.Module):
 
 
 def _batch_norm(channels: int) -> nn.BatchNorm2d:
-    # momentum of airbench94. Not its eps of 1e-12, which turns a channel that is constant over a small batch into
-    # infinities.
+    # The momentum is airbench94's. Its eps of 1e-12 gives infinities if a channel is constant over a small batch.
     return nn.BatchNorm2d(channels, momentum=0.4)
 
 
 class FastCNN(nn.Module):
-    """A whitened, Dirac-initialised small CNN, after airbench94_muon (Keller Jordan, arXiv:2404.00498).
+    """A small CNN with whitened input and Dirac initialisation. Source: airbench94_muon, K. Jordan, arXiv:2404.00498.
 
-    A fixed 2×2 convolution decorrelates the input patches (`init_whitening`, computed from training images), groups
-    of two convolutions follow, one per width, and a linear head reads the channel-wise maximum. Images above
-    127 pixels are whitened in larger, strided patches, so that the first group sees at most about 80 pixels a side.
+    A fixed 2×2 convolution decorrelates the input patches; `init_whitening` computes it from training images. A group
+    of two convolutions follows for each width. A linear head reads the maximum of each channel. Images of 128 pixels
+    or more are whitened in larger, strided patches, so that the input of the first group is at most about 80 pixels a
+    side.
     """
 
     any_size = True
-    # Endings of the names of what never learns: the whitening, and the norms' scales, as Muon normalises the filters
-    # before them.
+    # Name endings of the parameters that never learn: the whitening, and the scales of the norms. Muon normalises the
+    # filters before a norm, so its scale is redundant.
     fixed = ("whiten.weight", "norm1.weight", "norm2.weight")
 
     def __init__(
@@ -140,9 +141,8 @@ class FastCNN(nn.Module):
         super().__init__()
         stride = max(1, image_size // 64)
         kernel = max(2, stride)
-        whitened = (
-            2 * 3 * kernel * kernel
-        )  # every eigenvector and its negative, as the activation is one-sided
+        # Each eigenvector and its negative, as the activation passes only one sign.
+        whitened = 2 * 3 * kernel * kernel
         self.whiten = nn.Conv2d(3, whitened, kernel, stride=stride)
         nn.init.zeros_(self.whiten.bias)  # type: ignore[arg-type]
         side = (image_size - kernel) // stride + 1
@@ -159,9 +159,9 @@ class FastCNN(nn.Module):
 
     @torch.no_grad()
     def init_whitening(self, images: Tensor, eps: float = 5e-4) -> None:
-        """Set the first convolution to the scaled eigenvectors of the images' patch covariance.
+        """Set the first convolution to the scaled eigenvectors of the covariance of image patches.
 
-        images: float32, N×3×H×W, normalised; a few thousand suffice. eps damps the weakest directions.
+        images: float32 N×3×H×W, normalised; a few thousand are enough. eps limits the scale of the weakest directions.
         """
         kernel = self.whiten.kernel_size[0]
         stride = max(kernel // 2, 1)
@@ -169,21 +169,21 @@ class FastCNN(nn.Module):
         flat = patches.permute(0, 2, 3, 1, 4, 5).reshape(-1, 3 * kernel * kernel).float()
         eigenvalues, eigenvectors = torch.linalg.eigh(flat.T @ flat / len(flat))
         filters = (eigenvectors / torch.sqrt(eigenvalues.clamp(min=0) + eps)).T.reshape(-1, 3, kernel, kernel)
-        # Grey images leave two thirds of the directions empty; such a channel would be constant or nothing but
-        # rounding, so the others are repeated in its place, the strongest first.
+        # Grey images have no variance in two thirds of the directions, where a channel would hold only rounding errors.
+        # Other directions are repeated in their place, the strongest first.
         filters = filters[eigenvalues >= 1e-6 * eigenvalues.max()].flip(0)
         filters = filters[torch.arange(len(eigenvalues)) % len(filters)]
         self.whiten.weight.copy_(torch.cat([filters, -filters]))
 
     def freeze_early(self) -> None:
-        """Let the whitening's bias and the first group learn no more, which saves their backward pass."""
+        """Freeze the whitening's bias and the first group, which saves their backward pass."""
         for parameter in itertools.chain(self.whiten.parameters(), self.groups[0].parameters()):
             parameter.requires_grad_(False)
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.groups(F.gelu(self.whiten(images)))
         x = self.dropout(x.amax(dim=(2, 3)))
-        # Dividing by the width keeps the first logits small whatever the width; the head's learning rate assumes it.
+        # Divided by the width, the first logits are small for any width. The head's learning rate relies on that.
         return self.head(x) / x.shape[-1]
 
 
@@ -196,31 +196,31 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
 
 
 def build(name: str, *, num_classes: int, image_size: int, **arguments: Any) -> nn.Module:
-    """A fresh network with random weights, on the CPU in float32.
+    """Return a network with random weights, on the CPU in float32.
 
-    arguments are the network's own: `widths` (channels or units per stage), which torchvision's have not, and `dropout`
-    (probability before the head). Raises ConfigError for an unknown name or an argument that the network does not take.
+    arguments: `dropout` (probability before the head) and `widths` (channels or units of each stage; torchvision's
+    networks have no widths). Raises ConfigError for an unknown name or an argument that the network does not take.
     """
     if name not in NETWORKS:
         raise ConfigError(f"unknown network {name!r}; the networks are: {', '.join(NETWORKS)}")
     known = set(inspect.signature(NETWORKS[name]).parameters) - {"num_classes", "image_size"}
     if "widths" in set(arguments) - known:
-        raise ConfigError(f"{name} has a fixed shape and takes no widths: --set widths=[]")
+        raise ConfigError(f"{name} has a fixed shape and takes no widths: use --set widths=[]")
     if unknown := set(arguments) - known:
-        raise ConfigError(f"{name} takes {', '.join(sorted(known))}; not {', '.join(sorted(unknown))}")
+        raise ConfigError(f"{name} takes {', '.join(sorted(known))}, but not {', '.join(sorted(unknown))}")
     return NETWORKS[name](num_classes=num_classes, image_size=image_size, **arguments)
 
 
 def load_weights(network: nn.Module, source: str) -> None:
-    """Start from given weights: `imagenet` for torchvision's own, or the path of a .pt, .pth or .safetensors file.
+    """Load weights: source is `imagenet` for torchvision's weights, or the path of a .pt, .pth or .safetensors file.
 
-    A file holds the network's weights by name; torchvision's networks take torchvision's names too. The head stays
-    fresh where the file has none of its shape. Raises ConfigError that names the first weight which does not fit,
-    SourceError where `imagenet` cannot be downloaded.
+    A file holds the network's weights by name. torchvision's networks also take torchvision's names. The head stays
+    random if the file has no head of its shape. Raises ConfigError, which names the first weight that does not fit, or
+    SourceError if the `imagenet` weights cannot be downloaded.
     """
     if source == "imagenet" and not isinstance(network, TorchvisionNetwork):
         raise ConfigError(
-            f"--weights imagenet is for {', '.join(LAST_LAYERS)}; for other networks give a path"
+            f"--weights imagenet is only for {', '.join(LAST_LAYERS)}: give a path for another network"
         )
     if isinstance(network, TorchvisionNetwork):
         weights = imagenet_weights(network.name) if source == "imagenet" else _read(Path(source))
@@ -235,18 +235,20 @@ def load_weights(network: nn.Module, source: str) -> None:
     }
     try:
         missing, unexpected = network.load_state_dict(given, strict=False)
-    except RuntimeError as error:  # of another shape: a headline, then a line for each
-        raise ConfigError(f"{source} is not of this network: {str(error).splitlines()[1].strip()}") from None
+    except RuntimeError as error:  # a weight has another shape: a headline, then one line for each weight
+        raise ConfigError(
+            f"{source} does not fit this network: {str(error).splitlines()[1].strip()}"
+        ) from None
     if absent := [name for name in missing if not name.startswith("head.")]:
-        raise ConfigError(f"{source} is not of this network: it has no {absent[0]}")
+        raise ConfigError(f"{source} does not fit this network: the file has no {absent[0]}")
     if unexpected:
-        raise ConfigError(f"{source} is not of this network, which has no {unexpected[0]}")
+        raise ConfigError(f"{source} does not fit this network: the network has no {unexpected[0]}")
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    """Every tensor in a file of weights, by name, on the CPU. Nothing but tensors is ever unpickled."""
+    """Return the tensors in a file of weights, by name, on the CPU. Only tensors are unpickled."""
     if path.suffix not in (".pt", ".pth", ".safetensors"):
-        raise ConfigError(f"--weights {path}: neither imagenet nor a .pt, .pth or .safetensors file")
+        raise ConfigError(f"--weights {path}: give imagenet, or a .pt, .pth or .safetensors file")
     if not path.is_file():
         raise ConfigError(f"--weights {path}: there is no such file")
     try:
@@ -255,25 +257,26 @@ def _read(path: Path) -> dict[str, Tensor]:
         weights = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
         raise ConfigError(
-            f"--weights {path} is damaged, or holds more than tensors ({type(error).__name__})"
+            f"--weights {path} is damaged, or holds other objects than tensors ({type(error).__name__}): save it "
+            "again with torch.save(network.state_dict(), …)"
         ) from None
     if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
         raise ConfigError(
-            f"--weights {path} is no state dict: save one with torch.save(network.state_dict(), …)"
+            f"--weights {path} is not a state dict: save one with torch.save(network.state_dict(), …)"
         )
     return weights
 
 
 def freeze_body(network: nn.Module, frozen: bool) -> None:
-    """Let the head alone learn, or everything again that may.
+    """Freeze all layers but the head, or unfreeze them.
 
-    While frozen, the norms keep their statistics. `network.train()` sets them moving, so call this after it, in every
-    epoch. What a network never trains stays as it is.
+    A frozen batch norm keeps its statistics. `network.train()` unfreezes the statistics, so call this function after
+    it in every epoch. Parameters that a network never trains (`fixed`) stay frozen.
     """
     fixed = getattr(network, "fixed", ())
     for name, parameter in network.named_parameters():
         if not name.startswith("head.") and not name.endswith(fixed):
             parameter.requires_grad_(not frozen)
     for module in network.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        if isinstance(module, nn.BatchNorm2d):
             module.train(network.training and not frozen)

@@ -1,11 +1,11 @@
-"""torchvision's networks with a new last layer for the dataset's classes, and torchvision's ImageNet weights for them.
+"""torchvision's networks with a new last layer for the dataset's classes, and their ImageNet weights.
 
     network = TorchvisionNetwork("resnet18", num_classes=5, image_size=224, dropout=0.1)
     network.load_state_dict(network.renamed(imagenet_weights("resnet18")), strict=False)
 
-raycls/models/networks.py offers them under their names; torchvision itself is imported when one is made. Knows
-nothing of datasets: the ImageNet weights were trained on images normalised with ImageNet's mean and standard deviation,
-and a dataset's own, which raycls normalises with, are near enough for fine-tuning.
+raycls/models/networks.py offers them by their names. torchvision is imported only when a network is built. This module
+knows nothing of datasets. The ImageNet weights expect images normalised with ImageNet's mean and standard deviation.
+raycls normalises with those of the dataset, which are close enough for fine-tuning.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from torch import Tensor, nn
 from raycls import progress
 from raycls.errors import SourceError
 
-# The last layer, which is replaced, under torchvision's name for it.
+# For each network torchvision's name of the last layer, which is replaced.
 LAST_LAYERS = {
     "resnet18": "fc",
     "resnet50": "fc",
     "efficientnet_b0": "classifier.1",
     "mobilenet_v3_small": "classifier.3",
 }
-ANSWER_SECONDS = 5  # for the host of the weights to say that it is there
+ANSWER_SECONDS = 5  # limit for the first answer of the weights' host
 
 
 class TorchvisionNetwork(nn.Module):
-    """One of LAST_LAYERS: torchvision's body with random weights, then dropout and a new `head`.
+    """A network of LAST_LAYERS: torchvision's body with random weights, then dropout and a new `head`.
 
-    The body halves the side five times, which leaves nothing of a small image: below 64 pixels its first convolution
-    keeps the side instead. That changes no weight's shape, so given weights fit at any size.
+    The body halves the side of an image five times. For images below 64 pixels, the first convolution keeps the side,
+    as little would remain otherwise. That changes no weight's shape, so the same weights fit any image size.
     """
 
     any_size = True
@@ -47,9 +47,9 @@ class TorchvisionNetwork(nn.Module):
         self.body.set_submodule(LAST_LAYERS[name], nn.Identity())
         for module in self.body.modules():
             if isinstance(module, nn.Dropout):
-                module.p = 0.0  # `dropout` takes its place
+                module.p = 0.0  # `dropout` replaces it
             elif isinstance(module, nn.BatchNorm2d):
-                module.momentum = 0.1  # mobilenet's 0.01 needs more steps than a small dataset has
+                module.momentum = 0.1  # mobilenet's 0.01 needs more steps than a small dataset gives
         if image_size < 64:
             first = next(module for module in self.body.modules() if isinstance(module, nn.Conv2d))
             first.stride = (1, 1)
@@ -60,7 +60,7 @@ class TorchvisionNetwork(nn.Module):
         return self.head(self.dropout(self.body(images)))
 
     def renamed(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Weights under torchvision's names, under this network's; those that have its names already keep them."""
+        """Return weights with torchvision's names under this network's names. Weights with its names are unchanged."""
         if any(name.startswith("body.") for name in weights):
             return weights
         last = f"{LAST_LAYERS[self.name]}."
@@ -71,10 +71,10 @@ class TorchvisionNetwork(nn.Module):
 
 
 def imagenet_weights(name: str) -> dict[str, Tensor]:
-    """torchvision's best ImageNet weights of a network in LAST_LAYERS, from its cache or downloaded into it.
+    """Return torchvision's best ImageNet weights of a network in LAST_LAYERS. Download them if the cache lacks them.
 
     The cache is `$TORCH_HOME/hub/checkpoints` (https://docs.pytorch.org/docs/stable/hub.html). Raises SourceError
-    within seconds where their host cannot be reached.
+    within seconds if the host cannot be reached.
     """
     import requests
     from torchvision.models import get_model_weights
@@ -83,13 +83,13 @@ def imagenet_weights(name: str) -> dict[str, Tensor]:
     cached = Path(torch.hub.get_dir(), "checkpoints", Path(weights.url).name)
     try:
         if not cached.exists():
-            # torch's download waits for an answer without a limit.
+            # PyTorch's download has no time limit for the first answer.
             requests.head(weights.url, timeout=ANSWER_SECONDS).raise_for_status()
         with progress.bar(f"ImageNet weights of {name}"):
             return weights.get_state_dict(progress=False, check_hash=True)
-    # Every error of requests and urllib is an OSError; torch raises RuntimeError for a wrong hash.
+    # All errors of requests and urllib are OSErrors. PyTorch raises RuntimeError for a wrong hash.
     except (OSError, RuntimeError) as error:
         raise SourceError(
-            f"the ImageNet weights of {name} cannot be had from {weights.url} ({type(error).__name__}); download "
-            "that file elsewhere and give it: --weights PATH"
+            f"cannot download the ImageNet weights of {name} from {weights.url} ({type(error).__name__}): download "
+            "the file on another machine and give its path with --weights PATH"
         ) from error

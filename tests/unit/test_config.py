@@ -30,7 +30,7 @@ def test_networks_that_learn_by_adamw_take_more_and_smaller_steps(digits: Manife
     assert (config.optim.name, config.optim.lr, config.training.batch_size) == ("adamw", 0.001, 125)
 
 
-def test_only_images_with_pixels_to_spare_are_reduced(digits: Manifest) -> None:
+def test_only_images_of_32_pixels_or_more_are_reduced(digits: Manifest) -> None:
     assert preset("fast", digits).training.reduced_share == 0
     assert preset("fast", digits.model_copy(update={"image_size": 32})).training.reduced_share > 0
 
@@ -93,7 +93,7 @@ def test_another_optimiser_brings_its_own_rate(digits: Manifest) -> None:
         ("epochs=2.5", "training.epochs"),
         ("batch_size=1", "training.batch_size"),
         ("widths=[0]", "network.widths"),
-        ("name=muon", "unknown setting"),  # two sections have a name: which one must be said
+        ("name=muon", "unknown setting"),  # two sections have a name, so the section is needed
         ("nope=1", "unknown setting"),
         ("lr", "not key=value"),
     ],

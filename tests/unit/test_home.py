@@ -1,4 +1,4 @@
-"""Another home for a while: nothing of the caller's is used meanwhile, and all is as before afterwards."""
+"""A temporary home: it replaces all places of the caller, which are restored afterwards."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ THEIRS = {
 
 
 @pytest.mark.parametrize("named", [THEIRS, {}])
-def test_elsewhere_nothing_of_the_caller_is_used(
+def test_a_temporary_home_replaces_all_places_of_the_caller(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: dict[str, str]
 ) -> None:
     monkeypatch.delenv("RAYCLS_HOME", raising=False)
@@ -34,7 +34,7 @@ def test_elsewhere_nothing_of_the_caller_is_used(
     assert everything() == before
 
 
-def test_a_lock_is_held_by_one_and_free_again_afterwards(tmp_path: Path) -> None:
+def test_only_one_holds_a_lock_and_it_is_free_afterwards(tmp_path: Path) -> None:
     with homes.elsewhere(tmp_path / "new"):
         for _ in range(2):
             with homes.lock("some.lock", "wait"), pytest.raises(ClusterError, match="wait"):  # noqa: SIM117

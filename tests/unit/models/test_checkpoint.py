@@ -81,7 +81,7 @@ def test_a_network_of_fixed_shape_has_no_widths(tmp_path: Path) -> None:
     assert torch.equal(loaded(images), network.eval()(images))
 
 
-# digits' size and a larger one: where a cnn of so many widths pools three times and four.
+# In the second case, a cnn pools three times at 8 pixels, and five times at the new network's 32 pixels.
 @pytest.mark.parametrize("name", ["mlp", "cnn", "fastcnn"])
 @pytest.mark.parametrize(("size", "widths"), [(16, [8, 8]), (8, [8, 8, 8, 8, 8])])
 def test_fine_tuning_starts_from_everything_but_the_rows_of_new_classes(
@@ -109,7 +109,7 @@ def test_an_mlp_answers_a_resized_picture_as_it_did_the_original(tmp_path: Path)
     card = _card("mlp", image_size=32)
     network = card.build().eval()
     assert checkpoint.transfer(network, card, tmp_path) == []
-    # Smooth, as photographs are: what lies between two pixels is what their neighbours say.
+    # The pictures are smooth like photographs, so a larger picture interpolates its pixels.
     pictures = torch.nn.functional.interpolate(torch.randn(50, 3, 4, 4), 16, mode="bicubic")
     larger = torch.nn.functional.interpolate(pictures, 32, mode="bilinear")
     with torch.no_grad():
@@ -135,10 +135,10 @@ def test_patches_of_another_size_stay_fresh(tmp_path: Path) -> None:
     [
         (
             {"network": "cnn"},
-            r"made with --network fastcnn --set widths=\[8, 8\], this run has --network cnn",
+            r"to start from has --network fastcnn --set widths=\[8, 8\], but this run has --network cnn",
         ),
         ({"arguments": {"widths": [8, 16]}}, r"this run has --network fastcnn --set widths=\[8, 16\]"),
-        ({"network": "resnet18", "arguments": {}}, r"this run has --network resnet18: give the former"),
+        ({"network": "resnet18", "arguments": {}}, r"this run has --network resnet18: use --network fastcnn"),
     ],
 )
 def test_another_network_is_no_start(tmp_path: Path, changes: dict[str, Any], told: str) -> None:

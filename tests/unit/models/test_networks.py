@@ -68,7 +68,7 @@ def test_a_small_image_is_not_halved_away() -> None:
 
 def test_whitening_decorrelates_patches_of_real_images() -> None:
     rng = np.random.default_rng(0)
-    # Smooth fields: neighbouring pixels agree, as in photographs.
+    # Smooth images: neighbouring pixels are alike, as in photographs.
     coarse = torch.from_numpy(rng.normal(size=(200, 3, 8, 8))).float()
     images = torch.nn.functional.interpolate(coarse, scale_factor=4, mode="bilinear")
     network = FastCNN(num_classes=2, image_size=32, widths=(8,))
@@ -91,7 +91,7 @@ def test_unknown_names_and_arguments_are_told() -> None:
         build("vgg", num_classes=2, image_size=32)
     with pytest.raises(ConfigError, match="not depth"):
         build("cnn", num_classes=2, image_size=32, depth=3)
-    with pytest.raises(ConfigError, match=r"fixed shape and takes no widths: --set widths=\[\]"):
+    with pytest.raises(ConfigError, match=r"fixed shape and takes no widths: use --set widths=\[\]"):
         build("resnet18", num_classes=2, image_size=32, widths=(64,))
 
 
@@ -160,17 +160,19 @@ def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
         return str(error.value)
 
     weights = network.state_dict()
-    assert "no layers.0.weight" in refused({k: v for k, v in weights.items() if k != "layers.0.weight"})
-    assert "has no extra.bias" in refused({**weights, "extra.bias": torch.zeros(1)})
+    assert "the file has no layers.0.weight" in refused(
+        {k: v for k, v in weights.items() if k != "layers.0.weight"}
+    )
+    assert "the network has no extra.bias" in refused({**weights, "extra.bias": torch.zeros(1)})
     assert "layers.0.weight" in refused({**weights, "layers.0.weight": torch.zeros(9, 3, 3, 3)})
-    assert "no state dict" in refused([1, 2])
-    assert "more than tensors" in refused(Path)  # anything but tensors: never unpickled
+    assert "not a state dict" in refused([1, 2])
+    assert "other objects than tensors" in refused(Path)  # only tensors are unpickled
     path.write_bytes(b"")
     for wrong in (path, tmp_path / "absent.pt", tmp_path / "weights.onnx"):
         with pytest.raises(ConfigError, match=wrong.name) as error:
             load_weights(network, str(wrong))
         assert "\n" not in str(error.value)
-    with pytest.raises(ConfigError, match="imagenet is for resnet18"):
+    with pytest.raises(ConfigError, match="imagenet is only for resnet18"):
         load_weights(network, "imagenet")
 
 
@@ -182,12 +184,14 @@ def test_imagenet_weights_come_from_torchvision_s_cache(
     buffer = io.BytesIO()
     torch.save(weights, buffer)
     digest = hashlib.sha256(buffer.getvalue()).hexdigest()
-    # The file's name holds the start of its hash, which is checked: the real file cannot be had in a test.
+    # A small stand-in for the real file. Its name holds the start of its hash, which torchvision checks.
     url = f"https://127.0.0.1:9/mobilenet_v3_small-{digest[:8]}.pth"
     entry = MobileNet_V3_Small_Weights.DEFAULT
     monkeypatch.setattr(entry, "_value_", dataclasses.replace(entry.value, url=url))
     network = _tiny("mobilenet_v3_small")
-    with pytest.raises(SourceError, match=r"--weights PATH"):  # nothing listens there, and nothing is cached
+    with pytest.raises(
+        SourceError, match=r"--weights PATH"
+    ):  # no server listens there, and the cache is empty
         load_weights(network, "imagenet")
     cache = tmp_path / "hub" / "checkpoints"
     cache.mkdir(parents=True)
