@@ -17,7 +17,10 @@ from raycls.errors import RayclsError
 
 
 def interruptible() -> None:
-    """Make SIGTERM and SIGHUP end this process like Ctrl-C. A signal that `nohup` ignores stays ignored."""
+    """Make SIGTERM and SIGHUP end this process like Ctrl-C.
+
+    A signal that is already ignored stays ignored, like SIGHUP under `nohup`.
+    """
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, signal.default_int_handler)

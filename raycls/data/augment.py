@@ -129,17 +129,19 @@ def mix(
 
 
 def symmetric_beta(count: int, alpha: float, generator: torch.Generator) -> Tensor:
-    """Draw from Beta(alpha, alpha): float64, count, on the generator's device.
+    """Return random numbers of the distribution Beta(alpha, alpha): float64, count, on the generator's device.
 
-    Needs two uniform numbers for each draw and no rejection, so a GPU draws without waiting for the host. Source: the
-    formula for symmetric beta variables in L. Devroye, Random Variate Generation in One Line of Code, 1996:
-    (1 + T / sqrt(2·alpha + T²)) / 2, where T has Student's t distribution with 2·alpha degrees of freedom and
-    T² = 2·alpha·(U^(-1/alpha) - 1)·cos²(π·V). float64 keeps the draws near 0 and 1 apart for a small alpha.
+    Each number takes two uniform numbers U and V. Nothing is rejected, so a GPU draws without waiting for the host. If
+    T has Student's t distribution with 2·alpha degrees of freedom, the result is (1 + T / sqrt(2·alpha + T²)) / 2.
+    Bailey's polar method gives T = sqrt(2·alpha·(U^(-1/alpha) - 1))·cos(π·V). Sources: R. W. Bailey, Mathematics of
+    Computation 62, 1994; L. Devroye, Random Variate Generation in One Line of Code, 1996.
     """
+    # float64, as for a small alpha many of the numbers are so close to 0 or 1 that float32 would round them.
     u, v = torch.rand((2, count), generator=generator, device=generator.device, dtype=torch.float64)
-    # Multiplied by `power`, the formula has no infinity: U^(-1/alpha) is too large for a float if alpha is small.
+    # U^(-1/alpha) overflows for a small alpha. The fraction is multiplied by U^(1/alpha) to avoid it.
     power, cosine = u ** (1 / alpha), torch.cos(math.pi * v)
-    return (1 + cosine * torch.sqrt((1 - power) / (power + (1 - power) * cosine**2))) / 2
+    scaled = cosine * torch.sqrt((1 - power) / (power + (1 - power) * cosine**2))
+    return ((1 + scaled) / 2).clamp(0, 1)  # rounding errors leave the range by up to 1e-16
 
 
 def _turn(inputs: Tensor, largest_angle: float, largest_zoom: float, generator: torch.Generator) -> Tensor:

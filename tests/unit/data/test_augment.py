@@ -70,7 +70,7 @@ def test_a_shift_shows_another_window_of_the_same_image(images: Tensor) -> None:
     assert {y for y, _ in shifts} == {x for _, x in shifts} == set(range(5))
 
 
-def test_the_mirrored_are_mirrored_and_the_others_are_not(images: Tensor) -> None:
+def test_only_the_chosen_images_are_mirrored(images: Tensor) -> None:
     indices = torch.tensor([3, 7, 11])
     mirrored = torch.tensor([True, False, True])
     views = random_views(images, indices, OFF, mirrored=mirrored, generator=_generator())
@@ -133,7 +133,7 @@ def test_zoom_enlarges_and_shrinks_about_the_centre(std: tuple[float, ...]) -> N
     assert (zoomed[:, 20, 16] - zoomed[:, 12, 16]).abs().max() < 1e-4  # not turned
 
 
-def test_what_comes_in_at_the_edges_is_the_image_reflected(std: tuple[float, ...]) -> None:
+def test_rotation_and_zoom_reflect_the_image_at_its_edges(std: tuple[float, ...]) -> None:
     flat = torch.ones(100, 3, 16, 16)
     assert torch.allclose(distort(flat, std, AugmentConfig(rotate=180, zoom=0.5), _generator()), flat)
 
@@ -247,6 +247,7 @@ def test_the_shares_follow_their_seed_and_are_finite_for_every_alpha(device: str
     assert not torch.equal(drawn(0.2, 0), drawn(0.2, 1))
     tiny = drawn(1e-4, 0)
     assert ((tiny < 1e-6) | (tiny > 1 - 1e-6)).float().mean() > 0.99
+    assert 0 <= tiny.min() < tiny.max() <= 1
     assert 0.45 < tiny.mean() < 0.55
 
 

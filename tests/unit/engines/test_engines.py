@@ -95,7 +95,7 @@ def test_an_engine_with_other_answers_is_not_chosen_however_fast(
     assert "of 64 images" in told
 
 
-def test_an_engine_that_cannot_run_a_network_is_said_and_left_out(
+def test_an_engine_that_cannot_run_a_network_is_reported_and_left_out(
     directory: Path,
     digits: PackedDataset,
     monkeypatch: pytest.MonkeyPatch,
@@ -162,7 +162,7 @@ def test_openvino_leaves_its_thread_where_it_is_bound(directory: Path) -> None:
     assert done.stdout == "100\n"
 
 
-def test_a_choice_made_on_a_cpu_fits_a_gpu() -> None:
+def test_an_engine_for_a_cpu_becomes_torch_on_a_gpu() -> None:
     assert fitting("openvino", CPU) == "openvino"
     assert fitting("openvino", "cuda") == "torch"
     assert fitting("reference", "cuda") == "reference"
@@ -195,7 +195,7 @@ def test_without_a_gpu_there_is_no_cuda_graph(directory: Path) -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
-def test_a_cuda_graph_keeps_all_that_it_reads(directory: Path, digits: PackedDataset) -> None:
+def test_a_cuda_graph_keeps_its_inputs_in_memory(directory: Path, digits: PackedDataset) -> None:
     predictor = Predictor.load(directory, engine="cuda-graphs")
     images = digits.images("test")[:8]
     before = predictor.probabilities(images)

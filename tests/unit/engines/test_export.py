@@ -121,7 +121,7 @@ def test_a_file_that_answers_otherwise_is_not_kept(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_cannot_be_exported_is_told(
+def test_what_cannot_be_exported_is_reported(
     digits: PackedDataset, fastcnn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def tried(**options: object) -> None:

@@ -64,11 +64,11 @@ def test_the_answer_follows_the_contract(directory: Path, digits: PackedDataset)
     assert len(prediction.as_json(top_k=99)["top_k"]) == 10
 
 
-def test_no_images_no_answers(directory: Path) -> None:
+def test_no_images_give_no_answers(directory: Path) -> None:
     assert Predictor.load(directory).predict([]) == []
 
 
-def test_an_unreadable_image_is_told(directory: Path, digits: PackedDataset) -> None:
+def test_an_unreadable_image_is_reported(directory: Path, digits: PackedDataset) -> None:
     predictor = Predictor.load(directory)
     good = _png(digits.images("test")[0])
     with pytest.raises(NotAnImageError):

@@ -141,7 +141,7 @@ def test_patches_of_another_size_stay_fresh(tmp_path: Path) -> None:
         ({"network": "resnet18", "arguments": {}}, r"this run has --network resnet18: use --network fastcnn"),
     ],
 )
-def test_another_network_is_no_start(tmp_path: Path, changes: dict[str, Any], told: str) -> None:
+def test_another_network_cannot_be_fine_tuned(tmp_path: Path, changes: dict[str, Any], told: str) -> None:
     _saved(tmp_path)
     card = _card(**changes)
     with pytest.raises(ConfigError, match=told):

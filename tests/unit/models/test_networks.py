@@ -36,7 +36,7 @@ def test_any_size_and_class_count_trains_every_weight(name: str, size: int, clas
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_another_size_once_made_only_where_it_says_so(name: str) -> None:
+def test_any_size_says_whether_a_network_takes_another_size(name: str) -> None:
     network = _tiny(name, image_size=32).eval()
     if network.any_size:
         assert network(torch.rand(2, 3, 24, 24)).shape == (2, 4)
@@ -86,7 +86,7 @@ def test_a_fresh_group_passes_its_input_on() -> None:
     assert torch.allclose(convolution(x)[:, :24], x, atol=1e-6)
 
 
-def test_unknown_names_and_arguments_are_told() -> None:
+def test_unknown_names_and_arguments_are_reported() -> None:
     with pytest.raises(ConfigError, match="unknown network 'vgg'"):
         build("vgg", num_classes=2, image_size=32)
     with pytest.raises(ConfigError, match="not depth"):
@@ -139,7 +139,7 @@ def test_torchvision_s_own_weights_fit_and_give_torchvision_s_own_features(name:
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
-def test_weights_of_an_own_network_come_back_from_a_file(suffix: str, tmp_path: Path) -> None:
+def test_weights_of_our_networks_are_loaded_from_a_file(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"weights{suffix}"
     source, network = _tiny("fastcnn"), _tiny("fastcnn")
     weights = source.state_dict()
