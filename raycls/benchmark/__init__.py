@@ -1,7 +1,7 @@
-"""Load tests of a served model and what follows from them: behind `raycls bench` and benchmarks/serving.py.
+"""Load tests of a served model, for `raycls bench`, `raycls demo` and the programs in benchmarks/.
 
-load        one load against one URL, from a process of its own    images               what it sends
-server      one server under every load of a plan                  usage, histograms    what it does meanwhile
-stage       a model where it may be updated, broken and killed
-replicas    one model served by several numbers of replicas        results, report      what comes of it
+load, sender    the load generator and its child process     images, request_forms, connection   what it sends
+one_server      one server under every load of a plan        usage, batch_counts                 what the server does
+replicas        one model with several replica counts        bound                               the machine's limit
+results         measurements and conclusions                 report, plot                        the table and the page
 """

@@ -1,9 +1,9 @@
-"""How many images went through the network at a time, and for how long, by the replicas' own counts.
+"""Batch sizes and forward-pass times, from the counters that the replicas publish at /metrics.
 
 before = scrape(url, replicas=2)                         # url: http://127.0.0.1:8000/predict
 ...                                                      # load
-mean, most = between(before, scrape(url, replicas=2))
-ms = forward_ms(url, image)                              # of the one replica there, without load
+mean, largest = between(before, scrape(url, replicas=2))
+ms = forward_ms(url, image)                              # of a single replica without load
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from raycls.serving import auth
 from raycls.serving.client.scrape import Histogram, read
 
 IMAGES, FORWARD = "raycls_batch_images", "raycls_forward_seconds"
-SCRAPE_S = 10  # how long to wait for all replicas to be known
-WINDOWS, REQUESTS = 7, 50  # of forward_ms
+SCRAPE_S = 10  # how long to wait until /metrics lists all replicas
+WINDOWS, REQUESTS = 7, 50  # forward_ms takes WINDOWS means, each over REQUESTS requests
 
 
 def scrape(url: str, replicas: int | None, metric: str = IMAGES) -> dict[str, Histogram]:
-    """Each replica's histogram by replica id, from /metrics on the server of `url`; {} where there is none.
+    """Return each replica's histogram by replica id, from /metrics of the server; {} if it has no /metrics.
 
-    replicas: how many there are, where that is known; one that has just begun may not be told of at once. Raises
-    BenchmarkError when some never are.
+    replicas is their number, if it is known. A new replica may be missing from /metrics for a moment. Raises
+    BenchmarkError if one is still missing after SCRAPE_S.
     """
     deadline = time.monotonic() + SCRAPE_S
     while True:
@@ -43,13 +43,13 @@ def scrape(url: str, replicas: int | None, metric: str = IMAGES) -> dict[str, Hi
             return found
         if time.monotonic() > deadline:
             raise BenchmarkError(
-                f"{len(found)} of {replicas} replicas are told of at {urljoin(url, '/metrics')}"
+                f"{urljoin(url, '/metrics')} lists {len(found)} of {replicas} replicas after {SCRAPE_S} s"
             )
         time.sleep(0.2)
 
 
 def between(before: dict[str, Histogram], after: dict[str, Histogram]) -> tuple[float, float] | None:
-    """Mean batch size and the largest batches' bucket, over all replicas; None where there was no batch."""
+    """Return the mean batch size and the upper bound of the largest batch, over all replicas; None without batches."""
     grown = [after[replica].since(before[replica]) for replica in before.keys() & after.keys()]
     if not grown:
         return None
@@ -58,9 +58,9 @@ def between(before: dict[str, Histogram], after: dict[str, Histogram]) -> tuple[
 
 
 def forward_ms(url: str, image: bytes, batch: int = 1) -> float:
-    """Milliseconds of the only replica's forward pass over so many images, as it counts them itself.
+    """Return how long the forward pass of `batch` images takes, ms, as the single replica itself measures it.
 
-    The median of WINDOWS means, each over REQUESTS requests, one after another. Raises BenchmarkError.
+    It is the median of WINDOWS means. Each is over REQUESTS requests, sent one after another. Raises BenchmarkError.
     """
     means = []
     with local_http.session(url) as session:
@@ -75,6 +75,6 @@ def forward_ms(url: str, image: bytes, batch: int = 1) -> float:
             (after,) = scrape(url, 1, FORWARD).values()
             mean = after.since(before).mean
             if mean is None:
-                raise BenchmarkError(f"{url} counts no forward pass")
+                raise BenchmarkError(f"{url} has counted no forward pass: is another server at this address?")
             means.append(1000 * mean)
     return statistics.median(means)

@@ -1,9 +1,8 @@
-"""What the machine could do at most: decoding and batched forward passes in bare processes, one on each core.
+"""The upper bound of this machine's throughput: one bare process per core decodes images and runs forward passes.
 
-    bound = measure(checkpoint_directory, images, "openvino", seconds=3)
-    bound.images_per_s, bound.one_ms
+    images_per_s(checkpoint_directory, images, "openvino", seconds=3)
 
-No HTTP, no queue, no Ray: a server of the same engine can come near it.
+There is no HTTP, no queue and no Ray. A server with the same engine can come near the bound but not exceed it.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -29,21 +27,17 @@ from raycls.engines.predictor import Predictor
 from raycls.errors import BenchmarkError
 
 BATCH = 32
-PASSES = 50  # of one image; in a row, as a server at one connection idles only for a moment between two
+PASSES = 50  # forward passes of one image, without pauses
 
 
-class Bound(NamedTuple):
-    """images_per_s: of all cores together, decoding included. one_ms: median of a forward pass of one image alone."""
-
-    images_per_s: float
-    one_ms: float
+def images_per_s(directory: Path, images: Path, engine: Engine, *, seconds: float) -> float:
+    """Return the throughput of all cores together, images/s, decoding included. Raises BenchmarkError."""
+    return sum(_run(directory, images, engine, machine.cores(), "many", seconds))
 
 
-def measure(directory: Path, images: Path, engine: Engine, *, seconds: float) -> Bound:
-    """Raises BenchmarkError."""
-    (alone,) = _run(directory, images, engine, 1, "one", seconds)
-    together = _run(directory, images, engine, machine.cores(), "many", seconds)
-    return Bound(sum(together), alone)
+def one_image_ms(directory: Path, images: Path, engine: Engine) -> float:
+    """Return the median time of a forward pass of a single image on one core, ms. Raises BenchmarkError."""
+    return _run(directory, images, engine, 1, "one", 0.0)[0]
 
 
 def _run(directory: Path, images: Path, engine: Engine, count: int, what: str, seconds: float) -> list[float]:
@@ -52,17 +46,17 @@ def _run(directory: Path, images: Path, engine: Engine, count: int, what: str, s
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(count)
     ]
     try:
-        for child in children:  # each says that it is warm
+        for child in children:
             assert child.stdout
             if child.stdout.readline() != b"ready\n":
-                raise BenchmarkError("a bare process failed; its reason is above")
+                raise BenchmarkError("a process that measures the bound failed; the lines above say why")
         for child in children:
             assert child.stdin
             child.stdin.write(b"go\n")
             child.stdin.flush()
         told = [child.communicate()[0] for child in children]
         if any(child.returncode for child in children):
-            raise BenchmarkError("a bare process failed; its reason is above")
+            raise BenchmarkError("a process that measures the bound failed; the lines above say why")
         return [json.loads(answer) for answer in told]
     finally:
         for child in children:

@@ -1,12 +1,12 @@
-"""One HTTP/1.1 connection of a load generator: a request, its answer, the next request.
+"""One HTTP/1.1 connection of the load generator: it sends a request, waits for the answer, sends the next request.
 
     connection = await Connection.open("http://127.0.0.1:8000/predict")
     answer = await connection.ask(post("http://127.0.0.1:8000/predict", image.body, "image/png", {}))
     answer.status, answer.body, answer.at
 
-A general client parses, checks and keeps more than a load needs, on cores that the server could use: aiohttp's took up
-to twice the CPU for a request. Here a request is made once and written whole, and httptools, which uvicorn reads
-requests with, reads the answers.
+The load generator shares the cores with the server, so a request must cost little CPU time. A general client such as
+aiohttp needs up to twice as much. Here the bytes of a request are built once and written in one piece, and httptools
+(uvicorn's parser) reads the answers.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ import httptools
 
 
 class AnswerError(Exception):
-    """What came is no answer in HTTP/1.1."""
+    """The server sent bytes that are not an HTTP/1.1 answer."""
 
 
 class Answer(NamedTuple):
-    """at: when its last byte was read, on time.perf_counter's clock."""
+    """at: the time (time.perf_counter) at which the last byte was read."""
 
     status: int
     body: bytes
     at: float
-    retry_after: bool = False  # whether it says when to come back
+    retry_after: bool = False  # whether the answer has a Retry-After header
 
 
 def post(url: str, body: bytes, content_type: str, headers: Mapping[str, str]) -> bytes:
-    """The bytes of a POST."""
+    """Return the bytes of a POST request."""
     parts = urlsplit(url)
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     fields = {"Host": parts.netloc, "Content-Type": content_type, "Content-Length": len(body), **headers}
@@ -43,7 +43,7 @@ def post(url: str, body: bytes, content_type: str, headers: Mapping[str, str]) -
 
 
 class Connection(asyncio.Protocol):
-    """Kept alive while the server keeps it."""
+    """A keep-alive connection, usable until the server closes it."""
 
     _transport: asyncio.Transport
     _free = False
@@ -52,17 +52,18 @@ class Connection(asyncio.Protocol):
     def __init__(self) -> None:
         self._parser = httptools.HttpResponseParser(self)
         self._body: list[bytes] = []
-        self._begun = self._framed = False  # an answer, and whether its head says where it ends
+        self._begun = False  # the head of an answer has been read
+        self._framed = False  # that head says where the body ends
         self._retry_after = False
 
     @property
     def usable(self) -> bool:
-        """Whether it takes another request: none is under way, and the server has not ended it."""
+        """Whether another request can be sent: no request is running, and the server has not closed the connection."""
         return self._free and not self._transport.is_closing()
 
     @classmethod
     async def open(cls, url: str) -> Connection:
-        """Raises OSError where nobody listens."""
+        """Connect to the host of `url`. Raises OSError when nothing listens there."""
         parts = urlsplit(url)
         tls = parts.scheme == "https"
         loop = asyncio.get_running_loop()
@@ -71,7 +72,10 @@ class Connection(asyncio.Protocol):
         return connection
 
     def ask(self, request: bytes) -> asyncio.Future[Answer]:
-        """The answer to come; OSError where the connection ends before it, AnswerError where it is none."""
+        """Send a request and return a future of its answer.
+
+        The future fails with OSError if the connection ends first, and with AnswerError if the answer is not HTTP.
+        """
         self._free = False
         self._answer = asyncio.get_running_loop().create_future()
         self._transport.write(request)
@@ -102,7 +106,7 @@ class Connection(asyncio.Protocol):
         if self._answer and not self._answer.done():
             self._answer.set_exception(error)
 
-    # What the parser calls.
+    # The parser calls these methods.
 
     def on_header(self, name: bytes, value: bytes) -> None:
         name = name.lower()
@@ -116,7 +120,7 @@ class Connection(asyncio.Protocol):
         self._body.append(body)
 
     def on_message_complete(self) -> None:
-        if not self._begun:  # 100 Continue and its like come before the answer
+        if not self._begun:  # an interim answer such as 100 Continue
             return
         body, at = b"".join(self._body), time.perf_counter()
         answer = Answer(self._parser.get_status_code(), body, at, self._retry_after)

@@ -1,9 +1,9 @@
-"""The images that a load test sends: real ones, encoded, in a folder with one subfolder per class.
+"""The images that a load test sends: encoded images in a folder with one subfolder per class.
 
     write_images(open_dataset("cifar10"), Path("images"), count=1000)   # PNG, from the test split
     read_images(Path("images"))[0].label
 
-Files, not arrays, so that any folder of photographs can take their place.
+They are files and not arrays, so that a folder of photographs can replace them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class EncodedImage(NamedTuple):
 
 
 def write_images(dataset: PackedDataset, directory: Path, count: int) -> None:
-    """`count` images of the test split (all of it when it has fewer), evenly spread, as class/index.png."""
+    """Write `count` images of the test split, evenly spread, as CLASS/INDEX.png; all images of a smaller split."""
     images, labels = dataset.images("test"), dataset.labels("test")
     for index in _spread(len(labels), count):
         folder = directory / dataset.manifest.classes[labels[index]]
@@ -40,14 +40,14 @@ def write_images(dataset: PackedDataset, directory: Path, count: int) -> None:
 
 
 def read_images(directory: Path) -> list[EncodedImage]:
-    """Every image file under directory (at most 2,000, evenly spread), in a fixed shuffled order.
+    """Return the image files under directory (at most 2,000, evenly spread), in a fixed random order.
 
-    An image in a subfolder has the subfolder's name for its class. Raises UsageError where there is none.
+    The label of an image is the name of its subfolder. Raises UsageError if there are no images.
     """
     kinds = {path: mimetypes.guess_type(path.name)[0] or "" for path in sorted(directory.rglob("*"))}
     paths = [path for path, kind in kinds.items() if kind.startswith("image/") and path.is_file()]
     if not paths:
-        raise UsageError(f"{directory} holds no image files: name a folder of PNG or JPEG images")
+        raise UsageError(f"there are no images in {directory}: give a folder of PNG or JPEG images")
     paths = [paths[index] for index in _spread(len(paths), MAX_IMAGES)]
     random.Random(0).shuffle(paths)
     return [

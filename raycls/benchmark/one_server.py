@@ -1,9 +1,9 @@
-"""One server under every load of a plan: warm up, closed loops, open loops, in short interleaved repeats.
+"""One server under every load of a plan: warm-up, closed loops, then open loops, in short interleaved repeats.
 
     points = measure("http://127.0.0.1:8000/predict", Path("images"), Plan(connections=(1, 8)))
 
-Any server whose answers to /predict name a `class_name` will do; batch sizes are told by those that have
-raycls's GET /metrics beside it, and whose CPU time is whose where Ray runs on this machine.
+It works with any server whose answers to /predict have a `class_name`. Batch sizes need raycls's GET /metrics beside
+/predict. The CPU time of replicas and ingress needs their Ray cluster on this machine.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from raycls.benchmark.results import Plan, Point
 from raycls.benchmark.usage import Meter
 from raycls.errors import BenchmarkError
 
-AUTO_SHARES = (0.5, 0.8)  # of the closed-loop peak: at ease, and close to the knee
+AUTO_SHARES = (0.5, 0.8)  # of the closed-loop peak: a moderate rate, and one near saturation
 WARMUP_SECONDS = 0.5
 
 
@@ -39,12 +39,12 @@ def measure(
     head: int | None = None,
     allow_remote: bool = False,
 ) -> list[Point]:
-    """A point for each load of `plan`; closed loops first, as "auto" rates are shares of their peak.
+    """Return one point for each load of `plan`. Closed loops come first, because "auto" rates are shares of their peak.
 
-    replicas is how many there are, where it is known. head is the process id of their Ray cluster; None
-    counts the replicas of every Ray on this machine.
+    replicas is their number, if it is known. head is the process id of their Ray cluster; None counts the replicas of
+    every Ray cluster on this machine.
 
-    Raises UsageError for a URL or folder that will not do, BenchmarkError when no request gets status 200.
+    Raises UsageError for a URL or folder that cannot be used, BenchmarkError if no request gets status 200.
     """
     name = f"{replicas} replica{'s' if replicas != 1 else ''}" if replicas else url
     loads = len(plan.connections) + (len(AUTO_SHARES) if plan.rates == "auto" else len(plan.rates))
@@ -55,7 +55,7 @@ def measure(
     ):
         warm = generator.measure(Load(connections=max(plan.connections), seconds=1, warmup_seconds=0))
         if not warm.answered:
-            raise BenchmarkError(f"{url} answers no request with status 200; instead: {warm.errors}")
+            raise BenchmarkError(f"{url} answered no request with status 200; it answered: {warm.errors}")
         bar.advance(1)
 
         def repeated(loads: list[Load]) -> list[Point]:

@@ -1,8 +1,8 @@
-"""A serving benchmark drawn: throughput by connections, latency by connections, latency by offered rate.
+"""The plot of a serving benchmark: throughput by connections, latency by connections, latency by offered rate.
 
     draw(results, Path("serving.png"))
 
-Points are medians over the repeats, whiskers reach from the least to the greatest. Draws what it is given.
+Points are medians over the repeats. Whiskers reach from the minimum to the maximum.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from raycls.benchmark.results import Point, Results, Spread
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Okabe and Ito's palette: told apart by colour-blind readers and in print.
+# The palette of Okabe and Ito: colour-blind readers can tell the colours apart, also in print.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
 
 
 def draw(results: Results, path: Path) -> None:
-    """Throughput by connections, latency by connections and, with open loops, latency by offered rate."""
+    """Write the plot to path (PNG). The third panel, latency by offered rate, needs open loops."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -73,7 +73,7 @@ def _draw_throughput(axes: Axes, results: Results) -> None:
                 ha="center",
                 va="bottom",
                 fontsize=8,
-                rotation=0 if len(results.counts) <= 2 else 90,  # of more bars they would run into each other
+                rotation=0 if len(results.counts) <= 2 else 90,  # horizontal labels of narrow bars overlap
             )
             top = max(top, high)
     axes.axhline(1, color="grey", linewidth=0.8, linestyle=":")
@@ -119,7 +119,7 @@ def _draw_offered(axes: Axes, results: Results) -> None:
 
 
 def _draw_quantiles(axes: Axes, points: list[tuple[float, Point]], index: int, label: str) -> None:
-    """p50 solid and p99 dashed, each with a whisker from its least to its greatest repeat."""
+    """Draw p50 (solid) and p99 (dashed), each with whiskers from the minimum to the maximum of the repeats."""
     for field, style, name in (("p50_ms", "-", "p50"), ("p99_ms", "--", "p99")):
         known: list[tuple[float, Spread]] = [(x, s) for x, point in points if (s := point.spread(field))]
         if not known:
@@ -134,7 +134,7 @@ def _draw_quantiles(axes: Axes, points: list[tuple[float, Point]], index: int, l
 
 
 def log_scale(axes: Axes) -> None:
-    """A logarithmic y axis with ticks in plain numbers at 1, 2, 5 and ten times those."""
+    """Give the axes a logarithmic y axis with plain numbers at 1, 2, 5, 10, 20, 50 and so on."""
     from matplotlib.ticker import FuncFormatter, LogLocator
 
     axes.set_yscale("log")

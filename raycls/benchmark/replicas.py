@@ -1,10 +1,10 @@
-"""How fast a model answers, by number of replicas: what `raycls bench` and the demo call.
+"""Compare the speed of one model served by several numbers of replicas. `raycls bench` and the demo call it.
 
     results = run(Plan(replicas=(1, 2), connections=(1, 8, 32)))
     results.peak(2).requests_per_s / results.peak(1).requests_per_s
 
-For each count: deploy, wait until every replica runs, then measure. The counts come one after another, so a
-machine that slows down during the run favours the first.
+For each count it deploys, waits until every replica runs, then measures. The counts are measured one after another.
+If the machine becomes slower during the run, the later counts look worse than they are.
 """
 
 from __future__ import annotations
@@ -41,20 +41,20 @@ def run(
     images: Path | None = None,
     restore: bool = True,
 ) -> Results:
-    """Serve `model` (default: the champion that was promoted last) with each number of replicas, and measure.
+    """Serve `model` (default: the most recent champion) with each number of replicas, and return the measurements.
 
-    images is a folder of encoded images (class folders: their names are the true classes); by default 1,000
-    PNGs of the test split of the dataset that the model was trained on. A cluster of `raycls up` is used,
-    and afterwards (unless restore is False) serves again what it served; else one is started for this run.
+    images is a folder of encoded images; the names of its subfolders are the true classes. The default is 1,000 PNGs
+    of the test split of the model's dataset. If `raycls up` runs a cluster, that cluster is used, and it serves its
+    earlier model again at the end (unless restore is False). Otherwise a cluster is started for this run.
 
-    Raises UnknownModelError, UnknownDatasetError, ConfigError for a config file that is none, ClusterError
-    when a deployment does not become ready, BenchmarkError when it answers nothing.
+    Raises UnknownModelError, UnknownDatasetError, ConfigError for an invalid config file, ClusterError if a deployment
+    does not become ready, BenchmarkError if it answers no request.
     """
     version = registry.resolve(model)
     document = ServeConfiguration.read(config).pinned(port=port)
     points: list[Point] = []
     memory: dict[int, float] = {}
-    directory, reached = registry.checkpoint(version), None
+    directory, bound_per_s = registry.checkpoint(version), None
     with tempfile.TemporaryDirectory() as folder:
         if images is None:
             images = Path(folder) / "images"
@@ -62,9 +62,9 @@ def run(
         if plan.simulate_forward_ms:
             _simulate(document, plan)
         else:
-            with progress.bar("measuring the bound: bare processes, one on each core"):
+            with progress.bar("measuring the bound of this machine: one bare process per core"):
                 engine = to_serve(document.settings.engine, version.engine)
-                reached = bound.measure(directory, images, engine, seconds=plan.seconds).images_per_s
+                bound_per_s = bound.images_per_s(directory, images, engine, seconds=plan.seconds)
         with _deployer(document, version.reference, restore) as deployed:
             for count in plan.replicas:
                 url = deployed(count)
@@ -77,14 +77,14 @@ def run(
             test_accuracy=version.metrics.get("test_accuracy"),
             memory_mib=memory,
             points=points,
-            bound_per_s=reached,
+            bound_per_s=bound_per_s,
         )
 
 
 def run_at(url: str, plan: Plan, *, images: Path, allow_remote: bool = False) -> Results:
-    """Measure the server at url (http://HOST:PORT, whose /predict is loaded); `plan.replicas` is not looked at.
+    """Measure /predict of the server at url (http://HOST:PORT). `plan.replicas` has no effect.
 
-    Raises UsageError for a URL that is none or another machine's, BenchmarkError when it answers nothing.
+    Raises UsageError for an invalid URL or another machine's, BenchmarkError if the server answers no request.
     """
     running = cluster.status()
     points = one_server.measure(
@@ -105,15 +105,15 @@ def run_at(url: str, plan: Plan, *, images: Path, allow_remote: bool = False) ->
 
 
 def _simulate(document: ServeConfiguration, plan: Plan) -> None:
-    """Put the slow network into the document, and room for as many replicas as are planned."""
+    """Make the configuration simulate a slow network, and lower the replicas' CPU share so that all of them fit."""
     document.arguments["simulate_forward_ms"] = plan.simulate_forward_ms
-    # An update has twice as many for a while.
+    # During an update, old and new replicas run at the same time.
     document.deployment.setdefault("ray_actor_options", {})["num_cpus"] = 0.5 / max(plan.replicas)
 
 
 @contextmanager
 def _deployer(document: ServeConfiguration, model: str, restore: bool) -> Iterator[Callable[[int], str]]:
-    """A function that serves the model with so many replicas and gives the URL, once all of them run."""
+    """Yield a function that serves the model with N replicas, waits until all of them run, and returns the URL."""
     running = cluster.status()
     former = deploy.served(running) if running else None
 
@@ -121,9 +121,9 @@ def _deployer(document: ServeConfiguration, model: str, restore: bool) -> Iterat
         counted = document.pinned(model=model, replicas=count)
         url = deploy.deploy(counted) if cluster.status() else deploy.up(counted, detach=True).url
         deadline = time.monotonic() + 60
-        while (alive := len(usage.replicas(_head()))) != count:  # a larger deployment's end a little later
+        while (alive := len(usage.replicas(_head()))) != count:  # surplus replicas need a moment to stop
             if time.monotonic() > deadline:
-                raise BenchmarkError(f"{alive} replicas run, not {count}")
+                raise BenchmarkError(f"{alive} replicas run after 60 s, not {count}")
             time.sleep(0.25)
         return url
 
@@ -139,12 +139,12 @@ def _deployer(document: ServeConfiguration, model: str, restore: bool) -> Iterat
 def _head() -> int:
     running = cluster.status()
     if running is None:
-        raise BenchmarkError("the cluster ended during the measurement")
+        raise BenchmarkError("the cluster stopped during the measurement")
     return running.pid
 
 
 def _config(document: ServeConfiguration) -> dict[str, Any]:
-    """What decides the speed: the application's arguments, the deployment's limits, the ingress's environment."""
+    """Return the settings that decide the speed: of the application, of its deployment and of the ingress."""
     measured = {
         key: value
         for key, value in document.deployment.items()

@@ -1,9 +1,9 @@
-"""A serving benchmark told: a table for the terminal, and a page (Markdown) with its plot.
+"""The report of a serving benchmark: a table for the terminal, and a Markdown page with a plot.
 
     print_table(results)                             # stderr
     write(results, Path("benchmarks/results"))       # serving.png, serving.md
 
-Speed-ups are relative to the first replica count, which is 1.0. Formats; decides nothing.
+Speed-ups are relative to the first replica count. The conclusions come from raycls/benchmark/results.py.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ HEADER = (
     "cores used: replicas + ingress + generator / all", "n", "errors",
 )  # fmt: skip
 READING = """\
-Medians over the repeats; requests/s with the least and the most. Closed loop (connections): each connection sends
-its next request when the last is answered. Open loop (offered): requests leave on a fixed schedule, and latency
-counts from the scheduled time. Latencies are of answers with status 200; all else is counted as an error. The load
-generator shares the cores with the server: the table says how much it takes. Batch sizes and cores include half a
-second of warm-up before each repeat; a batch's maximum is the bound of a histogram's bucket. The replica counts were
-measured one after another, the loads of one count in turns."""
+Values are medians over the repeats; requests/s also has its minimum and maximum. Closed loop (connections): each
+connection sends its next request when the previous one is answered. Open loop (offered): requests are sent on a fixed
+schedule, and latency counts from the scheduled time. Latencies are those of answers with status 200; every other answer
+is an error. The load generator shares the cores with the server; the table shows how much it uses. Batch sizes and
+cores include half a second of warm-up before each repeat. The maximum of a batch is the bound of a histogram bucket.
+The replica counts were measured one after another, and the loads of one count in turns."""
 
 
 def rows(results: Results) -> list[tuple[str, ...]]:
-    """One row per point under HEADER; a figure is the median over the repeats, with (least–most) for requests/s."""
+    """Return one row per point, as in HEADER. Values are medians over the repeats; requests/s has (min–max)."""
     return [_row(results, point) for point in results.points]
 
 
 def print_table(results: Results) -> None:
-    """The table and the conclusions, on stderr."""
-    width = None if sys.stderr.isatty() else 180  # a log has no edge to wrap at
+    """Print the table and the conclusions on stderr."""
+    width = None if sys.stderr.isatty() else 180  # a log file has no width
     console = Console(stderr=True, highlight=False, width=width)
     table = Table(title=f"{results.model}: {_setting(results)}", caption_justify="left")
     for column in HEADER:
@@ -55,7 +55,7 @@ def print_table(results: Results) -> None:
 
 
 def write(results: Results, directory: Path) -> list[Path]:
-    """serving.png and serving.md in directory, which is made; earlier ones are replaced. Their paths."""
+    """Write serving.md and serving.png into directory, in place of older ones, and return their paths."""
     directory.mkdir(parents=True, exist_ok=True)
     plot, page = directory / "serving.png", directory / "serving.md"
     draw(results, plot)
@@ -64,7 +64,7 @@ def write(results: Results, directory: Path) -> list[Path]:
 
 
 def markdown(results: Results, plot: str) -> str:
-    """The page: circumstances, table, plot, what follows, and how to read it."""
+    """Return the page: conclusions, plot, table, an explanation of the columns, machine and settings."""
     facts = {**results.hardware, **results.versions}
     memory = [f"{mib:.0f} MiB with {count}" for count, mib in results.memory_mib.items()]
     lines = [
@@ -103,24 +103,24 @@ def _setting(results: Results) -> str:
 def _notes(results: Results) -> list[str]:
     notes = []
     if results.accuracy_over_http is not None:
-        known = (
-            f"; {results.test_accuracy:.2%} in process on the whole test split"
+        registered = (
+            f" (registered on the whole test split: {results.test_accuracy:.2%})"
             if results.test_accuracy
             else ""
         )
-        notes.append(f"Accuracy of the answers over HTTP: {results.accuracy_over_http:.2%}{known}.")
+        notes.append(f"Accuracy of the answers over HTTP: {results.accuracy_over_http:.2%}{registered}.")
     if results.plan.simulate_forward_ms:
         notes.append(
-            f"A simulated network: each image sleeps {results.plan.simulate_forward_ms:g} ms, which takes no core."
+            f"The network is simulated: each image sleeps {results.plan.simulate_forward_ms:g} ms, which needs no CPU."
         )
     if results.bound_per_s:
         reached = max(results.peak(count).requests_per_s for count in results.counts) / results.bound_per_s
         notes.append(
-            f"The bound of this machine: bare processes, one on each core, decode and classify "
-            f"{results.bound_per_s:,.0f} images/s; the best of the loads below is {reached:.0%} of it."
+            f"The bound of this machine is {results.bound_per_s:,.0f} images/s: one bare process per core decodes and "
+            f"classifies. The best load below reaches {reached:.0%} of it."
         )
     if late := [spread.median for point in results.points if (spread := point.spread("late_p99_ms"))]:
-        notes.append(f"Open loops: the load generator itself sent at most {max(late):.2f} ms late (p99).")
+        notes.append(f"In the open loops, the load generator sent at most {max(late):.2f} ms late (p99).")
     return notes
 
 

@@ -1,4 +1,4 @@
-"""How servers take an image, and where their answers name its class: what a load generator has to know of each.
+"""The request forms: how each kind of server takes an image, and where its answer names the class.
 
 form = FORMS["base64"]
 request = form.wrap(EncodedImage(png, "image/png", "cat"))      # .body is b'{"image_data": "iVBORw0…"}'
@@ -19,7 +19,7 @@ JSON = "application/json"
 
 
 class Form(NamedTuple):
-    """wrap: an image, with the body and the content type of a request. named: the class in an answer's document."""
+    """wrap turns an image into a request's body and content type. named reads the class from a JSON answer."""
 
     wrap: Callable[[EncodedImage], EncodedImage]
     named: Callable[[Any], str]

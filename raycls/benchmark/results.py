@@ -1,8 +1,8 @@
-"""A serving benchmark as data: what is planned, what was measured, and what follows from it.
+"""A serving benchmark as data: the plan, the measurements, and the conclusions.
 
     results.peak(2).requests_per_s, results.speedup(results.peak(2)), results.conclusions()
 
-Measures nothing, draws nothing.
+It does not measure and does not draw.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ from raycls.benchmark.load import MAX_OUTSTANDING, Sample
 
 
 class Plan(BaseModel):
-    """What is measured. A whole run takes about replicas × (connections + rates) × repeats × seconds."""
+    """What to measure. A run takes about replicas × (connections + rates) × repeats × seconds."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     replicas: tuple[Annotated[int, Field(ge=1)], ...] = Field(
-        default=(1, 2), min_length=1, description="counts, each once; the first is the 1.0"
+        default=(1, 2), min_length=1, description="replica counts; speed-ups are relative to the first"
     )
     connections: tuple[Annotated[int, Field(ge=1, le=MAX_OUTSTANDING)], ...] = Field(
-        default=(1, 8, 32), min_length=1, description="closed loops"
+        default=(1, 8, 32), min_length=1, description="closed loops, by number of connections"
     )
     rates: tuple[Annotated[float, Field(gt=0)], ...] | Literal["auto"] = Field(
         default="auto",
         description="open loops, requests/s; auto: 50% and 80% of each count's own closed-loop peak",
     )
-    seconds: float = Field(default=3.0, gt=0, le=600, description="the counted part of a repeat")
-    repeats: int = Field(default=3, ge=1, le=1000, description="of each load")
+    seconds: float = Field(default=3.0, gt=0, le=600, description="measured part of one repeat")
+    repeats: int = Field(default=3, ge=1, le=1000, description="repeats of each load")
     simulate_forward_ms: float = Field(
         default=0,
         ge=0,
         le=10_000,
-        description="a slow network: each image sleeps so long, which takes no core",
+        description="simulate a slow network: each image sleeps this long, which needs no CPU",
     )
 
     @field_validator("replicas", "connections")
@@ -50,7 +50,7 @@ class Plan(BaseModel):
 
 
 class Spread(NamedTuple):
-    """Over the repeats of a point."""
+    """A value over the repeats of a point."""
 
     median: float
     low: float
@@ -58,22 +58,22 @@ class Spread(NamedTuple):
 
 
 class Point(BaseModel):
-    """One load against one replica count, in several repeats. `replicas` None: a server given by URL."""
+    """One load against one replica count, in several repeats. `replicas` is None for a server given by URL."""
 
     replicas: int | None
-    connections: int | None = Field(description="closed loop; None in an open one")
-    rate: float | None = Field(description="open loop, requests/s; None in a closed one")
+    connections: int | None = Field(description="of a closed loop; None for an open loop")
+    rate: float | None = Field(description="requests/s of an open loop; None for a closed loop")
     samples: list[Sample]
-    batch_mean: float | None = Field(
-        description="images in a forward pass, mean; None where it cannot be told"
+    batch_mean: float | None = Field(description="mean images per forward pass; None if it is not known")
+    batch_max: float | None = Field(
+        description="upper bound of the largest batch: the bound of a histogram bucket, so 32 can mean 17"
     )
-    batch_max: float | None = Field(description="no batch had more: a bucket's bound, so 32 may have been 17")
     cores: dict[str, float] = Field(
-        description="in use: generator; replicas, ingress and busy on this machine"
+        description="cores in use on this machine: generator, replicas, ingress, and busy (all programs)"
     )
 
     def spread(self, field: str) -> Spread | None:
-        """Of a numeric field of Sample; None where no repeat has it, as nothing was answered."""
+        """Return the spread of a numeric field of Sample, or None if no repeat has a value."""
         values = [value for sample in self.samples if (value := getattr(sample, field)) is not None]
         return Spread(statistics.median(values), min(values), max(values)) if values else None
 
@@ -87,27 +87,27 @@ class Point(BaseModel):
 
     @property
     def other_cores(self) -> float:
-        """Cores used by neither replicas, ingress nor generator: Ray's own processes, and other programs."""
+        """The cores used by Ray's own processes and by other programs."""
         return self.cores["busy"] - sum(value for name, value in self.cores.items() if name != "busy")
 
 
 class Results(BaseModel):
-    """All that was measured, and on what."""
+    """The measurements of a run, and the machine, versions and settings that they belong to."""
 
-    date: str = Field(description="UTC, when the run ended")
+    date: str = Field(description="end of the run, UTC")
     hardware: dict[str, str]
     versions: dict[str, str]
     plan: Plan
     config: dict[str, Any] = Field(
-        description="of the application, its deployment and the ingress; {} by URL"
+        description="settings of the application, its deployment and the ingress; {} for a server given by URL"
     )
-    model: str = Field(description="NAME/VERSION, or the URL of the server that was given")
-    test_accuracy: float | None = Field(description="in process, on the whole test split, as registered")
-    memory_mib: dict[int, float] = Field(description="per replica (USS), by replica count")
+    model: str = Field(description="NAME/VERSION, or the URL of the server")
+    test_accuracy: float | None = Field(description="the registered accuracy on the whole test split, 0..1")
+    memory_mib: dict[int, float] = Field(description="memory of one replica (USS), by replica count")
     points: list[Point]
     bound_per_s: float | None = Field(
         default=None,
-        description="images/s of bare processes, one on each core, that decode and classify; None: not measured",
+        description="images/s of bare processes, one per core, that decode and classify; None: not measured",
     )
 
     @property
@@ -123,32 +123,32 @@ class Results(BaseModel):
         )
 
     def peak(self, replicas: int | None) -> Point:
-        """The closed-loop point of that count with the most requests/s."""
+        """Return the closed-loop point of a replica count with the most requests/s."""
         return max(self.closed(replicas), key=lambda point: point.requests_per_s)
 
     def speedup(self, point: Point) -> float | None:
-        """Requests/s against the first count's at as many connections; None in an open loop."""
+        """Return requests/s divided by the first count's at as many connections; None for an open loop."""
         same = [p for p in self.closed(self.counts[0]) if p.connections == point.connections]
         return point.requests_per_s / same[0].requests_per_s if same and same[0].requests_per_s else None
 
     def efficiency(self, point: Point) -> float | None:
-        """What each replica brings, in requests/s of the first count's at as many connections; None as `speedup`."""
+        """Return the speed-up per replica, or None as `speedup` does. 1.0: each replica brings its full share."""
         speedup, first = self.speedup(point), self.counts[0]
         return speedup * first / point.replicas if speedup and first and point.replicas else None
 
     @property
     def accuracy_over_http(self) -> float | None:
-        """Of all answers to images whose class is known."""
+        """The share of right answers (0..1) to images whose true class is known; None without such images."""
         samples = [sample for point in self.points for sample in point.samples]
         labelled = sum(sample.labelled for sample in samples)
         return sum(sample.correct for sample in samples) / labelled if labelled else None
 
     def conclusions(self) -> list[str]:
-        """A sentence for each count beyond the first: how much it brings, and where it does not, why not."""
+        """Return a sentence for each count after the first: the speed-up, and the reason if it is not the full one."""
         return list(_conclusions(self))
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values under the names that `--json` prints; each point's are medians over its repeats."""
+        """Return plain values under the names that `--json` prints. A point's values are medians over its repeats."""
         fields = ("date", "model", "test_accuracy", "memory_mib", "hardware", "versions", "config")
         return {
             "benchmark": "serving",
@@ -196,35 +196,35 @@ def _conclusions(results: Results) -> Iterator[str]:
         assert count and first
         peak = results.peak(count)
         gain = _ratio(peak, base) or 0.0
-        says = f"{count} replicas answer {gain:.2f} × the requests/s of {first} at their peaks"
+        says = f"{count} replicas reach {gain:.2f} × the peak requests/s of {first}"
         if gain >= 0.9 * count / first:
             yield f"{says}: each replica brings its full share."
             continue
         reasons = []
         if peak.other_cores > 0.25 * cores:
             reasons.append(
-                f"other programs take {peak.other_cores:.2f} of the {cores:.0f} cores, so this says little: "
-                "measure again when the machine is quiet"
+                f"other programs use {peak.other_cores:.2f} of the {cores:.0f} cores, so the result is not "
+                "reliable: measure again on a quiet machine"
             )
         elif cores - peak.cores["busy"] < 0.1 * cores:
             parts = {name: base.cores[name] for name in ("replicas", "ingress", "generator")}
             parts["others"] = base.other_cores
-            told = ", ".join(f"{name} {value:.2f}" for name, value in parts.items())
+            shares = ", ".join(f"{name} {value:.2f}" for name, value in parts.items())
             reasons.append(
-                f"the {cores:.0f} cores are used up, as {first} alone keeps {base.cores['busy']:.2f} of them busy "
-                f"({told}), which leaves {cores - base.cores['busy']:.2f} for more"
+                f"all {cores:.0f} cores are busy; {first} replica{'s' if first > 1 else ''} alone "
+                f"used {base.cores['busy']:.2f} ({shares}) and left {cores - base.cores['busy']:.2f} free"
             )
         elif peak.connections == 1:
-            reasons.append("one connection has one request at a time, which one replica takes")
+            reasons.append("one connection sends one request at a time, so only one replica works")
         else:
             reasons.append(
-                f"not for want of cores, of which {peak.cores['busy']:.2f} of {cores:.0f} are busy: the "
-                "requests wait elsewhere, in the ingress or for more connections"
+                f"only {peak.cores['busy']:.2f} of {cores:.0f} cores are busy: the requests wait in the ingress, "
+                "or there are too few connections"
             )
         if base.batch_mean and peak.batch_mean and peak.batch_mean < 0.8 * base.batch_mean:
             reasons.append(
-                f"batches shrink from {base.batch_mean:.1f} to {peak.batch_mean:.1f} images, and small ones "
-                "cost more for each"
+                f"the mean batch shrinks from {base.batch_mean:.1f} to {peak.batch_mean:.1f} images, and an image "
+                "in a small batch costs more CPU time"
             )
         start = "More replicas do not help here: " if gain < 1.05 else ""
         yield f"{start}{says}, not {count / first:g} ×: {'; '.join(reasons)}."

@@ -1,10 +1,10 @@
-"""Who uses this machine's cores and memory while a server is under load: replicas, ingress, and all else.
+"""How much CPU and memory the replicas, the ingress and all other programs use while a server is under load.
 
     meter = Meter(head=None)
-    ...                      # the work
+    ...                      # the load
     meter.cores()            # {"replicas": 1.02, "ingress": 0.31, "busy": 1.9}
 
-Reads the process table of this machine: nothing is known of replicas on another node.
+It reads this machine's process table, so it does not see replicas on other nodes.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from psutil import Process
 
 from raycls.errors import BenchmarkError
 
-# By the names Ray gives its processes: every replica, and what stands between them and the socket.
+# The names that Ray gives its processes. The ingress is every process between the socket and the replicas.
 REPLICA = "ray::ServeReplica:"
 CONTROLLER = "ray::ServeController"
 INGRESS = ("haproxy", "ray::ProxyActor", "ray::HAProxyManager")
 
 
 class Meter:
-    """CPU time since its making, in cores: 1.0 is one core fully used. head: see `replicas`."""
+    """Measures CPU time from its construction on, in cores (1.0 is one core fully used). head: see `replicas`."""
 
     def __init__(self, head: int | None = None) -> None:
         self._started = time.perf_counter()
@@ -32,7 +32,7 @@ class Meter:
         self._groups = {group: {p: _cpu_seconds(p) for p in found} for group, found in groups.items()}
 
     def cores(self) -> dict[str, float]:
-        """replicas, ingress and busy (all that runs on this machine), from 0 to the number of cores."""
+        """Return the cores used by "replicas", by "ingress", and in all ("busy"), from 0 to the number of cores."""
         wall = time.perf_counter() - self._started
         spent = {
             group: sum(max(0.0, _cpu_seconds(process) - before) for process, before in members.items())
@@ -43,20 +43,23 @@ class Meter:
 
 
 def replicas(head: int | None = None) -> list[Process]:
-    """The replica processes here: of the cluster that has this head process, or of every one."""
+    """Return this machine's replica processes: those of the cluster with this head process, or of every cluster."""
     return _called((REPLICA,), head)
 
 
 def controller(head: int) -> Process:
-    """Serve's controller in the cluster that has this head process. Raises BenchmarkError where there is not one."""
+    """Return the process of Serve's controller in the cluster with this head process.
+
+    Raises BenchmarkError if there is not exactly one.
+    """
     found = _called((CONTROLLER,), head)
     if len(found) != 1:
-        raise BenchmarkError(f"{len(found)} processes are Serve's controller")
+        raise BenchmarkError(f"the cluster has {len(found)} Serve controllers, not 1")
     return found[0]
 
 
 def memory_mib(processes: list[Process]) -> float:
-    """What ending these processes would free (USS), MiB: no shared libraries, no mapped files."""
+    """Return the memory that belongs to these processes alone (USS), MiB: no shared libraries or mapped files."""
     return sum(process.memory_full_info().uss for process in processes) / 2**20
 
 
@@ -68,14 +71,14 @@ def _called(names: tuple[str, ...], head: int | None) -> list[Process]:
 def _name(process: Process) -> str:
     try:
         return (process.cmdline() or [""])[0].rpartition("/")[2]
-    except psutil.Error:  # it has ended since it was listed, or is another user's
+    except psutil.Error:  # the process has ended, or belongs to another user
         return ""
 
 
 def _cpu_seconds(process: Process) -> float:
     try:
         return sum(process.cpu_times()[:2])
-    except psutil.Error:  # autoscaled away, or lost: what it used until then is not known
+    except psutil.Error:  # the process has ended: its CPU time is not known
         return 0.0
 
 

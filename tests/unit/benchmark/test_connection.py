@@ -1,4 +1,4 @@
-"""One connection of the load generator, against a server that says exactly what each test gives it."""
+"""One connection of the load generator, against a server that sends exactly the bytes of each test."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ UNTIL_CLOSED = b"HTTP/1.1 200 OK\r\n\r\nhello"
 
 
 def talk(answer: bytes, test: Callable[[str, list[bytes]], Coroutine[Any, Any, None]], close: bool) -> None:
-    """Run `test` with the URL of a server that gives every request this answer, byte by byte, and what it has read."""
+    """Run `test` with a server's URL and the bytes that the server has read. It sends `answer` byte by byte."""
     read: list[bytes] = []
 
     async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -63,7 +63,7 @@ def test_one_request_after_another_on_the_same_connection(answer):
 
 
 @pytest.mark.parametrize("answer", [LAST, UNTIL_CLOSED])
-def test_a_connection_that_the_server_ends_gives_its_answer_and_no_other(answer):
+def test_a_connection_that_the_server_closes_gives_one_answer(answer):
     async def test(url: str, read: list[bytes]) -> None:
         connection = await Connection.open(url)
         given = await connection.ask(post(url, b"", "image/png", {}))
@@ -82,7 +82,7 @@ def test_a_connection_that_the_server_ends_gives_its_answer_and_no_other(answer)
         (UPGRADE, AnswerError),
     ],
 )
-def test_what_is_no_whole_answer_is_an_error(answer, error):
+def test_an_incomplete_answer_is_an_error(answer, error):
     async def test(url: str, read: list[bytes]) -> None:
         connection = await Connection.open(url)
         with pytest.raises(error):

@@ -46,7 +46,7 @@ def test_a_closed_loop_keeps_exactly_its_connections_busy_and_sends_every_image(
     assert most == len(ports) == 4
     assert bodies == {path.read_bytes() for path in images.rglob("*.png")}
     assert 20 <= sample.p50_ms <= sample.p95_ms <= sample.p99_ms <= sample.max_ms < 500
-    assert sample.answered <= 4 / 0.02 * 1.1  # the warm-up's are not counted
+    assert sample.answered <= 4 / 0.02 * 1.1  # answers during the warm-up are not counted
     assert sample.requests_per_s == pytest.approx(4 * 1000 / sample.mean_ms, rel=0.1)  # Little's law
     assert sample.errors == {}
     assert sample.labelled == sample.answered
@@ -70,11 +70,11 @@ def test_an_open_loop_charges_a_stall_to_every_request_that_was_due_in_it(serve,
         return handler
 
     opened = measure(serve(stalling()), images, rate=100, seconds=2)
-    # About 60 of 200 requests fell due during the stall and waited 0.6 s down to nothing.
+    # About 60 of 200 requests were scheduled during the stall. They waited up to 0.6 s.
     assert opened.answered == pytest.approx(200, abs=2)
     assert opened.p95_ms > 300
     assert opened.p50_ms < 100
-    # One connection in a closed loop meets the same stall once, and hardly shows it.
+    # One connection in a closed loop meets the stall in a single request, so p95 stays low.
     assert measure(serve(stalling()), images, connections=1, seconds=2).p95_ms < 100
 
 
@@ -85,12 +85,12 @@ def test_a_server_that_blocks_its_own_accepting_is_charged_too(serve, images):
         nonlocal seen
         seen += 1
         if seen == 60:
-            threading.Event().wait(0.6)  # nothing is read or answered meanwhile
+            threading.Event().wait(0.6)  # the server reads and answers nothing in this time
         return web.json_response({"class_name": "red"})
 
     sample = measure(serve(handler), images, rate=100, seconds=2)
     assert sample.p95_ms > 300
-    assert sample.late_p99_ms < 100  # the generator itself went on sending on time
+    assert sample.late_p99_ms < 100  # the generator itself sent on time
 
 
 def test_errors_are_counted_by_kind_and_stay_out_of_the_latencies(serve, images):
@@ -137,7 +137,7 @@ def test_connections_that_the_server_ends_between_requests_lose_none(serve, imag
     assert len(set(ports)) == len(ports) == sample.answered == 20
 
 
-def test_an_answer_after_the_timeout_is_nobody_elses(serve, images):
+def test_a_late_answer_is_not_counted_for_the_next_request(serve, images):
     seen = 0
 
     async def handler(request: web.Request) -> web.Response:
@@ -153,25 +153,25 @@ def test_an_answer_after_the_timeout_is_nobody_elses(serve, images):
     assert sample.correct == sample.labelled == sample.answered > 10
 
 
-def test_nobody_listening_is_an_error_of_every_request(serve, images):
+def test_without_a_server_every_request_is_an_error(serve, images):
     sample = measure("http://127.0.0.1:9/predict", images, rate=20, warmup_seconds=0)
     assert sample.errors == {"ConnectionRefusedError": 20}
 
 
-def test_a_generator_that_dies_is_told(serve, images):
+def test_a_sender_that_dies_is_an_error(serve, images):
     with LoadGenerator("http://127.0.0.1:9/predict", images) as generator:
         assert generator.pid != os.getpid()
         os.kill(generator.pid, signal.SIGKILL)
-        with pytest.raises(BenchmarkError, match="ended without an answer"):
+        with pytest.raises(BenchmarkError, match="ended without a result"):
             generator.measure(Load(connections=1))
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:8000/predict", "http://localhost/x", "https://[::1]:1/x"])
-def test_this_machine_may_be_loaded(url):
+def test_load_may_be_sent_to_this_machine(url):
     assert check_url(url) == url
 
 
-def test_another_machine_only_when_allowed():
+def test_load_is_sent_to_another_machine_only_if_allowed():
     with pytest.raises(UsageError, match=r"192\.0\.2\.1 is another machine: add --allow-remote"):
         check_url("http://192.0.2.1/predict")
     assert check_url("http://192.0.2.1/predict", allow_remote=True)
@@ -190,7 +190,7 @@ def test_another_machine_only_when_allowed():
         "http://127.0.0.1/ä",
     ],
 )
-def test_what_is_no_url_is_told(url):
+def test_an_invalid_url_is_an_error(url):
     with pytest.raises(UsageError, match="is not a URL"):
         check_url(url, allow_remote=True)
 
@@ -205,8 +205,8 @@ def test_images_in_the_folder_itself_have_no_class(images):
     }  # fmt: skip
 
 
-def test_a_folder_without_images_is_told(tmp_path):
-    with pytest.raises(UsageError, match="holds no image files"):
+def test_a_folder_without_images_is_an_error(tmp_path):
+    with pytest.raises(UsageError, match="there are no images in"):
         LoadGenerator("http://127.0.0.1:8000/predict", tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""Measuring a server from outside: its batch sizes, the CPU time of its processes, and benchmarks/serving.py."""
+"""One server under load: its batch sizes, the CPU time of its processes, and benchmarks/serving.py."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[3]
 
 
 class Replicas:
-    """A server that behaves like two replicas behind an ingress: each request reaches the next of them."""
+    """A server that behaves like two replicas behind an ingress: they get the requests in turns."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -52,7 +52,7 @@ class Replicas:
 
 @pytest.fixture
 def replicas(serve: Callable[..., str]) -> str:
-    """The URL of such a server's /predict."""
+    """Start such a server and return the URL of its /predict."""
     two = Replicas()
     return serve(two.predict, two.metrics)
 
@@ -67,9 +67,9 @@ def test_batch_sizes_are_summed_over_all_replicas(replicas, images):
     assert point.batch_mean == pytest.approx(2.0, abs=0.1)
 
 
-def test_replicas_that_never_answer_are_told(replicas, monkeypatch):
+def test_a_replica_that_never_appears_is_an_error(replicas, monkeypatch):
     monkeypatch.setattr(batch_counts, "SCRAPE_S", 0.5)
-    with pytest.raises(BenchmarkError, match="2 of 3 replicas are told of"):
+    with pytest.raises(BenchmarkError, match="lists 2 of 3 replicas"):
         scrape(replicas, 3)
 
 
@@ -81,7 +81,7 @@ def test_a_server_without_metrics_has_no_batch_sizes(serve, images):
     assert between({}, {}) is None
 
 
-def test_the_forward_pass_is_as_long_as_the_replica_says(serve):
+def test_the_forward_pass_takes_the_time_that_the_replica_counts(serve):
     registry, sizes = CollectorRegistry(), []
     passes = Histogram("raycls_forward_seconds", "", ["replica"], registry=registry).labels("a")
 
@@ -100,7 +100,7 @@ def test_the_forward_pass_is_as_long_as_the_replica_says(serve):
 
 def test_auto_rates_are_half_and_four_fifths_of_the_closed_loop_peak(serve, images):
     async def predict(request: web.Request) -> web.Response:
-        await asyncio.sleep(0.01)  # few requests/s, which any machine keeps up with
+        await asyncio.sleep(0.01)  # few requests/s, so that any machine can keep up
         return web.json_response({"class_name": "red"})
 
     points = one_server.measure(serve(predict), images, Plan(connections=(1, 4), seconds=0.3, repeats=2))
@@ -114,17 +114,17 @@ def test_auto_rates_are_half_and_four_fifths_of_the_closed_loop_peak(serve, imag
         assert 0 < point.cores["generator"] <= point.cores["busy"]
 
 
-def test_a_server_that_answers_nothing_is_an_error_that_says_what_it_answers(serve, images):
+def test_a_server_that_answers_no_request_with_200_is_an_error(serve, images):
     async def predict(request: web.Request) -> web.Response:
         return web.Response(status=503)
 
-    with pytest.raises(BenchmarkError, match=r"no request with status 200; instead: \{'503'"):
+    with pytest.raises(BenchmarkError, match=r"no request with status 200; it answered: \{'503'"):
         one_server.measure(serve(predict), images, Plan(connections=(1,), seconds=0.3))
 
 
 @pytest.fixture
 def spinning_replica() -> Iterator[subprocess.Popen[bytes]]:
-    """A process that is called what Ray calls a replica, and keeps one core busy."""
+    """Start a process that has a replica's name and keeps one core busy."""
     process = subprocess.Popen(
         ["ray::ServeReplica:app:Classifier", "-c", "while True: pass"], executable=sys.executable
     )
@@ -133,8 +133,8 @@ def spinning_replica() -> Iterator[subprocess.Popen[bytes]]:
     process.wait()
 
 
-def test_the_meter_tells_whose_cpu_time_it_was(spinning_replica):
-    # Other tests' cluster may run below this process as well, idle.
+def test_the_meter_counts_the_cpu_time_of_replicas(spinning_replica):
+    # The idle cluster of other tests may run below this process too.
     (found,) = [p for p in usage.replicas(os.getpid()) if p.pid == spinning_replica.pid]
     meter = usage.Meter(os.getpid())
     time.sleep(0.5)
@@ -148,7 +148,7 @@ def test_the_meter_tells_whose_cpu_time_it_was(spinning_replica):
     assert spinning_replica.pid not in [p.pid for p in usage.replicas(os.getpid())]
 
 
-def test_the_images_sent_are_the_test_split_without_loss(digits_home, tmp_path):
+def test_the_images_are_the_test_split_without_loss(digits_home, tmp_path):
     dataset = open_dataset("digits")
     write_images(dataset, tmp_path, 50)
     paths = list(tmp_path.rglob("*.png"))
@@ -175,7 +175,7 @@ def test_bench_measures_a_running_server_and_ends_with_one_json_document(replica
     assert "2 connections" in captured.err
 
 
-def test_the_script_told_wrongly_ends_with_one_line_and_exit_code_2():
+def test_a_wrong_option_of_the_script_ends_with_one_line_and_exit_code_2():
     command = [sys.executable, ROOT / "benchmarks" / "serving.py", "--connections", "many"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
@@ -190,9 +190,9 @@ def test_the_script_told_wrongly_ends_with_one_line_and_exit_code_2():
         (["--rates", "fast"], r"rates"),
         (["--url", "http://127.0.0.1:1"], "--url needs --images"),
         (["--url", "http://192.0.2.1", "--images", "IMAGES"], "add --allow-remote"),
-        (["--url", "http://127.0.0.1:1", "--images", "tests/unit"], "holds no image files"),
+        (["--url", "http://127.0.0.1:1", "--images", "tests/unit"], "there are no images in"),
     ],
 )
-def test_wrong_use_is_told(arguments, message, images, capsys):
+def test_a_wrong_option_of_bench_is_an_error(arguments, message, images, capsys):
     assert run(["bench", *(str(images) if argument == "IMAGES" else argument for argument in arguments)]) == 2
     assert re.search(message, capsys.readouterr().err)

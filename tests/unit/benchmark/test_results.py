@@ -1,4 +1,4 @@
-"""What follows from measured points: speed-ups, reasons, JSON, page and plot."""
+"""The results of a serving benchmark: speed-ups, conclusions, JSON, page and plot."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def point(
     batch: float = 4.0,
     errors: dict[str, int] | None = None,
 ) -> Point:
-    """`own` is what replicas, ingress and generator use of the `busy` cores."""
+    """own: the cores that replicas, ingress and generator use, out of the `busy` cores."""
     return Point(
         replicas=replicas,
         connections=None if offered else connections,
@@ -97,14 +97,14 @@ def test_speedup_compares_equal_connections_and_peaks_compare_the_best():
         (
             point(1, [100], busy=1.7, own=1.65),
             point(2, [140], busy=1.95, own=1.9, batch=2.0),
-            ["1.40 ×", "not 2 ×", "1 alone keeps 1.70", "replicas 1.15", "leaves 0.30", "shrink from 4.0 to 2.0"],
+            ["1.40 ×", "not 2 ×", "alone used 1.70", "replicas 1.15", "left 0.30 free", "from 4.0 to 2.0"],
         ),
         (point(1, [100], busy=1.9, own=1.9), point(2, [101], busy=2.0, own=1.9), ["More replicas do not help here"]),
-        (point(1, [100]), point(2, [110], busy=1.1, own=1.05), ["not for want of cores", "1.10 of 2"]),
-        (point(1, [100]), point(2, [90], busy=2.0, own=0.9), ["other programs take 1.10 of the 2 cores"]),
-        (point(1, [100], connections=1), point(2, [100], connections=1), ["one connection has one request at a time"]),
+        (point(1, [100]), point(2, [110], busy=1.1, own=1.05), ["only 1.10 of 2 cores are busy"]),
+        (point(1, [100]), point(2, [90], busy=2.0, own=0.9), ["other programs use 1.10 of the 2 cores"]),
+        (point(1, [100], connections=1), point(2, [100], connections=1), ["one connection sends one request"]),
     ],
-    ids=["scales", "cores used up", "no help", "not the cores", "busy machine", "one connection"],
+    ids=["scales", "all cores busy", "no help", "cores free", "other programs", "one connection"],
 )  # fmt: skip
 def test_the_conclusion_follows_from_the_figures(first, second, expected):
     (conclusion,) = results(first, second).conclusions()
@@ -148,15 +148,15 @@ def test_the_page_has_every_point_the_circumstances_and_its_plot(tmp_path: Path)
     assert f"]({plot.name})" in text
     with_open = Image.open(plot).size
     report.write(results(point(1, [100])), tmp_path)
-    assert Image.open(tmp_path / "serving.png").size[0] < with_open[0]  # no panel for loads that were not run
+    assert Image.open(tmp_path / "serving.png").size[0] < with_open[0]  # no open loop: no third panel
 
 
-def test_the_bound_is_told_and_drawn(tmp_path: Path):
+def test_the_page_and_the_plot_show_the_bound(tmp_path: Path):
     measured = results(point(1, [100]), point(2, [150]))
     bounded = measured.model_copy(update={"bound_per_s": 300.0})
-    assert "decode and classify 300 images/s; the best of the loads below is 50% of it" in report.markdown(
-        bounded, "serving.png"
-    )
+    page = report.markdown(bounded, "serving.png")
+    assert "The bound of this machine is 300 images/s" in page
+    assert "The best load below reaches 50% of it." in page
     assert "The bound of this machine" not in report.markdown(measured, "serving.png")
     pages = [
         report.write(each, tmp_path / name)[1] for name, each in (("without", measured), ("with", bounded))
@@ -166,10 +166,10 @@ def test_the_bound_is_told_and_drawn(tmp_path: Path):
     assert bounded.as_json()["bound_per_s"] == 300
 
 
-def test_a_simulated_network_is_said(tmp_path: Path):
+def test_the_page_says_that_the_network_is_simulated():
     measured = results(point(1, [100]), point(2, [150]))
     slow = measured.model_copy(update={"plan": Plan(simulate_forward_ms=20)})
-    assert "A simulated network: each image sleeps 20 ms" in report.markdown(slow, "serving.png")
+    assert "The network is simulated: each image sleeps 20 ms" in report.markdown(slow, "serving.png")
 
 
 def test_the_table_goes_to_stderr(capsys):
@@ -177,7 +177,10 @@ def test_the_table_goes_to_stderr(capsys):
     captured = capsys.readouterr()
     assert captured.out == ""
     assert "1.90 ×" in captured.err
-    assert "Accuracy of the answers over HTTP: 90.00%; 91.00% in process" in captured.err
+    assert (
+        "Accuracy of the answers over HTTP: 90.00% (registered on the whole test split: 91.00%)"
+        in captured.err
+    )
 
 
 @pytest.mark.parametrize(
