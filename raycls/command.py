@@ -1,4 +1,4 @@
-"""The start and the end of a command: signals, error messages and exit codes.
+"""Run the main function of a program as `raycls` runs a command: the same signals, errors and exit codes.
 
     if __name__ == "__main__":
         command.run(main)
@@ -17,19 +17,16 @@ from raycls.errors import RayclsError
 
 
 def interruptible() -> None:
-    """Make SIGTERM and SIGHUP end this process like Ctrl-C.
-
-    A signal that is already ignored stays ignored, like SIGHUP under `nohup`.
-    """
+    """Make SIGTERM and SIGHUP stop this process as Ctrl-C does. A signal that `nohup` ignores stays ignored."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, signal.default_int_handler)
 
 
 def run(main: Callable[[list[str]], None]) -> None:
-    """Call main with the arguments. Exit with a RayclsError's exit code, and with 130 after an interruption.
+    """Call main with the command line's arguments. Exit with a RayclsError's exit code, and with 130 when interrupted.
 
-    SIGTERM and a closed terminal interrupt main like Ctrl-C, so that it can stop what it has started, like a cluster.
+    SIGTERM and a closed terminal interrupt main as Ctrl-C does, so that it can stop the cluster that it started.
     """
     interruptible()
     try:

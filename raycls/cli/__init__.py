@@ -1,10 +1,10 @@
-"""The command line: one command per stage. Parse, call the library, print; no logic.
+"""The command line: one command per stage. A command parses its options, calls the library and prints.
 
     raycls data prepare cifar10 && raycls tune cifar10 --trials 8 && raycls up
 
-The modules beside this one hold the commands of their part of the library. Progress goes to stderr, results to stdout;
-with --json, stdout is exactly one JSON document. Exit code 0: done; 2: asked for wrongly (the message says how to
-ask); 1: failed; 130: interrupted.
+The other modules of this folder hold the commands of one part of the library each. Progress goes to stderr and results
+go to stdout. With --json, stdout is exactly one JSON document. Exit codes: 0 done; 2 wrong use (the message says what
+is right); 1 failed; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -66,10 +66,10 @@ def demo(
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command line (without the program's name) and return its exit code; errors become one line on stderr."""
+    """Run one command line (without the program's name) and return its exit code. An error is one line on stderr."""
     try:
         app(list(arguments), prog_name="raycls")
-    except SystemExit as done:  # typer's own end, also for a wrong option, which it explains itself
+    except SystemExit as done:  # typer ends every command this way, and explains a wrong option itself
         if done.code == 130:
             print("interrupted", file=sys.stderr)
         return done.code if isinstance(done.code, int) else 0
@@ -80,6 +80,6 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The process's command line. SIGTERM (`ray job stop`) and a closed terminal end it as Ctrl-C does."""
+    """Run the process's command line. SIGTERM (`ray job stop`) and a closed terminal stop it as Ctrl-C does."""
     command.interruptible()
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))

@@ -1,4 +1,4 @@
-"""`raycls data …`: prepare and look at datasets."""
+"""`raycls data`: prepare datasets and look at them."""
 
 from __future__ import annotations
 
@@ -10,23 +10,25 @@ import typer
 from raycls.cli.output import AsJson, print_json, print_table
 from raycls.errors import RayclsError
 
-app = typer.Typer(no_args_is_help=True, help="Prepare and look at datasets.", rich_markup_mode=None)
+app = typer.Typer(no_args_is_help=True, help="Prepare datasets and look at them.", rich_markup_mode=None)
 
-Dataset = Annotated[str, typer.Argument(help="a prepared dataset: see `raycls data list`")]
+Dataset = Annotated[str, typer.Argument(help="name of a prepared dataset; `raycls data list` shows them")]
 
 
 @app.command("prepare")
 def prepare_command(
-    source: Annotated[str, typer.Argument(help="cifar10, digits, or a folder of class folders")],
-    root: Annotated[Path | None, typer.Option(help="where torchvision's CIFAR-10 files already are")] = None,
-    size: Annotated[
-        int | None, typer.Option(min=8, max=1024, help="side of the packed images, pixels")
+    source: Annotated[str, typer.Argument(help="cifar10, digits, or a folder with one subfolder per class")],
+    root: Annotated[
+        Path | None, typer.Option(help="folder that has torchvision's CIFAR-10 files already")
     ] = None,
-    name: Annotated[str | None, typer.Option(help="the dataset's name; default: the source's")] = None,
-    force: Annotated[bool, typer.Option("--force", help="replace a dataset of that name")] = False,
+    size: Annotated[
+        int | None, typer.Option(min=8, max=1024, help="width and height of the packed images, pixels")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="name of the dataset; default: the source's name")] = None,
+    force: Annotated[bool, typer.Option("--force", help="replace an existing dataset of this name")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Make a packed dataset.
+    """Make a dataset from a source: images are decoded, resized, split and packed into arrays.
 
     Example: raycls data prepare photos/ --size 64 --name pets
     """
@@ -40,7 +42,9 @@ def prepare_command(
         print(f"{manifest.name}: {counts}; {len(manifest.classes)} classes of {manifest.image_size} pixels")
         print(f"fingerprint {manifest.fingerprint}")
         if manifest.skipped:
-            print(f"{len(manifest.skipped)} files skipped: see `raycls data show {manifest.name}`")
+            print(
+                f"{len(manifest.skipped)} files were skipped: `raycls data show {manifest.name}` lists them"
+            )
 
 
 @app.command("list")
@@ -68,7 +72,7 @@ def list_command(as_json: AsJson = False) -> None:
 
 @app.command("push")
 def push_command(name: Dataset) -> None:
-    """Copy a dataset to RAYCLS_STORAGE, from where the nodes of a cluster take it when they need it.
+    """Copy a dataset to RAYCLS_STORAGE. The nodes of a cluster fetch it from there when they need it.
 
     Example: RAYCLS_STORAGE=s3://bucket/raycls raycls data push pets
     """
@@ -82,9 +86,7 @@ def push_command(name: Dataset) -> None:
 @app.command("show")
 def show_command(
     name: Dataset,
-    sheet: Annotated[
-        Path | None, typer.Option(help="where to write the contact sheet; default: NAME.png")
-    ] = None,
+    sheet: Annotated[Path | None, typer.Option(help="file for the contact sheet; default: NAME.png")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show counts per class and split, mean, std and fingerprint, and write a contact sheet.
@@ -100,7 +102,7 @@ def show_command(
         contact_sheet(dataset).save(path, format="PNG")
     except OSError as error:
         raise RayclsError(
-            f"cannot write the contact sheet {path}: {error.strerror}; choose --sheet"
+            f"cannot write the contact sheet {path}: {error.strerror}; choose another file with --sheet"
         ) from None
     manifest = dataset.manifest
     if as_json:

@@ -1,4 +1,4 @@
-"""`raycls export`: a registered model as one file for programs without raycls."""
+"""`raycls export`: write a registered model to one file for programs without raycls."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ def export(
     model: Annotated[str, typer.Argument(help="NAME (its champion), NAME@ALIAS or NAME/VERSION")],
     format: Annotated[str, typer.Option("--format", help="onnx, torch-export or torchscript")] = "onnx",
     int8: Annotated[
-        bool, typer.Option("--int8", help="quantized, on ranges seen in training images; not for torchscript")
+        bool, typer.Option("--int8", help="quantize, calibrated on training images; not for torchscript")
     ] = False,
     output: Annotated[
-        Path | None, typer.Option(help="the file; default: NAME-VERSION and its suffix")
+        Path | None, typer.Option(help="file to write; default: NAME-VERSION and the format's suffix")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write a model to one file that takes uint8 images, and check it against the original.
+    """Write a model to one file that takes uint8 images, and compare it with the original.
 
     Example: raycls export cifar10/3 --format onnx
     """
@@ -48,9 +48,11 @@ def export(
         print_json({"model": version.reference, "format": format, "int8": int8, **result.as_json()})
         return
     print(
-        f"{result.path}: {version.reference} as {format}{' int8' if int8 else ''}, described in {result.description}"
+        f"{result.path}: {version.reference} as {format}{' int8' if int8 else ''}; description: {result.description}"
     )
-    print(f"size                  {result.size:,} bytes (the checkpoint's weights: {result.original_size:,})")
+    print(
+        f"size                  {result.size:,} bytes (weights of the checkpoint: {result.original_size:,})"
+    )
     print(f"max logit difference  {result.max_logit_difference:.2g} on {result.images:,} validation images")
     print(
         f"accuracy              {result.accuracy:.4f} against {result.original_accuracy:.4f} "

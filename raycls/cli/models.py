@@ -1,4 +1,4 @@
-"""`raycls evaluate | models | promote`: what is registered, how good it is, and which one serves."""
+"""`raycls evaluate | models | promote`: measure registered models, list them, and choose the champion."""
 
 from __future__ import annotations
 
@@ -22,17 +22,19 @@ def evaluate(
     split: Annotated[str, typer.Option(help="train, val or test")] = "test",
     dataset: Annotated[
         str | None,
-        typer.Option(help="another prepared dataset, its classes matched by name; default: the model's own"),
+        typer.Option(
+            help="another prepared dataset, matched by class name; default: the model's own dataset"
+        ),
     ] = None,
     report: Annotated[
-        bool, typer.Option("--report", help="also write a page that explains the model, for people")
+        bool, typer.Option("--report", help="also write an HTML page that explains the model")
     ] = False,
     output: Annotated[
-        Path | None, typer.Option(help="the page's file; default: NAME-VERSION-report.html")
+        Path | None, typer.Option(help="file for the page; default: NAME-VERSION-report.html")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure a registered model on a split of a dataset; explain it in a report.
+    """Measure a registered model on one split of a dataset.
 
     Example: raycls evaluate cifar10/3 --report --output cifar10.html
     """
@@ -44,7 +46,7 @@ def evaluate(
         from raycls.training.evaluation import match, score
 
     if output and not report:
-        raise UsageError("--output is the report's file: add --report")
+        raise UsageError("--output names the file of the report: add --report")
     version = registry.resolve(model)
     predictor = Predictor.load(registry.checkpoint(version))
     examples = match(predictor.card, open_dataset(dataset or predictor.card.dataset), split)
@@ -83,7 +85,7 @@ app.add_typer(versions, name="models")
 
 @versions.callback(invoke_without_command=True)
 def models(ctx: typer.Context, as_json: AsJson = False) -> None:
-    """List the registered models with their metrics and aliases; `show` says where one comes from.
+    """List the registered models with their metrics and aliases. `raycls models show` shows the origin of one.
 
     Example: raycls models
     """
@@ -100,7 +102,7 @@ def models(ctx: typer.Context, as_json: AsJson = False) -> None:
             ]
         )
     elif not versions:
-        print("no models yet: make one with `raycls train cifar10`")
+        print("there are no models yet: train one with `raycls train cifar10`")
     else:
         print_table(
             ("model", "aliases", "val_accuracy", "test_accuracy", "dataset", "run"),
@@ -120,11 +122,11 @@ def models(ctx: typer.Context, as_json: AsJson = False) -> None:
 
 @versions.command()
 def show(
-    name: Annotated[str, typer.Argument(help="a registered model's name")],
-    version: Annotated[str, typer.Argument(help="its version number")],
+    name: Annotated[str, typer.Argument(help="name of a registered model")],
+    version: Annotated[str, typer.Argument(help="version number")],
     as_json: AsJson = False,
 ) -> None:
-    """Show where a version comes from, dataset to checkpoint, and check every link. Exit code 1: a link is broken.
+    """Show the origin of a version, from dataset to checkpoint, and check every step. Exit code 1: a step is broken.
 
     Example: raycls models show cifar10 3
     """
@@ -162,22 +164,24 @@ def show(
                 ],
             )
     if any(link.state == "broken" for link in links):
-        raise RegistryError(f"{found.reference} is not what its record says: see the broken link above")
+        raise RegistryError(
+            f"{found.reference} does not match its record: the lines above say which step is broken"
+        )
 
 
 @app.command()
 def promote(
-    model: Annotated[str, typer.Argument(help="a registered model's name")],
-    version: Annotated[str, typer.Argument(help="its version number")],
+    model: Annotated[str, typer.Argument(help="name of a registered model")],
+    version: Annotated[str, typer.Argument(help="version number")],
     alias: Annotated[
-        str, typer.Option(help="the alias to give; only champion is examined and served")
+        str, typer.Option(help="alias to set; only a new champion is checked and served")
     ] = "champion",
     new_classes: Annotated[
-        bool, typer.Option("--new-classes", help="though it answers other classes than the champion")
+        bool, typer.Option("--new-classes", help="allow other classes than the champion's")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Make a version champion, after a look at whether it is fit; where `raycls up` serves the model, serve it there.
+    """Check a version and make it the champion. If `raycls up` serves the model, serve the new champion there.
 
     Example: raycls promote cifar10 3
     """

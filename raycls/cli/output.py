@@ -1,4 +1,4 @@
-"""What every command prints: one JSON document, or tables and lines for people. Results go to stdout."""
+"""How a command prints its result on stdout: one JSON document, or tables and lines for people."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-AsJson = Annotated[bool, typer.Option("--json", help="print one JSON document on stdout, and nothing else")]
+AsJson = Annotated[bool, typer.Option("--json", help="print the result as one JSON document")]
 
 
 def print_json(value: Any) -> None:
@@ -31,5 +31,5 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         table.add_column(title, justify="left" if i == 0 else "right", overflow="fold")
     for row in rows:
         table.add_row(*(str(cell) for cell in row))
-    width = None if sys.stdout.isatty() else 160  # a file or a pipe has no edge to wrap at
+    width = None if sys.stdout.isatty() else 160  # a file or a pipe has no width
     Console(width=width, highlight=False, markup=False).print(table)

@@ -1,4 +1,4 @@
-"""`raycls predict | up | down | env | doctor | top | bench`: a registered model behind HTTP, and how fast it is."""
+"""`raycls predict | up | down | env | doctor | top | bench`: serve a registered model over HTTP and measure it."""
 
 from __future__ import annotations
 
@@ -13,22 +13,24 @@ from raycls.errors import ClusterError, UsageError
 
 app = typer.Typer()
 
-ServeConfig = Annotated[Path, typer.Option("--config", help="the Serve configuration")]
+ServeConfig = Annotated[Path, typer.Option("--config", help="Ray Serve configuration file")]
 ServedModel = Annotated[
     str | None, typer.Option("--model", help="NAME, NAME@ALIAS or NAME/VERSION; default: the latest champion")
 ]
-Port = Annotated[int | None, typer.Option(min=1, max=65535, help="HTTP port; default: the configuration's")]
+Port = Annotated[
+    int | None, typer.Option(min=1, max=65535, help="HTTP port; default: the port in the configuration file")
+]
 SERVE_CONFIG = Path("serve_config.yaml")
 
 
 @app.command()
 def predict(
-    target: Annotated[str, typer.Argument(help="a server's URL, or NAME, NAME@ALIAS, NAME/VERSION")],
+    target: Annotated[str, typer.Argument(help="URL of a server, or NAME, NAME@ALIAS, NAME/VERSION")],
     images: Annotated[list[Path], typer.Argument(help="image files")],
-    top_k: Annotated[int, typer.Option(min=0, help="also print the K likeliest classes")] = 0,
+    top_k: Annotated[int, typer.Option(min=0, help="also print the K most likely classes")] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Classify images, over HTTP or in this process: the same answer.
+    """Classify images with a server, or with a registered model in this process. Both give the same answer.
 
     Example: raycls predict http://127.0.0.1:8000 cat.png
     """
@@ -50,22 +52,22 @@ def predict(
 def up(
     config: ServeConfig = SERVE_CONFIG,
     detach: Annotated[
-        bool, typer.Option("--detach", help="return when it serves; end with `raycls down`")
+        bool, typer.Option("--detach", help="return when the server is ready; stop it with `raycls down`")
     ] = False,
     model: ServedModel = None,
     host: Annotated[
         str | None,
         typer.Option(
-            help="where to listen; 0.0.0.0: everywhere, with RAYCLS_TOKEN; default: the configuration's"
+            help="address to listen on; 0.0.0.0 is every address and needs RAYCLS_TOKEN; default: the configuration's"
         ),
     ] = None,
     port: Port = None,
     no_auth: Annotated[
-        bool, typer.Option("--no-auth", help="ask nobody for a token, whoever reaches the host")
+        bool, typer.Option("--no-auth", help="accept requests without a token from every machine")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Start Ray with the right environment and serve a model, until Ctrl-C.
+    """Start Ray with the right environment and serve a model until Ctrl-C.
 
     Example: raycls up --detach
     """
@@ -85,7 +87,7 @@ def up(
 
 @app.command()
 def down() -> None:
-    """Stop what `raycls up` started, and nothing else.
+    """Stop the cluster and the server that `raycls up` started, and nothing else.
 
     Example: raycls down
     """
@@ -96,7 +98,7 @@ def down() -> None:
 
 @app.command()
 def env() -> None:
-    """Print the environment for people who start Ray themselves.
+    """Print the environment variables that Ray needs, for those who start Ray themselves.
 
     Example: eval "$(raycls env)" && ray start --head
     """
@@ -110,9 +112,9 @@ def env() -> None:
 
 @app.command()
 def doctor(config: ServeConfig = SERVE_CONFIG, port: Port = None, as_json: AsJson = False) -> None:
-    """Say what is wrong with the running cluster or the configuration, and how to mend it.
+    """Check the running cluster and the configuration, and say how to repair what is wrong.
 
-    Exit code 1 when something is. Example: raycls doctor
+    Exit code 1: something is wrong. Example: raycls doctor
     """
     from raycls.serving.control.doctor import examine
 
@@ -123,19 +125,19 @@ def doctor(config: ServeConfig = SERVE_CONFIG, port: Port = None, as_json: AsJso
         for finding in findings:
             print(f"{'ok     ' if finding.ok else 'PROBLEM'}  {finding.text}")
             if finding.mend:
-                print(f"         mend: {finding.mend}")
+                print(f"         repair: {finding.mend}")
     if not all(finding.ok for finding in findings):
         raise typer.Exit(1)
 
 
 @app.command()
 def top(
-    url: Annotated[str, typer.Argument(help="the server")] = "http://127.0.0.1:8000",
-    seconds: Annotated[float, typer.Option(min=0.1, help="between two looks")] = 2.0,
-    once: Annotated[bool, typer.Option("--once", help="look once, and end")] = False,
+    url: Annotated[str, typer.Argument(help="URL of the server")] = "http://127.0.0.1:8000",
+    seconds: Annotated[float, typer.Option(min=0.1, help="interval between two measurements")] = 2.0,
+    once: Annotated[bool, typer.Option("--once", help="measure once, then end")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Watch the replicas that serve: requests/s, latency, batches, versions. --json: one document, of one look.
+    """Watch the replicas of a server: requests/s, latency, batches, versions. --json measures once.
 
     Example: raycls top --once
     """
@@ -173,30 +175,35 @@ def top(
 
 @app.command()
 def bench(
-    replicas: Annotated[str, typer.Option(help="replica counts to compare; the first is the 1.0")] = "1,2",
-    connections: Annotated[str, typer.Option(help="closed loops")] = "1,8,32",
+    replicas: Annotated[
+        str, typer.Option(help="replica counts to compare; speed-ups are relative to the first")
+    ] = "1,2",
+    connections: Annotated[str, typer.Option(help="closed loops, by number of connections")] = "1,8,32",
     rates: Annotated[
-        str, typer.Option(help="open loops, requests/s like 200,400; none; auto: 50% and 80% of the peak")
+        str, typer.Option(help="open loops: requests/s like 200,400; none; auto (50% and 80% of the peak)")
     ] = "auto",
-    seconds: Annotated[float, typer.Option(help="the counted part of a repeat")] = 3.0,
-    repeats: Annotated[int, typer.Option(help="of each load")] = 3,
+    seconds: Annotated[float, typer.Option(help="measured part of one repeat")] = 3.0,
+    repeats: Annotated[int, typer.Option(help="repeats of each load")] = 3,
     simulate_forward_ms: Annotated[
-        float, typer.Option(help="a slow network: each image sleeps so long, which takes no core")
+        float, typer.Option(help="simulate a slow network: each image sleeps this long, which needs no CPU")
     ] = 0,
     model: ServedModel = None,
     config: ServeConfig = SERVE_CONFIG,
     port: Port = None,
     images: Annotated[
-        Path | None, typer.Option(help="folder of images to send; default: the model's test split")
+        Path | None,
+        typer.Option(help="folder of images to send; default: the test split of the model's dataset"),
     ] = None,
-    url: Annotated[str | None, typer.Option(help="measure the server there, and deploy nothing")] = None,
+    url: Annotated[
+        str | None, typer.Option(help="measure the server at this URL instead of deploying one")
+    ] = None,
     allow_remote: Annotated[
-        bool, typer.Option("--allow-remote", help="let --url be another machine's")
+        bool, typer.Option("--allow-remote", help="allow a --url on another machine")
     ] = False,
     output: Annotated[Path | None, typer.Option(help="folder for the page and its plot")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare replica counts under load: requests/s and latency, closed and open loop.
+    """Compare replica counts under load: requests/s and latency, in closed and open loops.
 
     Example: raycls bench --replicas 1,2 --output /tmp/bench
     """
@@ -215,11 +222,13 @@ def bench(
         },
     )
     if url and simulate_forward_ms:
-        raise UsageError("--simulate-forward-ms is for replicas that this deploys: not with --url")
+        raise UsageError(
+            "--simulate-forward-ms cannot be used with --url: it changes the replicas that bench deploys"
+        )
     if url and not images:
         raise UsageError("--url needs --images, a folder of images to send")
 
-    with progress.bar("loading PyTorch and Ray"):  # wrong use was told before
+    with progress.bar("loading PyTorch and Ray"):  # after the checks, so that wrong use fails at once
         from raycls.benchmark import replicas as benchmark
         from raycls.benchmark import report
 
@@ -230,6 +239,6 @@ def bench(
     report.print_table(results)
     if output:
         for path in report.write(results, output):
-            progress.say(f"written: {path}")
+            progress.say(f"wrote {path}")
     if as_json:
         print_json(results.as_json())

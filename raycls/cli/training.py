@@ -1,4 +1,4 @@
-"""`raycls train`: from a dataset to a registered model; and the options that `raycls tune` shares with it."""
+"""`raycls train`: train a model and register it. Also the options that `raycls tune` shares."""
 
 from __future__ import annotations
 
@@ -18,30 +18,35 @@ Preset = Annotated[str | None, typer.Option(help="smoke, quick, fast (the defaul
 Network = Annotated[
     str | None,
     typer.Option(
-        help="a network's name, like mlp, cnn, fastcnn or resnet18; default: fastcnn, or that of --init"
+        help="mlp, cnn, fastcnn or a torchvision network such as resnet18; default: fastcnn, or --init's network"
     ),
 ]
 Workers = Annotated[
     int | None,
     typer.Option(
-        min=1, help="training processes; default: one per GPU, or per CPU, as far as the batch feeds them"
+        min=1,
+        help="training processes; default: one per GPU or CPU core, fewer if the batch is too small for them",
     ),
 ]
-Seed = Annotated[int | None, typer.Option(min=0, help="of weights, order and augmentation; default: 0")]
+Seed = Annotated[
+    int | None, typer.Option(min=0, help="seed of weights, image order and augmentation; default: 0")
+]
 Settings = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="change one setting, like lr=0.2; may be repeated"),
+    typer.Option("--set", metavar="KEY=VALUE", help="change one setting, like lr=0.2; can be repeated"),
 ]
 ModelName = Annotated[
-    str | None, typer.Option("--model", help="name to register under; default: the dataset's")
+    str | None, typer.Option("--model", help="name of the registered model; default: the dataset's name")
 ]
 Init = Annotated[
     str | None,
-    typer.Option(metavar="MODEL", help="a registered model whose weights to start from: NAME[/VERSION]"),
+    typer.Option(metavar="MODEL", help="start from the weights of this registered model: NAME[/VERSION]"),
 ]
 Weights = Annotated[
     str | None,
-    typer.Option(metavar="PATH|imagenet", help="a file of weights to start from, or torchvision's own"),
+    typer.Option(
+        metavar="PATH|imagenet", help="start from the weights in this file, or from torchvision's weights"
+    ),
 ]
 
 
@@ -58,7 +63,7 @@ def train(
     model: ModelName = None,
     resume: Annotated[
         str | None,
-        typer.Option(metavar="RUN", help="go on with this MLflow run (name or id), which was broken off"),
+        typer.Option(metavar="RUN", help="continue this interrupted MLflow run (name or id)"),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -72,7 +77,7 @@ def train(
     if resume:
         if preset or network or seed is not None or settings or init or weights or model:
             raise UsageError(
-                "--resume RUN goes on as the run began: leave out all options but --workers and --json"
+                "--resume RUN uses the settings of that run: leave out all options but --workers and --json"
             )
         result = trainer.resume(dataset, resume, workers=workers)
     else:
@@ -85,7 +90,7 @@ def train(
         return
     print_metrics(result.metrics)
     print(f"registered {result.version.reference} (MLflow run {result.run_id})")
-    print(f"serve it: raycls promote {result.version.name} {result.version.version} && raycls up")
+    print(f"to serve it: raycls promote {result.version.name} {result.version.version} && raycls up")
 
 
 def configuration(
@@ -96,7 +101,7 @@ def configuration(
     settings: list[str] | None,
     init: str | None = None,
 ) -> Any:
-    """The configuration a command asks for, printed in full on stderr as the start of the run's record."""
+    """Return the configuration that a command's options describe, and print all of it on stderr."""
     from raycls.config import override, preset
     from raycls.data.packed import open_dataset
 
@@ -111,7 +116,7 @@ def configuration(
 
 
 def _network_of(init: str) -> tuple[str, list[str]]:
-    """The name of the registered model's network, and its widths as a setting where it has any."""
+    """Return the registered model's network by name, and its widths (if it has any) as a setting."""
     from raycls import registry
     from raycls.models.card import load_card
 
@@ -121,14 +126,14 @@ def _network_of(init: str) -> tuple[str, list[str]]:
 
 
 def weights_path(weights: str | None, init: str | None) -> str | None:
-    """The file's absolute path, since workers run in directories of their own; or torchvision's name."""
+    """Return the absolute path of a file of weights, or "imagenet". Workers run in other directories."""
     if weights and init:
-        raise UsageError("--init and --weights both say where the weights come from: leave one out")
+        raise UsageError("--init and --weights both set the first weights: leave one out")
     if weights is None or weights == "imagenet":
         return weights
     path = Path(weights).absolute()
     if not path.is_file():
         raise UsageError(
-            f"no file of weights {weights}: give --weights a .pt, .pth or .safetensors, or imagenet"
+            f"no file of weights {weights}: give --weights a .pt, .pth or .safetensors file, or imagenet"
         )
     return str(path)

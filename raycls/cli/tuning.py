@@ -1,4 +1,4 @@
-"""`raycls tune`: a study, from its first trial to a registered model; `raycls tune show`: what a study found."""
+"""`raycls tune`: run a study, train its winner and register it. `raycls tune show`: show a study's trials."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ class _RunByDefault(TyperGroup):
 
 
 app = typer.Typer(
-    cls=_RunByDefault, help="Search settings; train the best in full; promote it if it is better."
+    cls=_RunByDefault,
+    help="Search settings, train the best ones in full, and promote the model if it beats the champion.",
 )
 
 
@@ -45,59 +46,64 @@ app = typer.Typer(
 def run(
     dataset: Dataset,
     trials: Annotated[
-        int | None, typer.Option(min=1, help="configurations to try; default: 8, or the whole grid")
+        int | None, typer.Option(min=1, help="number of trials; default: 8, or the whole grid")
     ] = None,
     max_epochs: Annotated[
-        int | None, typer.Option(min=1, help="epochs of a trial; default: the preset's")
+        int | None, typer.Option(min=1, help="epochs of one trial; default: the preset's epochs")
     ] = None,
     search: Annotated[
         str | None,
         typer.Option(
-            help="gp, tpe, random or grid; default: gp; tpe for two objectives, over 250 trials, or early stopping"
+            help="gp, tpe, random or grid; default: gp, or tpe for two objectives, over 250 trials or early stopping"
         ),
     ] = None,
     scheduler: Annotated[
         str | None,
-        typer.Option(help="who stops hopeless trials early: asha, hyperband or none (the default)"),
+        typer.Option(help="stop bad trials early: asha, hyperband or none; default: none"),
     ] = None,
     objective: Annotated[
         str | None,
         typer.Option(
-            help="accuracy (the default), or accuracy,latency: searches widths too, for the Pareto front"
+            help="accuracy, or accuracy,latency (searches widths too, for the Pareto front); default: accuracy"
         ),
     ] = None,
     latency_budget_ms: Annotated[
         float | None,
-        typer.Option(min=0, help="longest forward pass of the winner; default: the front's knee"),
+        typer.Option(
+            min=0, help="longest forward pass of the winner; default: the knee of the Pareto front decides"
+        ),
     ] = None,
     latency_batch: Annotated[
-        int | None, typer.Option(min=1, help="images of the forward pass that is timed; default: 1")
+        int | None, typer.Option(min=1, help="images in the forward pass that is timed; default: 1")
     ] = None,
     space: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="YAML of what is searched; default: batch size, learning rate, dropout"
+            metavar="FILE", help="YAML file of the search space; default: batch size, learning rate, dropout"
         ),
     ] = None,
     study: Annotated[
-        str | None, typer.Option(metavar="NAME", help="the study's name; default: the dataset's and the time")
+        str | None,
+        typer.Option(metavar="NAME", help="name of the study; default: the dataset's name and the time"),
     ] = None,
     resume: Annotated[
-        str | None, typer.Option(metavar="STUDY", help="go on with this study, which was broken off")
+        str | None, typer.Option(metavar="STUDY", help="continue this interrupted study")
     ] = None,
     max_failures: Annotated[
         int | None,
-        typer.Option(min=0, help="end the study when more trials than that failed; default: never"),
+        typer.Option(min=0, help="end the study when more trials than this failed; default: no limit"),
     ] = None,
     workers_per_trial: Annotated[
         int | None, typer.Option(min=1, help="training processes of one trial; default: 1")
     ] = None,
     cpus_per_trial: Annotated[
-        int | None, typer.Option(min=1, help="CPU cores of each of them; default: 1")
+        int | None, typer.Option(min=1, help="CPU cores of each training process; default: 1")
     ] = None,
     gpus_per_trial: Annotated[
         float | None,
-        typer.Option(min=0, help="GPUs of each of them, like 0.25; default: 1 where the cluster has GPUs"),
+        typer.Option(
+            min=0, help="GPUs of each training process, like 0.25; default: 1 if the cluster has GPUs"
+        ),
     ] = None,
     preset: Preset = None,
     network: Network = None,
@@ -109,8 +115,8 @@ def run(
     model: ModelName = None,
     as_json: AsJson = False,
 ) -> None:
-    """Search batch size, learning rate and dropout, or a space of yours; train the best in full; promote it if it is
-    better. `raycls tune show STUDY` shows what a study found.
+    """Search batch size, learning rate and dropout (or --space), train the winner in full, and promote it if it beats
+    the champion. `raycls tune show STUDY` shows the trials of a study.
 
     Example: raycls tune cifar10 --trials 8 --max-epochs 2 --set train_fraction=0.5
     """
@@ -138,7 +144,7 @@ def run(
     given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
     if resume:
         if given or any((space, study, preset, network, settings, weights)):
-            raise UsageError("--resume STUDY goes on as the study began: leave out all other options")
+            raise UsageError("--resume STUDY uses the settings of that study: leave out all other options")
         outcome = studies.resume(dataset, resume)
     else:
         config = configuration(dataset, preset, network, seed, settings, init)
@@ -173,10 +179,8 @@ def run(
 @app.command()
 def show(
     study: Annotated[str, typer.Argument(help="a study's name")],
-    report: Annotated[
-        bool, typer.Option("--report", help="also write a page with plots, for people")
-    ] = False,
-    output: Annotated[Path | None, typer.Option(help="the page's file; default: STUDY.html")] = None,
+    report: Annotated[bool, typer.Option("--report", help="also write an HTML page with plots")] = False,
+    output: Annotated[Path | None, typer.Option(help="file for the page; default: STUDY.html")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show the trials of a study, running or finished.
@@ -187,7 +191,7 @@ def show(
     from raycls.tuning import record
 
     if output and not report:
-        raise UsageError("--output is the report's file: add --report")
+        raise UsageError("--output names the file of the report: add --report")
     found = record.load(study)
     trials, winner = record.trials_of(found), record.winner_of(found)
     page = write_report(study, output or Path(f"{study}.html")) if report else None
