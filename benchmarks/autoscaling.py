@@ -1,12 +1,12 @@
-"""How autoscaling follows a step: 1 connection, then 64, then none.
+"""Measure how autoscaling follows a step of the load: 1 connection, then 64, then none.
 
-    python benchmarks/autoscaling.py                       # the champion, as serve_config.yaml says
+    python benchmarks/autoscaling.py                       # the champion, served as in serve_config.yaml
     python benchmarks/autoscaling.py --connections 100 --seconds 40
 
-The model is served from a temporary RAYCLS_HOME on a cluster of its own. Replicas are counted four times a second by
-Serve's account of those that take requests; the load is a closed loop, told second by second. Writes autoscaling.png,
-autoscaling/autoscaling.json and the page autoscaling.md into OUTPUT (benchmarks/results), and the JSON document to the
-last line of stdout.
+The model is served from a temporary RAYCLS_HOME on its own cluster. Serve is asked four times a second how many
+replicas take requests. The load is a closed loop, measured second by second. The results go to
+OUTPUT/autoscaling/autoscaling.json, OUTPUT/autoscaling.png and OUTPUT/autoscaling.md (default: benchmarks/results). The
+last line of stdout is one JSON document.
 """
 
 from __future__ import annotations
@@ -34,15 +34,16 @@ from raycls.serving.control.configuration import ServeConfiguration
 
 HERE = Path(__file__).parent
 SERVE_CONFIG = HERE.parent / "serve_config.yaml"
-LOOK_S = 0.25
-CALM_S, QUIET_S = 10, 90  # one connection before the step; at most so long until one replica is left
+LOOK_S = 0.25  # interval between two counts of the replicas
+CALM_S = 10  # of one connection, before the step
+QUIET_S = 90  # longest wait after the load until one replica is left
 
-Look = tuple[float, int]  # seconds since the step, replicas
+Count = tuple[float, int]  # seconds since the step, replicas
 
 
 def measure(server: Server, connections: int, seconds: int, most: int) -> dict[str, Any]:
-    """Replicas and load over time; 0 is the moment of the step."""
-    looks: list[Look] = []
+    """Return the replicas and the load over time. Time 0 is the step."""
+    looks: list[Count] = []
     loads: list[dict[str, Any]] = []
     step = time.monotonic() + CALM_S + 1
     with counted(server, step, looks), server.generator() as generator:
@@ -59,8 +60,8 @@ def measure(server: Server, connections: int, seconds: int, most: int) -> dict[s
 
 
 @contextmanager
-def counted(server: Server, step: float, looks: list[Look]) -> Iterator[None]:
-    """Have the replicas counted meanwhile. Raises ClusterError where Serve did not tell."""
+def counted(server: Server, step: float, looks: list[Count]) -> Iterator[None]:
+    """Append the number of replicas to `looks` every LOOK_S. Raises ClusterError if Serve does not answer."""
     over = threading.Event()
 
     def look() -> None:
@@ -69,8 +70,8 @@ def counted(server: Server, step: float, looks: list[Look]) -> Iterator[None]:
             if over.wait(max(0.0, due + LOOK_S - time.monotonic())):
                 return
 
-    with ThreadPoolExecutor(1) as beside:
-        counting = beside.submit(look)
+    with ThreadPoolExecutor(1) as executor:
+        counting = executor.submit(look)
         try:
             yield
         finally:
@@ -85,8 +86,8 @@ def one_second(generator: LoadGenerator, connections: int, step: float) -> dict[
             "p99_ms": sample.p99_ms, "errors": sum(sample.errors.values())}  # fmt: skip
 
 
-def told(row: dict[str, Any]) -> dict[str, Any]:
-    """The figures that the goals are about, in seconds after the step, or after its end; None: it did not happen."""
+def summary(row: dict[str, Any]) -> dict[str, Any]:
+    """Return the values that have goals. Times are seconds after the step or its end; None: it did not happen."""
     looks, step, end = row["looks"], row["step_at"], row["end_at"]
     before = max((count for at, count in looks if at < step), default=1)
 
@@ -107,7 +108,7 @@ def told(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def draw(row: dict[str, Any], path: Path) -> None:
-    """Replicas, requests/s and p99 over time, one above the other."""
+    """Draw replicas, requests/s and p99 over time in three panels."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -136,20 +137,20 @@ def draw(row: dict[str, Any], path: Path) -> None:
 def _section(documents: dict[str, Document]) -> str:
     (document,) = documents.values()
     (row,) = document["rows"]
-    seen = told(row)
+    seen = summary(row)
 
     def after(seconds: float | None) -> str:
         return "never" if seconds is None else f"**{seconds:.1f} s**"
 
     lines = [
-        ("a replica more takes requests, after the step", after(seen["one_more_s"]), "8 s"),
-        (f"{row['target']} replicas do, after the step", after(seen["target_s"]), "15 s"),
-        ("one replica is left, after the end", after(seen["back_s"]), "60 s"),
-        ("reversals of direction", f"**{seen['reversals']}**", "1"),
-        ("requests that failed", f"**{seen['failed']}**", "0"),
+        ("time from the step until one more replica takes requests", after(seen["one_more_s"]), "8 s"),
+        (f"time from the step until {row['target']} replicas take requests", after(seen["target_s"]), "15 s"),
+        ("time from the end of the load until one replica is left", after(seen["back_s"]), "60 s"),
+        ("changes of direction (up, then down: 1)", f"**{seen['reversals']}**", "1"),
+        ("failed requests", f"**{seen['failed']}**", "0"),
     ]
     return (
-        f"{document['date']} UTC. From 1 connection to {row['connections']}, and to none.\n\n"
+        f"{document['date']} UTC. The load steps from 1 connection to {row['connections']}, and later to none.\n\n"
         f"{table(('', 'measured', 'goal: at most'), lines)}\n![replicas, requests/s and p99 over time]"
         "(autoscaling.png)\n"
     )
@@ -160,15 +161,15 @@ SECTIONS: dict[str, Section] = {"autoscaling": _section}
 
 
 def main(arguments: list[str]) -> None:
-    """Parse, serve, measure, draw, print. Raises RayclsError."""
+    """Serve the model, measure one step, write the results and print them. Raises RayclsError."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--model", help="NAME, NAME@ALIAS or NAME/VERSION (default: the latest champion)")
     parser.add_argument(
-        "--model", help="NAME, NAME@ALIAS or NAME/VERSION (default: the champion promoted last)"
+        "--connections", type=int, default=64, help="connections after the step (default: 64)"
     )
-    parser.add_argument("--connections", type=int, default=64, help="after the step (default: 64)")
-    parser.add_argument("--seconds", type=int, default=40, help="of the step (default: 40)")
+    parser.add_argument("--seconds", type=int, default=40, help="length of the step (default: 40)")
     parser.add_argument("--output", type=Path, default=HERE / "results", help="folder for the results")
     options = parser.parse_args(arguments)
     if not 2 <= options.connections <= MAX_OUTSTANDING or options.seconds < 1:
@@ -177,11 +178,11 @@ def main(arguments: list[str]) -> None:
     with stage(options.model, SERVE_CONFIG) as server, progress.bar("following the step"):
         row = measure(server, options.connections, options.seconds, most)
     asked = {"connections": options.connections, "seconds": options.seconds}
-    document = results_page.document("autoscaling", asked, [row | told(row)])
+    document = results_page.document("autoscaling", asked, [row | summary(row)])
     file = results_page.keep(options.output, "autoscaling", document)
     draw(row, options.output / "autoscaling.png")
     page = results_page.write(options.output, "autoscaling", HEAD, SECTIONS)
-    progress.say(f"written: {file}, {page} and its picture")
+    progress.say(f"wrote {file}, {page} and its picture")
     print(json.dumps(document))
 
 

@@ -1,4 +1,4 @@
-"""Photographs to serve and to train on: JPEGs of 500×375 pixels, cut out of the three that our libraries bring.
+"""Write photographs to train on and to serve: JPEGs of 500×375 pixels, cut out of three larger photographs.
 
     python benchmarks/photographs.py photos/
     raycls data prepare photos/ --size 224
@@ -6,8 +6,8 @@
     raycls promote photos 1
     python benchmarks/serving.py --peers --name photographs --model photos --images photos/
 
-scikit-learn has two and Matplotlib one; each is a class. Where a piece is cut is random, with a fixed seed. What counts
-is that a decoder finds in them what it finds in any photograph; the accuracy says nothing.
+The three photographs come with scikit-learn and Matplotlib; each is one class. The places are random with a fixed seed.
+The pieces are as costly to decode as any photograph. The accuracy of a model on them means nothing.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ QUALITY = 90
 
 
 def photographs() -> dict[str, Path]:
-    """Each one's name and file."""
+    """Return the file of each photograph by its name."""
     images = Path(sklearn.datasets.__file__).parent / "images"
     samples = Path(matplotlib.get_data_path()) / "sample_data"
     return {
@@ -40,7 +40,7 @@ def photographs() -> dict[str, Path]:
 
 
 def write(folder: Path) -> int:
-    """PIECES of each into FOLDER/NAME/; how many they are."""
+    """Write PIECES pieces of each photograph to FOLDER/NAME/ and return their number."""
     rng = np.random.default_rng(0)
     for name, file in photographs().items():
         (folder / name).mkdir(parents=True)
@@ -54,15 +54,15 @@ def write(folder: Path) -> int:
 
 
 def main(arguments: list[str]) -> None:
-    """Parse, cut, write. Raises RayclsError."""
+    """Write the photographs to the folder that the command line names. Raises RayclsError."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folder", type=Path, help="a new folder")
     folder = parser.parse_args(arguments).folder
     if folder.exists():
-        raise UsageError(f"{folder} exists: name a new folder")
-    progress.say(f"{write(folder)} photographs written to {folder}")
+        raise UsageError(f"{folder} exists: give a new folder")
+    progress.say(f"wrote {write(folder)} photographs to {folder}")
 
 
 if __name__ == "__main__":

@@ -1,16 +1,16 @@
-"""What a served model loses while it is updated, killed, hung, overloaded: requests, counted under a steady load.
+"""Count the requests that fail under a steady load while something happens to the server.
 
-    python benchmarks/resilience.py update                 # raycls promote, there and back, 20,000 requests
-    python benchmarks/resilience.py broken                 # promote of versions that must not be served
+    python benchmarks/resilience.py update                 # raycls promote, again and again, 20,000 requests
+    python benchmarks/resilience.py broken                 # raycls promote of versions that must not be served
     python benchmarks/resilience.py replica                # SIGKILL of a replica every 5 s for a minute
-    python benchmarks/resilience.py hang                   # a replica that stops answering, and its health check
+    python benchmarks/resilience.py hang                   # a replica stops answering, health checks included
     python benchmarks/resilience.py controller             # SIGKILL of Serve's controller
-    python benchmarks/resilience.py overload               # three times the peak for a minute
-    python benchmarks/resilience.py memory                 # 500,000 requests
+    python benchmarks/resilience.py overload               # three times the peak load for a minute
+    python benchmarks/resilience.py memory                 # memory over 500,000 requests
 
-The model (default: the champion promoted last) is served from a temporary RAYCLS_HOME by two replicas on a cluster of
-its own, so that nothing of yours is touched. Results go to OUTPUT/resilience/PART.json (benchmarks/results), from which
-the page OUTPUT/resilience.md is made anew, and one JSON document to the last line of stdout.
+The model (default: the latest champion) is served by two replicas on its own cluster, from a temporary RAYCLS_HOME, so
+that your models and clusters are not touched. The results go to OUTPUT/resilience/PART.json (default:
+benchmarks/results), and the page OUTPUT/resilience.md is rebuilt. The last line of stdout is one JSON document.
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ HERE = Path(__file__).parent
 SERVE_CONFIG = HERE.parent / "serve_config.yaml"
 REPLICAS = 2
 UPDATE_REQUESTS, MEMORY_REQUESTS = 20_000, 500_000
-RATES = 10, 500  # with more, UPDATE_REQUESTS are sent before a few updates are through
+RATES = 10, 500  # at a higher rate, UPDATE_REQUESTS are sent before a few updates are finished
 KILLS, BETWEEN_KILLS_S = 12, 5.0
-HANG_S = 60.0  # under load: health checks that fail, a new replica, and what was inside
+HANG_S = 60.0  # long enough for failed health checks and a new replica
 OVERLOAD, OVERLOAD_S = 3, 60.0
-BROKEN_S, LATE_S = 20.0, 60.0  # under load, for what is refused at once and for what is rolled back
+BROKEN_S, LATE_S = 20.0, 60.0  # length of the load: for a version refused at once, and for one rolled back
 PEAKS = [Load(connections=connections, seconds=10) for connections in (32, 100)]
-LOOKS = 11  # at the memory; until the first, caches fill
+LOOKS = 11  # memory measurements; caches fill before the first
 
 
-def row(name: str, load: str, samples: Iterable[Sample], told: str) -> Row:
+def row(name: str, load: str, samples: Iterable[Sample], seen: str) -> Row:
     samples = list(samples)
     return {
         "disturbance": name,
@@ -60,7 +60,7 @@ def row(name: str, load: str, samples: Iterable[Sample], told: str) -> Row:
         "errors": dict(sum((Counter(sample.errors) for sample in samples), Counter())),
         "p99_ms": max((sample.p99_ms for sample in samples if sample.p99_ms is not None), default=None),
         "max_ms": max((sample.max_ms for sample in samples if sample.max_ms is not None), default=None),
-        "told": told,
+        "result": seen,
     }
 
 
@@ -74,19 +74,19 @@ def update(server: Server, rate: float) -> list[Row]:
     seconds = UPDATE_REQUESTS / rate
     with server.under_load(rate, seconds) as sample:
         end = time.monotonic() + seconds - 2 * LEAD_S
-        # An update that comes to an end with the load would not be measured whole.
+        # Start no update that may end after the load.
         while time.monotonic() + 1.25 * longest < end:
             began = time.monotonic()
             rollout.promote(server.version.name, versions[updates % 2].version)
             updates += 1
             time.sleep(LEAD_S)
             longest = max(longest, time.monotonic() - began)
-    told = f"updates one after another: {updates}, the longest {longest - LEAD_S:.0f} s"
-    return [row("`raycls promote` of a good version", steady(rate), [sample.result()], told)]
+    seen = f"{updates} updates, one after another; the longest took {longest - LEAD_S:.0f} s"
+    return [row("`raycls promote` of a good version", steady(rate), [sample.result()], seen)]
 
 
 def broken(server: Server, rate: float) -> list[Row]:
-    """Versions that must be refused; and one that is damaged after the look at it, when its replicas start."""
+    """Promote versions that must be refused, and one whose checkpoint is damaged after it was checked."""
     rows = [_refused(server, rate, BROKEN_S, name, server.again(change)) for name, change in BROKEN.items()]
     late, examine = server.again(), rollout.examine
 
@@ -99,7 +99,7 @@ def broken(server: Server, rate: float) -> list[Row]:
 
     rollout.examine = then_damaged
     try:
-        rows.append(_refused(server, rate, LATE_S, "damaged after the look at it", late))
+        rows.append(_refused(server, rate, LATE_S, "damaged after its check", late))
     finally:
         rollout.examine = examine
     return rows
@@ -110,16 +110,18 @@ def _refused(server: Server, rate: float, seconds: float, name: str, version: re
         try:
             rollout.promote(version.name, version.version)
         except RefusedError as error:
-            told = str(error).replace(f"{home.home()}/", "")
+            seen = str(error).replace(f"{home.home()}/", "")
         else:
-            raise BenchmarkError(f"a version with {name} was promoted")
+            raise BenchmarkError(f"a broken version was promoted: {name}")
     if server.answering() != server.version.version:
-        raise BenchmarkError(f"after a version with {name}, version {server.answering()} answers")
-    return row(f"promote: {name}", steady(rate), [sample.result()], told)
+        raise BenchmarkError(
+            f"version {server.answering()} answers after a broken version was refused: {name}"
+        )
+    return row(f"promote: {name}", steady(rate), [sample.result()], seen)
 
 
 def replica(server: Server, rate: float) -> list[Row]:
-    """SIGKILL of a random replica, every BETWEEN_KILLS_S."""
+    """Send SIGKILL to a random replica every BETWEEN_KILLS_S."""
     rng, struck, least = random.Random(0), 0, REPLICAS
     with server.under_load(rate, KILLS * BETWEEN_KILLS_S + 4 * LEAD_S) as sample:
         for _ in range(KILLS):
@@ -129,13 +131,13 @@ def replica(server: Server, rate: float) -> list[Row]:
                 rng.choice(alive).kill()
                 struck += 1
             time.sleep(BETWEEN_KILLS_S)
-    told = f"{struck} kills; at least {least} replica(s) taking requests before each"
+    seen = f"{struck} kills; at least {least} replica(s) took requests before each"
     name = f"SIGKILL of a replica every {BETWEEN_KILLS_S:g} s"
-    return [row(name, steady(rate), [sample.result()], told)]
+    return [row(name, steady(rate), [sample.result()], seen)]
 
 
 def hang(server: Server, rate: float) -> list[Row]:
-    """SIGSTOP of a replica: it keeps its connections and answers nothing, health checks included."""
+    """Send SIGSTOP to a replica. It keeps its connections and answers nothing, health checks included."""
     with server.under_load(rate, HANG_S + 2 * LEAD_S) as sample:
         victim = server.replicas()[0]
         victim.suspend()
@@ -145,22 +147,22 @@ def hang(server: Server, rate: float) -> list[Row]:
             if gone is None and victim not in server.replicas():
                 gone = time.monotonic() - began
             time.sleep(0.1)
-    told = (
+    seen = (
         f"its process was replaced after {gone:.0f} s" if gone else f"it was not replaced in {HANG_S:.0f} s"
     )
-    return [row("a replica that hangs (SIGSTOP)", steady(rate), [sample.result()], told)]
+    return [row("a replica hangs (SIGSTOP)", steady(rate), [sample.result()], seen)]
 
 
 def controller(server: Server, rate: float) -> list[Row]:
-    """SIGKILL of the process that keeps the replicas."""
+    """Send SIGKILL to Serve's controller."""
     with server.under_load(rate, 30) as sample:
         server.controller().kill()
-    told = f"{len(server.replicas())} replicas afterwards"
-    return [row("SIGKILL of Serve's controller", steady(rate), [sample.result()], told)]
+    seen = f"{len(server.replicas())} replicas afterwards"
+    return [row("SIGKILL of Serve's controller", steady(rate), [sample.result()], seen)]
 
 
 def overload(server: Server, rate: float) -> list[Row]:
-    """OVERLOAD times the closed-loop peak. `rate` is not used."""
+    """Send OVERLOAD times the closed-loop peak. `rate` has no effect."""
     with ExitStack() as stack:
         if h2load.installed():
             url, images = f"{server.url}/predict", read_images(server.images)
@@ -173,21 +175,21 @@ def overload(server: Server, rate: float) -> list[Row]:
         over = measure(Load(rate=offered, seconds=OVERLOAD_S, warmup_seconds=3))
         after = max(map(measure, PEAKS), key=lambda sample: sample.requests_per_s)
     if not peak.p99_ms or not over.p99_ms:
-        raise BenchmarkError(f"nothing was answered: {peak.errors | over.errors}")
-    told = (
+        raise BenchmarkError(f"no request was answered with status 200: {peak.errors | over.errors}")
+    seen = (
         f"peak {peak.requests_per_s:,.0f}/s with p99 {peak.p99_ms:.0f} ms; "
-        f"{over.requests_per_s:,.0f}/s served, {over.requests_per_s / peak.requests_per_s:.0%} of the peak, p99 "
-        f"{over.p99_ms:.0f} ms, {over.p99_ms / peak.p99_ms:.1f} × that at the peak; "
+        f"{over.requests_per_s:,.0f}/s served ({over.requests_per_s / peak.requests_per_s:.0%} of the peak) with p99 "
+        f"{over.p99_ms:.0f} ms ({over.p99_ms / peak.p99_ms:.1f} × the peak's); "
         + (f"99% of the 429s within {over.refused_p99_ms:.0f} ms; " if over.refused_p99_ms else "no 429; ")
         + f"peak afterwards {after.requests_per_s:,.0f}/s"
     )
     client = "h2load" if h2load.installed() else "our own client"
     load = f"{offered:,.0f} requests/s from {client}, at most {MAX_OUTSTANDING} unanswered"
-    return [row(f"{OVERLOAD} × the peak for {OVERLOAD_S:.0f} s", load, [over], told)]
+    return [row(f"{OVERLOAD} × the peak for {OVERLOAD_S:.0f} s", load, [over], seen)]
 
 
 def memory(server: Server, rate: float) -> list[Row]:
-    """USS of both replicas until MEMORY_REQUESTS are answered, about LOOKS times. `rate` is not used."""
+    """Measure the memory (USS) of both replicas about LOOKS times over MEMORY_REQUESTS. `rate` has no effect."""
     looks: list[float] = []
     samples: list[Sample] = []
     with server.generator() as generator, progress.bar("requests", total=MEMORY_REQUESTS) as bar:
@@ -198,24 +200,24 @@ def memory(server: Server, rate: float) -> list[Row]:
             looks.append(usage.memory_mib(server.replicas()))
             bar.advance(samples[-1].answered)
     first, last = looks[0], statistics.median(looks[-3:])
-    told = f"{first:.0f} MiB after the first {samples[0].answered:,}, {last:.0f} at the end: {last / first - 1:+.1%}"
-    return [row("as many requests as it can answer", "32 connections", samples, told) | {"mib": looks}]
+    seen = f"{first:.0f} MiB after the first {samples[0].answered:,}, {last:.0f} at the end: {last / first - 1:+.1%}"
+    return [row("closed loop at full speed", "32 connections", samples, seen) | {"mib": looks}]
 
 
 HEAD = """\
-# Nothing lost
+# Resilience
 
-Requests that failed while something happened to the server: two replicas of the champion, the load from one client
-process on the same machine, an open loop where a rate is named, every answer but status 200 counted as failed.
+How many requests fail while something happens to the server. Two replicas serve the champion. One client process on the
+same machine sends the load: an open loop where the table names a rate. Every answer except status 200 counts as failed.
 """
 GOALS = {
     "update": "0",
-    "broken": "0, the old version keeps serving",
+    "broken": "0; the old version keeps serving",
     "replica": "0",
-    "hang": "only those inside it, within 10 s",
+    "hang": "only requests inside the replica; replaced within 10 s",
     "controller": "0",
     "overload": "429 at once; at least 90% of the peak; p99 at most 3 ×; no timeout",
-    "memory": "flat within 5%",
+    "memory": "growth at most 5%",
 }
 
 
@@ -229,11 +231,19 @@ def _section(documents: dict[str, Document]) -> str:
             f"{line['answered'] + sum(line['errors'].values()):,}",
             ", ".join(f"{kind}: {count:,}" for kind, count in line["errors"].items()) or "**0**",
             ", ".join("—" if ms is None else f"{ms:.0f}" for ms in (line["p99_ms"], line["max_ms"])),
-            line["told"],
+            line["result"],
         )
         for line in document["rows"]
     ]
-    header = ("what happens", "load", "may fail", "requests", "failed", "p99, longest ms", "seen")
+    header = (
+        "what happens",
+        "load",
+        "goal for failures",
+        "requests",
+        "failed",
+        "p99 and maximum, ms",
+        "result",
+    )
     return f"## {document['name']}\n\n{document['date']} UTC.\n\n{table(header, lines)}"
 
 
@@ -242,25 +252,23 @@ PARTS = {part.__name__: part for part in (update, broken, replica, hang, control
 
 
 def main(arguments: list[str]) -> None:
-    """Parse, serve, disturb, count, write, print. Raises RayclsError."""
+    """Measure one part, write the results and print them. Raises RayclsError."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("part", choices=list(PARTS))
-    parser.add_argument(
-        "--model", help="NAME, NAME@ALIAS or NAME/VERSION (default: the champion promoted last)"
-    )
+    parser.add_argument("--model", help="NAME, NAME@ALIAS or NAME/VERSION (default: the latest champion)")
     parser.add_argument("--rate", type=float, default=250, help="requests/s (default: 250)")
     parser.add_argument("--output", type=Path, default=HERE / "results", help="folder for the results")
     options = parser.parse_args(arguments)
     if not RATES[0] <= options.rate <= RATES[1]:
-        raise UsageError(f"--rate {options.rate:g}: from {RATES[0]} to {RATES[1]} requests/s")
+        raise UsageError(f"--rate {options.rate:g}: give a rate from {RATES[0]} to {RATES[1]} requests/s")
     with stage(options.model, SERVE_CONFIG, REPLICAS) as server:
         rows = PARTS[options.part](server, options.rate)
     document = results_page.document(options.part, {"rate": options.rate}, rows)
     file = results_page.keep(options.output, "resilience", document)
     page = results_page.write(options.output, "resilience", HEAD, SECTIONS)
-    progress.say(f"written: {file}, {page}")
+    progress.say(f"wrote {file} and {page}")
     print(json.dumps(document))
 
 

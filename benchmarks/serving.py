@@ -1,13 +1,13 @@
-"""Requests/s and latency of a served model: by number of replicas, or beside what others serve it with.
+"""Measure requests/s and latency of a served model: by number of replicas, or compared with other servers.
 
-    python benchmarks/serving.py --replicas 1,2                              # serves the champion, each count in turn
-    python benchmarks/serving.py --url http://127.0.0.1:8000 --images photos/   # a server that already runs
-    python benchmarks/serving.py --peers                                     # beside FastAPI, LitServe and others
+    python benchmarks/serving.py --replicas 1,2                              # the champion with 1, then 2 replicas
+    python benchmarks/serving.py --url http://127.0.0.1:8000 --images photos/   # a server that runs already
+    python benchmarks/serving.py --peers                                     # compare with FastAPI, LitServe and others
     python benchmarks/serving.py --peers --model photos/1 --images photos/ --name photographs
 
-Without --peers this is `raycls bench` (whose --help has every option) with its page and plot written into
-benchmarks/results/ and one JSON document as the last line of stdout. With it, results go to
-OUTPUT/servers/NAME.json (benchmarks/results), from which the page OUTPUT/servers.md is made anew.
+Without --peers this is `raycls bench` (its --help lists every option): the page and the plot go to benchmarks/results/.
+With --peers the results go to OUTPUT/servers/NAME.json (default: benchmarks/results), and the page OUTPUT/servers.md is
+rebuilt. The last line of stdout is one JSON document.
 """
 
 from __future__ import annotations
@@ -29,28 +29,34 @@ from raycls.models.card import load_card
 
 HERE = Path(__file__).parent
 RESULTS, PROGRAMS = HERE / "results", HERE / "peers" / "serving"
-IMAGES = 1000  # of the model's test split, where no others are given
+IMAGES = 1000  # images of the test split that are sent without --images
 
 
 def compare(arguments: list[str]) -> None:
-    """Parse, measure, write, print. Raises RayclsError."""
+    """Compare raycls with its peers, write the results and print them. Raises RayclsError."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     names = [peer.name for peer in serving_peers.PEERS]
     parser.add_argument(
-        "--peers", nargs="*", metavar="NAME", help=f"some of: {', '.join(names)} (default: all)"
+        "--peers", nargs="*", metavar="NAME", help=f"which peers: {', '.join(names)} (default: all)"
     )
-    parser.add_argument("--model", help="NAME/VERSION (default: the champion promoted last)")
+    parser.add_argument("--model", help="NAME/VERSION (default: the latest champion)")
     parser.add_argument(
-        "--images", type=Path, help="folder of images to send (default: the model's test split)"
+        "--images",
+        type=Path,
+        help="folder of images to send (default: the test split of the model's dataset)",
     )
     parser.add_argument(
-        "--name", default="small", choices=list(servers_page.SECTIONS), help="of the results (default: small)"
+        "--name", default="small", choices=list(servers_page.SECTIONS), help="name of the results"
     )
-    parser.add_argument("--rounds", type=int, default=3, help="of all servers in turn (default: 3)")
-    parser.add_argument("--seconds", type=float, default=3, help="of each load (default: 3)")
-    parser.add_argument("--config", type=Path, default=Path("serve_config.yaml"), help="of raycls")
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="a round measures every server once (default: 3)"
+    )
+    parser.add_argument("--seconds", type=float, default=3, help="length of each load (default: 3)")
+    parser.add_argument(
+        "--config", type=Path, default=Path("serve_config.yaml"), help="raycls's configuration file"
+    )
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder for the results")
     options = parser.parse_args(arguments)
     if unknown := set(options.peers) - set(names):
@@ -71,11 +77,15 @@ def compare(arguments: list[str]) -> None:
             rounds=options.rounds,
             seconds=options.seconds,
         )
-        told = {"network": card.network, "image_size": card.image_size, "seconds": options.seconds}
-        told["engine"] = fitting(version.engine, best_device())
-        growing = (results_page.document(options.name, told, rows) for rows in rounds)
+        arguments_used = {
+            "network": card.network,
+            "image_size": card.image_size,
+            "seconds": options.seconds,
+            "engine": fitting(version.engine, best_device()),
+        }
+        growing = (results_page.document(options.name, arguments_used, rows) for rows in rounds)
         file, document = results_page.keep_last(options.output, "servers", growing)
-    progress.say(f"written: {file}, {servers_page.write(options.output)}")
+    progress.say(f"wrote {file} and {servers_page.write(options.output)}")
     print(json.dumps(document))
 
 

@@ -1,11 +1,11 @@
-"""A study that is killed at random moments, again and again, against the same study left alone.
+"""Kill a study at random moments, and compare it with the same study that runs undisturbed.
 
     python benchmarks/study_kills.py --kills 20 --seed 0
 
-The victims are the driver, a trial's process, and the whole cluster (every process of Ray's). Where the driver is gone
-the study is resumed. At the end every trial must stand once in Optuna's storage and once in MLflow, with every epoch
-once, and with the very figures of the undisturbed study. Everything lies in a temporary RAYCLS_HOME. Prints one line a
-kill and a summary; exit code 1 where something is lost.
+Each kill hits the driver, a trial's process or the whole cluster (all processes of Ray). When the driver is gone, the
+study is resumed. At the end, Optuna's storage and MLflow must hold every trial exactly once, with every epoch exactly
+once and the same values as the undisturbed study. All files are in a temporary RAYCLS_HOME. The program prints a line
+for each kill and a summary. Exit code 1: something was lost.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ SPACE = "lr: {choices: [0.06, 0.12, 0.24, 0.48]}\nnetwork.dropout: {choices: [0.
 OPTIONS = ["--preset", "smoke", "--set", "epochs=16", "--set", "batch_size=16", "--set", "precision=fp32"]
 SEARCH = ["--search", "grid", "--scheduler", "none"]
 EPOCHS = 16
-GIVE_UP_S = 150  # a driver whose cluster is gone notices that within a minute or so
+GIVE_UP_S = 150  # a driver notices the loss of its cluster after about a minute
 
 
 def start(folder: Path, log: Path, *arguments: str) -> psutil.Popen:
-    """`raycls tune digits`, which starts a Ray of its own, in a session of its own."""
+    """Start `raycls tune digits` with its own Ray, in its own session, and return the process."""
     command = [sys.executable, "-m", "raycls", "tune", "digits", *arguments]
     with log.open("ab") as output:
         return psutil.Popen(
@@ -51,7 +51,7 @@ def epochs_of(study: str) -> int:
     return 0
 
 
-def of_ray(driver: psutil.Process, trials_only: bool) -> list[psutil.Process]:
+def ray_processes(driver: psutil.Process, trials_only: bool) -> list[psutil.Process]:
     found = []
     for process in driver.children(recursive=True):
         with suppress(psutil.NoSuchProcess):
@@ -62,11 +62,11 @@ def of_ray(driver: psutil.Process, trials_only: bool) -> list[psutil.Process]:
 
 
 def strike(driver: psutil.Process, victim: str) -> bool:
-    """SIGKILL the victim; False when there is none now."""
+    """Send SIGKILL to the victim; return False if there is none at the moment."""
     if victim == "driver":
         driver.kill()
         return True
-    victims = of_ray(driver, victim == "trial")
+    victims = ray_processes(driver, victim == "trial")
     for process in victims[-1:] if victim == "trial" else victims:
         with suppress(psutil.NoSuchProcess):
             process.send_signal(signal.SIGKILL)
@@ -81,12 +81,12 @@ def ended(driver: psutil.Process, seconds: float) -> bool:
 
 
 def finish(folder: Path, study: str, log: Path) -> None:
-    """Resume as often as it takes; most of the time, once."""
+    """Resume the study until it is finished, at most three times."""
     for _ in range(3):
         process = start(folder, log, "--resume", study)
         if ended(process, 900) and finished(study):
             return
-    raise SystemExit(f"study {study} does not end; see {log}")
+    raise SystemExit(f"study {study} is not finished after three attempts; its log is {log}")
 
 
 def finished(study: str) -> bool:
@@ -95,7 +95,7 @@ def finished(study: str) -> bool:
 
 
 def curves(study: str) -> dict[int, list[tuple[int, float]]]:
-    """Every trial's validation losses in MLflow, by number. Raises SystemExit where a trial has two runs."""
+    """Return each trial's validation losses in MLflow, by trial number. Raises SystemExit if a trial has two runs."""
     found = tracking.find_runs("digits", f"tags.kind = 'trial' and tags.study = '{study}'")
     table: dict[int, list[tuple[int, float]]] = {}
     for run in found:
@@ -108,20 +108,20 @@ def curves(study: str) -> dict[int, list[tuple[int, float]]]:
 
 
 def faults(study: str, trials: tuple[Trial, ...], alone: tuple[Trial, ...]) -> list[str]:
-    """What is not as it should be."""
-    told = []
+    """Return the differences between the killed study's trials and those of the undisturbed study."""
+    found = []
     if [trial.number for trial in trials] != list(range(len(alone))):
-        told.append(f"trials {[trial.number for trial in trials]}")
-    told += [f"trial {trial.number} is {trial.state}" for trial in trials if trial.state != "done"]
+        found.append(f"the trials are {[trial.number for trial in trials]}")
+    found += [f"trial {trial.number} is {trial.state}" for trial in trials if trial.state != "done"]
     drawn, expected = curves(study), curves("alone")
     for trial, other in zip(trials, alone, strict=False):
         if trial.values != other.values:
-            told.append(f"trial {trial.number} tried other values")
+            found.append(f"trial {trial.number} has other values")
         if [step for step, _ in drawn.get(trial.number, [])] != list(range(1, EPOCHS + 1)):
-            told.append(f"trial {trial.number} has the epochs {[s for s, _ in drawn.get(trial.number, [])]}")
+            found.append(f"trial {trial.number} has the epochs {[s for s, _ in drawn.get(trial.number, [])]}")
         elif drawn[trial.number] != expected[trial.number]:
-            told.append(f"trial {trial.number} has another curve than undisturbed")
-    return told
+            found.append(f"trial {trial.number} has another curve")
+    return found
 
 
 def main() -> None:
@@ -138,7 +138,7 @@ def main() -> None:
         prepare("digits")
         (folder / "space.yaml").write_text(SPACE)
         new = [*OPTIONS, *SEARCH, "--space", "space.yaml"]
-        with progress.bar("the study left alone"):
+        with progress.bar("the undisturbed study"):
             if not ended(
                 start(folder, log, *new, "--study", "alone", "--model", "alone"), 900
             ) or not finished("alone"):
@@ -146,23 +146,24 @@ def main() -> None:
         alone = record.read("alone")
         kill(folder, log, new, rng, options.kills)
         finish(folder, "killed", log)
-        told = faults("killed", record.read("killed"), alone)
+        lost = faults("killed", record.read("killed"), alone)
         best = [
             max(trials, key=lambda t: (t.val_accuracy or 0, -t.number))
             for trials in (alone, record.read("killed"))
         ]
         print(
-            f"{len(alone)} trials; best undisturbed: #{best[0].number}, best of the killed study: #{best[1].number}"
+            f"{len(alone)} trials; best trial of the undisturbed study: #{best[0].number}, "
+            f"of the killed study: #{best[1].number}"
         )
         models = [v for v in registry.list_models() if v.name == "killed"]
         if len(models) != 1:
-            told.append(f"{len(models)} models were registered")
-        print("nothing is lost" if not told else "LOST: " + "; ".join(told))
-        sys.exit(1 if told else 0)
+            lost.append(f"{len(models)} models were registered")
+        print("nothing is lost" if not lost else "LOST: " + "; ".join(lost))
+        sys.exit(1 if lost else 0)
 
 
 def kill(folder: Path, log: Path, new: list[str], rng: random.Random, kills: int) -> None:
-    """Start the study and strike, as often as asked for, at moments within its whole length."""
+    """Start the study and kill a victim `kills` times, at random moments over the whole study."""
     driver: psutil.Popen | None = None
     total = 12 * EPOCHS
     for count in range(1, kills + 1):
@@ -170,7 +171,7 @@ def kill(folder: Path, log: Path, new: list[str], rng: random.Random, kills: int
             begun = tracking.find_runs("digits", "tags.kind = 'study' and attributes.run_name = 'killed'")
             arguments = ["--resume", "killed"] if begun else [*new, "--study", "killed", "--model", "killed"]
             driver = start(folder, log, *arguments)
-        # Between the very start of the process and about a twentieth of the study later.
+        # A moment between the start of the process and the end of 1/kills of the study.
         target = epochs_of("killed") + rng.randint(0, max(1, total // kills))
         delay = rng.uniform(0, 6)
         waited = time.monotonic()
@@ -182,13 +183,13 @@ def kill(folder: Path, log: Path, new: list[str], rng: random.Random, kills: int
         struck = driver.poll() is None and strike(driver, victim)
         if victim != "trial" and struck and not ended(driver, GIVE_UP_S):
             print(
-                f"kill {count}: the driver did not notice within {GIVE_UP_S} s that its cluster is gone",
+                f"kill {count}: after {GIVE_UP_S} s, the driver has not noticed the loss of its cluster",
                 flush=True,
             )
             driver.kill()
             driver.wait(10)
         print(
-            f"kill {count}: {victim} at {before} of {total} epochs{'' if struck else ' (none there)'}",
+            f"kill {count}: {victim} at {before} of {total} epochs{'' if struck else ' (nothing to kill)'}",
             flush=True,
         )
     if driver and driver.poll() is None:

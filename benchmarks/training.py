@@ -1,15 +1,16 @@
-"""How fast and how well raycls trains: one part of the page at a time, each compared in turns within one call.
+"""Measure how fast and how well raycls trains. Each call measures one part of the results page.
 
-    python benchmarks/training.py presets --preset fast --seeds 0,1,2     # against epochs of the plain peer
-    python benchmarks/training.py ray --pairs 5                           # the loop under Ray against bare processes
-    python benchmarks/training.py workers --pairs 5                       # two workers against one, images/s
-    python benchmarks/training.py agreement --seeds 0,1,2                 # and their accuracy
-    python benchmarks/training.py memory
-    python benchmarks/training.py levers --seeds 0,1,2                    # what each setting of `fast` is worth
+    python benchmarks/training.py presets --preset fast --seeds 0,1,2     # a preset against epochs of the plain peer
+    python benchmarks/training.py ray --pairs 5                           # Ray Train against bare processes
+    python benchmarks/training.py workers --pairs 5                       # two workers against one: images/s
+    python benchmarks/training.py agreement --seeds 0,1,2                 # two workers against one: accuracy
+    python benchmarks/training.py memory                                  # memory of one worker
+    python benchmarks/training.py levers --seeds 0,1,2                    # the effect of each setting of `fast`
     python benchmarks/training.py networks --dataset emotions --init cifar10/1
 
-Results go to OUTPUT/training/PART.json (benchmarks/results), from which the page OUTPUT/training.md is made anew, and
-one JSON document to the last line of stdout. What is broken off leaves what it has measured in PART.partial.
+A comparison runs both sides in turns. The results go to OUTPUT/training/PART.json (default: benchmarks/results) and
+the page OUTPUT/training.md is rebuilt. The last line of stdout is one JSON document. An interrupted call leaves its
+finished rows in PART.partial.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def measure(options: argparse.Namespace) -> Iterator[results_page.Document]:
-    """One part's document after each of its rows; its name, its file's, and what it was asked for are in it."""
+    """Yield the document of one part after each of its rows. It has the part's name, arguments and rows so far."""
     part, dataset, seeds, pairs = options.part, options.dataset, options.seeds, options.pairs
     arguments: dict[str, Any] = {"dataset": dataset}
     if part == "presets":
@@ -56,27 +57,29 @@ def measure(options: argparse.Namespace) -> Iterator[results_page.Document]:
 
 
 def main(arguments: list[str]) -> None:
-    """Parse, measure, write, print. Raises RayclsError."""
+    """Measure one part, write the results and print them. Raises RayclsError."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("part", choices=list(training_page.SECTIONS))
     parser.add_argument("--dataset", default="cifar10", help="a prepared dataset (default: cifar10)")
-    parser.add_argument("--preset", default="fast", help="of the part presets (default: fast)")
-    parser.add_argument("--seeds", type=seeds, default=[0, 1, 2], help="one run each (default: 0,1,2)")
-    parser.add_argument("--pairs", type=int, default=5, help="of ray and workers (default: 5)")
-    parser.add_argument("--workers", type=int, default=2, help="of ray (default: 2)")
-    parser.add_argument("--threads", type=int, default=1, help="of each worker of ray (default: 1)")
-    parser.add_argument("--init", help="of networks: a model to fine-tune as well")
+    parser.add_argument("--preset", default="fast", help="presets: which one (default: fast)")
     parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="of presets: change a setting"
+        "--seeds", type=seeds, default=[0, 1, 2], help="one run for each seed (default: 0,1,2)"
+    )
+    parser.add_argument("--pairs", type=int, default=5, help="ray, workers: number of pairs (default: 5)")
+    parser.add_argument("--workers", type=int, default=2, help="ray: number of workers (default: 2)")
+    parser.add_argument("--threads", type=int, default=1, help="ray: threads of each worker (default: 1)")
+    parser.add_argument("--init", help="networks: also fine-tune this registered model")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="presets: change a setting"
     )
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder for the results")
     options = parser.parse_args(arguments)
     open_dataset(options.dataset)
 
     file, document = results_page.keep_last(options.output, "training", measure(options))
-    progress.say(f"written: {file}, {training_page.write(options.output)}")
+    progress.say(f"wrote {file} and {training_page.write(options.output)}")
     print(json.dumps(document))
 
 

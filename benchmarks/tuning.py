@@ -1,14 +1,14 @@
-"""What a study costs and what it finds: one part of the page at a time, each compared in turns within one call.
+"""Measure what a study costs and what it finds. Each call measures one part of the results page.
 
-    python benchmarks/tuning.py cost --seeds 0,1,2      # a trial beyond its training
-    python benchmarks/tuning.py grid --seeds 0,1,2      # the default search, the full grid, random search
-    python benchmarks/tuning.py stopping --seeds 0,1,2  # what stopping trials early saves and costs
-    python benchmarks/tuning.py optuna --seeds 0,1,2    # against plain Optuna in one process
-    python benchmarks/tuning.py nodes --seeds 0,1,2     # two nodes of one core against one
-    python benchmarks/tuning.py served --seeds 0,1,2    # a study's latency again, from the model it made, served
+    python benchmarks/tuning.py cost --seeds 0,1,2      # the time of a trial beside its training
+    python benchmarks/tuning.py grid --seeds 0,1,2      # the default search, the full grid and random search
+    python benchmarks/tuning.py stopping --seeds 0,1,2  # the effect of stopping trials early
+    python benchmarks/tuning.py optuna --seeds 0,1,2    # raycls against plain Optuna in one process
+    python benchmarks/tuning.py nodes --seeds 0,1,2     # two nodes of one core against one node
+    python benchmarks/tuning.py served --seeds 0,1,2    # a latency in the study against the served model's latency
 
-Results go to OUTPUT/tuning/PART.json (benchmarks/results), from which the page OUTPUT/tuning.md is made anew, and one
-JSON document to the last line of stdout.
+A comparison runs its sides in turns. The results go to OUTPUT/tuning/PART.json (default: benchmarks/results), and the
+page OUTPUT/tuning.md is rebuilt. The last line of stdout is one JSON document.
 """
 
 from __future__ import annotations
@@ -34,13 +34,15 @@ SERVED_TURNS = 5
 
 
 def main(arguments: list[str]) -> None:
-    """Parse, measure, write, print. Raises RayclsError."""
+    """Measure one part, write the results and print them. Raises RayclsError."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("part", choices=list(tuning_page.SECTIONS))
     parser.add_argument("--dataset", default="cifar10", help="a prepared dataset (default: cifar10)")
-    parser.add_argument("--seeds", type=seeds, default=[0, 1, 2], help="one comparison each (default: 0,1,2)")
+    parser.add_argument(
+        "--seeds", type=seeds, default=[0, 1, 2], help="one comparison for each seed (default: 0,1,2)"
+    )
     parser.add_argument("--output", type=Path, default=HERE / "results", help="folder for the results")
     options = parser.parse_args(arguments)
     open_dataset(options.dataset)
@@ -53,12 +55,12 @@ def main(arguments: list[str]) -> None:
             rows = getattr(tuning_parts, part)(options.dataset, options.seeds)
     document = results_page.document(options.part, {"dataset": options.dataset}, rows)
     file = results_page.keep(options.output, "tuning", document)
-    progress.say(f"written: {file}, {tuning_page.write(options.output)}")
+    progress.say(f"wrote {file} and {tuning_page.write(options.output)}")
     print(json.dumps(document))
 
 
 def served(dataset: str, seeds: list[int]) -> list[results_page.Row]:
-    """The latency that a study chose by, and that of the model it made as its only replica counts it."""
+    """Return, for each seed, the winner's latency in the study and the latency that its only replica measures."""
     image = png(open_dataset(dataset).images("test")[0])
     document = ServeConfiguration.read(HERE.parent / "serve_config.yaml")
     rows = []
@@ -68,7 +70,7 @@ def served(dataset: str, seeds: list[int]) -> list[results_page.Row]:
         assert version is not None
         at = deploy.up(document.pinned(model=version.reference, replicas=1), detach=True)
         try:
-            # In turns: the machine's pace may have changed since the study began.
+            # In turns, because the machine's speed changes over minutes.
             pairs = [
                 (tuning_parts.timed_again(outcome.study), forward_ms(f"{at.url}/predict", image))
                 for _ in range(SERVED_TURNS)

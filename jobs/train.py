@@ -1,11 +1,11 @@
-"""One training run as a Ray job: `raycls train` with the same arguments, on the cluster.
+"""Train a model as a Ray job: `raycls train` with the same arguments, on the cluster.
 
     RAY_AUTH_MODE=token ray job submit --address http://127.0.0.1:8265 --working-dir . -- \
         python jobs/train.py cifar10 --preset fast
 
-Needs raycls's dependencies on every node, and the dataset: under the RAYCLS_HOME there, or pushed to RAYCLS_STORAGE by
-`raycls data push`. raycls itself travels in the working directory. `ray job stop` ends it as Ctrl-C does; a further job
-with `cifar10 --resume RUN` goes on with it, also after the cluster was started anew.
+Every node needs raycls's dependencies and the dataset: either under its RAYCLS_HOME, or in RAYCLS_STORAGE after
+`raycls data push`. raycls itself is uploaded with the working directory. `ray job stop` stops the job as Ctrl-C does. A
+new job with `cifar10 --resume RUN` continues it, also on a new cluster.
 """
 
 import sys

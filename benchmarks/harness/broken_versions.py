@@ -1,4 +1,4 @@
-"""Versions that must not be served: what may be wrong with a checkpoint, by name.
+"""Changes that break a checkpoint, by name. A version with one of them must not be served.
 
 for name, change in BROKEN.items():
     change(checkpoint_directory)
@@ -46,8 +46,8 @@ def _card(directory: Path, **changed: object) -> None:
 
 BROKEN: dict[str, Change] = {
     "a damaged checkpoint": cut_short,
-    "NaN for answers": _weights(lambda tensor: tensor * float("nan")),
-    "all forgotten": _weights(torch.zeros_like),
+    "answers are NaN": _weights(lambda tensor: tensor * float("nan")),
+    "all weights are zero": _weights(torch.zeros_like),
     "other classes": _other_classes,
     "a network that raises": lambda directory: _card(directory, image_size=0),
 }

@@ -1,12 +1,12 @@
-"""Load by h2load, a client in C, which leaves the server more of the cores; for more than a server can take.
+"""Send load with h2load, a client in C that leaves the server more CPU time; for loads above the server's peak.
 
     if h2load.installed():
         peak = h2load.drive(url, images, Load(connections=100, seconds=10))
         over = h2load.drive(url, images, Load(rate=3 * peak.requests_per_s, seconds=60))
 
-A rate is shared by as many connections as our own client has requests unanswered at most. Each sends its next request
-when it is due and the last is answered, so that a latency is of the answer alone: what could not be sent in time was
-not offered. Sends one image; looks at no answer but for its status.
+A rate is divided among MAX_OUTSTANDING connections. A connection sends its next request when the request is due and the
+previous one is answered. So a latency counts from the sending, and a request that could not be sent in time is not
+counted. h2load sends a single image and checks only the status of an answer.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def installed() -> bool:
 
 
 def drive(url: str, images: Sequence[EncodedImage], load: Load) -> Sample:
-    """One measurement. Raises BenchmarkError where h2load cannot run it."""
+    """Send one load and return its Sample. Raises BenchmarkError if h2load fails."""
     seconds = load.warmup_seconds + load.seconds
     with tempfile.TemporaryDirectory(prefix="raycls-h2load-") as folder:
         body, log = Path(folder, "body"), Path(folder, "log")
@@ -53,22 +53,22 @@ def drive(url: str, images: Sequence[EncodedImage], load: Load) -> Sample:
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 60, check=False)
         except subprocess.TimeoutExpired:
-            raise BenchmarkError(f"h2load did not end a minute after its {seconds:g} s at {url}") from None
+            raise BenchmarkError(f"h2load did not end within {seconds + 60:g} s at {url}") from None
         if done.returncode or not log.exists() or not log.stat().st_size:
-            said = (done.stderr or done.stdout).strip() or f"it ended with {done.returncode}"
-            raise BenchmarkError(f"h2load failed: {said.splitlines()[-1]}")
+            reason = (done.stderr or done.stdout).strip() or f"its exit code is {done.returncode}"
+            raise BenchmarkError(f"h2load failed: {reason.splitlines()[-1]}")
         cores = (_cpu_seconds() - cpu) / (time.perf_counter() - began)
         return _sample(np.loadtxt(log, ndmin=2), load, cores)
 
 
 def _cpu_seconds() -> float:
-    """Of the child processes that have ended."""
+    """Return the CPU time of all child processes that have ended."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
 
 def _sample(log: np.ndarray, load: Load, cores: float) -> Sample:
-    """log: a row for each answer, of its begin in µs, its status (-1: none) and how long it took in µs."""
+    """log has a row for each answer: start time in µs, status (-1: no answer), duration in µs."""
     begins, statuses, ms = log[:, 0] / 1e6, log[:, 1].astype(int), log[:, 2] / 1e3
     counted = begins >= begins.min() + load.warmup_seconds
     ok, busy = (ms[counted & (statuses == status)] for status in (OK, BUSY))

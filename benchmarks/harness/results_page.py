@@ -1,11 +1,11 @@
-"""A benchmark's page made of the parts that were measured so far, each with its own date and circumstances.
+"""Build a results page (Markdown) from the documents (JSON) of its parts, each measured at its own time.
 
     file = keep(Path("benchmarks/results"), "training", document)             # results/training/NAME.json
-    file = keep_last(Path("benchmarks/results"), "training", documents)       # of one that grows while it is measured
-    write(Path("benchmarks/results"), "training", HEAD, SECTIONS)             # results/training.md, of all of them
+    file = keep_last(Path("benchmarks/results"), "training", documents)       # a document that grows row by row
+    write(Path("benchmarks/results"), "training", HEAD, SECTIONS)             # results/training.md from all documents
 
-A document is {"name", "date", "arguments", "rows", "hardware", "versions"}: rows of plain numbers. A section makes
-Markdown of the documents whose names begin with its own. A figure without its part's file is not on the page.
+A document is {"name", "date", "arguments", "rows", "hardware", "versions"}. Its rows are plain numbers. A section turns
+the documents whose names begin with its own name into Markdown. Every number on a page comes from a document.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Section = Callable[[dict[str, Document]], str]
 
 
 def seeds(text: str) -> list[int]:
-    """The seeds on a command line, like 0,1,2. Raises ConfigError."""
+    """Return the seeds of a command-line argument like 0,1,2. Raises ConfigError."""
     try:
         return [int(number) for number in text.split(",")]
     except ValueError:
@@ -34,7 +34,7 @@ def seeds(text: str) -> list[int]:
 
 
 def document(name: str, arguments: dict[str, Any], rows: list[Row]) -> Document:
-    """One part's results, with when and on what they were measured."""
+    """Return one part's document: its rows, with the present time, machine and versions."""
     return {
         "name": name,
         "date": f"{datetime.now(UTC):%Y-%m-%d %H:%M}",
@@ -46,7 +46,7 @@ def document(name: str, arguments: dict[str, Any], rows: list[Row]) -> Document:
 
 
 def keep(results: Path, kind: str, part: Document) -> Path:
-    """Write the part's file, in place of an earlier one of this name."""
+    """Write a part's document to its file, in place of an older one, and return the file."""
     file = results / kind / f"{part['name']}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(_text(part))
@@ -58,10 +58,10 @@ def _text(part: Document) -> str:
 
 
 def keep_last(results: Path, kind: str, growing: Iterable[Document]) -> tuple[Path, Document]:
-    """Write the last of these as `keep` does; until it has come, each lies beside an earlier file of the name.
+    """Write each document to NAME.partial, and the last one as `keep` does.
 
-    So what is broken off leaves its rows in NAME.partial, and the figures of the time before as they were. Raises
-    BenchmarkError where nothing is measured.
+    An interrupted measurement leaves its rows in NAME.partial and does not change the older NAME.json. Raises
+    BenchmarkError if there is no document.
     """
     partial = None
     for part in growing:
@@ -70,13 +70,13 @@ def keep_last(results: Path, kind: str, growing: Iterable[Document]) -> tuple[Pa
         partial.write_text(_text(part))
         progress.say(f"{len(part['rows'])} rows so far in {partial}")
     if partial is None:
-        raise BenchmarkError("nothing was measured: ask for one round, pair or seed at least")
+        raise BenchmarkError("nothing was measured: ask for at least one round, pair or seed")
     partial.unlink()
     return keep(results, kind, part), part
 
 
 def write(results: Path, kind: str, head: str, sections: Mapping[str, Section]) -> Path:
-    """Make the page anew of every part's file."""
+    """Rebuild the page from every part's file, and return the page's path."""
     files = sorted((results / kind).glob("*.json"))
     documents = {file.stem: json.loads(file.read_text()) for file in files}
     page = results / f"{kind}.md"
@@ -95,10 +95,10 @@ def markdown(documents: dict[str, Document], head: str, sections: Mapping[str, S
         facts = {**newest["hardware"], **newest["versions"]}
         others: dict[str, list[str]] = {}
         for name, doc in documents.items():
-            if not facts["CPU"].startswith(doc["hardware"]["CPU"]):  # older files do not tell the model
+            if not facts["CPU"].startswith(doc["hardware"]["CPU"]):  # some files lack the CPU's model number
                 others.setdefault(doc["hardware"]["CPU"], []).append(name)
         elsewhere = [("another CPU", f"{cpu}: {', '.join(names)}") for cpu, names in others.items()]
-        parts.append(table(("", "of the newest measurement"), [*facts.items(), *elsewhere]))
+        parts.append(table(("", "newest measurement"), [*facts.items(), *elsewhere]))
     return "\n".join(parts)
 
 
@@ -112,7 +112,7 @@ def median(rows: list[Row], key: str) -> float:
 
 
 def mean_and_spread(values: Iterable[float]) -> tuple[float, float | None]:
-    """The mean, and the sample standard deviation of more than one."""
+    """Return the mean, and the sample standard deviation (None for a single value)."""
     values = list(values)
     return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None
 

@@ -1,10 +1,10 @@
-"""A model on a cluster of its own, in a temporary home, where a benchmark may update, break and kill what it likes.
+"""Serve a copy of a model on its own cluster, so that a benchmark can update, break and kill it.
 
     with stage("cifar10", config, replicas=2) as server, server.under_load(rate=250, seconds=20) as sample:
         server.replicas()[0].kill()
     sample.result().errors
 
-The registry and the cluster of whoever measures are not touched; their dataset is read.
+The copy is in a temporary RAYCLS_HOME. The user's own registry and cluster are not touched; the dataset is only read.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from raycls.serving.control import deploy
 from raycls.serving.control.configuration import DEPLOYMENT, ServeConfiguration
 
 IMAGES = 500
-LEAD_S = 2.0  # of undisturbed load, before anything is done
+LEAD_S = 2.0  # seconds of load before the disturbance
 
 
 def _nothing(directory: Path) -> None:
@@ -42,29 +42,29 @@ def _nothing(directory: Path) -> None:
 
 @dataclass(frozen=True)
 class Server:
-    """Where the model answers, and the images to ask it about. `version` is the champion of the temporary home."""
+    """The served copy. version is the champion of the temporary home; images is a folder of images to send."""
 
     version: ModelVersion
     url: str
     images: Path
 
     def again(self, change: Change = _nothing) -> ModelVersion:
-        """The champion as a further version, with something changed in its checkpoint before it is registered."""
+        """Register the champion's checkpoint as a new version, after `change` has edited it, and return the version."""
         return register_again(self.version, registry.checkpoint(self.version), change)
 
     def answering(self) -> str:
-        """The number of the version that answers."""
-        return str(local_http.request("GET", f"{self.url}/health", timeout=10).json()["model"]["version"])
+        """Return the number of the version that answers requests."""
+        return str(requests.get(f"{self.url}/health", timeout=10).json()["model"]["version"])
 
     def replicas(self) -> list[psutil.Process]:
         return usage.replicas(_cluster().pid)
 
     def controller(self) -> psutil.Process:
-        """The process that starts, counts and ends the replicas."""
+        """Return the process of Serve's controller."""
         return usage.controller(_cluster().pid)
 
     def running(self) -> int:
-        """How many replicas take requests, by Serve's own account."""
+        """Return how many replicas take requests, according to Serve."""
         (application,) = deploy.applications(_cluster())["applications"].values()
         replicas = application["deployments"][DEPLOYMENT]["replicas"]
         return sum(replica["state"] == "RUNNING" for replica in replicas)
@@ -74,21 +74,19 @@ class Server:
 
     @contextmanager
     def under_load(self, rate: float, seconds: float) -> Iterator[Future[Sample]]:
-        """An open loop beside what is done meanwhile; its sample is known once the context has ended.
+        """Send an open loop while the body runs; yield the future of its Sample, which is done at the end.
 
-        Raises BenchmarkError where the load ended before what it was to accompany.
+        Raises BenchmarkError if the load ends before the body.
         """
         load = Load(rate=rate, seconds=seconds, warmup_seconds=0.5)
-        with self.generator() as generator, ThreadPoolExecutor(1) as beside:
-            sample = beside.submit(generator.measure, load)
+        with self.generator() as generator, ThreadPoolExecutor(1) as executor:
+            sample = executor.submit(generator.measure, load)
             try:
                 time.sleep(LEAD_S)
                 yield sample
                 if sample.done():
                     sample.result()
-                    raise BenchmarkError(
-                        f"the load of {seconds:.0f} s was over too soon: give a lower --rate"
-                    )
+                    raise BenchmarkError(f"the load of {seconds:.0f} s ended too soon: give a lower --rate")
                 sample.result()
             except BaseException:
                 generator.stop()
@@ -97,10 +95,10 @@ class Server:
 
 @contextmanager
 def stage(model: str | None, config: Path, replicas: int | None = None) -> Iterator[Server]:
-    """Serve the model (default: the champion promoted last) as the file says, or with a fixed number of replicas.
+    """Serve a copy of the model (default: the latest champion) with the file's configuration, and yield the Server.
 
-    Raises UnknownModelError, UnknownDatasetError where the model's dataset is not here, ConfigError for a file that is
-    none, and as `deploy.up`.
+    replicas fixes their number. Raises UnknownModelError, UnknownDatasetError if the model's dataset is not prepared,
+    ConfigError for an invalid file, and what `deploy.up` raises.
     """
     theirs = registry.resolve(model)
     directory = registry.checkpoint(theirs)
@@ -121,8 +119,8 @@ def stage(model: str | None, config: Path, replicas: int | None = None) -> Itera
 
 
 def register_again(like: ModelVersion, directory: Path, change: Change = _nothing) -> ModelVersion:
-    """Another version like that one, of its checkpoint directory with something changed in it."""
-    with tempfile.TemporaryDirectory() as folder, tracking.run(like.name, "the same again", {}) as run:
+    """Register a copy of the checkpoint directory, edited by `change`, as a version with the tags of `like`."""
+    with tempfile.TemporaryDirectory() as folder, tracking.run(like.name, "copy", {}) as run:
         copy = Path(shutil.copytree(directory, f"{folder}/checkpoint"))
         change(copy)
         engine = {
@@ -136,5 +134,5 @@ def register_again(like: ModelVersion, directory: Path, change: Change = _nothin
 def _cluster() -> cluster.Cluster:
     running = cluster.status()
     if running is None:
-        raise BenchmarkError("the cluster ended during the measurement")
+        raise BenchmarkError("the cluster stopped during the measurement")
     return running

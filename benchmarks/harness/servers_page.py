@@ -1,8 +1,8 @@
-"""The page of raycls beside other servers: what each answered, and how that stands to the goals.
+"""The results page that compares raycls with other servers, and with its goals.
 
     write(Path("benchmarks/results"))    # reads results/servers/*.json, writes results/servers.md
 
-A ratio is the median over the rounds, each of which had every server once.
+A ratio is the median over the rounds. A round measures every server once.
 """
 
 from __future__ import annotations
@@ -17,28 +17,32 @@ from harness.results_page import Document, Row, Section, ratio, table
 from harness.serving_peers import CONNECTIONS, RAYCLS, SHARES
 
 HEAD = """\
-# raycls beside other servers
+# raycls compared with other servers
 
-The same weights, the same images, one server at a time on the same cores, load generator included; a round is every
-server once, and a figure is the median over the rounds. Each peer is a program in `benchmarks/peers/serving`, written
-as its own documentation recommends, with PyTorch in float32; `engine reference` is raycls with the same, so that what
-the server gives and what the engine gives can be told apart. Open loops were sent by our own client, at 50% and 80% of
-the most that it got from that server. Every server was asked first whether it gives the model's classes.
+All servers have the same weights and get the same images. One server at a time runs, on the same cores as the load
+generator. A round measures every server once, and a value is the median over the rounds. Each peer is a program in
+`benchmarks/peers/serving`, written as its own documentation recommends, with PyTorch in float32. `engine reference` is
+raycls with PyTorch in float32: it separates the effect of the server from the effect of the engine. raycls's own client
+sent the open loops, at 50% and 80% of the peak that it measured for the same server. Before the measurement, each
+server had to classify 50 images as the model does.
 """
 
 
 class Goal(NamedTuple):
-    """What is aimed at on two cores, for small images and for photographs; `least` whether more is better."""
+    """A goal on two cores, for small images and for photographs. least: the goal is a minimum, not a maximum."""
 
     name: str
     small: float
     photographs: float
-    figures: Callable[[list[Row]], list[float]]  # one of each round
+    figures: Callable[[list[Row]], list[float]]  # returns one value for each round
     least: bool = True
 
 
 def best(rows: list[Row], server: str, count: int | None = None) -> list[float]:
-    """Most requests/s of any closed loop, in each round; of any number of replicas or workers where count is None."""
+    """Return the peak requests/s of the closed loops, for each round.
+
+    count is the number of replicas or workers; None takes the best number.
+    """
     found: dict[int, float] = {}
     for row in rows:
         if row.get("server") == server and "connections" in row and count in (None, row["count"]):
@@ -63,7 +67,7 @@ def _of_the_bound(rows: list[Row]) -> list[float]:
 
 
 def _beyond_the_forward_pass(rows: list[Row]) -> list[float]:
-    """Milliseconds of p50 at one connection that are not the forward pass, of one replica."""
+    """Return p50 of one replica at one connection minus the forward pass, ms, for each round."""
     own = [
         row["p50_ms"]
         for row in rows
@@ -73,7 +77,7 @@ def _beyond_the_forward_pass(rows: list[Row]) -> list[float]:
 
 
 def _tail_at_half_load(rows: list[Row]) -> list[float]:
-    """p99 in p50s, of the number of replicas that answers most."""
+    """Return p99 / p50 at half load, for each round, of the replica count with the highest peak."""
     count = 1 if statistics.median(_two_against_one(rows)) < 1 else 2
     half = [
         row
@@ -88,32 +92,40 @@ def _two_against_one(rows: list[Row]) -> list[float]:
 
 
 GOALS = (
-    Goal("requests/s against FastAPI + uvicorn, 2 workers", 3.5, 1.5, _against("FastAPI + uvicorn", 2)),
-    Goal("against LitServe, best number of workers", 2.5, 1.4, _against("LitServe")),
-    Goal("against BentoML, best number of workers", 4, 1.5, _against("BentoML")),
-    Goal("against `mlflow models serve`, best number of workers", 4, 1.5, _against("mlflow models serve")),
-    Goal("against Ray Serve as it comes, best number of replicas", 9, 1.5, _against("Ray Serve as it comes")),
-    Goal("of the bound: decoding and batched forward passes in bare processes", 0.55, 0.85, _of_the_bound),
+    Goal("requests/s / those of FastAPI + uvicorn, 2 workers", 3.5, 1.5, _against("FastAPI + uvicorn", 2)),
+    Goal("requests/s / those of LitServe, best number of workers", 2.5, 1.4, _against("LitServe")),
+    Goal("requests/s / those of BentoML, best number of workers", 4, 1.5, _against("BentoML")),
     Goal(
-        "ms of p50 at one connection beyond the forward pass", 1.5, 4, _beyond_the_forward_pass, least=False
+        "requests/s / those of `mlflow models serve`, best number of workers",
+        4,
+        1.5,
+        _against("mlflow models serve"),
     ),
+    Goal(
+        "requests/s / those of Ray Serve with its defaults, best number of replicas",
+        9,
+        1.5,
+        _against("Ray Serve as it comes"),
+    ),
+    Goal("requests/s / the bound: bare processes that decode and classify", 0.55, 0.85, _of_the_bound),
+    Goal("p50 at one connection minus the forward pass, ms", 1.5, 4, _beyond_the_forward_pass, least=False),
     Goal("p99 / p50 at half load", 4, 3, _tail_at_half_load, least=False),
-    Goal("two replicas against one", 1.35, 1.7, _two_against_one),
+    Goal("requests/s of two replicas / those of one", 1.35, 1.7, _two_against_one),
 )
 
 
 def write(results: Path) -> Path:
-    """Make the page anew."""
+    """Rebuild the page and return its path."""
     return results_page.write(results, "servers", HEAD, SECTIONS)
 
 
 def _section(name: str, title: str) -> Section:
     def section(documents: dict[str, Document]) -> str:
         (document,) = documents.values()
-        rows, told = document["rows"], document["arguments"]
+        rows, used = document["rows"], document["arguments"]
         setting = (
-            f"`{told['network']}` at {told['image_size']}×{told['image_size']}, served by engine {told['engine']}; "
-            f"{1 + max(row['round'] for row in rows)} rounds, {told['seconds']:g} s a load, {document['date']} UTC."
+            f"`{used['network']}` at {used['image_size']}×{used['image_size']}, served by engine {used['engine']}; "
+            f"{1 + max(row['round'] for row in rows)} rounds, {used['seconds']:g} s a load, {document['date']} UTC."
         )
         return f"## {title}\n\n{setting}\n\n{_goals(rows, name)}\n{_servers(rows)}"
 
@@ -145,7 +157,7 @@ def _servers(rows: list[Row]) -> str:
         lines.append((server, count, *each, *latencies, sum(row["failed"] for row in own)))
     middle = statistics.median(_bounds(rows, "images_per_s"))
     lines.append(
-        ("bare processes, one a core", "", f"{middle:,.0f} images/s", *[""] * (len(CONNECTIONS) + 6))
+        ("bare processes, one per core", "", f"{middle:,.0f} images/s", *[""] * (len(CONNECTIONS) + 6))
     )
     header = (
         "server", "replicas or workers",
@@ -153,7 +165,7 @@ def _servers(rows: list[Row]) -> str:
         *(f"{word} at {share:.0%}" for share in SHARES for word in ("p50", "p99")), "failed",
     )  # fmt: skip
     clients = sorted({row["client"] for row in rows if "connections" in row})
-    return f"{table(header, lines)}\nClosed loops by {' and '.join(clients)}.\n"
+    return f"{table(header, lines)}\n{' and '.join(clients)} sent the closed loops.\n"
 
 
 def _middle(rows: list[Row], key: str) -> float:

@@ -1,11 +1,11 @@
-"""raycls beside what people serve a PyTorch classifier with: the same weights, the same images, one server at a time.
+"""Compare raycls with other servers for a PyTorch classifier: same weights, same images, one server at a time.
 
     for rows in compare(version, images, programs=Path("benchmarks/peers/serving"), rounds=3, seconds=3.0, …): ...
 
-Each peer is a small program, written as its own documentation recommends; one whose pins are not ours runs in an
-environment of its own, laid over ours. The servers take turns, and a round is all of them once, each beginning with
-another: a machine that slows down slows each. Closed loops are wrk's where it is installed, else our own client's; open
-loops are our own client's.
+Each peer is a small program, written as its own documentation recommends. A peer that needs other package versions runs
+in its own environment on top of raycls's. A round measures every server once, and each round begins with another
+server, so that a slow phase of the machine does not always hit the same one. wrk sends the closed loops if it is
+installed, otherwise raycls's own client. The own client sends the open loops.
 """
 
 from __future__ import annotations
@@ -41,18 +41,18 @@ from raycls.serving.control import deploy
 from raycls.serving.control.configuration import ServeConfiguration
 
 CONNECTIONS = (1, 8, 32, 100)
-SHARES = (0.5, 0.8)  # of a server's own peak: the open loops
+SHARES = (0.5, 0.8)  # rates of the open loops, as shares of the server's own peak
 COUNTS = (1, 2)  # replicas or workers
 WARMUP_S, STARTUP_S, SETTLED_S = 1.0, 120.0, 60.0
-CHECKED = 50  # images whose classes must be the reference's
-SAME = 0.96  # share of them where an engine computes in bfloat16
+CHECKED = 50  # images for which a server must give the reference's class
+SAME = 0.96  # share of them that is enough for an engine that computes in bfloat16
 
 
 @dataclass(frozen=True, kw_only=True)
 class Server:
-    """One way to serve: a peer, whose `program` is a file's stem, or raycls with an engine.
+    """One server: raycls with an engine, or a peer, whose `program` is the stem of its file.
 
-    needs: what a peer's environment holds beside ours.
+    needs is the package that a peer's own environment has in addition to raycls's.
     """
 
     name: str
@@ -83,14 +83,16 @@ def compare(
     rounds: int,
     seconds: float,
 ) -> Iterator[list[Row]]:
-    """After each round all rows: {"round", "server", "count", "connections" or "share" and "rate", …}, the bound.
+    """Measure the servers; yield all rows so far after each round.
 
-    images is a folder of encoded images. count is the number of replicas or workers. Raises ClusterError where a
-    cluster runs, BenchmarkError where a server does not start or answers other classes than the model does.
+    A row is {"round", "server", "count", "connections" or ("share" and "rate"), …}, or the machine's bound in that
+    round. images is a folder of encoded images. count is the number of replicas or workers. Raises ClusterError if a
+    cluster is running, BenchmarkError if a server does not start or does not classify as the model does.
     """
     if running := cluster.status():
         raise ClusterError(
-            f"a cluster is up and would take part: process {running.pid}; `raycls down` stops it"
+            f"a cluster is running and would disturb the measurement (process {running.pid}): stop it with "
+            "`raycls down`"
         )
     directory = registry.checkpoint(version)
     engine = fitting(version.engine, best_device())
@@ -131,8 +133,8 @@ def _expected(directory: Path, images: Path) -> list[str]:
 
 
 def check(server: Server, url: str, images: Path, expected: list[str]) -> None:
-    """Raise BenchmarkError where the server does not give the first images the classes that are expected."""
-    form, right = FORMS[server.form], 0
+    """Raise BenchmarkError if the server does not give the first images their expected classes."""
+    form, correct = FORMS[server.form], 0
     for image, wanted in zip(read_images(images)[:CHECKED], expected, strict=True):
         request = form.wrap(image)
         answer = local_http.request(
@@ -140,9 +142,11 @@ def check(server: Server, url: str, images: Path, expected: list[str]) -> None:
         )
         if not answer.ok:
             raise BenchmarkError(f"{server.name} answers {answer.status_code}: {answer.text[:200]}")
-        right += form.named(answer.json()) == wanted
-    if right < (SAME if server.engine else 1) * len(expected):
-        raise BenchmarkError(f"{server.name} gives {right} of {len(expected)} images the model's class")
+        correct += form.named(answer.json()) == wanted
+    if correct < (SAME if server.engine else 1) * len(expected):
+        raise BenchmarkError(
+            f"{server.name} gives only {correct} of {len(expected)} images the class that the model gives"
+        )
 
 
 def _loads(server: Server, url: str, images: Path, seconds: float) -> list[Row]:
@@ -164,15 +168,15 @@ def _loads(server: Server, url: str, images: Path, seconds: float) -> list[Row]:
                 rows.append(
                     {"connections": connections} | _own(generator, connections=connections, seconds=seconds)
                 )
-        # Of the client that sends the open loops: on the same cores it takes more of a fast server than wrk does.
-        # Of a hundred at once a slow one may not answer any that was counted: then of fewer.
-        reached = (
+        # The own client sends the open loops, so it also measures their peak: it uses more CPU time than wrk. A slow
+        # server may answer no counted request of a hundred connections; then fewer connections are tried.
+        peaks = (
             _own(generator, connections=connections, seconds=seconds)["requests_per_s"]
             for connections in reversed(CONNECTIONS)
         )
-        peak = next(filter(None, reached), None)
+        peak = next(filter(None, peaks), None)
         if peak is None:
-            raise BenchmarkError(f"{server.name} answers no request in {seconds:g} s")
+            raise BenchmarkError(f"{server.name} answers no request within {seconds:g} s")
         for share in SHARES:
             offered = {"share": share, "rate": share * peak}
             rows.append(offered | _own(generator, rate=share * peak, seconds=seconds))
@@ -180,20 +184,16 @@ def _loads(server: Server, url: str, images: Path, seconds: float) -> list[Row]:
 
 
 def settle(server: Server, url: str, images: Path) -> None:
-    """Wait until the requests that wrk has left unanswered are done: a slow server still computes them.
+    """Wait until a slow server has finished the requests that wrk left unanswered.
 
-    One that is full meanwhile is asked again. Raises BenchmarkError where it refuses for longer than SETTLED_S.
+    Raises BenchmarkError if the server answers 429 for longer than SETTLED_S.
     """
     request, end = FORMS[server.form].wrap(read_images(images)[0]), time.monotonic() + SETTLED_S
     headers = {"Content-Type": request.content_type}
-    for _ in range(2 * max(COUNTS)):  # each worker is asked, behind what waits for it
-        while (
-            local_http.request("POST", url, data=request.body, headers=headers, timeout=60).status_code == 429
-        ):
+    for _ in range(2 * max(COUNTS)):  # enough requests to reach each worker behind its waiting requests
+        while requests.post(url, request.body, headers=headers, timeout=60).status_code == 429:
             if time.monotonic() > end:
-                raise BenchmarkError(
-                    f"{server.name} answers 429 for {SETTLED_S:g} s, though nobody else asks"
-                )
+                raise BenchmarkError(f"{server.name} answers 429 for {SETTLED_S:g} s without any load")
             time.sleep(0.05)
 
 
@@ -211,7 +211,7 @@ def _own(generator: LoadGenerator, *, seconds: float, **kind: float) -> Row:
 
 @contextmanager
 def _raycls(version: ModelVersion, engine: Engine, config: Path, count: int) -> Iterator[str]:
-    """The URL of raycls's /predict with so many replicas, on a cluster of its own."""
+    """Serve raycls with `count` replicas on its own cluster and yield the URL of /predict."""
     document = ServeConfiguration.read(config).pinned(
         model=version.reference, replicas=count, port=free_port(8000)
     )
@@ -225,10 +225,10 @@ def _raycls(version: ModelVersion, engine: Engine, config: Path, count: int) -> 
 
 @contextmanager
 def started(server: Server, python: Path, programs: Path, directory: Path, count: int) -> Iterator[str]:
-    """The URL that a peer answers at with so many workers, until it was measured. Raises BenchmarkError."""
+    """Start a peer with `count` workers, yield its URL, and stop it afterwards. Raises BenchmarkError."""
     port = free_port(8000)
     command = [str(python), f"{server.program}.py", str(directory), str(port), str(count)]
-    # Ours may be set for our own Ray; and what it leaves behind is to go with it.
+    # RAY* variables may configure raycls's Ray. TMPDIR is the peer's own, so that its files are removed with it.
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY")}
     with tempfile.TemporaryDirectory(prefix="peer-") as folder, tempfile.NamedTemporaryFile() as log:
         process = subprocess.Popen(
@@ -258,9 +258,9 @@ def started(server: Server, python: Path, programs: Path, directory: Path, count
 def _await(
     started: subprocess.Popen[bytes], server: Server, url: str, log: Path, whole: Callable[[], bool]
 ) -> None:
-    """Until every worker has loaded the model, and one answers, if only that the request is a wrong one.
+    """Wait until every worker has loaded the model and one of them answers an empty request.
 
-    404 or 503 come from what stands before it.
+    A status of 404 or 503 comes from a proxy and not from a worker. Raises BenchmarkError after STARTUP_S.
     """
     deadline = time.monotonic() + STARTUP_S
     while time.monotonic() < deadline and started.poll() is None:
@@ -270,13 +270,13 @@ def _await(
         except requests.RequestException:
             pass
         time.sleep(0.5)
-    told = "ended" if started.poll() is not None else f"did not answer within {STARTUP_S:.0f} s"
+    problem = "ended" if started.poll() is not None else f"did not answer within {STARTUP_S:.0f} s"
     last = "\n".join(log.read_text(errors="replace").splitlines()[-5:])
-    raise BenchmarkError(f"{server.name} {told}; its last words:\n{last}")
+    raise BenchmarkError(f"{server.name} {problem}; the last lines of its log:\n{last}")
 
 
 def _python(server: Server) -> Path:
-    """The interpreter that runs a peer: ours, or one of an environment of its own that ours lies under."""
+    """Return the interpreter for a peer: this one, or that of the peer's environment, which is created if necessary."""
     if server.needs is None:
         return Path(sys.executable)
     folder = home.home() / "cache" / "peers" / server.needs
@@ -288,7 +288,7 @@ def _python(server: Server) -> Path:
             _install([uv, "pip", "install", "--quiet", "--python", str(python), server.needs])
             (folder / "whole").touch()
     (own,) = folder.glob("lib/python*/site-packages")
-    # After its own packages, and with the .pth files of ours; which may be another environment than the last time.
+    # raycls's packages come after the peer's own, with their .pth files. Written each time: raycls may have moved.
     (own / "ours.pth").write_text(f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n")
     return python
 

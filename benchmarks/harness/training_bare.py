@@ -1,10 +1,10 @@
-"""The training loop in bare processes, without Ray: what Ray's share of the time is measured against.
+"""Run the training loop in bare processes without Ray, as the baseline for the cost of Ray.
 
     python -m harness.training_bare --dataset digits --workers 2 --threads 1 --settings '["epochs=1"]'
 
-The last line of stdout is one JSON document: the last epoch's metrics, test_accuracy of the best one, and peak memory
-of the first worker in bytes (private: what only it holds; file: pages of the memory-mapped dataset and of libraries,
-which the kernel may drop).
+The last line of stdout is one JSON document: the last epoch's metrics, test_accuracy of the best epoch, and the first
+worker's memory in bytes (total: its peak; private: pages of this process alone; file: pages of the memory-mapped
+dataset and of libraries, which the kernel can drop).
 """
 
 from __future__ import annotations
@@ -29,7 +29,10 @@ from raycls.training.evaluation import evaluate
 
 
 def run(config: Config, dataset: PackedDataset, workers: int, threads: int) -> dict[str, float]:
-    """Train with that many processes on this machine; the figures of the first. Raises what a worker raised."""
+    """Train with `workers` processes on this machine and return the first one's metrics.
+
+    Raises the first worker's exception.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -74,7 +77,7 @@ def _work(
 
 
 def _memory() -> dict[str, int]:
-    """Bytes: the peak of all resident memory, and how it is made up now, at the end of training."""
+    """Return the peak of the resident memory, and its private and file pages at this moment, in bytes."""
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     now = {
         kind: int(status[key].split()[0]) * 1024
@@ -92,7 +95,7 @@ def main() -> None:
     parser.add_argument("--network")
     parser.add_argument("--settings", type=json.loads, default=[], help="JSON list of KEY=VALUE")
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--threads", type=int, default=1, help="torch's, in each worker")
+    parser.add_argument("--threads", type=int, default=1, help="threads of PyTorch in each worker")
     options = parser.parse_args()
     dataset = open_dataset(options.dataset)
     config = override(preset(options.preset, dataset.manifest, options.network), options.settings)

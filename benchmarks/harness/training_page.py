@@ -1,4 +1,4 @@
-"""The page of training's benchmark: what each part of it makes of its rows.
+"""The results page of benchmarks/training.py.
 
     write(Path("benchmarks/results"))    # reads results/training/*.json, writes results/training.md
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from harness import results_page
 from harness.results_page import Document, Row, Section, mean_and_spread, median, ratio, share, table
 
-GOALS = {  # preset → (test accuracy, peer epochs) that it is made for, on CIFAR-10 with two CPU cores
+GOALS = {  # goals of each preset on CIFAR-10 with two CPU cores: (test accuracy, epochs of the plain peer)
     "quick": (0.874, 2.2),
     "fast": (0.90, 4.2),
     "strong": (0.93, 16.0),
@@ -22,23 +22,26 @@ GOALS = {  # preset → (test accuracy, peer epochs) that it is made for, on CIF
 HEAD = """\
 # Training
 
-Each table says when it was measured and how often; every pair in it was measured in turns. Accuracy is on the test
-split, without test-time augmentation; the epoch that is kept is chosen on the validation split. Time is the training
-loop's own, whitening, augmentation and validation included, not the start of processes. The peer is
-`benchmarks/peers/plain_cnn.py`: two convolutions, Adam, batches of 64, a DataLoader over PIL transforms; its epoch is
-the pass over the training split alone, since 22 November 2026 the mean of one before the run and one after it. The
-machine's pace varies twofold from day to day: seconds compare where the dates do, ratios of what was measured in turns
-everywhere.
+Each table has its date and n. Both sides of a pair were measured in turns. Accuracy is on the test split, without
+test-time augmentation; the kept epoch is chosen on the validation split. Time is that of the training loop, with
+whitening, augmentation and validation, without the start of processes.
+
+The peer is `benchmarks/peers/plain_cnn.py`: two convolutions, Adam, batches of 64, a DataLoader over PIL transforms.
+Its epoch is the pass over the training split alone. From 22 November 2026 on, it is the mean of one epoch before the
+run and one after it.
+
+The machine's speed changes up to twofold from day to day. Compare seconds only within one date. The ratios of pairs can
+be compared everywhere.
 """
 
 
 def write(results: Path) -> Path:
-    """Make the page anew."""
+    """Rebuild the page and return its path."""
     return results_page.write(results, "training", HEAD, SECTIONS)
 
 
 def preset_summary(rows: list[Row]) -> dict[str, float | None]:
-    """Means and sample standard deviations over the seeds; peer_epochs is the median of the pairs' ratios."""
+    """Return means and sample standard deviations over the seeds. peer_epochs is the median of the pairs' ratios."""
     accuracies = [row["test_accuracy"] for row in rows]
     return {
         "test_accuracy": statistics.mean(accuracies),
@@ -85,16 +88,24 @@ def _presets(documents: dict[str, Document]) -> str:
         "preset",
         "test accuracy",
         "training loop",
-        "in epochs of the plain peer",
+        "time in epochs of the plain peer",
         "the peer's epoch",
         "goal",
         "n",
         "measured (UTC)",
     )
-    detail = ("preset", "seed", "test", "validation", "loop s", "peer's epoch s", "peer's accuracy after it")
+    detail = (
+        "preset",
+        "seed",
+        "test",
+        "validation",
+        "training loop, s",
+        "peer's epoch, s",
+        "peer's accuracy after it",
+    )
     return (
         "## Presets on CIFAR-10, under Ray Train\n\n"
-        f"{table(header, lines)}\nMean ± standard deviation over seeds; seconds are medians.\n\n"
+        f"{table(header, lines)}\nAccuracies are mean ± standard deviation over the seeds; seconds are medians.\n\n"
         f"<details><summary>Every run</summary>\n\n{table(detail, seeds)}\n</details>\n"
     )
 
@@ -122,7 +133,9 @@ def _ray(documents: dict[str, Document]) -> str:
         "n",
         "measured (UTC)",
     )
-    return f"## What Ray costs while training\n\nThe whole of `quick`.\n\n{table(header, lines)}"
+    return (
+        f"## What Ray costs while training\n\nThe whole training loop of `quick`.\n\n{table(header, lines)}"
+    )
 
 
 def _workers(documents: dict[str, Document]) -> str:
@@ -144,17 +157,17 @@ def _agreement(documents: dict[str, Document]) -> str:
     ]
     header = ("one worker", "two workers", "n", "measured (UTC)")
     line = (*means, len(document["rows"]), document["date"])
-    return f"## Test accuracy of `fast`, same global batch\n\n{table(header, [line])}"
+    return f"## Test accuracy of `fast` with one worker and with two, same global batch\n\n{table(header, [line])}"
 
 
 def _memory(documents: dict[str, Document]) -> str:
     (document,) = documents.values()
     (row,) = document["rows"]
     line = [f"{row[f'peak_memory_{kind}'] / 2**30:.2f} GiB" for kind in ("total", "private", "file")]
-    header = ("peak, all resident", "private at the end", "mapped files at the end", "measured (UTC)")
+    header = ("peak resident memory", "private at the end", "mapped files at the end", "measured (UTC)")
     return (
         f"## Memory of one worker, `fast` on CIFAR-10\n\n{table(header, [(*line, document['date'])])}\n"
-        "Mapped files are the dataset and the libraries: pages that the kernel drops when memory is short.\n"
+        "Mapped files are the dataset and the libraries. The kernel drops their pages when memory is short.\n"
     )
 
 
@@ -171,9 +184,9 @@ def _levers(documents: dict[str, Document]) -> str:
         lines.append((name, f"{seconds:.1f} s", f"{seconds / base:.2f} ×", accuracy, len(mine)))
     header = ("`fast`", "training loop", "time", "test accuracy", "n")
     return (
-        f"## What each lever gives\n\nThe loop in bare processes, {document['date']} UTC: the preset as it is, by two "
-        "workers of one thread, then with one thing changed. One after another, not in pairs: in a single run a tenth "
-        "of the time or a quarter of a point is no difference.\n\n"
+        f"## The effect of each setting of `fast`\n\nThe training loop in bare processes, {document['date']} UTC: the "
+        "preset with two workers of one thread, then with one setting changed. The runs were not paired. In a single "
+        "run, 10% of the time or 0.25 points of accuracy is noise.\n\n"
         f"{table(header, lines)}"
     )
 
@@ -206,8 +219,8 @@ def _networks(documents: dict[str, Document]) -> str:
     )
     return (
         f"## Networks and datasets, preset `fast`\n\n{table(header, lines)}\n"
-        "`mlp` and `cnn` learn by AdamW, the `fastcnn` by Muon. Where a class has few test images, one of them moves "
-        "the mean over classes by points.\n"
+        "`mlp` and `cnn` are trained with AdamW, `fastcnn` with Muon. If a class has few test images, a single one of "
+        "them changes the mean over classes by points.\n"
     )
 
 

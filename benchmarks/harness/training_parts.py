@@ -1,10 +1,10 @@
-"""What is measured: one function per part of the page, each an interleaved comparison within one call.
+"""The measurements of benchmarks/training.py: one function for each part of the results page.
 
     presets("cifar10", "fast", seeds=[0, 1, 2], peer=Path("benchmarks/peers/plain_cnn.py"))
 
-Every part gives rows of plain numbers as they are measured; medians and spreads are the page's. Times are the training
-loop's own to its last epoch (whitening, augmentation and validation included), not the start of processes; accuracies
-are those of the epoch that is kept.
+Each function yields rows of plain numbers; training_page.py computes medians and spreads. Both sides of a comparison
+run in turns. Times are those of the training loop to its last epoch, with whitening, augmentation and validation,
+without the start of processes. Accuracies are those of the kept epoch.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from raycls.training.trainer import train
 
 Row = dict[str, Any]
 
-# One whole-size epoch of `fast` over part of the images: long enough to time, short enough to repeat.
+# One epoch of `fast` at full image size over a part of the images: long enough to time, short enough to repeat.
 TIMED = ["training.epochs=1", "training.reduced_share=0", "training.train_fraction=0.7"]
 
-# What each setting of `fast` is worth: the run without it, or with another in its place.
+# Runs of `fast` with one setting removed or replaced: settings, environment, (workers, threads).
 LEVERS: dict[str, tuple[list[str], dict[str, str], tuple[int, int]]] = {
-    "fast as it is": ([], ALLOCATOR, (2, 1)),
+    "fast unchanged": ([], ALLOCATOR, (2, 1)),
     "without the allocator's environment": ([], {}, (2, 1)),
     "one worker of two threads": ([], ALLOCATOR, (1, 2)),
     "float32": (["training.precision=fp32"], ALLOCATOR, (2, 1)),
-    "all epochs at whole size": (["training.reduced_share=0"], ALLOCATOR, (2, 1)),
-    "first layers rest after 3/4": (["training.freeze_after=0.75"], ALLOCATOR, (2, 1)),
+    "all epochs at full image size": (["training.reduced_share=0"], ALLOCATOR, (2, 1)),
+    "first layers frozen after 3/4": (["training.freeze_after=0.75"], ALLOCATOR, (2, 1)),
     "averaged weights, decay 0.95": (["optim.ema=0.95"], ALLOCATOR, (2, 1)),
     "widths of 32, 64, 144": (["network.widths=[32,64,144]"], ALLOCATOR, (2, 1)),
     "batches of 500": (["training.batch_size=500"], ALLOCATOR, (2, 1)),
@@ -46,9 +46,9 @@ LEVERS: dict[str, tuple[list[str], dict[str, str], tuple[int, int]]] = {
 
 
 def presets(dataset: str, name: str, seeds: list[int], peer: Path, settings: list[str]) -> Iterator[Row]:
-    """For each seed a whole run of the preset under Ray Train, between two epochs of the plain peer: their mean counts.
+    """For each seed, run the whole preset under Ray Train, with an epoch of the plain peer before it and after it.
 
-    A run of minutes may meet another pace of the machine than an epoch before it did.
+    The row has the mean of the two epochs, because the machine's speed changes within minutes.
     """
     for seed in seeds:
         before = _peer_epoch(peer, dataset, seed)
@@ -58,7 +58,7 @@ def presets(dataset: str, name: str, seeds: list[int], peer: Path, settings: lis
 
 
 def ray(dataset: str, pairs: int, workers: int, threads: int) -> Iterator[Row]:
-    """The whole of `quick` in bare processes and under Ray Train, in turns."""
+    """Run the whole of `quick` in bare processes and under Ray Train, in turns."""
     for _ in range(pairs):
         bare = without_ray(dataset, "quick", [], workers, threads)
         with_ray = under_ray(_config(dataset, "quick", []), dataset, cpus=workers * threads, workers=workers)
@@ -66,7 +66,7 @@ def ray(dataset: str, pairs: int, workers: int, threads: int) -> Iterator[Row]:
 
 
 def workers(dataset: str, pairs: int) -> Iterator[Row]:
-    """Images/s of one and of two Ray Train workers of one thread each, in turns."""
+    """Measure images/s of one and of two Ray Train workers with one thread each, in turns."""
     for _ in range(pairs):
         row = {}
         for count in (1, 2):
@@ -76,7 +76,7 @@ def workers(dataset: str, pairs: int) -> Iterator[Row]:
 
 
 def agreement(dataset: str, seeds: list[int]) -> Iterator[Row]:
-    """Test accuracy of the whole `fast` run by one worker (two threads) and by two (one thread), same global batch."""
+    """Measure the test accuracy of `fast` with one worker (two threads) and two (one thread), same global batch."""
     for seed in seeds:
         row: Row = {"seed": seed}
         for count in (1, 2):
@@ -87,13 +87,13 @@ def agreement(dataset: str, seeds: list[int]) -> Iterator[Row]:
 
 
 def memory(dataset: str) -> Iterator[Row]:
-    """Peak memory of one worker, bytes, in a run of `fast`."""
+    """Measure the memory of one worker in a run of `fast`, bytes."""
     result = without_ray(dataset, "fast", [], workers=1, threads=2)
     yield {key: value for key, value in result.items() if key.startswith("peak_memory")}
 
 
 def levers(dataset: str, seeds: list[int]) -> Iterator[Row]:
-    """Every one of LEVERS for each seed, in turns."""
+    """Run each of LEVERS for each seed."""
     for seed in seeds:
         for lever, (settings, environment, (count, threads)) in LEVERS.items():
             arguments = [*settings, f"training.seed={seed}"]
@@ -103,7 +103,7 @@ def levers(dataset: str, seeds: list[int]) -> Iterator[Row]:
 
 
 def networks(dataset: str, seeds: list[int], init: str | None) -> Iterator[Row]:
-    """`fast` with each of raycls's own networks; and the fastcnn from the model `init`, where one is given."""
+    """Run `fast` with each of raycls's own networks, and with the fastcnn from the model `init`, if one is given."""
     starts: list[tuple[str, str | None]] = [("mlp", None), ("cnn", None), ("fastcnn", None)]
     if init:
         starts.append(("fastcnn", init))
@@ -126,7 +126,7 @@ def under_ray(
     workers: int | None = None,
     init: str | None = None,
 ) -> Row:
-    """A run under Ray Train, on a Ray of that many CPUs of its own where cpus is given."""
+    """Train under Ray Train and return the metrics. With cpus, a new Ray with so many CPUs is started for the run."""
     import ray as core
 
     if cpus is not None:
@@ -135,8 +135,8 @@ def under_ray(
     try:
         if cpus is not None and (cores := int(core.cluster_resources()["CPU"])) != cpus:
             raise BenchmarkError(
-                f"a Ray of {cores} CPUs runs already, where one of {cpus} is to be measured: stop it first "
-                "(`raycls down`), and unset RAY_ADDRESS"
+                f"a Ray with {cores} CPUs is running, but the measurement needs one with {cpus}: stop it with "
+                "`raycls down` and unset RAY_ADDRESS"
             )
         result = train(dataset, config, workers=workers, register=False, init=init)
     finally:
@@ -183,5 +183,5 @@ def _answer(command: list[str], environment: dict[str, str]) -> Row:
         command, stdout=subprocess.PIPE, text=True, check=False, env=os.environ | environment
     )
     if done.returncode:
-        raise BenchmarkError(f"{command[1]} failed with exit code {done.returncode}; its reason is above")
+        raise BenchmarkError(f"{command[1]} failed with exit code {done.returncode}; the lines above say why")
     return json.loads(done.stdout.splitlines()[-1])

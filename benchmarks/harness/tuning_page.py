@@ -1,4 +1,4 @@
-"""The page of tuning's benchmark: what each part of it makes of its rows.
+"""The results page of benchmarks/tuning.py.
 
 write(Path("benchmarks/results"))    # reads results/tuning/*.json, writes results/tuning.md
 """
@@ -15,18 +15,18 @@ from harness.results_page import Document, Row, Section, median, ratio, share, t
 HEAD = """\
 # Tuning
 
-What a study costs and what it finds: preset `quick` on part of CIFAR-10's training images, trials of one core each.
-Compute is counted in epochs, all over as many images; wall time is the whole search's, the start of Ray included, and
-not the winner's training afterwards. Each table says when it was measured and how often; what is compared was run in
+What a study costs and what it finds. All studies use preset `quick` on a part of CIFAR-10's training images, and each
+trial uses one core. Compute is counted in epochs over the same number of images. Wall time covers the whole search with
+the start of Ray, but not the training of the winner. Each table has its date and n. Both sides of a comparison ran in
 turns.
 
-Killed 20 times at random moments (driver, trials or the whole cluster), one study ended like an undisturbed one: every
-trial once, every epoch once, the same figures. `benchmarks/study_kills.py` measured it on 2026-11-21.
+One study was killed 20 times at random moments (driver, trials or the whole cluster). It ended like an undisturbed
+study: every trial once, every epoch once, the same values. `benchmarks/study_kills.py` measured this on 2026-11-21.
 """
 
 
 def write(results: Path) -> Path:
-    """Make the page anew."""
+    """Rebuild the page and return its path."""
     return results_page.write(results, "tuning", HEAD, SECTIONS)
 
 
@@ -37,10 +37,10 @@ def _cost(documents: dict[str, Document]) -> str:
         f"**{median(rows, 'seconds_per_trial'):.2f} s**", "at most 0.5 s", f"{median(rows, 'training_seconds'):.2f} s",
         len(rows), document["date"],
     )  # fmt: skip
-    header = ("a trial beyond its training", "goal", "its training", "n", "measured (UTC)")
+    header = ("time of a trial beside its training", "goal", "its training", "n", "measured (UTC)")
     return (
-        "## What a trial costs\n\nA study of 20 trials in one process, from the end of its first trial to that of its "
-        f"last: processes, both databases, checkpoints.\n\n{table(header, [line])}"
+        "## What a trial costs\n\nA study of 20 trials in one process, from the end of the first trial to the end of "
+        f"the last. The cost includes processes, both databases and checkpoints.\n\n{table(header, [line])}"
     )
 
 
@@ -66,19 +66,25 @@ def _grid(documents: dict[str, Document]) -> str:
         for row in rows
     ]
     header = (
-        "seed", "the grid's best", "default search: within 0.2 points after this share (goal: 0.20)",
-        "default search, to its end", "random search, as much compute",
+        "seed", "best of the grid",
+        "share of the grid's compute until the default search is within 0.2 points (goal: 0.20)",
+        "best of the default search", "best of random search in the same compute",
     )  # fmt: skip
     shares = [
         row["reached_epochs"] / row["grid_epochs"] if row["reached_epochs"] else math.inf for row in rows
     ]
     middle = statistics.median(shares)
-    told = f"Median share {middle:.2f}. " if middle < math.inf else "In the median seed, never. "
+    summary = (
+        f"The median share is {middle:.2f}. "
+        if middle < math.inf
+        else "The median seed never comes so near. "
+    )
     won = sum(row["best"] >= row["random_best"] for row in rows)
     return (
-        "## The default search, the full grid and random search\n\nValidation accuracy. The grid is 4 batch sizes × 4 "
-        f"learning rates × 3 dropouts, every trial to its last epoch.\n\n{table(header, lines)}\n{told}The default "
-        f"search is at or above random search in {won} of {len(rows)} seeds. Measured {document['date']} UTC.\n"
+        "## The default search, the full grid and random search\n\nValues are validation accuracies. The grid is 4 "
+        "batch sizes × 4 learning rates × 3 dropouts. No trial is stopped early.\n\n"
+        f"{table(header, lines)}\n{summary}The default search finds at least as much as random search in {won} of "
+        f"{len(rows)} seeds. Measured {document['date']} UTC.\n"
     )
 
 
@@ -97,14 +103,14 @@ def _stopping(documents: dict[str, Document]) -> str:
     ]
     header = (
         "seed",
-        "every trial to its end",
+        "without early stopping",
         "ASHA",
-        "compute",
-        "every trial to its end, in ASHA's compute",
+        "ratio of the compute",
+        "without early stopping, in ASHA's compute",
     )
     return (
-        "## Stopping hopeless trials early\n\nThe best validation accuracy of 24 trials of 9 epochs, on a twentieth of "
-        f"the images, found by TPE.\n\n{table(header, lines)}\nMeasured {document['date']} UTC.\n"
+        "## Early stopping\n\nThe best validation accuracy of 24 trials of 9 epochs on a twentieth of the images. TPE "
+        f"searches.\n\n{table(header, lines)}\nMeasured {document['date']} UTC.\n"
     )
 
 
@@ -120,19 +126,19 @@ def _optuna(documents: dict[str, Document]) -> str:
             f"{median(rows, f'{kind}_epochs'):.0f}, {median(rows, 'epochs'):.0f}",
             len(rows),
         )
-        for kind, name in (("plain", "as it comes"), ("helped", "with raycls's allocator settings"))
+        for kind, name in (("plain", "default settings"), ("helped", "with raycls's allocator settings"))
     ]
     header = (
         "plain Optuna, one process",
-        "it",
-        "raycls",
+        "its wall time",
+        "raycls's wall time",
         "ratio of each pair (goal: 0.80)",
         "epochs of both",
         "n",
     )
     return (
-        "## Wall time against plain Optuna, same trials, loop and cores\n\nThe peer trains one trial at a time on "
-        "all cores; raycls one on each core, and starts Ray first.\n\n"
+        "## Wall time against plain Optuna, same trials, training loop and cores\n\nThe peer trains one trial at a "
+        "time on all cores. raycls trains one trial on each core, and starts Ray first.\n\n"
         f"{table(header, lines)}\nMeasured {document['date']} UTC.\n"
     )
 
@@ -152,7 +158,7 @@ def _nodes(documents: dict[str, Document]) -> str:
         "n",
         "measured (UTC)",
     )
-    return f"## Wall time on more nodes, simulated on this machine\n\n{table(header, [line])}"
+    return f"## Wall time on two nodes, simulated on one machine\n\n{table(header, [line])}"
 
 
 def _served(documents: dict[str, Document]) -> str:
@@ -173,14 +179,15 @@ def _served(documents: dict[str, Document]) -> str:
     header = (
         "seed",
         "Pareto front",
-        "chosen in the study",
-        "the same again",
+        "latency in the study",
+        "measured again",
         "served",
-        "ratio (goal: 0.85 to 1.15)",
+        "ratio served / measured again (goal: 0.85 to 1.15)",
     )
     return (
-        "## The latency of a study and of the served model\n\nForward pass of one image: before the first trial; the "
-        "same again afterwards, in turns with a replica that answers one request after another.\n\n"
+        "## The latency in a study and of the served model\n\nThe forward pass of one image. The study measures it "
+        "before the first trial. It is measured again afterwards, in turns with a replica that answers one request "
+        "after another.\n\n"
         f"{table(header, lines)}\nMeasured {document['date']} UTC.\n"
     )
 

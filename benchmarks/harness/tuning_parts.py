@@ -1,15 +1,15 @@
-"""What is measured of studies: one function per part of the page.
+"""The measurements of benchmarks/tuning.py: one function for each part of the results page.
 
-    cost("cifar10", seeds=[0, 1, 2])       # what a trial takes beyond its training
+    cost("cifar10", seeds=[0, 1, 2])       # the time of a trial beside its training
     grid("cifar10", seeds=[0, 1, 2])       # the default search and random search against the full grid
-    stopping("cifar10", seeds=[0, 1, 2])   # what stopping hopeless trials early saves and costs
-    optuna("cifar10", seeds, peer)         # against plain Optuna in one process
-    nodes("cifar10", seeds)                # two nodes of one core against one
-    widths("cifar10", seed=0)              # for the part served: a study to its model; timed_again, its latency
+    stopping("cifar10", seeds=[0, 1, 2])   # the effect of stopping trials early
+    optuna("cifar10", seeds, peer)         # raycls against plain Optuna in one process
+    nodes("cifar10", seeds)                # two nodes of one core against one node
+    widths("cifar10", seed=0)              # for the part "served": a study of widths; timed_again measures its latency
 
-Every part returns rows of plain numbers, one for each seed; medians are the page's. Compute is counted in epochs, all
-over as many images: it is the same on any machine, however busy, and an epoch's seconds differ by a tenth at most with
-the batch size. Wall time is the whole search's, the start of Ray included.
+Each function returns rows of plain numbers, one for each seed; tuning_page.py computes the medians. Compute is counted
+in epochs over the same number of images, because a busy machine does not change that number. The time of an epoch
+differs by at most 10% between batch sizes. Wall time covers the whole search with the start of Ray.
 """
 
 from __future__ import annotations
@@ -37,21 +37,21 @@ from raycls.tuning.study import Outcome, Study, plan, search, tune
 
 Row = dict[str, Any]
 
-# A trial of two seconds: what it costs beyond them is then seen.
+# A trial of two seconds, so that its other costs are visible.
 SMALL = ["training.train_fraction=0.05", "training.batch_size=500", "training.reduced_share=0"]
 SMALL_TRIALS = 20
-# A study as people make it: some epochs on part of the images.
+# A typical study: a few epochs on a part of the images.
 STUDY = ["training.train_fraction=0.15", "training.reduced_share=0"]
 GRID = ["training.train_fraction=0.1", "training.reduced_share=0"]  # 200 trials a seed
 STUDY_EPOCHS = 3
 STUDY_TRIALS = 12
-WITHIN = 0.002  # of the grid's best validation accuracy: as good as it
-SEARCH_TRIALS = 24  # half the grid's
-LONG_EPOCHS = 9  # of a trial long enough to be stopped early
+WITHIN = 0.002  # a validation accuracy this near to the grid's best counts as equal
+SEARCH_TRIALS = 24  # half the trials of the grid
+LONG_EPOCHS = 9  # a trial of this length can be stopped early
 
 
 def cost(dataset: str, seeds: Sequence[int]) -> list[Row]:
-    """Seconds of a trial beyond its training loop, in a study of one process, after the process's first trial."""
+    """Measure the time of a trial outside its training loop, s, in a study of one process, without the first trial."""
     rows = []
     for seed in seeds:
         config = _config(dataset, SMALL, seed)
@@ -71,8 +71,8 @@ def cost(dataset: str, seeds: Sequence[int]) -> list[Row]:
 
 
 def grid(dataset: str, seeds: Sequence[int]) -> list[Row]:
-    """The compute in which the default search comes within WITHIN of the grid's best; and what random search finds in
-    as much as the default search took.
+    """Measure the compute until the default search is WITHIN the grid's best, and what random search finds in the
+    compute of the default search.
     """
     rows = []
     for seed in seeds:
@@ -98,8 +98,8 @@ def grid(dataset: str, seeds: Sequence[int]) -> list[Row]:
 
 
 def stopping(dataset: str, seeds: Sequence[int]) -> list[Row]:
-    """The same study of long trials with ASHA and without: compute and best accuracy, and the best that the one
-    without had found in the compute of the one with.
+    """Run the same study of long trials with ASHA and without early stopping: compute and best accuracy of both, and
+    the best accuracy without early stopping in ASHA's compute.
     """
     rows = []
     for seed in seeds:
@@ -126,10 +126,10 @@ def stopping(dataset: str, seeds: Sequence[int]) -> list[Row]:
 
 
 def optuna(dataset: str, seeds: Sequence[int], peer: Path) -> list[Row]:
-    """Wall time of the same study under raycls and by plain Optuna in one process on all cores, in turns.
+    """Measure the wall time of one study with raycls and with plain Optuna in one process on all cores, in turns.
 
-    Both search with TPE and stop no trial early, so that they train the same epochs. The peer runs twice: as it comes,
-    and with the allocator's settings that raycls gives its trials.
+    Both search with TPE and stop no trial early, so that they train the same number of epochs. The peer runs twice:
+    with default settings, and with the allocator settings that raycls gives its trials.
     """
     rows = []
     for seed in seeds:
@@ -165,12 +165,15 @@ def _plain(peer: Path, dataset: str, seed: int, environment: dict[str, str]) -> 
             command, stdout=subprocess.PIPE, text=True, check=False, env=os.environ | environment
         )
     if done.returncode:
-        raise BenchmarkError(f"{peer} failed with exit code {done.returncode}; its reason is above")
+        raise BenchmarkError(f"{peer} failed with exit code {done.returncode}; the lines above say why")
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def nodes(dataset: str, seeds: Sequence[int]) -> list[Row]:
-    """Wall time of the same study on one node of one core and on two, simulated on this machine, in turns."""
+    """Measure the wall time of one study on one node of one core and on two such nodes, in turns.
+
+    The nodes are simulated on this machine.
+    """
     rows = []
     for seed in seeds:
         row: Row = {"seed": seed}
@@ -185,7 +188,7 @@ def nodes(dataset: str, seeds: Sequence[int]) -> list[Row]:
 
 
 def widths(dataset: str, seed: int) -> Outcome:
-    """A study of accuracy and latency, to the registered model, with a Ray that is gone afterwards."""
+    """Run a study of accuracy and latency up to its registered model, on its own Ray."""
     with _ray(cpus=machine.cores()):
         spec = plan(
             dataset,
@@ -200,12 +203,12 @@ def widths(dataset: str, seed: int) -> Outcome:
 
 
 def timed_again(study: Study) -> float:
-    """The winner's latency in ms, measured once more, on the cluster that runs now."""
+    """Measure the winner's latency once more on the running cluster, ms."""
     from raycls.tuning.execution import time_architectures
 
     cluster.connect()
-    made = architecture(study.best.config(study.spec.config))
-    return time_architectures(study.spec, open_dataset(study.spec.dataset))[made]
+    winner = architecture(study.best.config(study.spec.config))
+    return time_architectures(study.spec, open_dataset(study.spec.dataset))[winner]
 
 
 def _config(dataset: str, settings: Sequence[str], seed: int) -> Config:
@@ -228,7 +231,10 @@ def _compute(trials: Sequence[Trial]) -> int:
 
 
 def _compute_until(trials: Sequence[Trial], accuracy: float) -> float | None:
-    """Epochs of all trials, of running ones in part, until one that reached the accuracy ended; None if none did."""
+    """Return the epochs spent until the first trial with this accuracy ended; None if there is no such trial.
+
+    A trial that was running at that time counts in part.
+    """
     ends = [trial.ended_at or 0.0 for trial in trials if (trial.val_accuracy or 0) >= accuracy]
     if not ends:
         return None
@@ -242,7 +248,7 @@ def _compute_until(trials: Sequence[Trial], accuracy: float) -> float | None:
 
 
 def _best_within(trials: Sequence[Trial], epochs: float) -> float:
-    """The best of the trials that had ended when that much compute was spent."""
+    """Return the best accuracy of the trials that ended within this many epochs of compute."""
     best = spent = 0.0
     for trial in sorted(trials, key=lambda trial: trial.ended_at or math.inf):
         spent += trial.epochs
@@ -257,7 +263,7 @@ def _name(kind: str) -> str:
 
 @contextmanager
 def _ray(cpus: int | None) -> Iterator[None]:
-    """A Ray of its own with so many cores."""
+    """Run the body on its own Ray with so many cores."""
     import ray
 
     ray.shutdown()
@@ -270,7 +276,7 @@ def _ray(cpus: int | None) -> Iterator[None]:
 
 @contextmanager
 def _nodes(count: int) -> Iterator[None]:
-    """A cluster of so many nodes, one core each, all on this machine."""
+    """Run the body on a cluster of so many nodes with one core each, all on this machine."""
     import ray
     from ray.cluster_utils import Cluster
 

@@ -1,15 +1,15 @@
--- Requests for wrk: the bodies of the folder that is given after `--`, in turns; a line of JSON at the end.
--- After the folder: the seconds of warm-up, those in which requests are counted as they are sent, and the connections.
--- In a closed loop each is sent on an answer, so that as many were answered; and to look at answers would cost wrk much
--- more. Whole turns of all connections are counted, over the time that they took: of a server that answers 50 at once,
--- once a second, it would else depend on the moment at which the counting begins.
+-- The wrk script: it sends the bodies of a folder in turns, and prints one line of JSON at the end.
+-- Arguments after `--`: the folder, the seconds of warm-up, the seconds in which requests are counted, the connections.
+-- Requests are counted when they are sent. In a closed loop a request is sent when an answer arrives, so both numbers are
+-- equal, and wrk needs much more CPU time to look at answers. Whole turns of all connections are counted, with the time
+-- that they took. A server that answers 50 requests at once, once a second, would otherwise be measured wrongly.
 local ffi = require("ffi")
 ffi.cdef("typedef struct { long s, ns; } moment; int clock_gettime(int clock, moment *now);")
 local clock = ffi.new("moment")
 local bodies, position = {}, 0
 local warmup, connections, begun, first
-local thread -- wrk is given one
--- Global: `done`, which runs elsewhere, asks the thread for them. Until a turn is whole: what was sent in the window.
+local thread -- wrk runs with one thread
+-- Globals, because `done` runs in another Lua state and reads them from the thread. `sent` is used if no turn is whole.
 sent, window, turned, turned_s = 0, 0, 0, 0
 
 local function now()

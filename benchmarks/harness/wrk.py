@@ -1,10 +1,10 @@
-"""Closed loops by wrk, whose requests cost less CPU than our own client's; for comparisons of servers.
+"""Run closed loops with wrk. Its requests cost less CPU time than our own client's; for comparisons of servers.
 
     if wrk.installed():
         wrk.write(images, FORMS["raw"], folder)
         wrk.closed("http://127.0.0.1:8000/predict", folder, connections=32, seconds=3).requests_per_s
 
-It looks at no answer but for its status: who compares servers asks each of them first whether it answers right.
+wrk checks only the status of an answer. The caller must check first that a server answers correctly.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ TIMEOUT_S = 10
 
 
 class Closed(NamedTuple):
-    """One closed loop: answers of 2xx or 3xx after its warm-up; of all of it, latencies and how many failed."""
+    """One closed loop. requests_per_s counts answers 2xx and 3xx after the warm-up; the rest covers the whole loop."""
 
     requests_per_s: float
     p50_ms: float
@@ -39,7 +39,7 @@ def installed() -> bool:
 
 
 def write(images: Sequence[EncodedImage], form: Form, folder: Path) -> None:
-    """The bodies that `closed` sends, with an index of their content types."""
+    """Write the bodies that `closed` sends into the folder, with an index of their content types."""
     lines = []
     for number, request in enumerate(map(form.wrap, images)):
         (folder / f"{number}.body").write_bytes(request.body)
@@ -50,11 +50,11 @@ def write(images: Sequence[EncodedImage], form: Form, folder: Path) -> None:
 def closed(
     url: str, folder: Path, *, connections: int, seconds: float, warmup_seconds: float = 1.0
 ) -> Closed:
-    """One loop from one thread of wrk's, counted when it is under way. Raises BenchmarkError where wrk cannot run it.
+    """Run one closed loop with one thread of wrk and return its result. Raises BenchmarkError if wrk fails.
 
-    What a server is at work on when a loop ends is in no answer: of a few slow ones that would be much, were the
-    beginning counted, when it had nothing to do. Whole turns of the connections are counted, as many as end in those
-    seconds; where none does, what was sent in them.
+    Requests are counted after the warm-up, in whole turns: a turn is one request of every connection. If no turn ends
+    within `seconds`, the requests sent in that time are counted. A slow server answers many requests at once, so a
+    fixed time window would count too few or too many.
     """
     duration = math.ceil(warmup_seconds + seconds)  # wrk takes no fractions
     command = ["wrk", "-t1", f"-c{connections}", f"-d{duration}s", f"--timeout={TIMEOUT_S}s"]
@@ -63,10 +63,12 @@ def closed(
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=duration + 60, check=False)
     except subprocess.TimeoutExpired:
-        raise BenchmarkError(f"wrk did not end a minute after its {duration} s at {url}") from None
+        raise BenchmarkError(f"wrk did not end within {duration + 60} s at {url}") from None
     if done.returncode:
         raise BenchmarkError(f"wrk failed: {(done.stderr or done.stdout).strip().splitlines()[-1]}")
-    told = json.loads(done.stdout.splitlines()[-1])
-    right = (told["answered"] - told["refused"]) / max(1, told["answered"] + told["unanswered"])
-    failed = told["refused"] + told["unanswered"]
-    return Closed(right * told["counted"] / told["counted_s"], told["p50_ms"], told["p99_ms"], failed)
+    counts = json.loads(done.stdout.splitlines()[-1])
+    succeeded = (counts["answered"] - counts["refused"]) / max(1, counts["answered"] + counts["unanswered"])
+    failed = counts["refused"] + counts["unanswered"]
+    return Closed(
+        succeeded * counts["counted"] / counts["counted_s"], counts["p50_ms"], counts["p99_ms"], failed
+    )

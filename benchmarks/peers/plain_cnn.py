@@ -1,10 +1,10 @@
-"""The plain peer of training: a two-convolution CNN as small-CNN tutorials write it, for the same packed dataset.
+"""The plain peer of training: a CNN with two convolutions, as tutorials write it, on the same packed dataset.
 
     python benchmarks/peers/plain_cnn.py --epochs 1      # last line: {"epoch_seconds": [21.3], "test_accuracy": [0.58]}
 
-Adam at 1e-3, batches of 64, a DataLoader over PIL transforms with num_workers=2, float32: the choices of PyTorch's
-own CIFAR-10 tutorial (pytorch.org/tutorials/beginner/blitz/cifar10_tutorial.html) and its many children. It is the
-yardstick of `benchmarks/training.py`; nothing in it is tuned, and nothing held back.
+It uses Adam at 1e-3, batches of 64, a DataLoader over PIL transforms with num_workers=2, and float32. These are the
+choices of PyTorch's CIFAR-10 tutorial (pytorch.org/tutorials/beginner/blitz/cifar10_tutorial.html). It is the unit of
+time in `benchmarks/training.py`. It is neither tuned nor slowed down.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ WARMUP_BATCHES = 20
 
 @dataclass
 class PlainRun:
-    """Seconds of each epoch's pass over the training split (evaluation apart), and test accuracy (0..1) after it."""
+    """For each epoch: the time of its pass over the training split, s, and the test accuracy (0..1) after it."""
 
     epoch_seconds: list[float] = field(default_factory=list)
     test_accuracy: list[float] = field(default_factory=list)
@@ -50,7 +50,7 @@ class PlainCNN(nn.Module):
 
 
 class PILDataset(Dataset[tuple[Tensor, int]]):
-    """One split as torchvision's datasets present it: an array becomes a PIL image, then goes through transforms."""
+    """One split in the way of torchvision's datasets: each array becomes a PIL image, then transforms are applied."""
 
     def __init__(self, dataset: PackedDataset, split: str, transform: transforms.Compose):
         self.images, self.labels, self.transform = dataset.images(split), dataset.labels(split), transform
@@ -65,9 +65,9 @@ class PILDataset(Dataset[tuple[Tensor, int]]):
 def train_epochs(
     dataset: PackedDataset, epochs: int, threads: int, *, seed: int = 0, num_workers: int = 2
 ) -> PlainRun:
-    """Train afresh and evaluate after each epoch. threads are torch's in this process, for good.
+    """Train a new network and evaluate it after each epoch. threads sets PyTorch's threads in this process.
 
-    A few batches through a network that is thrown away come first, so that no epoch pays for starting up.
+    A few batches train a network that is thrown away, so that the first epoch has no start-up cost.
     """
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
@@ -136,9 +136,9 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--dataset", default="cifar10", help="a prepared dataset (default: cifar10)")
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument(
-        "--threads", type=int, default=machine.cores(), help="torch's (default: one per core)"
+        "--threads", type=int, default=machine.cores(), help="threads of PyTorch (default: one per core)"
     )
-    parser.add_argument("--num-workers", type=int, default=2, help="of the DataLoader (default: 2)")
+    parser.add_argument("--num-workers", type=int, default=2, help="workers of the DataLoader (default: 2)")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     run = train_epochs(

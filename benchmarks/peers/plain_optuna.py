@@ -1,10 +1,10 @@
-"""The peer of `raycls tune`: Optuna as its documentation has it, in one process, over the very same training loop.
+"""The peer of `raycls tune`: Optuna as in its documentation, in one process, with the same training loop.
 
     python benchmarks/peers/plain_optuna.py --dataset cifar10 --preset quick --settings '["train_fraction=0.2"]' \
         --trials 12 --epochs 3 --seed 0
 
-No Ray, no MLflow: `study.optimize` with TPE, torch on all cores, every trial to its end. The last line of stdout is one
-JSON document: the study's seconds (not the imports'), and each trial's values and accuracy.
+It uses no Ray and no MLflow: `study.optimize` with TPE, PyTorch on all cores, no early stopping. The last line of
+stdout is one JSON document: the study's seconds (without the imports), and the values and accuracy of each trial.
 """
 
 import argparse

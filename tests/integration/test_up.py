@@ -240,8 +240,8 @@ def test_promoting_a_version_serves_it_and_loses_no_request(
 
 TOLD = {
     "a damaged checkpoint": "damaged",
-    "NaN for answers": "not finite",
-    "all forgotten": "not .* as registered",
+    "answers are NaN": "not finite",
+    "all weights are zero": "not .* as registered",
     "other classes": "does not know",
     "a network that raises": "is refused",
 }

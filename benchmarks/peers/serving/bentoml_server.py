@@ -1,4 +1,4 @@
-"""BentoML with adaptive batching, as its documentation has it: a batchable API that takes images as a form.
+"""BentoML with adaptive batching, as in its documentation: a batchable API that takes images as a form.
 
 python bentoml_server.py CHECKPOINT PORT WORKERS
 """

@@ -1,9 +1,9 @@
-"""FastAPI under uvicorn, one image a forward pass, as most services begin.
+"""FastAPI under uvicorn with one image per forward pass: the usual first version of a service.
 
     python fastapi_server.py CHECKPOINT PORT WORKERS
 
-The endpoint is async and computes in the event loop: a plain function would run in FastAPI's pool of forty threads, all
-of which compute on the same few cores.
+The endpoint is async and computes in the event loop. A plain function would run in FastAPI's pool of forty threads,
+which would all compute on the same few cores.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from fastapi import FastAPI, Request
 from model import Model, threads
 
 app = FastAPI()
-if "CHECKPOINT" in os.environ:  # in a worker
+if "CHECKPOINT" in os.environ:  # this process is a worker
     model = Model(Path(os.environ["CHECKPOINT"]), threads=int(os.environ["THREADS"]))
 
 

@@ -1,4 +1,4 @@
-"""LitServe with batching, as its guide "Speed up serving by 200x" goes: base64 in JSON, batches, several workers.
+"""LitServe with batching, as in its guide "Speed up serving by 200x": base64 in JSON, batches, several workers.
 
 python litserve_server.py CHECKPOINT PORT WORKERS
 """

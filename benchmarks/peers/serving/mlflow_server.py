@@ -1,4 +1,4 @@
-"""`mlflow models serve` of a PythonModel, which takes base64 in JSON.
+"""`mlflow models serve` with a PythonModel that takes base64 in JSON.
 
 python mlflow_server.py CHECKPOINT PORT WORKERS
 """
@@ -38,6 +38,8 @@ if __name__ == "__main__":
         pip_requirements=[],
     )
     os.environ["UVICORN_ACCESS_LOG"] = "false"
-    os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # it calls uvicorn
+    os.environ["PATH"] = (
+        f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # MLflow runs `uvicorn` from PATH
+    )
     command = ["models", "serve", "-m", f"{folder}/model", "--env-manager", "local", "--host", "127.0.0.1"]
     os.execv(sys.executable, [sys.executable, "-m", "mlflow", *command, "--port", port, "--workers", workers])

@@ -1,4 +1,4 @@
-"""Ray Serve as it comes, as its "Getting Started" has it: a deployment that answers one request after another.
+"""Ray Serve with its defaults, as in its "Getting Started": a deployment that answers one request after another.
 
 python ray_serve_server.py CHECKPOINT PORT REPLICAS
 """

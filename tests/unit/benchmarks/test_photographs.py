@@ -1,4 +1,4 @@
-"""The photographs that servers are compared on: distinct JPEGs of one size, the same each time."""
+"""The photographs for the comparison of servers: distinct JPEGs of one size, the same in every call."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from raycls.benchmark.images import read_images
 from raycls.errors import UsageError
 
 
-def test_pieces_of_every_photograph_are_distinct_and_the_same_each_time(tmp_path: Path):
+def test_the_pieces_are_distinct_and_the_same_in_every_call(tmp_path: Path):
     for name in ("once", "again"):
         main([str(tmp_path / name)])
     once, again = (read_images(tmp_path / name) for name in ("once", "again"))
@@ -21,7 +21,7 @@ def test_pieces_of_every_photograph_are_distinct_and_the_same_each_time(tmp_path
     assert {image.content_type for image in once} == {"image/jpeg"}
 
 
-def test_a_folder_that_exists_is_left_as_it_is(tmp_path: Path):
-    with pytest.raises(UsageError, match="name a new folder"):
+def test_an_existing_folder_is_not_changed(tmp_path: Path):
+    with pytest.raises(UsageError, match="give a new folder"):
         main([str(tmp_path)])
     assert not list(tmp_path.iterdir())

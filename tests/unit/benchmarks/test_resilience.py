@@ -33,24 +33,24 @@ def _page(tmp_path: Path, *samples: Sample) -> str:
     return results_page.write(tmp_path, "resilience", HEAD, SECTIONS).read_text()
 
 
-def test_the_page_tells_what_failed_in_any_sample(tmp_path: Path) -> None:
+def test_the_page_shows_the_failures_of_all_samples(tmp_path: Path) -> None:
     text = _page(tmp_path, _sample(14_000, {"500": 8, "timeout": 1}, 31.4), _sample(990, {"500": 1}, 20.2))
-    told = "| 250 requests/s | 0 | 15,000 | 500: 9, timeout: 1 | 31, 31 | 12 kills |"
-    assert f"| SIGKILL of a replica every 5 s {told}" in text
+    shown = "| 250 requests/s | 0 | 15,000 | 500: 9, timeout: 1 | 31, 31 | 12 kills |"
+    assert f"| SIGKILL of a replica every 5 s {shown}" in text
     assert "promote" not in text  # was not measured
 
 
-def test_the_page_can_be_made_where_nothing_was_answered(tmp_path: Path) -> None:
+def test_the_page_can_be_made_without_any_answer(tmp_path: Path) -> None:
     assert "| 0 | 10 | timeout: 10 | —, — | 12 kills |" in _page(tmp_path, _sample(0, {"timeout": 10}, None))
 
 
-def test_a_rate_that_cannot_be_is_wrong_use() -> None:
+def test_an_impossible_rate_is_an_error() -> None:
     with pytest.raises(UsageError, match="from 10 to 500"):
         main(["update", "--rate", "0"])
 
 
 class _Stage:
-    """A server of which nothing but its load is asked."""
+    """A server that only supports a load."""
 
     url = "http://127.0.0.1:9"
 
@@ -61,14 +61,14 @@ class _Stage:
     under_load = Server.under_load
 
 
-def test_a_load_that_ends_too_soon_is_no_result(tmp_path: Path) -> None:
+def test_a_load_that_ends_too_soon_is_an_error(tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     stage: Any = _Stage(tmp_path)
-    with pytest.raises(BenchmarkError, match="over too soon"), stage.under_load(20, 1) as sample:
+    with pytest.raises(BenchmarkError, match="ended too soon"), stage.under_load(20, 1) as sample:
         sample.result()
 
 
-def test_what_breaks_the_work_ends_its_load(tmp_path: Path) -> None:
+def test_an_exception_in_the_body_stops_the_load(tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     stage: Any = _Stage(tmp_path)
     began = time.monotonic()
@@ -77,7 +77,7 @@ def test_what_breaks_the_work_ends_its_load(tmp_path: Path) -> None:
     assert time.monotonic() - began < 60
 
 
-def test_without_a_model_it_says_how_to_make_one(
+def test_without_a_model_the_error_says_how_to_make_one(
     home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(UnknownModelError, match="raycls train"):

@@ -1,4 +1,4 @@
-"""Pages of benchmarks: what is broken off changes no page, and which CPU measured what."""
+"""Results pages: an interrupted measurement changes no page, and the page names the CPU of each part."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def growing(count: int, broken: bool = False) -> Iterator[Document]:
         raise KeyboardInterrupt
 
 
-def test_what_grows_takes_its_place_when_it_is_whole(tmp_path: Path):
+def test_a_growing_document_replaces_its_file_at_the_end(tmp_path: Path):
     file, document = results_page.keep_last(tmp_path, "kind", growing(3))
     assert json.loads(file.read_text()) == document
     assert [row["number"] for row in document["rows"]] == [0, 1, 2]
     assert [path.name for path in file.parent.iterdir()] == ["part.json"]
 
 
-def test_what_is_broken_off_lies_beside_the_former_figures(tmp_path: Path):
+def test_an_interrupted_document_is_kept_beside_the_older_file(tmp_path: Path):
     file, former = results_page.keep_last(tmp_path, "kind", growing(3))
     with pytest.raises(KeyboardInterrupt):
         results_page.keep_last(tmp_path, "kind", growing(2, broken=True))
@@ -37,12 +37,12 @@ def test_what_is_broken_off_lies_beside_the_former_figures(tmp_path: Path):
     assert len(json.loads(file.with_suffix(".partial").read_text())["rows"]) == 2
 
 
-def test_nothing_measured_is_told(tmp_path: Path):
+def test_a_measurement_without_rows_is_an_error(tmp_path: Path):
     with pytest.raises(BenchmarkError, match="nothing was measured"):
         results_page.keep_last(tmp_path, "kind", growing(0))
 
 
-def test_the_page_names_the_parts_of_another_cpu():
+def test_the_page_names_the_parts_that_another_cpu_measured():
     def measured(name: str, cpu: str, date: str) -> Document:
         return results_page.document(name, {}, []) | {"hardware": {"CPU": cpu}, "versions": {}, "date": date}
 

@@ -1,4 +1,4 @@
-"""Comparing servers: each is asked in its own form and watched from its start, and the page says what was measured."""
+"""The comparison of servers: request forms, starting and checking a server, and the results page."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from raycls.errors import BenchmarkError
 
 
 class Peers:
-    """A server that takes every form, and answers in it what the image is; remembers the images."""
+    """A server that accepts every request form, answers with the image's class, and keeps the images."""
 
     def __init__(self, images: Path) -> None:
         self.labels = {image.body: image.label for image in read_images(images)}
@@ -60,7 +60,7 @@ def form() -> str:
 
 @pytest.fixture
 def bodies(images: Path, tmp_path: Path, form: str) -> Path:
-    """The images as wrk sends them: raw, where a test is not parametrised by the form."""
+    """Write the images as wrk sends them: raw, unless the test is parametrised by the form."""
     folder = tmp_path / "bodies"
     folder.mkdir()
     wrk.write(read_images(images), FORMS[form], folder)
@@ -68,7 +68,7 @@ def bodies(images: Path, tmp_path: Path, form: str) -> Path:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_our_client_sends_every_image_in_each_form_and_reads_the_answers(
+def test_the_own_client_sends_every_image_in_each_form_and_reads_the_answers(
     serve: Callable[..., str], server: Peers, images: Path, form: str
 ) -> None:
     with LoadGenerator(serve(server.predict), images, form=form) as generator:
@@ -89,7 +89,7 @@ def test_wrk_sends_the_same(serve: Callable[..., str], server: Peers, bodies: Pa
 
 
 @pytest.mark.skipif(not wrk.installed(), reason="wrk is not installed")
-def test_wrk_counts_what_fails(serve: Callable[..., str], bodies: Path) -> None:
+def test_wrk_counts_failed_requests(serve: Callable[..., str], bodies: Path) -> None:
     async def busy(request: web.Request) -> web.Response:
         return web.Response(status=429)
 
@@ -101,7 +101,7 @@ def test_wrk_counts_what_fails(serve: Callable[..., str], bodies: Path) -> None:
 
 
 @pytest.mark.skipif(not h2load.installed(), reason="h2load is not installed")
-def test_h2load_tells_answers_from_refusals(serve: Callable[..., str], images: Path) -> None:
+def test_h2load_counts_refused_requests_apart(serve: Callable[..., str], images: Path) -> None:
     turns, body = itertools.cycle([200, 429, 500]), read_images(images)[0].body
 
     async def some(request: web.Request) -> web.Response:
@@ -129,16 +129,12 @@ def test_a_peer_must_give_the_models_classes(
 ) -> None:
     url, right = serve(server.predict), [str(image.label) for image in read_images(images)]
     check(peer, url, images, right)
-    with pytest.raises(
-        BenchmarkError, match=f"{peer.name} gives 0 of 10 images the model's class".replace("+", r"\+")
-    ):
+    with pytest.raises(BenchmarkError, match=f"{peer.name} gives only 0 of 10 images".replace("+", r"\+")):
         check(peer, url, images, ["green"] * len(right))
 
 
 @pytest.mark.skipif(not wrk.installed(), reason="wrk is not installed")
-def test_wrk_does_not_take_unanswered_requests_from_the_answered(
-    serve: Callable[..., str], bodies: Path
-) -> None:
+def test_wrk_counts_unanswered_requests_apart(serve: Callable[..., str], bodies: Path) -> None:
     turn = itertools.count()
 
     async def every_other(request: web.Request) -> web.Response:
@@ -200,11 +196,11 @@ def test_a_load_waits_for_a_server_that_is_full(
     settle(mine, serve(full_at_first), images)
     assert statuses == [429] * 3 + [200] * 2 * max(serving_peers.COUNTS)
     monkeypatch.setattr(serving_peers, "SETTLED_S", 0.2)
-    with pytest.raises(BenchmarkError, match=r"mine answers 429 for 0\.2 s, though nobody else asks"):
+    with pytest.raises(BenchmarkError, match=r"mine answers 429 for 0\.2 s without any load"):
         settle(mine, serve(full), images)
 
 
-def test_a_peer_that_refuses_is_told(serve: Callable[..., str], images: Path) -> None:
+def test_a_peer_that_refuses_requests_is_an_error(serve: Callable[..., str], images: Path) -> None:
     async def refuse(request: web.Request) -> web.Response:
         return web.Response(status=422, text="images: field required")
 
@@ -232,7 +228,7 @@ http.server.HTTPServer(("127.0.0.1", int(port)), Handler).serve_forever()
 """
 
 
-def test_a_program_serves_until_it_was_measured(tmp_path: Path) -> None:
+def test_a_peer_serves_until_the_end_of_its_measurement(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(PROGRAM)
     mine = Server(name="mine", program="mine")
     with started(mine, Path(sys.executable), tmp_path, tmp_path, 2) as url:
@@ -242,18 +238,18 @@ def test_a_program_serves_until_it_was_measured(tmp_path: Path) -> None:
         requests.post(url, timeout=5)
 
 
-def test_a_program_that_ends_is_told_with_its_last_words(tmp_path: Path) -> None:
+def test_a_peer_that_ends_is_an_error_with_the_end_of_its_log(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("raise SystemExit('no such checkpoint')")
     mine = Server(name="mine", program="mine")
     with (
-        pytest.raises(BenchmarkError, match="mine ended; its last words:\nno such checkpoint"),
+        pytest.raises(BenchmarkError, match="mine ended; the last lines of its log:\nno such checkpoint"),
         started(mine, Path(sys.executable), tmp_path, tmp_path, 1),
     ):
         pass
 
 
 def _rows(turn: int, speed: float) -> list[Row]:
-    """One round: a machine of that speed, on which raycls is four times as fast as the peer, and twice as with one."""
+    """Return one round: raycls is four times as fast as the peer; two replicas are twice as fast as one."""
     rows: list[Row] = [
         {"round": turn, "bound": "bare processes", "images_per_s": 1000 * speed, "one_ms": 1 / speed}
     ]
@@ -272,21 +268,19 @@ def _rows(turn: int, speed: float) -> list[Row]:
 def test_ratios_are_of_the_same_round() -> None:
     rows = [*_rows(0, 1.0), *_rows(1, 0.5), *_rows(2, 2.0)]
     measured = {goal.name: goal.figures(rows) for goal in servers_page.GOALS}
-    assert measured["requests/s against FastAPI + uvicorn, 2 workers"] == [4, 4, 4]
-    assert measured["of the bound: decoding and batched forward passes in bare processes"] == [0.4] * 3
-    assert measured["two replicas against one"] == [2, 2, 2]
+    assert measured["requests/s / those of FastAPI + uvicorn, 2 workers"] == [4, 4, 4]
+    assert measured["requests/s / the bound: bare processes that decode and classify"] == [0.4] * 3
+    assert measured["requests/s of two replicas / those of one"] == [2, 2, 2]
     assert measured["p99 / p50 at half load"] == [4.5] * 3
-    assert measured["ms of p50 at one connection beyond the forward pass"] == [1.0, 2.0, 0.5]
-    assert measured["against LitServe, best number of workers"] == []  # not measured: not on the page
+    assert measured["p50 at one connection minus the forward pass, ms"] == [1.0, 2.0, 0.5]
+    assert measured["requests/s / those of LitServe, best number of workers"] == []  # not measured
 
 
-def test_the_page_says_which_goal_was_missed() -> None:
+def test_the_page_shows_which_goal_was_missed() -> None:
     arguments = {"network": "fastcnn", "image_size": 32, "engine": "openvino", "seconds": 3.0}
     document = {"arguments": arguments, "rows": _rows(0, 1.0), "date": "2026-01-01 10:00"}
     page = servers_page.SECTIONS["small"]({"small": document})
-    assert (
-        "| requests/s against FastAPI + uvicorn, 2 workers | ≥ 3.5 | **4.00** (4.00 to 4.00) | met |" in page
-    )
+    assert "FastAPI + uvicorn, 2 workers | ≥ 3.5 | **4.00** (4.00 to 4.00) | met |" in page
     assert "| ≥ 0.55 | **0.40** (0.40 to 0.40) | missed |" in page
     assert "| p99 / p50 at half load | ≤ 4 | **4.50** (4.50 to 4.50) | missed |" in page
     assert "LitServe" not in page

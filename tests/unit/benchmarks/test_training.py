@@ -1,4 +1,4 @@
-"""The training benchmark: the plain peer trains, and the page says what the parts say."""
+"""The training benchmark: the plain peer, the bare training loop, and the results page."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_the_ratio_is_the_median_of_the_pairs_and_the_spread_over_seeds():
     assert training_page.preset_summary(RUNS[:1])["test_accuracy_std"] is None
 
 
-def test_the_page_holds_every_part_that_was_measured_and_no_other(tmp_path: Path):
+def test_the_page_has_every_measured_part_and_no_other(tmp_path: Path):
     measured = {
         "presets-fast": ({"dataset": "shapes", "preset": "fast"}, RUNS),
         "ray-2x1": ({"workers": 2, "threads": 1}, [{"bare_seconds": 10, "ray_seconds": s} for s in (11, 12, 9)]),
@@ -82,7 +82,7 @@ def test_the_page_holds_every_part_that_was_measured_and_no_other(tmp_path: Path
         (["presets", "--dataset", "digits", "--preset", "huge"], ConfigError, "unknown preset"),
     ],
 )
-def test_wrong_use_is_told(arguments, error, message, digits_home, tmp_path: Path):
+def test_wrong_use_is_an_error(arguments, error, message, digits_home, tmp_path: Path):
     with pytest.raises(error, match=message):
         main([*arguments, "--output", str(tmp_path)])
 

@@ -22,7 +22,7 @@ STOPPING = {"seed": 0, "none_best": 0.6, "none_epochs": 200, "asha_best": 0.61, 
 SERVED = {"seed": 0, "latency_ms": 1.5, "again_ms": 1.6, "served_ms": 1.76, "front": [[1.0, 0.4], [1.5, 0.5]]}
 
 
-def test_the_page_holds_every_part_that_was_measured(tmp_path: Path) -> None:
+def test_the_page_has_every_part(tmp_path: Path) -> None:
     measured = {
         "cost": [{"seconds_per_trial": 0.1, "training_seconds": 2.0}],
         "grid": [GRID],
@@ -41,8 +41,11 @@ def test_the_page_holds_every_part_that_was_measured(tmp_path: Path) -> None:
     assert "| 0 | 75.00% in 144 epochs | **0.15** (22 epochs) | 76.00% in 72 epochs |" in text
     assert "| 0 | 60.00% in 200 epochs | 61.00% in 100 epochs, 14 stopped early | **0.50** | 58.00% |" in text
     assert "74.00% in 72 epochs |" in text
-    assert "Median share 0.15. The default search is at or above random search in 1 of 1 seeds." in text
-    assert "| as it comes | 50 s | 45 s | **0.90** (0.90 to 0.90) | 20, 22 | 1 |" in text
+    assert (
+        "The median share is 0.15. The default search finds at least as much as random search in 1 of 1 seeds."
+        in text
+    )
+    assert "| default settings | 50 s | 45 s | **0.90** (0.90 to 0.90) | 20, 22 | 1 |" in text
     assert "| with raycls's allocator settings | 40 s | 45 s | **1.12** (1.12 to 1.12) | 21, 22 | 1 |" in text
     assert "| 100 s | 56 s | **0.56** (0.50 to 0.60) | at most 0.60 | 3 |" in text
     assert (
@@ -63,18 +66,18 @@ def _trial(number: int, asked_at: float, ended_at: float, accuracy: float) -> Tr
     )
 
 
-def test_compute_is_counted_until_the_first_trial_that_was_good_enough_ended() -> None:
+def test_compute_is_counted_until_the_first_good_enough_trial_ends() -> None:
     trials = [_trial(0, 0, 10, 0.5), _trial(1, 0, 20, 0.9), _trial(2, 10, 30, 0.9), _trial(3, 30, 40, 0.9)]
     assert tuning_parts._compute_until(trials, 0.8) == pytest.approx(10 + 20 + 10)  # half of trial 2
     assert tuning_parts._compute_until(trials, 0.95) is None
 
 
-def test_wrong_use_is_told(digits_home: Path, tmp_path: Path) -> None:
+def test_an_unknown_dataset_is_an_error(digits_home: Path, tmp_path: Path) -> None:
     with pytest.raises(UnknownDatasetError, match="no dataset 'nothing'"):
         main(["cost", "--dataset", "nothing", "--output", str(tmp_path)])
 
 
-def test_what_was_found_in_some_compute_is_of_the_trials_that_had_ended() -> None:
+def test_the_best_within_some_compute_is_of_trials_that_have_ended() -> None:
     trials = [_trial(0, 0, 10, 0.5), _trial(1, 0, 20, 0.7), _trial(2, 10, 30, 0.9)]
     assert tuning_parts._best_within(trials, 30) == 0.7
     assert tuning_parts._best_within(trials, 50) == 0.9
