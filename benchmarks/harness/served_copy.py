@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.broken_versions import Change
-from raycls import cluster, home, local_http, registry, tracking
+from raycls import cluster, home, registry, tracking
 from raycls.benchmark import usage
 from raycls.benchmark.images import write_images
 from raycls.benchmark.load import Load, LoadGenerator, Sample
@@ -54,7 +54,7 @@ class Server:
 
     def answering(self) -> str:
         """Return the number of the version that answers requests."""
-        return str(requests.get(f"{self.url}/health", timeout=10).json()["model"]["version"])
+        return str(local_http.request("GET", f"{self.url}/health", timeout=10).json()["model"]["version"])
 
     def replicas(self) -> list[psutil.Process]:
         return usage.replicas(_cluster().pid)
