@@ -1,17 +1,26 @@
 # The same commands on a laptop and in CI. `make` alone says what there is.
-PYTHON ?= python3.11
+# requirements-dev.lock has wheels for each of these; the first one that runs is taken, unless PYTHON names another.
+PYTHONS := python3.11 python3.12 python3.13 python3
+PYTHON ?= $(shell for python in $(PYTHONS); do $$python -c "import sys, venv, ensurepip; \
+	sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))" 2>/dev/null && { echo $$python; break; }; done)
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+DATASET ?= cifar10
 
-.PHONY: help setup check docs test test-slow demo bench lock clean
+.PHONY: help setup check docs test-unit test test-slow coverage train serve mlflow-ui demo bench lock clean
 
 help:
-	@echo "make setup      the environment in .venv, from requirements-dev.lock"
+	@echo "make setup      install what requirements-dev.lock pins into .venv, with Python 3.11, 3.12 or 3.13"
 	@echo "make check      ruff, mypy, and whether the pages of docs/ build"
-	@echo "make docs       write docs/reference from the code, build the pages into site/"
-	@echo "make test       the tests, except those marked slow"
-	@echo "make test-slow  the tests marked slow"
+	@echo "make docs       write docs/reference from the code, and build the pages into site/"
+	@echo "make test-unit  the unit tests: they need no Ray"
+	@echo "make test       the unit tests, then the integration tests on one Ray"
+	@echo "make test-slow  the stories: whole runs that are killed, served under load, or follow the documentation"
+	@echo "make coverage   all tests; prints the lines and branches of raycls/ that they cover"
+	@echo "make train      prepare CIFAR-10 and train a model of it; DATASET=photos/ takes a folder of images"
+	@echo "make serve      serve the champion at http://127.0.0.1:8000, until Ctrl-C"
+	@echo "make mlflow-ui  MLflow's page with all runs and models, at http://127.0.0.1:5000"
 	@echo "make demo       everything once on CIFAR-10, about six minutes"
 	@echo "make bench      one replica against two, into benchmarks/results"
 	@echo "make lock       resolve pyproject.toml again into requirements-dev.lock"
@@ -21,10 +30,10 @@ setup: $(INSTALLED)
 # uv sits in the environment itself, so that nothing need be installed beforehand; the lock file keeps it. The bytecode is
 # made once here: Ray starts many processes, each of which would else compile what it imports.
 $(INSTALLED): requirements-dev.lock pyproject.toml
-	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) is not installed; name another with PYTHON=…" >&2; exit 2; }
-	@test -x $(BIN)/python || { echo "creating $(VENV)" >&2; $(PYTHON) -m venv $(VENV); }
+	@test -n "$(PYTHON)" || { echo "error: none of $(PYTHONS) is a Python 3.11 to 3.13; name one with PYTHON=…" >&2; exit 2; }
+	@test -x $(BIN)/python || { echo "creating $(VENV) with $(PYTHON)" >&2; $(PYTHON) -m venv $(VENV); }
 	@test -x $(BIN)/uv || { echo "installing uv" >&2; $(BIN)/python -m pip install --quiet --disable-pip-version-check uv; }
-	@echo "installing what requirements-dev.lock pins" >&2
+	@echo "installing what requirements-dev.lock pins for $$($(BIN)/python --version)" >&2
 	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip sync --require-hashes --compile-bytecode requirements-dev.lock
 	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --editable .
 	@touch $@
@@ -40,11 +49,34 @@ docs: setup
 	$(BIN)/mkdocs build --strict --quiet
 	@echo "site/index.html"
 
-test: setup
-	$(BIN)/pytest -m "not slow"
+test-unit: setup
+	$(BIN)/pytest tests/unit -n 2
+
+test: test-unit
+	$(BIN)/pytest tests/integration
 
 test-slow: setup
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest tests/stories
+
+# Each folder in a process of its own, as the targets above run them.
+coverage: setup
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest tests/unit -n 2
+	$(BIN)/coverage run -m pytest tests/integration
+	$(BIN)/coverage run -m pytest tests/stories
+	@$(BIN)/coverage combine --quiet
+	@$(BIN)/coverage report
+	@$(BIN)/python .ci/coverage_totals.py
+
+train: setup
+	$(BIN)/raycls data prepare $(DATASET)
+	$(BIN)/raycls train $(DATASET)
+
+serve: setup
+	$(BIN)/raycls up
+
+mlflow-ui: setup
+	$(BIN)/mlflow ui --backend-store-uri "$$($(BIN)/python -c 'from raycls import home; print(home.tracking_uri())')"
 
 demo: setup
 	@$(BIN)/raycls demo
@@ -57,4 +89,4 @@ lock: setup
 		pyproject.toml --group dev --output-file requirements-dev.lock
 
 clean:
-	rm -rf $(VENV) build site *.egg-info
+	rm -rf $(VENV) build site *.egg-info .coverage .coverage.*

@@ -1,16 +1,29 @@
-"""What tests share: one Ray, one prepared dataset, one trained model per session, and homes of their own."""
+"""What tests share: homes of their own, one prepared dataset, one Ray, one trained model, one served model.
+
+A fixture of the session is made once, when the first test asks for it. `tests/unit` uses neither Ray nor the server.
+"""
 
 from __future__ import annotations
 
+import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
+import requests
 
-from raycls import registry
-from raycls.training.trainer import TrainingResult
+from tests.epochs import AtEpoch, EpochWatch
+from tests.predict import OCTETS
+
+if TYPE_CHECKING:
+    from raycls.engines.predictor import Predictor
+    from raycls.serving.control.deploy import Served
+    from raycls.training.trainer import TrainingResult
+
+CONFIG = Path(__file__).parents[1] / "serve_config.yaml"
 
 
 @pytest.fixture(autouse=True)
@@ -29,6 +42,18 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(scope="session")
+def digits_home() -> Iterator[Path]:
+    """A RAYCLS_HOME with the dataset `digits`, in force for as long as no test sets its own."""
+    from raycls.data.sources import prepare
+
+    # Not pytest's tmp_path: Ray's sockets lie below some of these paths, and their names have a length limit.
+    with tempfile.TemporaryDirectory(prefix="raycls-test-") as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAYCLS_HOME", folder)
+        prepare("digits")
+        yield Path(folder)
+
+
+@pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
     """A local Ray with two CPUs, shared by all tests that run Ray in this process."""
     import ray
@@ -43,20 +68,9 @@ def ray_session() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def digits_home() -> Iterator[Path]:
-    """A RAYCLS_HOME with the dataset `digits`, in force for as long as no test sets its own."""
-    from raycls.data.sources import prepare
-
-    # Not pytest's tmp_path: Ray's sockets lie below some of these paths, and their names have a length limit.
-    with tempfile.TemporaryDirectory(prefix="raycls-test-") as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAYCLS_HOME", folder)
-        prepare("digits")
-        yield Path(folder)
-
-
-@pytest.fixture(scope="session")
 def trained(digits_home: Path, ray_session: None) -> TrainingResult:
     """A small model of `digits`, trained under Ray Train, registered and promoted to champion."""
+    from raycls import registry
     from raycls.config import override, preset
     from raycls.data.packed import open_dataset
     from raycls.training.trainer import train
@@ -66,3 +80,81 @@ def trained(digits_home: Path, ray_session: None) -> TrainingResult:
     assert result.version is not None
     version = registry.choose_engine(result.version, open_dataset("digits").images("val"))
     return replace(result, version=registry.promote(version.name, version.version))
+
+
+@pytest.fixture
+def champion(trained: TrainingResult) -> Iterator[TrainingResult]:
+    """The session's model is champion again when the test is over."""
+    from raycls import registry
+
+    yield trained
+    assert trained.version is not None
+    registry.promote(trained.version.name, trained.version.version)
+
+
+@pytest.fixture(scope="session")
+def serve_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """serve_config.yaml with limits small enough to be reached by a test."""
+    path = tmp_path_factory.mktemp("serve") / "serve_config.yaml"
+    limits = (
+        "max_pending: 64",
+        "max_images: 8",
+        "max_body_bytes: 1048576",
+        "body_timeout_s: 5",
+        "access_log: 0.2",
+    )
+    path.write_text(CONFIG.read_text().replace("max_pending: 100", "\n      ".join(limits)))
+    return path
+
+
+@pytest.fixture(scope="session")
+def served(trained: TrainingResult, serve_config: Path) -> Iterator[Served]:
+    """The champion on one replica; afterwards, nothing of it may be left."""
+    from raycls import cluster
+    from raycls.serving.control import deploy
+    from raycls.serving.control.configuration import ServeConfiguration
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    up = deploy.up(ServeConfiguration.read(serve_config).pinned(port=port, replicas=1), detach=True)
+    running = cluster.status()
+    assert running is not None
+    yield up
+    assert deploy.down()
+    assert running.head.members() == []
+    assert not Path(running.directory).exists()
+
+
+@pytest.fixture(scope="session")
+def predictor(trained: TrainingResult) -> Predictor:
+    from raycls import registry
+    from raycls.engines.predictor import Predictor
+
+    assert trained.version is not None
+    return Predictor.load(registry.checkpoint(trained.version), engine=trained.version.engine)
+
+
+@pytest.fixture
+def post(served: Served) -> Callable[..., requests.Response]:
+    def send(data: Any = None, content_type: str | None = OCTETS, **options: Any) -> requests.Response:
+        headers = options.pop("headers", {}) | ({"Content-Type": content_type} if content_type else {})
+        query = options.pop("query", "")
+        return requests.post(f"{served.url}/predict{query}", data, headers=headers, timeout=30, **options)
+
+    return send
+
+
+@pytest.fixture
+def storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A RAYCLS_STORAGE of the test's own."""
+    monkeypatch.setenv("RAYCLS_STORAGE", str(tmp_path / "storage"))
+    return tmp_path / "storage"
+
+
+@pytest.fixture
+def at_epoch(storage: Path) -> Iterator[AtEpoch]:
+    """Call something from a thread of its own as soon as that epoch's checkpoint appears."""
+    watch = EpochWatch()
+    yield watch.at_epoch
+    watch.stop()

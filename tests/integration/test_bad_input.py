@@ -26,7 +26,7 @@ from raycls.benchmark import usage
 from raycls.engines.predictor import Predictor
 from raycls.errors import ImageError
 from raycls.serving.control.deploy import Served
-from tests.integration.predict import OCTETS, base64_of, counted, encoded, expect_problem
+from tests.predict import OCTETS, base64_of, counted, encoded, expect_problem
 from tests.unit.data.test_transforms import run_length_bmp
 
 

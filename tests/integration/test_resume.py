@@ -1,39 +1,21 @@
-"""A training run that is killed: it goes on by itself, or is resumed, and ends where the undisturbed run does."""
+"""What ends a training run, what is kept of it then, and what cannot be resumed. tests/stories kills runs."""
 
 from __future__ import annotations
 
-import os
-import random
-import re
-import signal
-import subprocess
-import sys
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
-from typing import IO
 
-import psutil
 import pytest
-import torch
-from safetensors.torch import load_file
 
-from raycls import home, registry, tracking
+from raycls import registry, tracking
 from raycls.config import Config, override, preset
 from raycls.data.packed import open_dataset
 from raycls.errors import BrokenOffError, DataError, TrainingError, UsageError
-from raycls.models import checkpoint
-from raycls.models.card import WEIGHTS
 from raycls.tracking import resumable
-from raycls.training import loop
-from raycls.training.checkpoints import epoch_directory
 from raycls.training.trainer import TrainingResult, resume, train
+from tests.epochs import AtEpoch, saved_epochs
 
 # Dropout and translation draw random numbers; small batches make epochs long enough to be hit.
 SETTINGS = ["epochs=16", "batch_size=16", "dropout=0.1", "translate=1", "precision=fp32"]
-KILLED_EPOCHS = 40  # of the run that is killed at random moments
 
 
 @pytest.fixture
@@ -41,181 +23,13 @@ def config(digits_home: Path) -> Config:
     return override(preset("smoke", open_dataset("digits").manifest), SETTINGS)
 
 
-@pytest.fixture(scope="module")
-def undisturbed(
-    digits_home: Path, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[list[dict[str, float]], dict[str, torch.Tensor]]:
-    """Every epoch's metrics and the best epoch's weights, by the plain loop with the threads of one worker."""
-    dataset = open_dataset("digits")
-    history: list[dict[str, float]] = []
-    best = tmp_path_factory.mktemp("undisturbed")
-
-    def keep(metrics: dict[str, float], snapshot: loop.Snapshot) -> None:
-        history.append(metrics)
-        if metrics["val_accuracy"] >= max(m["val_accuracy"] for m in history):
-            snapshot.save(best)
-
-    threads = torch.get_num_threads()
-    # What Ray gives the only worker of the session's two CPUs, where the environment says nothing else.
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
-    loop.fit(override(preset("smoke", dataset.manifest), SETTINGS), dataset, on_epoch=keep)
-    torch.set_num_threads(threads)
-    return history, load_file(best / WEIGHTS)
-
-
 def _runs() -> set[str]:
     found = tracking.client().search_runs([tracking.experiment("digits")], max_results=1000)
     return {run.info.run_id for run in found}
 
 
-def _assert_undisturbed(
-    result: TrainingResult, undisturbed: tuple[list[dict[str, float]], dict[str, torch.Tensor]]
-) -> None:
-    history, best = undisturbed
-    for metric in ("val_accuracy", "val_loss", "train_loss"):
-        points = tracking.client().get_metric_history(result.run_id, metric)
-        assert [point.step for point in points] == list(range(1, len(history) + 1)), metric
-        assert [point.value for point in points] == [metrics[metric] for metrics in history], metric
-    assert result.version is not None
-    weights = load_file(registry.checkpoint(result.version) / WEIGHTS)
-    assert all(torch.equal(weights[name], expected) for name, expected in best.items())
-    assert tracking.client().get_run(result.run_id).info.status == "FINISHED"
-
-
-def _kill_a_worker() -> None:
-    """SIGKILL for the last of the Ray Train workers of this session's Ray."""
-    found = []
-    for process in psutil.Process().children(recursive=True):
-        with suppress(psutil.NoSuchProcess):
-            if "RayTrainWorker" in " ".join(process.cmdline()):
-                found.append(process)
-    if found:
-        found[-1].kill()
-
-
-def _saved_epochs(name: str | None = None) -> set[int]:
-    """The epochs whose checkpoints any attempt has begun to write, of one run or of any."""
-    storage = Path(home.storage())
-    return {int(p.name.removeprefix("epoch-")) for p in storage.glob(f"{name or '*'}/attempt-*/epoch-*")}
-
-
-@pytest.fixture
-def storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A storage path of the test's own."""
-    monkeypatch.setenv("RAYCLS_STORAGE", str(tmp_path / "storage"))
-    return tmp_path / "storage"
-
-
-@pytest.fixture
-def at_epoch(storage: Path) -> Iterator[object]:
-    """Call something from a thread of its own as soon as that epoch's checkpoint appears."""
-    over = threading.Event()
-    threads = []
-
-    def when(epoch: int, call: object) -> None:
-        def watch() -> None:
-            while not over.is_set():
-                if max(_saved_epochs(), default=0) >= epoch:
-                    call()  # type: ignore[operator]
-                    return
-                time.sleep(0.01)
-
-        threads.append(threading.Thread(target=watch, daemon=True))
-        threads[-1].start()
-
-    yield when
-    over.set()
-    for thread in threads:
-        thread.join(timeout=5)
-
-
-def _start(*arguments: str, output: IO[str] | None = None) -> subprocess.Popen[str]:
-    """`raycls train digits` as a process of its own, on this session's Ray."""
-    import ray
-
-    return subprocess.Popen(
-        [sys.executable, "-m", "raycls", "train", "digits", *arguments],
-        env=os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address},
-        stdout=subprocess.DEVNULL,
-        stderr=output or subprocess.PIPE,
-        text=True,
-    )
-
-
-def _read_until(process: subprocess.Popen[str], what: str) -> str:
-    assert process.stderr is not None
-    seen = ""
-    for line in process.stderr:
-        seen += line
-        if re.search(what, line):
-            return seen
-    raise AssertionError(f"{what!r} was never printed:\n{seen}")
-
-
-def test_ctrl_c_then_a_killed_driver_then_a_killed_worker(
-    trained: TrainingResult,
-    undisturbed: tuple[list[dict[str, float]], dict[str, torch.Tensor]],
-    storage: Path,
-    at_epoch: object,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    before = _runs()
-    options = [option for setting in SETTINGS for option in ("--set", setting)]
-    interrupted = _start("--preset", "smoke", "--workers", "1", "--model", "digits-killed", *options)
-    seen = _read_until(interrupted, r"epoch 3/16")
-    interrupted.send_signal(signal.SIGINT)
-    seen += interrupted.communicate(timeout=60)[1]
-    assert interrupted.returncode == 130, seen
-    match = re.search(r"go on with: raycls train digits --resume (\S+)\n", seen)
-    assert match, seen
-    name = match[1]
-    killed = _start("--resume", name)
-    _read_until(killed, "going on after epoch")
-    _read_until(killed, "epoch ")
-    with pytest.raises(UsageError, match=rf"still running \(process {killed.pid} "):
-        resume("digits", name)
-    killed.kill()
-    killed.communicate()
-
-    at_epoch(max(_saved_epochs()) + 3, _kill_a_worker)  # type: ignore[operator]
-    result = resume("digits", name)
-    assert capsys.readouterr().err.count("going on after epoch") == 2, "no worker was killed"
-    assert len(list(storage.glob(f"{name}/attempt-*"))) == 3
-    assert _runs() - before == {result.run_id}
-    _assert_undisturbed(result, undisturbed)
-    with pytest.raises(UsageError, match="is finished: there is nothing to resume"):
-        resume("digits", name)
-
-
-@pytest.mark.slow
-def test_a_checkpoint_that_cannot_be_written_ends_the_run_at_the_one_before(
-    trained: TrainingResult,
-    config: Config,
-    undisturbed: tuple[list[dict[str, float]], dict[str, torch.Tensor]],
-    storage: Path,
-    at_epoch: object,
-) -> None:
-    def obstruct() -> None:
-        (attempt,) = storage.glob("*/attempt-1")
-        (attempt / epoch_directory(9)).touch()  # where the checkpoint's directory should be
-
-    at_epoch(1, obstruct)  # type: ignore[operator]
-    with pytest.raises(BrokenOffError, match="the checkpoint epoch-00009 cannot be written under ") as error:
-        train("digits", config, workers=1, model="digits-obstructed")
-    message = str(error.value)
-    assert "\n" not in message
-    (run,) = storage.glob("digits-*")
-    kept = re.search(r"the checkpoint of epoch (\d+) is kept in (\S+);", message)
-    assert kept, message
-    assert checkpoint.load(Path(kept[2]))[1].metrics["epoch"] == int(kept[1]) == 8
-    assert message.endswith(f"go on with: raycls train digits --resume {run.name}")
-    assert len(list(run.glob("attempt-*"))) == 1
-    (run / "attempt-1" / epoch_directory(9)).unlink()
-    _assert_undisturbed(resume("digits", run.name), undisturbed)
-
-
 def test_images_that_change_under_a_run_end_it_at_the_next_epoch(
-    trained: TrainingResult, config: Config, storage: Path, at_epoch: object
+    trained: TrainingResult, config: Config, storage: Path, at_epoch: AtEpoch
 ) -> None:
     manifest = open_dataset("digits").path / "manifest.json"
     before = manifest.read_text()
@@ -225,7 +39,7 @@ def test_images_that_change_under_a_run_end_it_at_the_next_epoch(
         other.write_text(before.replace(open_dataset("digits").manifest.fingerprint, "0" * 64))
         other.replace(manifest)
 
-    at_epoch(2, change)  # type: ignore[operator]
+    at_epoch(2, change)
     try:
         with pytest.raises(
             DataError, match=r"digits was changed .*; the checkpoint of epoch (\d+) is kept in "
@@ -233,18 +47,21 @@ def test_images_that_change_under_a_run_end_it_at_the_next_epoch(
             train("digits", override(config, ["epochs=400"]), workers=1)
     finally:
         manifest.write_text(before)
-    assert 2 <= max(_saved_epochs()) < 400
+    assert 2 <= max(saved_epochs()) < 400
 
 
-def test_a_loss_that_is_not_finite_is_not_tried_again(
+def test_a_loss_that_is_not_finite_is_one_line_and_not_tried_again(
     trained: TrainingResult, config: Config, storage: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     wild = override(config, ["lr=10", "optim.name=adamw", "weight_decay=1", "epochs=200"])
+    models = registry.list_models()
     with pytest.raises(TrainingError, match="lower the learning rate") as error:
-        train("digits", wild, workers=1)
+        train("digits", wild, workers=2)
     assert not isinstance(error.value, BrokenOffError)
+    assert "\n" not in str(error.value)
     assert "go on with" not in str(error.value)
     assert "going on after" not in capsys.readouterr().err
+    assert registry.list_models() == models
 
 
 def test_a_storage_path_that_cannot_be_written_is_refused_before_anything_starts(
@@ -286,53 +103,3 @@ def test_what_cannot_be_resumed_is_told(
         with pytest.raises(UsageError, match=told):
             resume("digits", run.id)
         tracking.client().delete_run(run.id)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-@pytest.mark.parametrize("workers", [1, 2])
-def test_kills_at_random_moments_change_nothing(
-    trained: TrainingResult, config: Config, storage: Path, tmp_path: Path, workers: int
-) -> None:
-    long = override(config, [f"epochs={KILLED_EPOCHS}"])
-    expected = train("digits", long, workers=workers, model="digits-undisturbed")
-    before = _runs()
-    rng = random.Random(workers)
-    victims = ["driver", "worker", "ctrl-c"]
-    rng.shuffle(victims)
-    settings = [*SETTINGS[1:], f"epochs={KILLED_EPOCHS}"]
-    arguments = ["--preset", "smoke", "--workers", str(workers), "--model", f"digits-random-{workers}"]
-    arguments += [option for setting in settings for option in ("--set", setting)]
-    name, done, reached = "", "", 0
-    while not done:
-        log = tmp_path / f"{len(victims)}.log"
-        with log.open("w") as output:
-            process = _start(*arguments, output=output)
-        target = reached + rng.randint(2, 10)
-        while process.poll() is None:
-            time.sleep(0.02)
-            reached = max([reached, *map(int, re.findall(rf"epoch (\d+)/{KILLED_EPOCHS}", log.read_text()))])
-            if not victims or reached < target:
-                continue
-            time.sleep(rng.uniform(0, 0.5))
-            victim = victims.pop()
-            if victim == "worker":
-                _kill_a_worker()
-                target += rng.randint(2, 10)
-            else:
-                process.send_signal(signal.SIGKILL if victim == "driver" else signal.SIGINT)
-                process.wait(timeout=60)
-        printed = log.read_text()
-        name = name or re.search(r"--resume (\S+)", printed)[1]  # type: ignore[index]
-        arguments = ["--resume", name]
-        done = printed if process.returncode == 0 else ""
-        assert done or process.returncode in (-signal.SIGKILL, 130), printed
-    assert not victims, "the run was over before all had been killed"
-    (run_id,) = _runs() - before
-    points = tracking.client().get_metric_history(run_id, "val_accuracy")
-    assert [point.step for point in points] == list(range(1, KILLED_EPOCHS + 1))
-    test_accuracy = registry.resolve(f"digits-random-{workers}/1").metrics["test_accuracy"]
-    assert test_accuracy == pytest.approx(expected.metrics["test_accuracy"], abs=0.003)
-    if workers == 1:
-        undisturbed = tracking.client().get_metric_history(expected.run_id, "val_accuracy")
-        assert [point.value for point in points] == [point.value for point in undisturbed]

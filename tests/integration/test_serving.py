@@ -29,7 +29,7 @@ from raycls.engines.predictor import Predictor
 from raycls.ray_patches.haproxy_rules import FULL, MAX_PENDING, REFUSED
 from raycls.serving.control.deploy import Served
 from raycls.training.trainer import TrainingResult
-from tests.integration.predict import OCTETS, base64_of, counted, encoded, expect_problem
+from tests.predict import OCTETS, base64_of, counted, encoded, expect_problem
 from tests.tcp import data_segments
 
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -24,12 +22,11 @@ from raycls.benchmark import usage
 from raycls.cluster.environment import LOWEST_PRIORITY, OWN_CORES, private
 from raycls.cluster.processes import psutil
 from raycls.errors import ClusterError, RefusedError, UnknownModelError
-from raycls.registry import CHAMPION
 from raycls.serving.control import deploy, rollout
 from raycls.serving.control.configuration import ServeConfiguration
 from raycls.serving.control.deploy import Served
 from raycls.training.trainer import TrainingResult
-from tests.integration.predict import encoded
+from tests.load import asking
 
 RAY = [sys.executable, "-m", "ray.scripts.scripts"]
 
@@ -145,99 +142,6 @@ def registered(trained: TrainingResult) -> Callable[..., registry.ModelVersion]:
     return partial(register_again, trained.version, registry.checkpoint(trained.version))
 
 
-@contextmanager
-def asking(served: Served) -> Iterator[tuple[list[str], set[str]]]:
-    """Four clients that ask for predictions all the time: what failed, and the versions that answered."""
-    image = encoded()
-    failed: list[str] = []
-    seen: set[str] = set()
-    stop = threading.Event()
-
-    def ask() -> None:
-        with requests.Session() as session:
-            while not stop.is_set():
-                try:
-                    answer = session.post(f"{served.url}/predict", files={"file": image}, timeout=30)
-                except requests.RequestException as error:
-                    failed.append(repr(error))
-                    continue
-                if answer.status_code == 200:
-                    seen.add(answer.json()["model_version"])
-                else:
-                    failed.append(f"{answer.status_code} {answer.text[:200]}")
-
-    threads = [threading.Thread(target=ask) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    try:
-        yield failed, seen
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
-
-
-@contextmanager
-def behind_haproxy(running: cluster.Cluster) -> Iterator[list[int]]:
-    """How many replicas HAProxy sends requests to, looked at ten times a second."""
-    (config,) = Path(running.directory).glob("*/haproxy.cfg")
-    counts: list[int] = []
-    stop = threading.Event()
-
-    def look() -> None:
-        while not stop.wait(0.1):
-            servers = [line for line in config.read_text().splitlines() if line.split()[:1] == ["server"]]
-            counts.append(sum(not line.endswith("backup") for line in servers))
-
-    thread = threading.Thread(target=look)
-    thread.start()
-    try:
-        yield counts
-    finally:
-        stop.set()
-        thread.join()
-
-
-def test_an_update_leaves_requests_with_the_replicas_while_it_is_built(
-    running: cluster.Cluster, registered: Callable[..., registry.ModelVersion], trained: TrainingResult
-) -> None:
-    """Not with Ray's own proxy, which is too slow for the load. One look may find a file half written."""
-    assert trained.version is not None
-    with behind_haproxy(running) as counts:
-        for version in (registered(), trained.version):
-            rollout.promote("digits", version.version)
-    assert len(counts) > 20
-    assert max(counts) >= 1
-    assert (0, 0) not in itertools.pairwise(counts)
-
-
-def test_promoting_a_version_serves_it_and_loses_no_request(
-    served: Served,
-    registered: Callable[..., registry.ModelVersion],
-    trained: TrainingResult,
-) -> None:
-    """The champion again as a new version, promoted under load, then the first again."""
-    assert trained.version is not None
-    second = registered()
-    with asking(served) as (failed, seen):
-        for version in (second, trained.version):
-            assert CHAMPION in rollout.promote("digits", version.version).aliases
-            health = requests.get(f"{served.url}/health", timeout=10).json()
-            assert health["model"]["version"] == version.version
-            promoted = registry.resolve(version.reference)
-            assert {timing["engine"] for timing in promoted.engine_timings} > {promoted.engine}
-            metrics = requests.get(f"{served.url}/metrics", timeout=10).text
-            series = f'raycls_model_info{{engine="{promoted.engine}",name="digits",'
-            assert [
-                line
-                for line in metrics.splitlines()
-                if series in line and f'version="{version.version}"' in line
-            ]
-            time.sleep(1)
-    assert set(failed) == set()
-    assert seen == {second.version, trained.version.version}
-
-
 TOLD = {
     "a damaged checkpoint": "damaged",
     "answers are NaN": "not finite",
@@ -286,16 +190,20 @@ def test_a_version_that_the_cluster_cannot_take_up_is_rolled_back(
     assert (set(failed), seen) == (set(), {trained.version.version})
 
 
+def _with_processes_of_ray() -> cluster.Cluster:
+    """The cluster that is being started, once processes of Ray's own are there beside its head."""
+    deadline = time.monotonic() + 60
+    while (found := cluster.status()) is None or len(found.head.members()) < 3:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return found
+
+
 def test_ctrl_c_while_starting_leaves_nothing(home: Path) -> None:
     program = "from raycls import cluster; cluster.start()"
     starting = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True)
     state = home / "cluster.json"
-    while not state.exists():
-        assert starting.poll() is None
-        time.sleep(0.05)
-    found = cluster.status()
-    assert found is not None
-    time.sleep(1)  # Ray's own processes are coming up
+    found = _with_processes_of_ray()
     starting.send_signal(signal.SIGINT)
     _, said = starting.communicate(timeout=60)
     assert "KeyboardInterrupt" in said
@@ -307,9 +215,7 @@ def test_ctrl_c_while_starting_leaves_nothing(home: Path) -> None:
 def test_down_clears_up_after_a_killed_up(home: Path) -> None:
     program = "from raycls import cluster; cluster.start()"
     starting = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.DEVNULL)
-    while (found := cluster.status()) is None:
-        time.sleep(0.05)
-    time.sleep(1)
+    found = _with_processes_of_ray()
     starting.kill()
     starting.wait()
     assert found.head.alive()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from aiohttp import web
 from PIL import Image
 
@@ -16,7 +18,20 @@ from raycls.data.packed import PackedDataset, open_dataset
 from raycls.engines.predictor import Predictor
 from raycls.training.loop import fit
 
+# Several pytest-xdist workers share the cores, and digits is too small for two threads.
+torch.set_num_threads(1)
+
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_ray() -> Iterator[None]:
+    """A test that starts Ray belongs to tests/integration."""
+    yield
+    ray = sys.modules.get("ray")
+    assert ray is None or not ray.is_initialized(), (
+        "a unit test has started Ray: move it to tests/integration"
+    )
 
 
 @pytest.fixture

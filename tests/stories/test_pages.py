@@ -17,20 +17,21 @@ from raycls.cluster.environment import free_port
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
-INDEX, DATA, TRAINING, TUNING, SERVING, OPERATIONS, CLUSTER = (
-    ROOT / "docs" / f"{name}.md"
-    for name in ("index", "data", "training", "tuning", "serving", "operations", "cluster")
-)
+DOCS = ROOT / "docs"
+# In the order in which one page uses what another has made.
+ORDER = ("index", "data", "training", "tuning", "serving", "operations", "cluster")
+PAGES = [page for name in ORDER if (page := DOCS / f"{name}.md").exists()]
+TUNING = DOCS / "tuning.md"
 
 # CI runs these as they stand.
 MAKE = {"make demo", "make test"}
-# The benchmarks of minutes: tests/integration/test_benchmarks.py runs both scripts' whole path, shorter.
+# The benchmarks of minutes: tests/stories/test_benchmarks.py runs both scripts' whole path, shorter.
 BENCHMARKS = {"python benchmarks/serving.py", "python benchmarks/training.py"}
-# Serves until Ctrl-C: tests/integration/test_serve_run.py.
+# Serves until Ctrl-C: tests/stories/test_serve_run.py.
 SERVE_RUN = "serve run serve_config.yaml"
-# Needs a run that was broken off: tests/integration/test_resume.py.
+# Needs a run that was broken off: tests/stories/test_killed_training.py.
 RESUME = "raycls train cifar10 --resume RUN"
-# The same of a study: tests/integration/test_tuning.py.
+# The same of a study: tests/stories/test_killed_study.py.
 RESUME_STUDY = "raycls tune cifar10 --resume STUDY"
 # Needs classes with the same names, which digits and photographs do not have: tests/unit/training/test_evaluation.py.
 OTHER_DATASET = "raycls evaluate cifar10 --dataset pets --split val"
@@ -41,9 +42,9 @@ DASHBOARD = """$(python -c "import json; print(json.load(open('home/cluster.json
 SHORTER = [
     ("data prepare cifar10", "data prepare digits"),
     ("cifar10", "digits"),
-    ("--preset quick", "--preset smoke"),
     ("--preset fast", "--preset smoke"),
     ("--preset accurate", "--preset smoke"),
+    ("--preset quick", "--preset smoke"),
     ("--network cnn --set training.epochs=2", "--network cnn --preset smoke"),
     ("--trials 8 --max-epochs 2 --set train_fraction=0.15", "--trials 2 --preset smoke"),
     ("--trials 8 --max-epochs 2", "--trials 2 --preset smoke"),
@@ -62,8 +63,11 @@ def _commands(page: Path) -> list[str]:
 
 
 def test_each_command_is_run_by_someone() -> None:
-    commands = [command for page in (README, TRAINING, TUNING, SERVING) for command in _commands(page)]
+    commands = [command for page in (README, *PAGES) for command in _commands(page)]
     assert set(MAKE) <= set(commands)
+    assert all(not _commands(page) for page in DOCS.rglob("*.md") if page not in PAGES), (
+        "a page that no test runs"
+    )
     assert {RESUME, RESUME_STUDY, OTHER_DATASET} <= set(commands)
     for name in ("prepare", "list", "show"):
         assert any(command.startswith(f"raycls data {name}") for command in commands)
@@ -106,12 +110,23 @@ def _adapted(command: str, port: int) -> str:
     return command.replace(":8000", f":{port}").replace("http://127.0.0.1:8265", DASHBOARD)
 
 
+def _script(commands: list[str], port: int) -> list[str]:
+    """The commands as the test runs them, without the datasets and trainings that an earlier command has made."""
+    adapted = [_adapted(command, port) for command in commands if not _elsewhere(command)]
+    made: set[str] = set()
+    script = []
+    for command in adapted:
+        if command not in made:
+            script.append(command)
+        if command.startswith(("raycls data prepare ", "raycls train ")):
+            made.add(command)
+    return script
+
+
 def _run(folder: Path, *pages: Path) -> str:
-    """Run the pages' commands in the folder, from top to bottom, and return what they print."""
-    port = free_port(8000)
+    """Run the pages' commands in the folder and in one home, from top to bottom, and return what they print."""
     commands = [command for page in pages for command in _commands(page)]
-    script = [_adapted(command, port) for command in commands if not _elsewhere(command)]
-    program = "set -ex\n" + "\n".join(script) + "\n"
+    program = "set -ex\n" + "\n".join(_script(commands, free_port(8000))) + "\n"
     environment = {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
@@ -133,71 +148,41 @@ def _run(folder: Path, *pages: Path) -> str:
     return done.stdout
 
 
-def _photos(folder: Path) -> None:
+def _fill(folder: Path) -> None:
+    """The files that the pages take as given."""
+    from torchvision.models import resnet18
+
     for label in ("cat", "dog"):
+        _rgb(folder / f"{label}.png", 1, (40, 30))
         for i in range(12):
             _rgb(folder / "photos" / label / f"{i}.jpg", i, (50, 70))
+    torch.save(resnet18().state_dict(), folder / "resnet18.pth")
+    (space,) = re.findall(r"```yaml\n(.*?)```", TUNING.read_text(), re.S)
+    (folder / "space.yaml").write_text(space)
+    for name in ("serve_config.yaml", "jobs", "raycls"):
+        (folder / name).symlink_to(ROOT / name)
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_the_readme_from_top_to_bottom(tmp_path: Path) -> None:
-    for label in ("cat", "dog"):
-        _rgb(tmp_path / f"{label}.png", 1, (40, 30))
-    _photos(tmp_path)
-    for name in ("serve_config.yaml", "jobs", "raycls"):
-        (tmp_path / name).symlink_to(ROOT / name)
-
+    _fill(tmp_path)
     output = _run(tmp_path, README)
     assert '"model_version": "1"' in output or '"model_version":"1"' in output
     assert (tmp_path / "pets.png").exists()
     assert (tmp_path / "bench" / "serving.md").exists()
+    assert output.count("succeeded") == 2  # the jobs
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(1200)
-def test_the_training_page_from_top_to_bottom(tmp_path: Path) -> None:
-    from torchvision.models import resnet18
-
-    torch.save(resnet18().state_dict(), tmp_path / "resnet18.pth")
-    _photos(tmp_path)
-    output = _run(tmp_path, TRAINING)
+@pytest.mark.timeout(1800)
+def test_the_documentation_from_page_to_page(tmp_path: Path) -> None:
+    _fill(tmp_path)
+    output = _run(tmp_path, *PAGES)
     assert "registered pets/1" in output
     assert (tmp_path / "digits.html").stat().st_size > 100_000
     assert (tmp_path / "small.onnx").stat().st_size > 1000
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1200)
-def test_the_tuning_page_from_top_to_bottom(tmp_path: Path) -> None:
-    (space,) = re.findall(r"```yaml\n(.*?)```", TUNING.read_text(), re.S)
-    (tmp_path / "space.yaml").write_text(space)
-    output = _run(tmp_path, TUNING)
     assert (tmp_path / "first.html").stat().st_size > 1_000_000  # plotly's own code is within
     assert "Pareto front" in output
     assert re.search(r"trial .* verified", output)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1200)
-def test_the_serving_and_the_operations_page_from_top_to_bottom(tmp_path: Path) -> None:
-    _rgb(tmp_path / "cat.png", 1, (40, 30))
-    (tmp_path / "serve_config.yaml").symlink_to(ROOT / "serve_config.yaml")
-    output = _run(tmp_path, SERVING, OPERATIONS)
     assert "explanation_png_base64" in output
     assert re.search(r'raycls_model_info{engine="\w+",name="digits",replica=', output)
     assert 'version="2"' in output
-    assert "digits/1 is now champion" in output.rpartition("digits/2 is now champion")[2]  # the roll back
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1200)
-def test_the_other_pages_from_top_to_bottom(tmp_path: Path) -> None:
-    _rgb(tmp_path / "cat.png", 1, (40, 30))
-    _photos(tmp_path)
-    for name in ("serve_config.yaml", "jobs", "raycls"):
-        (tmp_path / name).symlink_to(ROOT / name)
-    output = _run(tmp_path, INDEX, DATA, CLUSTER)
-    assert "cat.png: " in output
-    assert (tmp_path / "pets.png").exists()
-    assert "registered digits/1" in output

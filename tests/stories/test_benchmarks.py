@@ -62,7 +62,6 @@ def test_one_and_two_replicas_are_deployed_measured_and_the_former_state_restore
     assert results.bound_per_s > results.peak(1).requests_per_s
 
 
-@pytest.mark.slow
 def test_replicas_of_a_network_that_takes_no_core_scale_beyond_the_cores(
     served: Served, serve_config: Path
 ) -> None:
@@ -79,7 +78,6 @@ def test_replicas_of_a_network_that_takes_no_core_scale_beyond_the_cores(
     assert "simulate_forward_ms" not in document.arguments  # what was served is served again
 
 
-@pytest.mark.slow
 def test_raycls_is_measured_beside_a_peer_and_the_bound(
     trained: TrainingResult, digits_home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -107,7 +105,6 @@ def test_raycls_is_measured_beside_a_peer_and_the_bound(
     assert "requests/s against FastAPI + uvicorn, 2 workers" in (tmp_path / "servers.md").read_text()
 
 
-@pytest.mark.slow
 def test_training_is_timed_against_the_plain_peer(
     digits_home: Path, ray_session: None, tmp_path: Path, capsys
 ):

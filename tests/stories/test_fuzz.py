@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from raycls.serving.control.deploy import Served
-from tests.integration.predict import OCTETS, encoded
+from tests.predict import OCTETS, encoded
 
 CASES = 10_000
 TRIES = 12_500  # of which hypothesis draws some in vain
@@ -85,7 +85,6 @@ queries = st.dictionaries(
 )
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_whatever_is_sent_gets_an_answer_that_is_no_server_error(served: Served) -> None:
     seen: Counter[int] = Counter()
@@ -119,7 +118,6 @@ def test_whatever_is_sent_gets_an_answer_that_is_no_server_error(served: Served)
     assert {200, 400, 415} <= set(seen)
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_the_openapi_document_is_kept_to(served: Served, tmp_path: Path) -> None:
     """schemathesis makes requests of the document, right ones and wrong ones, and compares the answers with it."""

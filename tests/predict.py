@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import io
+from typing import TYPE_CHECKING
 
 import numpy as np
 import requests
 from PIL import Image
 
-from raycls.serving.control.deploy import Served
+if TYPE_CHECKING:
+    from raycls.serving.control.deploy import Served
 
 OCTETS = "application/octet-stream"
 
