@@ -50,7 +50,7 @@ docs: setup
 	@echo "site/index.html"
 
 test-unit: setup
-	$(BIN)/pytest tests/unit -n 2
+	$(BIN)/pytest tests/unit -n 2 --dist loadfile
 
 test: test-unit
 	$(BIN)/pytest tests/integration
@@ -61,7 +61,7 @@ test-slow: setup
 # Each folder in a process of its own, as the targets above run them.
 coverage: setup
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest tests/unit -n 2
+	$(BIN)/coverage run -m pytest tests/unit -n 2 --dist loadfile
 	$(BIN)/coverage run -m pytest tests/integration
 	$(BIN)/coverage run -m pytest tests/stories
 	@$(BIN)/coverage combine --quiet

@@ -92,24 +92,19 @@ def test_a_checkpoint_is_verified(home: Path, saved: Path) -> None:
         registry.checkpoint(version)
 
 
-@pytest.mark.parametrize(
-    ("reference", "told"),
-    [
+def test_an_unknown_reference_names_what_exists_and_an_alias_what_mlflow_takes(
+    home: Path, saved: Path
+) -> None:
+    _register(saved, 0.5)
+    for reference, told in (
         ("nope", "the models are: ab"),
         ("ab/9", "it has: 1"),
         ("ab@nope", "--alias nope"),
         ("ab/one", "NAME/VERSION"),
         ("", "NAME/VERSION"),
-    ],
-)
-def test_an_unknown_reference_names_what_exists(home: Path, saved: Path, reference: str, told: str) -> None:
-    _register(saved, 0.5)
-    with pytest.raises(UnknownModelError, match=told):
-        registry.resolve(reference)
-
-
-def test_an_alias_that_mlflow_would_refuse_is_wrong_use(home: Path, saved: Path) -> None:
-    _register(saved, 0.5)
+    ):
+        with pytest.raises(UnknownModelError, match=told):
+            registry.resolve(reference)
     for alias in ("latest", "v3", "two words"):
         with pytest.raises(UsageError, match="cannot be an alias"):
             registry.promote("ab", "1", alias)

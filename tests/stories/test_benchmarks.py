@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import requests
+from harness import training_parts
 from harness.served_copy import register_again
 
 from benchmarks.serving import compare
@@ -118,3 +119,11 @@ def test_training_is_timed_against_the_plain_peer(
         f"**{run['train_seconds'] / run['peer_epoch_seconds']:.2f}**"
         in (tmp_path / "training.md").read_text()
     )
+
+
+def test_the_bare_loop_of_two_processes_agrees_with_one(digits_home: Path) -> None:
+    one, two = (training_parts.without_ray("digits", "smoke", ["epochs=3"], workers, 1) for workers in (1, 2))
+    assert one["test_accuracy"] > 0.8
+    assert two["test_accuracy"] == pytest.approx(one["test_accuracy"], abs=0.08)
+    assert one["train_seconds"] > 0
+    assert one["peak_memory_total"] > one["peak_memory_private"] > 2**26

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import training_page, training_parts
+from harness import training_page
 
 from benchmarks.peers.plain_cnn import train_epochs
 from benchmarks.training import main
@@ -85,11 +85,3 @@ def test_the_page_has_every_measured_part_and_no_other(tmp_path: Path):
 def test_wrong_use_is_an_error(arguments, error, message, digits_home, tmp_path: Path):
     with pytest.raises(error, match=message):
         main([*arguments, "--output", str(tmp_path)])
-
-
-def test_the_bare_loop_of_two_processes_agrees_with_one(digits_home):
-    one, two = (training_parts.without_ray("digits", "smoke", ["epochs=3"], workers, 1) for workers in (1, 2))
-    assert one["test_accuracy"] > 0.8
-    assert two["test_accuracy"] == pytest.approx(one["test_accuracy"], abs=0.08)
-    assert one["train_seconds"] > 0
-    assert one["peak_memory_total"] > one["peak_memory_private"] > 2**26

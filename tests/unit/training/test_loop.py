@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import tempfile
@@ -99,61 +100,56 @@ def test_a_snapshot_is_a_whole_checkpoint(digits: PackedDataset, smoke: Config, 
 
 
 TWO_WORKERS = """
-import os, sys, torch, torch.distributed as dist, torch.multiprocessing as mp
+import json, os, sys, torch, torch.distributed as dist, torch.multiprocessing as mp
 from raycls.config import Config
 from raycls.data.packed import open_dataset
 from raycls.training.loop import Workers, fit
 
-def work(rank, store, config, out):
+def work(rank, store, configs, out):
+    torch.set_num_threads(1)
     shared = dist.FileStore(store, 2)
     dist.init_process_group("gloo", store=shared, rank=rank, world_size=2)
-    network = fit(Config.model_validate_json(config), open_dataset("digits"),
-                  on_epoch=lambda metrics, snapshot: None, workers=Workers(rank, 2))
-    torch.save(network.state_dict(), f"{out}.{rank}")
+    for name, config in json.loads(configs).items():
+        network = fit(Config.model_validate(config), open_dataset("digits"),
+                      on_epoch=lambda metrics, snapshot: None, workers=Workers(rank, 2))
+        torch.save(network.state_dict(), f"{out}/{name}.{rank}")
     shared.set(f"done {rank}", "")  # not by a barrier: who leaves it first breaks the connection of who still reads
     shared.wait(["done 0", "done 1"])
     os._exit(0)  # gloo's threads outlive the group here; one that lets go of a tensor while Python ends aborts
 
 if __name__ == "__main__":
-    mp.spawn(work, args=tuple(sys.argv[1:]), nprocs=2)
+    mp.start_processes(work, args=tuple(sys.argv[1:]), nprocs=2, start_method="fork")
 """
 
 
-def _two_workers(config: Config, folder: Path) -> list[dict[str, torch.Tensor]]:
-    """The weights that each of two processes returns."""
-    script = folder / "two_workers.py"
+def test_two_workers_take_the_steps_of_one_and_keep_one_averaged_network(
+    digits: PackedDataset, tmp_path: Path
+) -> None:
+    configs = {
+        # Without dropout and batch norm, whose randomness and statistics are each worker's own.
+        "plain": override(
+            preset("smoke", digits.manifest, "mlp"),
+            ["epochs=2", "batch_size=64", "translate=0", "precision=fp32", "widths=[16]"],
+        ),
+        # With batch norm's statistics too, which each worker takes of its own images.
+        "averaged": override(
+            preset("smoke", digits.manifest), ["epochs=1", "batch_size=64", "ema=0.5", "precision=fp32"]
+        ),
+    }
+    script = tmp_path / "two_workers.py"
     script.write_text(TWO_WORKERS)
-    subprocess.run(
-        [sys.executable, script, folder / "store", config.model_dump_json(), folder / "out"],
-        check=True,
-        timeout=120,
-    )
-    return [torch.load(folder / f"out.{rank}", weights_only=True) for rank in (0, 1)]
-
-
-def test_two_workers_take_the_steps_of_one(digits: PackedDataset, tmp_path: Path) -> None:
-    # Without dropout and batch norm, whose randomness and statistics are each worker's own.
-    config = override(
-        preset("smoke", digits.manifest, "mlp"),
-        ["epochs=2", "batch_size=64", "translate=0", "precision=fp32", "widths=[16]"],
-    )
-    first, second = _two_workers(config, tmp_path)
-    alone = _run(config, digits)[1].state_dict()
+    documents = json.dumps({name: config.model_dump(mode="json") for name, config in configs.items()})
+    subprocess.run([sys.executable, script, tmp_path / "store", documents, tmp_path], check=True, timeout=120)
+    trained = {
+        name: [torch.load(tmp_path / f"{name}.{rank}", weights_only=True) for rank in (0, 1)]
+        for name in configs
+    }
+    for first, second in trained.values():
+        for name, tensor in first.items():
+            assert torch.equal(tensor, second[name]), name
+    alone = _run(configs["plain"], digits)[1].state_dict()
     for name, expected in alone.items():
-        assert torch.equal(first[name], second[name])
-        assert torch.allclose(first[name], expected, atol=1e-4)
-
-
-def test_two_workers_keep_one_averaged_network(digits: PackedDataset, tmp_path: Path) -> None:
-    config = override(
-        preset("smoke", digits.manifest), ["epochs=1", "batch_size=64", "ema=0.5", "precision=fp32"]
-    )
-    first, second = _two_workers(config, tmp_path)
-    for (
-        name,
-        tensor,
-    ) in first.items():  # batch norm's statistics too, which each worker takes of its own images
-        assert torch.equal(tensor, second[name]), name
+        assert torch.allclose(trained["plain"][0][name], expected, atol=1e-4)
 
 
 def test_a_loss_that_is_not_finite_stops_with_the_way_out(digits: PackedDataset, smoke: Config) -> None:
