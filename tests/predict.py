@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import time
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -57,3 +58,15 @@ def counted(served: Served) -> tuple[float, float]:
         if line.startswith("raycls_batch_images_")
     }
     return values["raycls_batch_images_count"], values["raycls_batch_images_sum"]
+
+
+def await_pending(served: Served, count: int) -> None:
+    """Return when the replica holds so many requests, by /metrics; fail after ten seconds."""
+    deadline = time.monotonic() + 10
+    while True:
+        lines = requests.get(f"{served.url}/metrics", timeout=10).text.splitlines()
+        held = sum(float(line.split()[-1]) for line in lines if line.startswith("raycls_pending{"))
+        if held >= count:
+            return
+        assert time.monotonic() < deadline, f"{held} requests instead of {count}"
+        time.sleep(0.01)

@@ -178,23 +178,23 @@ def test_a_grid_is_tried_point_by_point(
 def test_a_gaussian_process_goes_by_what_it_has_seen_also_when_the_study_is_taken_up_again(
     spec: StudySpec, run: tracking.Run, request: pytest.FixtureRequest
 ) -> None:
-    spec = spec.model_copy(update={"search": "gp", "trials": 16, "seed": 1})
+    spec = spec.model_copy(update={"search": "gp", "trials": 12, "seed": 1})
     best_lr = spec.config.optim.lr * 2  # an octave above where the search begins
 
     def octaves(trial: Trial) -> float:
         return abs(math.log2(trial.config(spec.config).optim.lr / best_lr))
 
     record = StudyRecord(spec, request.node.name, run)
-    for number in range(16):
-        if number == 10:
+    for number in range(12):
+        if number == 7:
             record = StudyRecord(spec, request.node.name, run)
         trial = record.ask()
         assert trial is not None
         record.epoch(number, _metrics(3, 1 - 0.1 * octaves(trial)))
         record.end(number, "done")
     seen = [octaves(trial) for trial in record.trials()]
-    assert max(seen[-4:]) < 0.2
-    assert max(seen[:5]) > 0.2
+    assert max(seen[-4:]) < 0.4
+    assert max(seen[:5]) > 0.4
 
 
 def test_studies_that_are_not_there_are_told(digits_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
