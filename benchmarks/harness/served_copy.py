@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.broken_versions import Change
-from raycls import cluster, home, registry, tracking
+from raycls import cluster, home, local_http, registry, tracking
 from raycls.benchmark import usage
 from raycls.benchmark.images import write_images
 from raycls.benchmark.load import Load, LoadGenerator, Sample

@@ -32,7 +32,7 @@ from raycls.models.torchvision_networks import LAST_LAYERS, TorchvisionNetwork, 
 
 
 class MLP(nn.Module):
-    """The baseline: flatten, then one hidden layer with ReLU for each width. It knows nothing of neighbouring pixels."""
+    """The baseline: flatten, then one hidden layer with ReLU for each width. It sees no neighbourhoods."""
 
     any_size = False  # the first layer has one weight for each pixel
 

@@ -135,7 +135,6 @@ def test_digits_prepared_anew_is_the_same_dataset(old: OldHome) -> None:
     assert old.json("data", "prepare", "digits", "--force")["fingerprint"] == FINGERPRINT
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_an_old_home_is_served_trained_on_and_resumed(old: OldHome) -> None:
     (image,), (expected,) = old.images(1)

@@ -27,7 +27,7 @@ TRIALS = 4
 # Tune's own snapshot of the experiment, as often as it can be had: in every turn of Tune's loop.
 EVERY_TURN = {"TUNE_GLOBAL_CHECKPOINT_S": "0"}
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.usefixtures("ray_session")]
+pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("ray_session")]
 
 
 class Steps(tune.Trainable):
@@ -134,7 +134,7 @@ def kill_and_restore(folder: Path, moment: str) -> None:
         [
             sys.executable,
             "-c",
-            "import sys; from pathlib import Path; from tests.integration import test_tune_limits as limits; "
+            "import sys; from pathlib import Path; from tests.stories import test_tune_limits as limits; "
             "limits.drive(Path(sys.argv[1]))",
             str(folder),
         ],
