@@ -31,7 +31,8 @@ from raycls.serving.control import deploy
 from raycls.serving.control.configuration import ServeConfiguration
 from raycls.training.evaluation import confusion_png
 from raycls.training.trainer import TrainingResult
-from raycls.tuning.study import Study, plan, tune
+from raycls.tuning.plan import plan
+from raycls.tuning.study import Study, tune
 
 TRIALS, TRIAL_EPOCHS, TRIAL_IMAGES = 8, 2, 6750
 SENT_IMAGES = 200

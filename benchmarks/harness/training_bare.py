@@ -26,6 +26,7 @@ from raycls.data.packed import PackedDataset, open_dataset
 from raycls.engines.predictor import Predictor
 from raycls.training import loop
 from raycls.training.evaluation import evaluate
+from raycls.training.workers import Workers
 
 
 def run(config: Config, dataset: PackedDataset, workers: int, threads: int) -> dict[str, float]:
@@ -67,7 +68,7 @@ def _work(
                 best = metrics
                 snapshot.save(Path(folder))
 
-        loop.fit(config, dataset, on_epoch=on_epoch, workers=loop.Workers(rank, workers))
+        loop.fit(config, dataset, on_epoch=on_epoch, workers=Workers(rank, workers))
         if rank == 0:
             memory = {f"peak_memory_{kind}": value for kind, value in _memory().items()}
             accuracy = evaluate(Predictor.load(Path(folder)), dataset, "test").accuracy

@@ -31,9 +31,10 @@ from raycls.cluster.environment import ALLOCATOR
 from raycls.config import Config, override, preset
 from raycls.data.packed import open_dataset
 from raycls.errors import BenchmarkError
+from raycls.tuning.plan import plan
 from raycls.tuning.space import architecture
 from raycls.tuning.spec import Trial
-from raycls.tuning.study import Outcome, Study, plan, search, tune
+from raycls.tuning.study import Outcome, Study, search, tune
 
 Row = dict[str, Any]
 

@@ -123,6 +123,7 @@ def run(
     with progress.bar("loading PyTorch and Ray"):
         from raycls.tuning import space as spaces
         from raycls.tuning import study as studies
+        from raycls.tuning.plan import plan
 
     asked = {
         "trials": trials,
@@ -150,7 +151,7 @@ def run(
         config = configuration(dataset, preset, network, seed, settings, init)
         searched = spaces.load(space, config) if space else None
         weights = weights_path(weights, init)
-        job = studies.plan(dataset, config, space=searched, weights=weights, **given)
+        job = plan(dataset, config, space=searched, weights=weights, **given)
         outcome = studies.tune(job, study)
     found, training = outcome.study, outcome.training
     assert training.version is not None

@@ -3,17 +3,18 @@
     measured = figures(scores)
     measured.macro["f1"], measured.calibration_error, measured.classes[0].recall
 
-Computed by torchmetrics from the same scores that `raycls evaluate` prints. Knows numbers, not pictures or pages.
+Computed from the scores that `raycls evaluate` prints. Knows numbers, not pictures or pages.
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 
+from raycls import metrics
 from raycls.training.evaluation import Scores
 
 # Fifteen equal bins of confidence, as Guo et al., "On Calibration of Modern Neural Networks" (arXiv:1706.04599).
@@ -72,42 +73,26 @@ class Figures:
 def figures(scores: Scores) -> Figures:
     """Every figure of the page's first sections."""
     from scipy.stats import binomtest
-    from torchmetrics.functional.classification import (
-        multiclass_calibration_error,
-        multiclass_f1_score,
-        multiclass_precision,
-        multiclass_recall,
-    )
 
     evaluation = scores.evaluation()
-    count = len(evaluation.classes)
-    functions = {"precision": multiclass_precision, "recall": multiclass_recall, "f1": multiclass_f1_score}
-
-    def averaged(average: Literal["macro", "weighted"]) -> dict[str, float]:
-        return {
-            name: function(scores.logits, scores.labels, num_classes=count, average=average).item()
-            for name, function in functions.items()
-        }
-
-    each = {
-        name: function(scores.logits, scores.labels, num_classes=count, average="none").tolist()
-        for name, function in functions.items()
-    }
+    counts, count = evaluation.confusion, len(evaluation.classes)
+    each = metrics.precision_recall_f1(counts)
+    confidence, correct = _answers(scores)
     right = int(evaluation.confusion.trace())
     interval = binomtest(right, len(scores.labels)).proportion_ci(0.95, method="wilson")
     return Figures(
         images=len(scores.labels),
         accuracy=evaluation.accuracy,
         interval=(float(interval.low), float(interval.high)),
-        macro=averaged("macro"),
-        weighted=averaged("weighted"),
+        macro=metrics.averages(each, counts, weighted=False),
+        weighted=metrics.averages(each, counts, weighted=True),
         log_loss=evaluation.loss,
-        calibration_error=multiclass_calibration_error(
-            scores.probabilities, scores.labels, num_classes=count, n_bins=BINS
-        ).item(),
-        confidence=scores.probabilities.amax(1).mean().item(),
+        calibration_error=metrics.calibration_error(confidence, correct, BINS),
+        confidence=float(confidence.mean()),
         classes=tuple(
-            _class_figures(i, evaluation.classes, evaluation.confusion, {k: v[i] for k, v in each.items()})
+            _class_figures(
+                i, evaluation.classes, evaluation.confusion, {k: float(v[i]) for k, v in each.items()}
+            )
             for i in range(count)
         ),
         reliability=_reliability(scores),
@@ -130,21 +115,23 @@ def _class_figures(
     )
 
 
-def _reliability(scores: Scores) -> tuple[Bin, ...]:
+def _answers(scores: Scores) -> tuple[np.ndarray, np.ndarray]:
+    """Return the confidence of each answer (float64 N) and whether it is right (bool N)."""
     confidence, predicted = scores.probabilities.max(1)
-    right = (predicted == scores.labels).double()
-    edges = torch.linspace(0, 1, BINS + 1)
-    which = torch.bucketize(confidence, edges[1:-1])
+    return confidence.double().numpy(), (predicted == scores.labels).numpy()
+
+
+def _reliability(scores: Scores) -> tuple[Bin, ...]:
+    confidence, correct = _answers(scores)
     return tuple(
         Bin(
-            low=edges[i].item(),
-            high=edges[i + 1].item(),
+            low=low,
+            high=high,
             images=int(inside.sum()),
-            confidence=confidence[inside].double().mean().item(),
-            accuracy=right[inside].mean().item(),
+            confidence=float(confidence[inside].mean()),
+            accuracy=float(correct[inside].mean()),
         )
-        for i in range(BINS)
-        if (inside := which == i).any()
+        for low, high, inside in metrics.reliability(confidence, BINS)
     )
 
 

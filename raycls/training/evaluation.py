@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from raycls import progress
+from raycls import metrics, progress
 from raycls.data.packed import SPLITS, PackedDataset
 from raycls.data.tensors import as_tensor
 from raycls.data.transforms import to_square
@@ -136,24 +136,21 @@ class Evaluation:
 
     @property
     def accuracy(self) -> float:
-        return float(self.confusion.trace() / self.confusion.sum())
+        return metrics.accuracy(self.confusion)
 
     @property
     def class_accuracy(self) -> dict[str, float]:
-        """The share of each class's images that were recognised; a class with no image in the split is left out."""
-        counts = self.confusion.sum(1)
+        """The share of each class's images that were recognised, without classes that have no image in the split."""
+        shares = metrics.class_accuracy(self.confusion.diagonal(), self.confusion.sum(1))
         return {
-            name: float(self.confusion[i, i] / counts[i]) for i, name in enumerate(self.classes) if counts[i]
+            name: float(share)
+            for name, share in zip(self.classes, shares, strict=True)
+            if not np.isnan(share)
         }
 
     def metrics(self, split: str) -> dict[str, float]:
-        """Under their names in MLflow. macro_accuracy is the mean over classes, for unbalanced folders."""
-        per_class = self.class_accuracy
-        return {
-            f"{split}_accuracy": self.accuracy,
-            f"{split}_loss": self.loss,
-            f"{split}_macro_accuracy": sum(per_class.values()) / len(per_class),
-        }
+        """Return the figures under their names in MLflow."""
+        return metrics.summary(split, self.confusion.diagonal(), self.confusion.sum(1), self.loss)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,14 +172,11 @@ class Scores:
         return self.logits.argmax(1)
 
     def evaluation(self) -> Evaluation:
-        # Importing it imports matplotlib, which writes into the user's home.
-        from torchmetrics.functional.classification import multiclass_confusion_matrix
-
+        """Return the figures of these scores."""
         classes = self.examples.classes
-        confusion = multiclass_confusion_matrix(self.logits, self.labels, num_classes=len(classes))
         return Evaluation(
             classes=classes,
-            confusion=confusion.numpy(),
+            confusion=metrics.confusion(self.labels.numpy(), self.predicted.numpy(), len(classes)),
             loss=F.cross_entropy(self.logits, self.labels).item(),
         )
 

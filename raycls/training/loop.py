@@ -14,12 +14,10 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -28,40 +26,20 @@ from raycls.config import Config
 from raycls.data.augment import distort, mix, random_views, reduced
 from raycls.data.packed import PackedDataset
 from raycls.data.tensors import normalize
-from raycls.errors import ConfigError, TrainingError
+from raycls.errors import TrainingError
 from raycls.models import checkpoint
-from raycls.models.card import ModelCard, provenance
-from raycls.models.forward import compute_dtype, forward
-from raycls.models.networks import FastCNN, build, freeze_body, load_weights
+from raycls.models.card import ModelCard
+from raycls.models.forward import compute_dtype
+from raycls.models.networks import FastCNN, freeze_body, load_weights
 from raycls.training.optim import Optimizer
 from raycls.training.sampling import EpochOrder, Split, images_in_use
+from raycls.training.setup import card_of, check, untrained
+from raycls.training.validation import validate
+from raycls.training.workers import Workers
 
 STATE = "training_state.pt"
-EVAL_PIXELS = 2_000 * 32 * 32  # of the images validated at a time
 WHITENING_PIXELS = 5_000 * 32 * 32  # of the images that the first layer is whitened by, whatever their size
 REDUCED = 11 / 16  # of the side, in the first epochs: 22 of CIFAR-10's 32 pixels
-
-
-@dataclass(frozen=True)
-class Workers:
-    """This process among the equal ones that train together, in torch's default process group when `size` > 1."""
-
-    rank: int = 0
-    size: int = 1
-
-    def share(self, indices: Tensor) -> Tensor:
-        """This worker's part of a batch; the parts differ by at most one image."""
-        return indices.tensor_split(self.size)[self.rank]
-
-    def average(self, tensors: list[Tensor]) -> None:
-        """Replace each tensor by its mean over the workers: one message, as small networks are bound by latency."""
-        if self.size == 1 or not tensors:
-            return
-        flat = torch.cat([t.reshape(-1) for t in tensors])
-        dist.all_reduce(flat)
-        flat /= self.size
-        for tensor, mean in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
-            tensor.copy_(mean.view_as(tensor))
 
 
 class Snapshot:
@@ -76,32 +54,9 @@ class Snapshot:
         torch.save(self._state, directory / STATE)
 
 
-def check(config: Config, dataset: PackedDataset, workers: int = 1) -> None:
-    """Raise ConfigError where so many workers cannot train so on this dataset, before anything is started."""
-    images = images_in_use(config, dataset)
-    if config.training.batch_size > images:
-        raise ConfigError(
-            f"training.batch_size={config.training.batch_size} is more than the {images} training images in use; "
-            f"try --set batch_size={max(2, images // 16)}"
-        )
-    if workers > config.training.batch_size // 2:
-        raise ConfigError(
-            f"training.batch_size={config.training.batch_size} gives {workers} workers less than two images each: "
-            f"try --workers {max(1, config.training.batch_size // 2)}"
-        )
-    side = dataset.manifest.image_size
-    for name in ("translate", "cutout"):
-        if getattr(config.augment, name) >= side:
-            raise ConfigError(
-                f"augment.{name}={getattr(config.augment, name)} leaves nothing of images of {side} pixels"
-            )
-    network = untrained(config, dataset)
-    if config.training.reduced_share and not network.any_size:
-        raise ConfigError(f"{config.network.name} takes one image size only: --set training.reduced_share=0")
-    if config.training.freeze_after < 1 and not hasattr(network, "freeze_early"):
-        raise ConfigError(
-            f"{config.network.name} has no early layers to freeze: --set training.freeze_after=1"
-        )
+def whitening_sample(image_size: int) -> int:
+    """How many images of that side, pixels, the first layer is whitened by: all their patches are held at once."""
+    return max(20, WHITENING_PIXELS // image_size**2)
 
 
 def fit(
@@ -230,7 +185,7 @@ class Training:
                     f"the loss became {train_loss.item()} in epoch {epoch + 1}: "
                     f"lower the learning rate (optim.lr={self.config.optim.lr:g})"
                 )
-            validation = _validate(self.kept, self.val, self.card, self.dtype, self.workers)
+            validation = validate(self.kept, self.val, self.card, self.dtype, self.workers)
             if not math.isfinite(validation["val_loss"]):
                 raise TrainingError(
                     f"the validation loss became {validation['val_loss']} after epoch {epoch + 1}, as the weights are "
@@ -339,62 +294,3 @@ class Training:
         weights = self.class_weights[targets] if targets.ndim == 1 else targets @ self.class_weights
         losses = F.cross_entropy(logits, targets, label_smoothing=smoothing, reduction="none")
         return (weights * losses).sum() / weights.sum()
-
-
-def whitening_sample(image_size: int) -> int:
-    """How many images of that side, pixels, the first layer is whitened by: all their patches are held at once."""
-    return max(20, WHITENING_PIXELS // image_size**2)
-
-
-def untrained(config: Config, dataset: PackedDataset) -> Any:
-    """The configuration's network for this dataset, with random weights, on the CPU."""
-    manifest = dataset.manifest
-    return build(
-        config.network.name,
-        num_classes=len(manifest.classes),
-        image_size=manifest.image_size,
-        **config.network.arguments(),
-    )
-
-
-def card_of(config: Config, dataset: PackedDataset) -> ModelCard:
-    """What a checkpoint of such a network says of itself, without metrics."""
-    manifest = dataset.manifest
-    return ModelCard(
-        network=config.network.name,
-        arguments=config.network.arguments(),
-        classes=manifest.classes,
-        image_size=manifest.image_size,
-        mean=manifest.mean,
-        std=manifest.std,
-        metrics={},
-        dataset=manifest.name,
-        dataset_fingerprint=manifest.fingerprint,
-        config=config.model_dump(mode="json"),
-        seed=config.training.seed,
-        **provenance(),
-    )
-
-
-def _validate(
-    network: nn.Module, val: Split, card: ModelCard, dtype: torch.dtype, workers: Workers
-) -> dict[str, float]:
-    """val_loss, val_accuracy and val_macro_accuracy, each worker doing its share of the validation split."""
-    network.eval()
-    device, classes = next(network.parameters()).device, len(card.classes)
-    loss = torch.zeros(1, dtype=torch.float64, device=device)
-    correct = torch.zeros(classes, dtype=torch.float64, device=device)
-    parts = workers.share(torch.arange(len(val.labels))).split(max(1, EVAL_PIXELS // card.image_size**2))
-    for part in val.read_ahead(parts):
-        labels = val.labels[part].to(device)
-        logits = forward(network, val.images[part].to(device), card, dtype)
-        loss += F.cross_entropy(logits, labels, reduction="sum")
-        correct += torch.bincount(labels[logits.argmax(1) == labels], minlength=classes)
-    workers.average([loss, correct])
-    counts = val.labels.bincount(minlength=classes).to(device)
-    by_class = correct * workers.size / counts
-    return {
-        "val_loss": loss.item() * workers.size / len(val.labels),
-        "val_accuracy": correct.sum().item() * workers.size / len(val.labels),
-        "val_macro_accuracy": by_class[counts > 0].mean().item(),
-    }

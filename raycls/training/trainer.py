@@ -30,7 +30,7 @@ from raycls.errors import BrokenOffError, RayclsError, TrainingError, UsageError
 from raycls.models.card import CARD, WEIGHTS, update_metrics
 from raycls.tracking import resumable
 from raycls.tracking.resumable import TrainingSpec
-from raycls.training import loop
+from raycls.training import setup
 from raycls.training.checkpoints import CheckpointStore, SavedCheckpoint
 from raycls.training.evaluation import Evaluation, confusion_png, evaluate
 from raycls.training.events import EpochListener, EpochLogger, listening
@@ -79,7 +79,7 @@ def train(
     with it); KeyboardInterrupt after the workers were stopped and the MLflow run closed.
     """
     dataset = open_dataset(dataset_name)
-    loop.check(config, dataset, workers or 1)
+    setup.check(config, dataset, workers or 1)
     lineage = dict(lineage or {})
     if init:
         version = registry.resolve(init)
@@ -116,7 +116,7 @@ def resume(dataset_name: str, reference: str, *, workers: int | None = None) -> 
     former = resumable.find(TrainingSpec, reference, dataset_name)
     former.check(dataset.manifest)
     progress.say(f"{dataset_name}: " + "  ".join(f"{k}={v}" for k, v in former.spec.config.flat().items()))
-    loop.check(former.spec.config, dataset, workers or 1)
+    setup.check(former.spec.config, dataset, workers or 1)
     spec, store = former.spec, CheckpointStore(former.spec.storage, former.name)
     if not store.exists():
         raise UsageError(

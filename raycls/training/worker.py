@@ -24,6 +24,7 @@ from raycls.training import loop
 from raycls.training.checkpoints import SavedCheckpoint, epoch_directory, local, saving
 from raycls.training.events import Channel
 from raycls.training.failures import check_unchanged, enough_memory
+from raycls.training.workers import Workers
 
 TELL_S = 1.0  # between two signs of progress
 
@@ -38,7 +39,7 @@ def work(task: dict[str, Any]) -> None:
     channel: Channel = task["channel"]
     check_unchanged(dataset)
     context = ray.train.get_context()
-    workers = loop.Workers(context.get_world_rank(), context.get_world_size())
+    workers = Workers(context.get_world_rank(), context.get_world_size())
     told = 0.0
 
     def on_step(done: int, total: int) -> None:

@@ -30,7 +30,7 @@ from raycls.engines.build import Run
 from raycls.engines.choice import THREADS, able
 from raycls.engines.predictor import softmax
 from raycls.errors import ConfigError, UsageError
-from raycls.training import loop
+from raycls.training import setup
 from raycls.tuning import space as spaces
 from raycls.tuning.spec import StudySpec, Trial
 
@@ -118,7 +118,7 @@ def _architectures(spec: StudySpec) -> list[Config]:
 def _untrained(config: Config, dataset: PackedDataset) -> dict[Engine, Run]:
     """The network, with random weights, in each way in which serving may run it."""
     device = engines.best_device()
-    network, card = loop.untrained(config, dataset).eval(), loop.card_of(config, dataset)
+    network, card = setup.untrained(config, dataset).eval(), setup.card_of(config, dataset)
     return able(lambda engine: engines.build(engine, network, card, device, THREADS), device)
 
 

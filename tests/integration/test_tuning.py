@@ -17,8 +17,9 @@ from raycls.reports.study_report import write_report
 from raycls.training.trainer import TrainingResult
 from raycls.tuning import record
 from raycls.tuning.lineage import trace
+from raycls.tuning.plan import plan
 from raycls.tuning.space import Domain
-from raycls.tuning.study import plan, resume, search, tune
+from raycls.tuning.study import resume, search, tune
 from tests.studies import assert_whole
 
 

@@ -11,7 +11,8 @@ import pytest
 
 from raycls.config import Config, override, preset
 from raycls.data.packed import open_dataset
-from raycls.tuning.study import plan, search
+from raycls.tuning.plan import plan
+from raycls.tuning.study import search
 from tests.studies import assert_whole
 
 
@@ -45,7 +46,8 @@ from raycls.config import override, preset
 from raycls.data.packed import open_dataset
 from raycls.errors import StudyError
 from raycls.tuning import record
-from raycls.tuning.study import plan, search
+from raycls.tuning.plan import plan
+from raycls.tuning.study import search
 
 def join():
     while True:

@@ -20,7 +20,7 @@ MODULES = sorted(path.relative_to(ROOT.parent) for path in ROOT.rglob("*.py"))
 
 # A module may import its own room and the rooms before it.
 ORDER = [
-    {"errors", "home", "progress", "machine", "command", "config", "local_http"},
+    {"errors", "home", "progress", "machine", "command", "config", "local_http", "metrics"},
     {"ray_patches", "cluster"},
     {"data"},
     {"models"},
@@ -35,7 +35,7 @@ ORDER = [
 ]
 RAY = {
     "cluster", "ray_patches", "data/ingest", "training/trainer", "training/failures", "training/events",
-    "training/worker", "tuning/study", "tuning/execution", "tuning/callbacks", "tuning/trial", "serving", "demo",
+    "training/worker", "tuning/plan", "tuning/execution", "tuning/callbacks", "tuning/trial", "serving", "demo",
 }  # fmt: skip
 MLFLOW = {"tracking", "registry"}
 NAMED_TUPLE = {"_replace", "_asdict"}  # public methods, whatever their names

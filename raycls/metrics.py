@@ -1,0 +1,84 @@
+"""Every metric of a classifier, computed here alone: for training, evaluation and reports.
+
+    counts = confusion(labels, predicted, classes=10)
+    accuracy(counts), precision_recall_f1(counts)["recall"]
+
+Functions of NumPy arrays; they know neither networks nor files. Labels are int64 N in 0..C-1. A confusion matrix is
+int64 C×C, with true classes in rows and predicted classes in columns.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def confusion(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
+    """Return the confusion matrix of int64 N true and predicted classes."""
+    return np.bincount(labels * classes + predicted, minlength=classes**2).reshape(classes, classes)
+
+
+def accuracy(counts: np.ndarray) -> float:
+    """Return the share (0..1) of images that were recognised."""
+    return float(counts.trace() / counts.sum())
+
+
+def class_accuracy(correct: np.ndarray, images: np.ndarray) -> np.ndarray:
+    """Return float64 C: the share of each class's images that were recognised, NaN for a class without images."""
+    correct, images = correct.astype(float), images.astype(float)
+    return np.divide(correct, images, out=np.full(len(images), np.nan), where=images > 0)
+
+
+def summary(split: str, correct: np.ndarray, images: np.ndarray, loss: float) -> dict[str, float]:
+    """Return accuracy, loss and macro accuracy under their names in MLflow, like val_accuracy.
+
+    correct, images: C, by class. loss: mean cross entropy. Macro accuracy is the mean over the classes with images.
+    """
+    return {
+        f"{split}_accuracy": float(correct.sum() / images.sum()),
+        f"{split}_loss": loss,
+        f"{split}_macro_accuracy": float(np.nanmean(class_accuracy(correct, images))),
+    }
+
+
+def precision_recall_f1(counts: np.ndarray) -> dict[str, np.ndarray]:
+    """Return float64 C for each of "precision", "recall" and "f1"; 0 where a class gives no figure."""
+    right, predicted, images = counts.diagonal(), counts.sum(0), counts.sum(1)
+    return {
+        "precision": _ratio(right, predicted),
+        "recall": _ratio(right, images),
+        "f1": _ratio(2 * right, predicted + images),
+    }
+
+
+def averages(by_class: dict[str, np.ndarray], counts: np.ndarray, *, weighted: bool) -> dict[str, float]:
+    """Return the mean of each figure over the classes, equal or weighted by their images.
+
+    The equal mean leaves out classes that have no images and were never predicted.
+    """
+    images, predicted = counts.sum(1), counts.sum(0)
+    weights = images if weighted else (images + predicted > 0).astype(int)
+    return {name: float(np.average(values, weights=weights)) for name, values in by_class.items()}
+
+
+def reliability(confidence: np.ndarray, bins: int) -> list[tuple[float, float, np.ndarray]]:
+    """Return (low, high, bool N) for each of `bins` equal ranges of confidence that holds an answer."""
+    edges = np.linspace(0, 1, bins + 1)
+    which = np.searchsorted(edges[1:-1], confidence)
+    found = ((float(edges[i]), float(edges[i + 1]), which == i) for i in range(bins))
+    return [each for each in found if each[2].any()]
+
+
+def calibration_error(confidence: np.ndarray, correct: np.ndarray, bins: int) -> float:
+    """Return the expected calibration error (0..1) over equal bins (Guo et al., arXiv:1706.04599).
+
+    confidence: float N, of the predicted class. correct: bool N.
+    """
+    gaps = [
+        abs(correct[inside].mean() - confidence[inside].mean()) * inside.sum()
+        for _, _, inside in reliability(confidence, bins)
+    ]
+    return float(sum(gaps) / len(confidence))
+
+
+def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    return np.divide(part, whole, out=np.zeros(len(whole)), where=whole > 0)

@@ -1,0 +1,76 @@
+"""What a training starts from: the network of a configuration, its card, and whether the two fit the dataset.
+
+    check(config, open_dataset("cifar10"), workers=2)
+    network = untrained(config, open_dataset("cifar10"))
+
+Knows no steps: raycls/training/loop.py trains.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from raycls.config import Config
+from raycls.data.packed import PackedDataset
+from raycls.errors import ConfigError
+from raycls.models.card import ModelCard, provenance
+from raycls.models.networks import build
+from raycls.training.sampling import images_in_use
+
+
+def check(config: Config, dataset: PackedDataset, workers: int = 1) -> None:
+    """Raise ConfigError where the configuration does not fit the dataset or the number of workers."""
+    images = images_in_use(config, dataset)
+    if config.training.batch_size > images:
+        raise ConfigError(
+            f"training.batch_size={config.training.batch_size} is more than the {images} training images in use; "
+            f"try --set batch_size={max(2, images // 16)}"
+        )
+    if workers > config.training.batch_size // 2:
+        raise ConfigError(
+            f"training.batch_size={config.training.batch_size} gives {workers} workers less than two images each: "
+            f"try --workers {max(1, config.training.batch_size // 2)}"
+        )
+    side = dataset.manifest.image_size
+    for name in ("translate", "cutout"):
+        if getattr(config.augment, name) >= side:
+            raise ConfigError(
+                f"augment.{name}={getattr(config.augment, name)} leaves nothing of images of {side} pixels"
+            )
+    network = untrained(config, dataset)
+    if config.training.reduced_share and not network.any_size:
+        raise ConfigError(f"{config.network.name} takes one image size only: --set training.reduced_share=0")
+    if config.training.freeze_after < 1 and not hasattr(network, "freeze_early"):
+        raise ConfigError(
+            f"{config.network.name} has no early layers to freeze: --set training.freeze_after=1"
+        )
+
+
+def untrained(config: Config, dataset: PackedDataset) -> Any:
+    """Return the configuration's network for this dataset, with random weights, on the CPU."""
+    manifest = dataset.manifest
+    return build(
+        config.network.name,
+        num_classes=len(manifest.classes),
+        image_size=manifest.image_size,
+        **config.network.arguments(),
+    )
+
+
+def card_of(config: Config, dataset: PackedDataset) -> ModelCard:
+    """Return the card of a checkpoint of this configuration, without metrics."""
+    manifest = dataset.manifest
+    return ModelCard(
+        network=config.network.name,
+        arguments=config.network.arguments(),
+        classes=manifest.classes,
+        image_size=manifest.image_size,
+        mean=manifest.mean,
+        std=manifest.std,
+        metrics={},
+        dataset=manifest.name,
+        dataset_fingerprint=manifest.fingerprint,
+        config=config.model_dump(mode="json"),
+        seed=config.training.seed,
+        **provenance(),
+    )

@@ -1,0 +1,39 @@
+"""The figures of an epoch on the validation split.
+
+validate(network, Split(dataset, "val", device), card, dtype, workers)["val_accuracy"]
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from raycls import metrics
+from raycls.models.card import ModelCard
+from raycls.models.forward import forward
+from raycls.training.sampling import Split
+from raycls.training.workers import Workers
+
+EVAL_PIXELS = 2_000 * 32 * 32  # pixels of the images in one batch
+
+
+def validate(
+    network: nn.Module, val: Split, card: ModelCard, dtype: torch.dtype, workers: Workers
+) -> dict[str, float]:
+    """Return val_loss, val_accuracy and val_macro_accuracy. Each worker computes its part of the validation split."""
+    network.eval()
+    device, classes = next(network.parameters()).device, len(card.classes)
+    loss = torch.zeros(1, dtype=torch.float64, device=device)
+    correct = torch.zeros(classes, dtype=torch.float64, device=device)
+    parts = workers.share(torch.arange(len(val.labels))).split(max(1, EVAL_PIXELS // card.image_size**2))
+    for part in val.read_ahead(parts):
+        labels = val.labels[part].to(device)
+        logits = forward(network, val.images[part].to(device), card, dtype)
+        loss += F.cross_entropy(logits, labels, reduction="sum")
+        correct += torch.bincount(labels[logits.argmax(1) == labels], minlength=classes)
+    workers.average([loss, correct])
+    counts = val.labels.bincount(minlength=classes).cpu().numpy()
+    return metrics.summary(
+        "val", (correct * workers.size).cpu().numpy(), counts, loss.item() * workers.size / len(val.labels)
+    )

@@ -1,0 +1,46 @@
+"""Metrics against scikit-learn's, and for classes that have no images."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.metrics import balanced_accuracy_score, confusion_matrix, precision_recall_fscore_support
+
+from raycls import metrics
+
+
+@pytest.fixture
+def answers() -> tuple[np.ndarray, np.ndarray]:
+    random = np.random.default_rng(0)
+    labels = random.choice(4, 500, p=(0.5, 0.3, 0.15, 0.05))
+    predicted = np.where(random.random(500) < 0.7, labels, random.integers(0, 4, 500))
+    return labels, predicted
+
+
+def test_figures_are_scikit_learns(answers: tuple[np.ndarray, np.ndarray]) -> None:
+    counts = metrics.confusion(*answers, 4)
+    assert np.array_equal(counts, confusion_matrix(*answers))
+    assert metrics.accuracy(counts) == (answers[0] == answers[1]).mean()
+    found = metrics.precision_recall_f1(counts)
+    for average, weighted in (("macro", False), ("weighted", True)):
+        expected = precision_recall_fscore_support(*answers, average=average)[:3]
+        assert list(metrics.averages(found, counts, weighted=weighted).values()) == pytest.approx(expected)
+    summary = metrics.summary("val", counts.diagonal(), counts.sum(1), 0.5)
+    assert summary["val_macro_accuracy"] == pytest.approx(balanced_accuracy_score(*answers))
+    assert (summary["val_loss"], summary["val_accuracy"]) == (0.5, metrics.accuracy(counts))
+
+
+def test_a_class_without_images_has_no_accuracy_and_counts_in_no_mean() -> None:
+    counts = metrics.confusion(np.array([0, 0, 1]), np.array([0, 1, 1]), 3)
+    assert np.isnan(metrics.class_accuracy(counts.diagonal(), counts.sum(1))).tolist() == [False, False, True]
+    assert metrics.summary("test", counts.diagonal(), counts.sum(1), 0.0)["test_macro_accuracy"] == 0.75
+    recall = metrics.precision_recall_f1(counts)["recall"]
+    assert recall.tolist() == [0.5, 1.0, 0.0]
+    assert metrics.averages({"recall": recall}, counts, weighted=False) == {"recall": 0.75}
+
+
+def test_the_calibration_error_is_the_mean_gap_weighted_by_answers() -> None:
+    confidence, correct = np.array([0.9, 0.9, 0.9, 0.3]), np.array([True, True, False, True])
+    expected = 3 / 4 * abs(2 / 3 - 0.9) + 1 / 4 * abs(1 - 0.3)
+    assert metrics.calibration_error(confidence, correct, bins=10) == pytest.approx(expected)
+    assert metrics.calibration_error(np.array([1.0, 0.0]), np.array([True, False]), bins=15) == 0
