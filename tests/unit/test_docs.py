@@ -1,6 +1,6 @@
 """The commands that the README and the pages of docs/ show exist, and take the arguments and options that are shown.
 
-Nothing runs here: the command line's own parser reads each of them. tests/integration/test_readme.py runs them.
+Nothing runs here: the command line's own parser reads each of them. tests/stories/test_pages.py runs them.
 """
 
 from __future__ import annotations
