@@ -9,17 +9,26 @@ which does not need PyTorch starts in half the time.
 
 from __future__ import annotations
 
-import contextlib
 import io
 import warnings
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 
 from raycls.errors import ImageError, ImageTooLargeError, NotAnImageError
 
 MAX_PIXELS = 50_000_000
 BMP_RUN_LENGTHS = (1, 2)  # RLE8, RLE4
+# How an image is turned upright, by its EXIF orientation (CIPA DC-008, 4.6.4).
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 # `max_pixels` replaces this warning. A filter inside `decode` would take longer than decoding a small image.
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
@@ -38,11 +47,7 @@ def decode(
     image = _opened(data, max_pixels, formats)
     try:
         image.load()
-        with contextlib.suppress(
-            Exception
-        ):  # an orientation that cannot be read is no reason to refuse the pixels
-            ImageOps.exif_transpose(image, in_place=True)
-        upright: Image.Image = image
+        upright = _upright(image)
         if upright.mode.startswith("I") or upright.mode == "F":
             # Pillow would clip 16-bit grey to 8 bits instead of scaling it.
             values = np.asarray(upright, dtype=np.float32)
@@ -84,6 +89,18 @@ def _opened(data: bytes, max_pixels: int, formats: tuple[str, ...] | None) -> Im
         # Pillow decodes it pixel by pixel in Python, which takes seconds for a file of a few kilobytes.
         raise ImageError("run-length encoded BMP is not supported: save the image uncompressed, or as PNG")
     return image
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Return the image turned by its EXIF orientation, or unchanged where no orientation can be read.
+
+    ImageOps.exif_transpose would also write the other tags anew, and raise over broken ones.
+    """
+    try:
+        turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # Pillow raises SyntaxError, struct.error and others; the pixels are sound
+        return image
+    return image if turn is None else image.transpose(turn)
 
 
 def to_square(image: Image.Image, size: int) -> np.ndarray:

@@ -29,6 +29,10 @@ PATCH = Patch(
 def host() -> str | None:
     """Return the address, or None where no Serve runs. Raises ClusterError where Ray does not match."""
     usable(PATCH)
+    import ray
+
+    if not ray.is_initialized():  # Serve's client would start a Ray
+        return None
     from ray.serve.context import _get_global_client
 
     client = _get_global_client(raise_if_no_controller_running=False)
