@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +39,19 @@ def test_rays_own_schema_accepts_it(document: dict[str, Any]) -> None:
         jsonschema.validate({**document, "max_workers": "four"}, schema)
 
 
-def test_the_environment_is_that_of_raycls_env(variables: dict[str, str]) -> None:
-    ours = {"RAYCLS_STORAGE", "MLFLOW_TRACKING_URI"}
-    assert {name: value for name, value in variables.items() if name not in ours} == environment()
+def test_ray_starts_with_the_environment_of_raycls_env(document: dict[str, Any], tmp_path: Path) -> None:
+    """The start commands as they stand, with programs of their names that say what they see."""
+    (tmp_path / "ray").write_text('#!/bin/sh\n[ "$1" = stop ] || env -0 > "$HOME/seen"\n')
+    (tmp_path / "raycls").write_text(f'#!/bin/sh\nexec {sys.executable} -m raycls "$@"\n')
+    for program in ("ray", "raycls"):
+        (tmp_path / program).chmod(0o755)
+    outside = {"PATH": f"{tmp_path}:/usr/bin:/bin", "HOME": str(tmp_path), "RAY_HEAD_IP": "10.0.0.1"}
+    for key in ("head_start_ray_commands", "worker_start_ray_commands"):
+        (tmp_path / "seen").unlink(missing_ok=True)
+        for command in document[key]:
+            subprocess.run(["bash", "-c", command], env=outside, check=True, timeout=60)
+        seen = dict(line.split("=", 1) for line in (tmp_path / "seen").read_text().split("\0") if line)
+        assert environment().items() <= seen.items()
 
 
 def test_storage_and_mlflow_are_uris(variables: dict[str, str]) -> None:
