@@ -230,7 +230,9 @@ def _storage() -> optuna.storages.RDBStorage:
     import optuna
     from sqlalchemy.exc import SQLAlchemyError
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(
+        optuna.logging.ERROR
+    )  # it warns of optional packages, which a user need not have
     uri = home.study_storage()
     try:
         if uri.startswith("sqlite:///"):

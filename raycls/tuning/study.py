@@ -14,6 +14,7 @@ import re
 import tempfile
 import time
 import uuid
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,12 +94,15 @@ class Outcome:
     promoted: bool
 
 
-def tune(spec: StudySpec, name: str | None = None) -> Outcome:
+def tune(
+    spec: StudySpec, name: str | None = None, *, trained: Callable[[TrainingResult], None] | None = None
+) -> Outcome:
     """Search, train the winner in full, register it, and make it champion where it beats the present one.
 
     name (default: the dataset's, the time and four letters) is the study's in Optuna's storage and in MLflow. "Beats"
-    is a higher val_accuracy; the test split has no say. Raises UsageError for a name that a study has already,
-    StudyError when too many trials failed, BrokenOffError where `resume` can go on.
+    is a higher val_accuracy; the test split has no say. trained is called with the winner's training as soon as its
+    model is registered, before the study's page and the promotion. Raises UsageError for a name that a study has
+    already, StudyError when too many trials failed, BrokenOffError where `resume` can go on.
     """
     name = name or f"{spec.dataset}-study-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}"
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
@@ -109,7 +113,7 @@ def tune(spec: StudySpec, name: str | None = None) -> Outcome:
             "--study"
         )
     with resumable.begin(spec, name, {}) as run:
-        return _finish(_search(spec, name, run), run)
+        return _finish(_search(spec, name, run), run, trained)
 
 
 def search(spec: StudySpec, name: str) -> Study:
@@ -169,11 +173,16 @@ def _check_budget(spec: StudySpec, latencies_ms: dict[str, float]) -> None:
         )
 
 
-def _finish(study: Study, run: tracking.Run) -> Outcome:
+def _finish(
+    study: Study, run: tracking.Run, trained: Callable[[TrainingResult], None] | None = None
+) -> Outcome:
     """Train the winner, register it, and promote it if it is better."""
     _log(study, run)
     training = _train_winner(study)
     assert training.version is not None
+    if trained:
+        trained(training)
+    _log_page(study, run)
     with home.lock(registry.PROMOTING, "", wait=True):
         promoted = _promote_if_better(training.version)
     return Outcome(study=study, training=training, promoted=promoted)
@@ -193,17 +202,21 @@ def _promote_if_better(version: registry.ModelVersion) -> bool:
 
 
 def _log(study: Study, run: tracking.Run) -> None:
-    """The search's end on the study's MLflow run, with its page."""
+    """Log the result of the search on the study's MLflow run."""
     best, failed = study.best, sum(trial.state == "failed" for trial in study.trials)
     run.log_metrics({f"best_{METRIC}": best.val_accuracy or 0.0, "trials_failed": failed})
     run.log_params(
         {"best.trial": best.number, **{f"best.{key}": value for key, value in best.values.items()}}
     )
     run.log_json([trial.__dict__ for trial in study.trials], "trials.json")
+
+
+def _log_page(study: Study, run: tracking.Run) -> None:
+    """Draw the study's page and log it on the study's MLflow run."""
     with tempfile.TemporaryDirectory() as folder:
         write_report(study.name, Path(folder) / "index.html")
         if study.spec.timed:
-            (Path(folder) / "pareto.png").write_bytes(pareto_png(study.trials, best))
+            (Path(folder) / "pareto.png").write_bytes(pareto_png(study.trials, study.best))
         run.log_directory(Path(folder), "report")
 
 
