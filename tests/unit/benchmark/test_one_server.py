@@ -103,13 +103,13 @@ def test_auto_rates_are_half_and_four_fifths_of_the_closed_loop_peak(serve, imag
         await asyncio.sleep(0.01)  # few requests/s, so that any machine can keep up
         return web.json_response({"class_name": "red"})
 
-    points = one_server.measure(serve(predict), images, Plan(connections=(1, 4), seconds=0.3, repeats=2))
+    points = one_server.measure(serve(predict), images, Plan(connections=(1, 4), seconds=0.3, repeats=1))
     closed, opened = points[:2], points[2:]
     peak = max(point.requests_per_s for point in closed)
     assert [point.connections for point in closed] == [1, 4]
     assert [point.rate for point in opened] == pytest.approx([0.5 * peak, 0.8 * peak])
     for point in points:
-        assert len(point.samples) == 2
+        assert len(point.samples) == 1
         assert point.errors == {}
         assert 0 < point.cores["generator"] <= point.cores["busy"]
 
