@@ -7,7 +7,7 @@ with tracking.run("cifar10", "quick-1", tags={}) as current:
 """
 
 from raycls.tracking.mlflow_client import client, experiment, find_run, find_runs, is_absence, reason_of
-from raycls.tracking.runs import CHECKPOINT, Run, ending, history, run
+from raycls.tracking.runs import CHECKPOINT, Run, ending, history, run, start_child
 
 __all__ = [
     "CHECKPOINT",
@@ -21,4 +21,5 @@ __all__ = [
     "is_absence",
     "reason_of",
     "run",
+    "start_child",
 ]

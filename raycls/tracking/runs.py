@@ -74,6 +74,21 @@ class Run:
         for key, value in tags.items():
             client().set_tag(self.id, key, value)
 
+    def reopen(self) -> frozenset[int]:
+        """Let the run go on, and return the epochs that it has logged."""
+        client().update_run(self.id, status="RUNNING")
+        return frozenset(point.step for point in client().get_metric_history(self.id, "epoch"))
+
+    def end(self, status: str) -> None:
+        """End the run as FINISHED, FAILED or KILLED."""
+        client().set_terminated(self.id, status)
+
+
+def start_child(parent: Run, experiment_name: str, run_name: str, tags: dict[str, str]) -> Run:
+    """Return a new run that MLflow shows under `parent`."""
+    tags = {**tags, "mlflow.parentRunId": parent.id}
+    return Run(client().create_run(experiment(experiment_name), run_name=run_name, tags=tags).info.run_id)
+
 
 @contextmanager
 def run(experiment_name: str, run_name: str, tags: dict[str, str]) -> Iterator[Run]:

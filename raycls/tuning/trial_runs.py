@@ -20,7 +20,6 @@ class TrialRunLogs:
 
     def __init__(self, spec: StudySpec, study: str, parent: tracking.Run):
         self._spec, self._study, self._parent = spec, study, parent
-        self._experiment = tracking.experiment(spec.dataset)
         siblings = tracking.find_runs(spec.dataset, f"tags.`mlflow.parentRunId` = '{parent.id}'")
         self._found = {int(run.data.tags["trial"]): run for run in siblings}
         self._open: dict[int, EpochLogger] = {}
@@ -29,20 +28,13 @@ class TrialRunLogs:
         """Begin the trial's run, or go on with it."""
         if trial.number in self._open:  # its process died, and the trial starts again
             return
-        client, found = tracking.client(), self._found.get(trial.number)
-        if found:
+        if found := self._found.get(trial.number):
             run = tracking.Run(found.info.run_id)
-            client.update_run(run.id, status="RUNNING")
-            logged = frozenset(point.step for point in client.get_metric_history(run.id, "epoch"))
+            logged = run.reopen()
         else:
-            tags = {
-                "kind": "trial",
-                "study": self._study,
-                "trial": str(trial.number),
-                "mlflow.parentRunId": self._parent.id,
-            }
+            tags = {"kind": "trial", "study": self._study, "trial": str(trial.number)}
             name = f"{self._study}-{trial.number:04d}"
-            run = tracking.Run(client.create_run(self._experiment, run_name=name, tags=tags).info.run_id)
+            run = tracking.start_child(self._parent, self._spec.dataset, name, tags)
             logged = frozenset()
         run.log_params({**trial.config(self._spec.trial_config).flat(), "dataset": self._spec.dataset})
         self._open[trial.number] = EpochLogger(run, logged)
@@ -60,9 +52,9 @@ class TrialRunLogs:
         else:
             return
         run.tag({"state": trial.state, **({"ended": trial.reason[:500]} if trial.reason else {})})
-        tracking.client().set_terminated(run.id, "FAILED" if trial.state == "failed" else "FINISHED")
+        run.end("FAILED" if trial.state == "failed" else "FINISHED")
 
     def interrupt(self) -> None:
         """Mark those that are open as broken off, for people: a resumed study goes on with them."""
         for curves in self._open.values():
-            tracking.client().set_terminated(curves.run.id, "KILLED")
+            curves.run.end("KILLED")

@@ -92,6 +92,14 @@ def test_only_their_modules_import_ray_and_mlflow(module: Path) -> None:
 
 
 @pytest.mark.parametrize("module", MODULES, ids=str)
+def test_only_tracking_and_registry_call_mlflows_client(module: Path) -> None:
+    if _allowed(module, MLFLOW):
+        return
+    calls = [node.func for node in ast.walk(_tree(module)) if isinstance(node, ast.Call)]
+    assert not [call for call in calls if ast.unparse(call).endswith(("tracking.client", "MlflowClient"))]
+
+
+@pytest.mark.parametrize("module", MODULES, ids=str)
 def test_only_ray_patches_uses_private_names_of_a_library(module: Path) -> None:
     if module.parts[1] == "ray_patches":
         return
