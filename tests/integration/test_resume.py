@@ -11,6 +11,7 @@ from raycls.config import Config, override, preset
 from raycls.data.packed import open_dataset
 from raycls.errors import BrokenOffError, DataError, TrainingError, UsageError
 from raycls.tracking import resumable
+from raycls.tracking.resumable import TrainingSpec
 from raycls.training.trainer import TrainingResult, resume, train
 from tests.epochs import AtEpoch, saved_epochs
 
@@ -83,7 +84,7 @@ def test_what_cannot_be_resumed_is_told(
         resume("digits", "nope")
     with pytest.raises(UsageError, match="is finished"):
         resume("digits", trained.run_id)
-    spec = resumable.TrainingJob(
+    spec = TrainingSpec(
         dataset="digits",
         fingerprint="0" * 64,
         config=config,

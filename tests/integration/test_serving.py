@@ -237,7 +237,7 @@ def test_who_gets_no_explanation_in_time_is_told_to_come_back(
         answer = post(encoded(), query="?explain=true")
     finally:
         maker.resume()
-    expect_problem(answer, 429, "no explanation was made in 6 s")
+    expect_problem(answer, 429, "no explanation was ready in 6 s")
     assert answer.headers["Retry-After"] == "1"
     assert _until(200, post, "?explain=true").status_code == 200
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,6 @@ from raycls.data.packed import open_dataset
 from raycls.engines.predictor import Predictor
 from raycls.errors import ConfigError, UnknownDatasetError, UsageError
 from raycls.training.evaluation import evaluate
-from raycls.training.events import _events, tell
 from raycls.training.trainer import TrainingResult, train
 
 
@@ -65,17 +63,3 @@ def test_what_cannot_run_is_refused_before_anything_starts(digits_home: Path) ->
 def test_more_workers_than_cpus_are_refused(trained: TrainingResult) -> None:
     with pytest.raises(UsageError, match="--workers 3 is more than the cluster's 2 CPUs"):
         train("digits", preset("smoke", open_dataset("digits").manifest), workers=3)
-
-
-def test_what_workers_tell_is_heard_once_in_order_and_to_the_end(ray_session: None) -> None:
-    def heard() -> list[object]:
-        over = threading.Event()
-        over.set()
-        return list(_events("raycls/test/", over, lambda: None))
-
-    told = [["step", 1, 9], ["epoch", {"epoch": 1, "val_loss": 0.25}], ["step", 2, 9]]
-    for event in told:
-        tell("raycls/test/", *event)
-    tell("raycls/another/", "step", 1, 1)
-    assert heard() == told
-    assert heard() == []

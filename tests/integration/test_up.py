@@ -20,8 +20,10 @@ from harness.served_copy import register_again
 from raycls import cluster, registry
 from raycls.benchmark import usage
 from raycls.cluster.environment import LOWEST_PRIORITY, OWN_CORES, private
+from raycls.cluster.lifecycle import is_agent
 from raycls.cluster.processes import psutil
 from raycls.errors import ClusterError, RefusedError, UnknownModelError
+from raycls.ray_patches import patches
 from raycls.serving.control import deploy, rollout
 from raycls.serving.control.configuration import ServeConfiguration
 from raycls.serving.control.deploy import Served
@@ -47,7 +49,7 @@ def test_a_second_up_is_one_clear_line(running: cluster.Cluster, serve_config: P
 
 
 def test_rays_agent_comes_last(running: cluster.Cluster) -> None:
-    (agent,) = filter(cluster.is_agent, running.head.members())
+    (agent,) = filter(is_agent, running.head.members())
     assert {os.getpriority(os.PRIO_PROCESS, thread.id) for thread in agent.threads()} == {LOWEST_PRIORITY}
     (raylet,) = [process for process in running.head.members() if process.name() == "raylet"]
     assert raylet.nice() == 0  # its command line has the agent's in it
@@ -130,7 +132,7 @@ def test_doctor_finds_the_cluster_healthy(
     )
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert len(lines) == 8, done.stdout
+    assert len(lines) == 8 + len(patches()), done.stdout
     assert all(line.startswith("True") for line in lines), done.stdout
     assert "ingress" in done.stdout and f"port {port} serves digits/" in done.stdout
 

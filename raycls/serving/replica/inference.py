@@ -57,7 +57,11 @@ class Inference:
         self._core: PinnedCore | None = None
         if os.environ.get(OWN_CORES) and config.threads == 1 and on_cpu:
             # Threads that the event loop starts inherit its core; the pool's threads may run on every core.
-            pool = ThreadPoolExecutor(initializer=os.sched_setaffinity, initargs=(0, os.sched_getaffinity(0)))
+            pool = ThreadPoolExecutor(
+                thread_name_prefix="any-core",
+                initializer=os.sched_setaffinity,
+                initargs=(0, os.sched_getaffinity(0)),
+            )
             asyncio.get_running_loop().set_default_executor(pool)
             self._core = PinnedCore([threading.get_native_id(), self._batcher.thread_id])
             self._core.keep()
@@ -84,6 +88,7 @@ class Inference:
         While many requests wait, other processes on the core delay them more than the replica's own two threads do.
         """
         if self._core:
+            self._core.release_caller()  # Ray calls this in a thread that the event loop has started
             if busy:
                 self._core.leave()
             else:
