@@ -60,7 +60,8 @@ def test_rays_agent_comes_last(running: cluster.Cluster) -> None:
 def test_two_threads_of_a_replica_keep_to_one_core(running: cluster.Cluster) -> None:
     bound: list[set[int]] = []
     deadline = time.monotonic() + 10  # a replica before it may have had the core until just now
-    while len(bound) != 2 or bound[0] != bound[1]:
+    # The event loop's and the batches', and those that one of them has started meanwhile, which inherit its core.
+    while len(bound) < 2 or any(cores != bound[0] for cores in bound):
         assert time.monotonic() < deadline, bound
         time.sleep(0.2)
         bound = []
@@ -132,7 +133,9 @@ def test_doctor_finds_the_cluster_healthy(
     )
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert len(lines) == 8 + len(patches()), done.stdout
+    about_patches = [line for line in lines if line.startswith("True patch ")]
+    assert len(about_patches) == len(patches()), done.stdout
+    assert len(lines) == len(about_patches) + 8, done.stdout
     assert all(line.startswith("True") for line in lines), done.stdout
     assert "ingress" in done.stdout and f"port {port} serves digits/" in done.stdout
 
