@@ -50,9 +50,10 @@ def presets(dataset: str, name: str, seeds: list[int], peer: Path, settings: lis
 
     The row has the mean of the two epochs, because the machine's speed changes within minutes.
     """
-    for seed in seeds:
+    configs = {seed: _config(dataset, name, [*settings, f"training.seed={seed}"]) for seed in seeds}
+    for seed, config in configs.items():
         before = _peer_epoch(peer, dataset, seed)
-        row = under_ray(_config(dataset, name, [*settings, f"training.seed={seed}"]), dataset)
+        row = under_ray(config, dataset)
         after = _peer_epoch(peer, dataset, seed)
         yield {"seed": seed, **row} | {key: statistics.mean((before[key], after[key])) for key in before}
 
