@@ -1,11 +1,11 @@
-"""What Ray Tune calls while a study runs: which trial is next, whether to stop one, that one has reported or ended.
+"""Answers Ray Tune's calls while a study runs: choose the next trial, stop a trial, record a result or an end.
 
     callback = StudyCallback(record, task, display, Heartbeat(run), room)
     Tuner(…, tune_config=TuneConfig(search_alg=StudySearch(callback), …),
           run_config=RunConfig(stop=StudyStopper(callback), callbacks=[callback], …))
 
-All three pass on what they hear to the study record, which writes it to Optuna's storage and to MLflow. A trial is
-known by its number in Optuna, which is in its Tune configuration.
+All three classes forward each event to the study record. The record writes it to Optuna's storage and to MLflow.
+Trials are identified by their Optuna number, which is part of the Tune configuration.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from raycls.tuning.record import StudyRecord
 from raycls.tuning.spec import Trial
 from raycls.tuning.trial import BROKEN_OFF, FAILED, METRICS, StudyContext
 
-UNKNOWN = "perhaps for lack of memory"  # why a process died, where Ray does not say
+UNKNOWN = "perhaps for lack of memory"  # used when Ray gives no reason for the death of a process
 
 
 class StudyCallback(tune.Callback):
-    """Tells the study record and the display how trials end. `ended_by` is what ended the study before its last trial.
+    """Reports results and ends of trials to the study record and to the display.
 
-    `room` returns how many trials fit on the cluster now.
+    `room` returns how many trials fit on the cluster now. `ended_by` is the error that ended the study early, or None.
     """
 
     def __init__(
@@ -45,12 +45,12 @@ class StudyCallback(tune.Callback):
         room: Callable[[], int],
     ):
         self.record, self.task, self.display, self.room, self._heart = record, task, display, room, heart
-        self.hopeless: set[int] = set()  # running trials that StudyStopper stops
+        self.hopeless: set[int] = set()  # running trials that StudyStopper has decided to stop
         self.ended_by: RayclsError | None = None
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """Renew the study's sign of life. Tune calls this several times a second."""
-        with suppress(Exception):  # MLflow may be out of reach for a while
+        """Renew the study's heartbeat. Tune calls this several times a second."""
+        with suppress(Exception):  # a study survives a short outage of MLflow
             self._heart.beat()
 
     def on_trial_result(
@@ -60,22 +60,22 @@ class StudyCallback(tune.Callback):
             self.display.epoch(trial.config["number"], result[METRICS])
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """The trial ended by itself, or was stopped."""
+        """Record a trial that finished, failed with a reason, or was stopped."""
         number, reason = trial.config["number"], trial.last_result.get(FAILED, "")
         state = "failed" if reason else "stopped early" if number in self.hopeless else "done"
         self._close(self.record.end, number, state, reason)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """The trial's process died."""
+        """Record that the trial's process died."""
         self._close(self.record.died, trial.config["number"], why_died(trial.error_file))
 
     def all_died(self) -> None:
-        """Tune itself failed: the processes of all running trials are gone."""
+        """Record that all running trials died. When Tune itself fails, their processes are gone."""
         for number in self.record.running:
             self._close(self.record.died, number, UNKNOWN)
 
     def _close(self, tell: Callable[..., Trial | None], number: int, *end: str) -> None:
-        """Tell the study record of an end, unless the study is over. A trial that is to start again has not ended."""
+        """Record an end with `tell`, unless the study is over. `tell` returns None for a trial that starts again."""
         self.hopeless.discard(number)
         if self.ended_by:
             return
@@ -84,7 +84,7 @@ class StudyCallback(tune.Callback):
                 free(self.task.held(number))
             if ended := tell(number, *end):
                 self.display.ended(ended)
-                with suppress(OSError):  # its workers may still be writing; the study's end removes all
+                with suppress(OSError):  # workers may still be writing; the end of the study removes the rest
                     self.task.store(number).remove()
                 self._count_failures(ended)
         except Exception as error:
@@ -101,27 +101,27 @@ class StudyCallback(tune.Callback):
             )
 
     def end_study(self, error: Exception) -> None:
-        if not isinstance(error, RayclsError):  # MLflow's, Optuna's, or their databases' own
+        if not isinstance(error, RayclsError):  # raised by MLflow, by Optuna, or by one of their databases
             error = BrokenOffError(f"the study cannot go on: {tracking.reason_of(error)}")
         self.ended_by = error
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return nothing: Tune pickles its callbacks into a snapshot of the experiment, which nothing reads."""
+        """Return an empty state. Tune pickles its callbacks into a snapshot of the experiment, which nothing reads."""
         return {}
 
 
 class StudySearch(Searcher):
-    """Asks the study record for the next trial."""
+    """Gives Tune the next trial of the study record."""
 
     def __init__(self, callback: StudyCallback):
         super().__init__()
         self._study = callback
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
-        """Return the next trial's configuration, None while there is no room for it, FINISHED when there is none."""
+        """Return the next trial's configuration, None while the cluster is full, or FINISHED after the last trial."""
         study, trial = self._study, None
         try:
-            # Asked every time: nodes may join, or be lost, while the study runs.
+            # The room is counted at each call, because nodes may join or leave while the study runs.
             if len(study.record.running) >= study.room():
                 return None
             if not study.ended_by:
@@ -129,26 +129,26 @@ class StudySearch(Searcher):
         except Exception as error:
             study.end_study(error)
         if trial is None:
-            # A trial that is running now may have to start again.
+            # Wait for running trials: one that dies must be started again.
             return None if study.record.running and not study.ended_by else Searcher.FINISHED
         study.display.began(trial)
         return {"number": trial.number, "values": trial.values}
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
-        """Do nothing: `StudyCallback` hears of the end, with the reason."""
+        """Do nothing. `StudyCallback` receives the end and its reason."""
 
     def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
-        """Do nothing: Optuna's storage has it all."""
+        """Do nothing. Optuna's storage holds the state of the search."""
 
 
 class StudyStopper(tune.Stopper):
-    """Stops a trial that Optuna's pruner finds hopeless, and the whole study when something has ended it."""
+    """Stops a trial when Optuna's pruner rejects it, and all trials when the study has ended."""
 
     def __init__(self, callback: StudyCallback):
         self._study = callback
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """Return whether to stop the trial, of which `result` is one epoch or the reason why there is none."""
+        """Return whether to stop the trial. `result` holds the metrics of one epoch, or the reason for a failure."""
         study, number = self._study, result["config"]["number"]
         try:
             if reason := result.get(BROKEN_OFF):
@@ -165,7 +165,7 @@ class StudyStopper(tune.Stopper):
 
 
 def why_died(error_file: str) -> str:
-    """Return one line of what Ray wrote about the death of a trial's process, or that it may have been the memory."""
+    """Return one line on why a trial's process died: the reason in Ray's error file, or UNKNOWN."""
     error = Path(error_file).read_text()
-    # The process never reached the trial: something is missing there. Otherwise Ray writes a lot, and no reason.
+    # Ray names a reason only when it could not create the process. Its other messages are long and name none.
     return error.strip().splitlines()[-1] if "creation task" in error else UNKNOWN

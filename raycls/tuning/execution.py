@@ -1,10 +1,10 @@
-"""Runs a study's trials with Ray Tune: the Tuner, the resources of a trial, how many trials fit on the cluster.
+"""Runs a study's trials with Ray Tune: sets up the Tuner and the resources of a trial.
 
-    execute(ledger, task, display, run)
+    execute(record, task, display, run)
 
-Tune gives every trial a process and resources. raycls/tuning/callbacks.py answers Tune's questions: what to try, what
-to stop, what to do after an end. Tune's own snapshot of the experiment cannot carry a study over a kill
-(docs/architecture.md), so nothing reads it: it lies in a temporary directory.
+Tune gives every trial a process and resources. raycls/tuning/callbacks.py tells Tune what to try and what to stop, and
+it records how trials end. Tune's own snapshot of the experiment does not survive a kill (docs/architecture.md), so
+Tune writes it to a temporary directory and nothing reads it.
 """
 
 from __future__ import annotations
@@ -32,34 +32,34 @@ from raycls.tuning.record import StudyRecord
 from raycls.tuning.spec import StudySpec
 from raycls.tuning.trial import StudyContext, trials_of
 
-RESTARTS = 3  # of Tune itself, after an error of Ray's own
+RESTARTS = 3  # how often Tune is started again after an error in Ray
 SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",  # Tune's newer reporter prints to stdout even at verbose=0
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # they write what MLflow has already
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # it ends an experiment as if it were complete
-    "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # nothing reads them
-    "TUNE_MAX_PENDING_TRIALS_PG": "1000",  # `StudySearch.suggest` says how many there are
-    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # the display tells them
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # they write files that repeat what MLflow holds
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Tune would mark an interrupted experiment as complete
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # nothing reads these snapshots
+    "TUNE_MAX_PENDING_TRIALS_PG": "1000",  # `StudySearch.suggest` limits the number of trials
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # the display prints them
 }
 
 
 def execute(record: StudyRecord, task: StudyContext, display: Display, run: tracking.Run) -> None:
-    """Run the study's trials to the last; `run` is the study's, which shows that it goes on.
+    """Run all remaining trials of the study. `run` is the study's MLflow run, which receives the heartbeat.
 
-    Raises StudyError after too many failures, BrokenOffError where a trial or a book cannot be written,
-    KeyboardInterrupt.
+    Raises StudyError after too many failed trials. Raises BrokenOffError when a checkpoint, Optuna's storage or MLflow
+    cannot be written. Passes KeyboardInterrupt on.
     """
-    if record.exhausted:  # broken off after the last trial: Tune takes nothing to do for an error
+    if record.exhausted:  # interrupted after the last trial; Tune raises an error when it has no trial to run
         return
     os.environ |= SETTINGS
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # it logs what the display tells
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the display prints the same events
     callback = StudyCallback(record, task, display, Heartbeat(run), lambda: slots(task.spec))
     for attempt in range(1 + RESTARTS):
         try:
             _run(callback, task)
             break
         except Exception as error:
-            # Ray's memory monitor ends a process in a way that Tune does not know. Running trials are asked for again.
+            # Tune does not handle a process that Ray's memory monitor killed. The trials that were running start again.
             callback.all_died()
             if record.exhausted:
                 progress.say(f"Ray failed after the last trial ({first_line(error)})")
@@ -80,8 +80,8 @@ def _run(callback: StudyCallback, task: StudyContext) -> None:
             tune.with_resources(trials_of(task), _resources(task.spec)),
             tune_config=tune.TuneConfig(
                 search_alg=StudySearch(callback),
-                num_samples=-1,  # StudySearch says which trial is the last
-                # The process of a trial with workers of its own is their owner: when it ends, so do they.
+                num_samples=-1,  # no limit here: StudySearch ends the search
+                # With several workers per trial, the trial's process owns them. They end with it, so it is not reused.
                 reuse_actors=task.spec.workers_per_trial == 1,
                 trial_name_creator=_name,
                 trial_dirname_creator=_name,
@@ -99,7 +99,7 @@ def _run(callback: StudyCallback, task: StudyContext) -> None:
 
 
 def time_architectures(spec: StudySpec, dataset: PackedDataset) -> dict[str, float]:
-    """`latencies`, ms by architecture, measured in a process such as a trial's. Raises as that does."""
+    """Return `latencies` (ms by architecture), measured in a process like that of a trial. Raises as `latencies`."""
     options: dict[str, Any] = {"num_cpus": 1, "num_gpus": spec.gpus_per_trial, "max_retries": 0}
     with progress.bar("timing architectures"):
         try:
@@ -109,7 +109,10 @@ def time_architectures(spec: StudySpec, dataset: PackedDataset) -> dict[str, flo
 
 
 def prestart(spec: StudySpec) -> None:
-    """Have processes import what a trial needs, while the study's books are opened; Ray makes them the trials'."""
+    """Start processes that import what a trial needs, while the driver opens Optuna's storage and MLflow.
+
+    Ray reuses these processes for the trials.
+    """
     if spec.workers_per_trial == 1:
         load = ray.remote(num_cpus=spec.cpus_per_trial, num_gpus=spec.gpus_per_trial, max_retries=0)(_load)
         for _ in range(min(slots(spec), spec.trials)):
@@ -121,7 +124,7 @@ def _load() -> None:
 
 
 def check_room(spec: StudySpec) -> None:
-    """Raise UsageError where not a single trial fits on the cluster; say so where others hold part of it."""
+    """Raise UsageError if no trial fits on the cluster. Print a line if other work holds some of its CPUs."""
     if not slots(spec):
         needs = (
             f"{spec.workers_per_trial} × {spec.cpus_per_trial} CPUs"
@@ -146,7 +149,7 @@ def check_room(spec: StudySpec) -> None:
 
 
 def slots(spec: StudySpec) -> int:
-    """How many trials fit on the cluster as it is now, were nothing else on it."""
+    """Return how many trials fit on the cluster's present nodes, if nothing else runs there."""
     needs = {"CPU": float(spec.cpus_per_trial)} | (
         {"GPU": spec.gpus_per_trial} if spec.gpus_per_trial else {}
     )
@@ -162,7 +165,7 @@ def _nodes() -> list[dict[str, float]]:
 
 def _resources(spec: StudySpec) -> tune.PlacementGroupFactory:
     if spec.workers_per_trial > 1:
-        # Its workers have resources of their own. The process that waits for them takes none, but Tune wants a figure.
+        # The workers reserve their own resources. The process that waits for them needs none, but Tune requires one.
         return tune.PlacementGroupFactory([{"memory": 1}])
     bundle = {"CPU": float(spec.cpus_per_trial)}
     if spec.gpus_per_trial:

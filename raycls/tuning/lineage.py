@@ -1,9 +1,10 @@
-"""Where a model version comes from, each link checked against what is there now.
+"""Traces where a model version comes from, and checks each step against the present data.
 
     for link in trace(registry.resolve("cifar10/3")):
         print(link.name, link.value, link.state, link.told)
 
-dataset → study → trial → training run → checkpoint. A model that no study chose has neither study nor trial.
+The chain is dataset → study → trial → training run → checkpoint. A model that was trained without a study has no study
+step and no trial step.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ from raycls.registry import ModelVersion
 from raycls.tuning import record
 from raycls.tuning.space import encoded
 
-LR_FACTOR = "lr_factor"  # tag of a version: its learning rate in multiples of its trial's
+LR_FACTOR = "lr_factor"  # tag of a model version: its learning rate divided by that of its trial
 
 
 @dataclass(frozen=True)
 class LineageStep:
-    """One step of the chain. `absent` is what cannot be checked from here, `broken` what is no longer as recorded."""
+    """One step of the chain. `absent`: it cannot be checked on this machine. `broken`: it differs from the record."""
 
     name: str
     value: str
@@ -34,7 +35,7 @@ class LineageStep:
 
 
 def trace(version: ModelVersion) -> list[LineageStep]:
-    """The chain, from the images to the weights. Raises RegistryError where MLflow does not answer."""
+    """Return the chain, from the dataset to the checkpoint. Raises RegistryError if MLflow does not answer."""
     checkpoint, card = _checkpoint(version)
     links = [_dataset(version, card)]
     if "study" in version.tags:
@@ -78,7 +79,7 @@ def _study(version: ModelVersion, card: ModelCard | None) -> list[LineageStep]:
     if card is None:
         return [study, LineageStep("trial", number, "absent", "its values are in the checkpoint")]
     flat = Config.model_validate(card.config).flat()
-    # The winner is trained on all images, whatever share its trial saw, and with a learning rate for so many.
+    # The winner is trained on all images, while its trial may use a part. Its learning rate is scaled to match.
     expected = {path: value for path, value in trial.values.items() if path != "training.train_fraction"}
     if isinstance(lr := expected.get("optim.lr"), int | float):
         expected["optim.lr"] = lr * float(version.tags.get(LR_FACTOR, 1))

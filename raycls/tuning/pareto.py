@@ -1,13 +1,12 @@
-"""Accuracy against serving cost: the architectures of a space timed before a study, the front and its point after it.
+"""Weighs accuracy against latency: times the architectures before a study, and chooses a trial after it.
 
-    costs = latencies(job, dataset)          # ms of one forward pass, by architecture, measured alone
+    costs = latencies(spec, dataset)         # ms of one forward pass, by architecture
     front = pareto_front(trials)
-    chosen = choose(front, budget_ms=2.0)    # or by the knee
+    chosen = choose(front, budget_ms=2.0)    # without a budget: the knee of the front
 
-An architecture's latency does not depend on its weights, so it is measured once, before the first trial and with
-nothing else running, with the very code that serves, by every engine, of which the fastest counts. As in a replica
-that answers one request after another, the processor decodes an image and idles between two passes: in an endless row
-of them, each takes half as long.
+An architecture's latency does not depend on its weights. So it is measured once, before the first trial, while nothing
+else runs. The measurement uses the engines of the server, and the fastest engine counts. Between two passes it decodes
+an image and pauses, like a replica that answers single requests. Passes without a pause would look too fast.
 """
 
 from __future__ import annotations
@@ -34,16 +33,16 @@ from raycls.training import setup
 from raycls.tuning import space as spaces
 from raycls.tuning.spec import StudySpec, Trial
 
-ROUNDS, WARM_UP = 30, 5  # timed passes of each architecture, in turns
-PAUSE_S = 0.004  # before each, as between two requests on one connection
-MOST = 64  # architectures: each takes a second or so to measure
+ROUNDS, WARM_UP = 30, 5  # passes of each architecture, which take turns
+PAUSE_S = 0.004  # before each pass, as between two requests on one connection
+MOST = 64  # architectures; each one takes about a second to measure
 
 
 def latencies(spec: StudySpec, dataset: PackedDataset) -> dict[str, float]:
-    """Median milliseconds of a forward pass over job.latency_batch images, by architecture.
+    """Return the median milliseconds of a forward pass over `spec.latency_batch` images, by architecture.
 
-    Sets this process's threads to those of a replica.
-    Raises ConfigError where the space has too many architectures, or a range of widths.
+    Sets the number of threads of this process to that of a replica.
+    Raises ConfigError if the space has more than MOST architectures, or a range of widths instead of choices.
     """
     dataset = dataset.here()
     configs = {spaces.architecture(config): config for config in _architectures(spec)}
@@ -72,7 +71,7 @@ def latencies(spec: StudySpec, dataset: PackedDataset) -> dict[str, float]:
 
 
 def pareto_front(trials: Sequence[Trial]) -> list[Trial]:
-    """The trials that no other beats in both, from the fastest to the most accurate."""
+    """Return the trials that no other trial beats in both accuracy and latency, the fastest first."""
     scored = [trial for trial in trials if trial.scored and trial.latency_ms is not None]
     front: list[Trial] = []
     for trial in sorted(scored, key=lambda t: (t.latency_ms or 0, -(t.val_accuracy or 0), t.number)):
@@ -82,10 +81,11 @@ def pareto_front(trials: Sequence[Trial]) -> list[Trial]:
 
 
 def choose(front: Sequence[Trial], budget_ms: float | None) -> Trial:
-    """The most accurate trial within the budget; without one, the knee of the front.
+    """Return the most accurate trial within the budget. Without a budget, return the knee of the front.
 
-    The knee is the point farthest above the line from the fastest to the most accurate, both axes scaled to 1 (Branke
-    et al., Finding Knees in Multi-objective Optimization, 2004). Raises UsageError where nothing is fast enough.
+    The knee is the point farthest above the line from the fastest to the most accurate trial, with both axes scaled to
+    0..1 (Branke et al., Finding Knees in Multi-objective Optimization, 2004). Raises UsageError if no trial is within
+    the budget.
     """
     if budget_ms is not None:
         within = [trial for trial in front if (trial.latency_ms or 0) <= budget_ms]
@@ -116,7 +116,7 @@ def _architectures(spec: StudySpec) -> list[Config]:
 
 
 def _untrained(config: Config, dataset: PackedDataset) -> dict[Engine, Run]:
-    """The network, with random weights, in each way in which serving may run it."""
+    """Return the network with random weights, by each engine that can run it here."""
     device = engines.best_device()
     network, card = setup.untrained(config, dataset).eval(), setup.card_of(config, dataset)
     return able(lambda engine: engines.build(engine, network, card, device, THREADS), device)
