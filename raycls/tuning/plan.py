@@ -1,4 +1,4 @@
-"""What a study is asked for, completed and checked before anything is started.
+"""Completes and checks the settings of a study before anything starts.
 
 spec = plan("cifar10", preset("fast", manifest), trials=24, max_epochs=2)
 """
@@ -32,13 +32,15 @@ def plan(
     model: str | None = None,
     **options: Any,
 ) -> StudySpec:
-    """All that a study needs to know, checked before anything is started.
+    """Return the complete, checked specification of a study.
 
-    config is what the winner will be trained with but for what is searched. trials defaults to 8, or to the whole grid;
-    max_epochs to the configuration's; space to `space.around`; search and scheduler to what suits trials so many and so
-    long. init is a registered model that every trial starts from; model is the name to register under, default the
-    dataset's. options are further fields of StudySpec.
-    Raises UsageError, also where not a single trial fits on the cluster, and ConfigError.
+    config: the winner is trained with it, except for the settings that are searched.
+    trials: default 8, or the whole grid with `search="grid"`.
+    max_epochs: default the epochs of config. space: default `space.around`.
+    init: a registered model that every trial starts from.
+    model: the name to register the winner under, default the dataset's name.
+    options: further fields of StudySpec. `_strategy` chooses search and scheduler if they are missing.
+    Raises ConfigError, and UsageError, also if no trial fits on the cluster.
     """
     import ray
 
@@ -68,7 +70,8 @@ def plan(
         trials = 8
     if trials < 1:
         raise UsageError(f"--trials {trials}: at least one trial is needed")
-    with ThreadPoolExecutor(1) as beside:  # both mostly wait: Ray for its processes, MLflow for the disk
+    # Ray waits for processes and MLflow for the disk, so both start at once.
+    with ThreadPoolExecutor(1) as beside:
         opened = beside.submit(tracking.client)
         cluster.connect()
         opened.result()
@@ -92,8 +95,8 @@ def plan(
 
 
 def _strategy(options: dict[str, Any], timed: bool, trials: int) -> dict[str, str]:
-    """Search and scheduler, where none were asked for; docs/tuning.md says why."""
+    """Return the scheduler and the search. docs/tuning.md gives the reasons for the defaults."""
     scheduler = options.get("scheduler") or "none"
-    # A Gaussian process learns nothing from trials that were stopped early, and takes seconds over hundreds of trials.
+    # A Gaussian process cannot learn from trials that were stopped early, and it is slow with hundreds of trials.
     whole = scheduler == "none" and not timed and trials <= MOST_GP_TRIALS
     return {"scheduler": scheduler, "search": options.get("search") or ("gp" if whole else "tpe")}

@@ -1,6 +1,6 @@
-"""A study while it runs: one live table on a terminal; in a log, a line per trial that ends.
+"""Shows a study while it runs: a live table on a terminal, or a line per ended trial in a log.
 
-with Display(ledger, total=24) as display:
+with Display("pets-study", spec, record.trials()) as display:
     display.began(trial)
     display.epoch(3, {"epoch": 1, "val_accuracy": 0.81, …})
     display.ended(trial)
@@ -21,20 +21,18 @@ from rich.table import Table
 from raycls import progress
 from raycls.tuning.spec import METRIC, StudySpec, Trial
 
-SUMMARY_S = 30.0  # between two lines on the whole study in a log
-SHOWN = 8  # of the best trials, in the live table
+SUMMARY_S = 30.0  # least time between two summary lines in a log
+SHOWN = 8  # best trials in the live table
 
 
 class Display:
-    """Knows every trial of the study as it was last told; `trials` are those of earlier attempts."""
+    """Holds the last known state of every trial. `trials` are the trials of earlier attempts at the study."""
 
     def __init__(self, name: str, spec: StudySpec, trials: tuple[Trial, ...]):
         self._name, self._spec = name, spec
         self._trials = {trial.number: trial for trial in trials if trial.state not in ("waiting", "running")}
         self._running: dict[int, tuple[Trial, dict[str, float], float]] = {}
-        self._seconds: list[
-            float
-        ] = []  # that each trial of this attempt took, from its first moment to its last
+        self._seconds: list[float] = []  # the duration of each trial that ended in this attempt
         self._said = time.monotonic()
         self._live = Live(console=progress.console, transient=True) if sys.stderr.isatty() else None
 
@@ -76,7 +74,7 @@ class Display:
         self._refresh()
 
     def summary(self) -> str:
-        """The study in one line: how many trials are in which state, the best, the time left."""
+        """Return the study in one line: the number of trials in each state, the best score and the time left."""
         counts = Counter(trial.state for trial in self._trials.values())
         told = [f"{len(self._running)} running"] if self._running else []
         told += [f"{counts[state]} {state}" for state in ("done", "stopped early", "failed") if counts[state]]

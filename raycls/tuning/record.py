@@ -1,14 +1,15 @@
-"""A study's trials in the two books that hold them: Optuna's storage and MLflow.
+"""Records a study's trials in Optuna's storage and in MLflow.
 
-    ledger = StudyRecord(job, name, run)
-    trial = ledger.ask()                         # what to try next, or None when every trial was asked for
-    stop = ledger.epoch(trial.number, metrics)   # True: hopeless, stop it
-    ledger.end(trial.number, "done")
-    ledger.trials()
+    record = StudyRecord(spec, name, run)
+    trial = record.ask()                         # the next trial, or None after the last one
+    stop = record.epoch(trial.number, metrics)   # True: the trial is hopeless, stop it
+    record.end(trial.number, "done")
+    record.trials()
 
-Optuna decides what is tried and what is stopped early; MLflow shows it to people. Each trial stands once in each,
-whatever is killed and whenever: Optuna is told of an end first, and the StudyRecord of a study that was broken off
-brings MLflow up to it; a trial that was running then is asked for again, under its number. Knows nothing of Ray.
+Optuna decides what to try and what to stop early. MLflow shows the trials to people. Each trial appears exactly once in
+each of them, even if a process is killed. An end is written to Optuna first. When an interrupted study is resumed, its
+StudyRecord brings MLflow up to date with Optuna, and trials that were running start again under the same number.
+This module knows nothing of Ray.
 """
 
 from __future__ import annotations
@@ -27,12 +28,12 @@ if TYPE_CHECKING:
     import optuna
     from optuna.trial import FrozenTrial
 
-RETRIES = 2  # of an epoch in which the trial's process died, perhaps for lack of memory
+RETRIES = 2  # how often an epoch is tried again after the trial's process died in it
 # Attributes of trials and studies in Optuna's storage.
 CURVE, LATENCY, LATENCIES, RUN = "val_accuracy", "latency_ms", "latencies", "mlflow_run"
 HOPELESS, DEATHS, GIVEN, WINNER = "hopeless", "deaths_in_epoch", "given", "winner"
-RANDOM_TRIALS = 4  # before a search goes by what it has seen; Optuna's own 10 are most of a small study
-REDUCTION = 3  # one trial in so many goes on from a rung to the next
+RANDOM_TRIALS = 4  # before the sampler uses results; Optuna's default of 10 is most of a small study
+REDUCTION = 3  # one of three trials continues from one rung to the next
 _STATES: dict[str, State] = {
     "WAITING": "waiting",
     "RUNNING": "running",
@@ -43,7 +44,7 @@ _STATES: dict[str, State] = {
 
 
 class StudyRecord:
-    """One study's books. `run` is the study's MLflow run. Raises StudyError where Optuna's storage does not answer."""
+    """The record of one study. `run` is its MLflow run. Raises StudyError if Optuna's storage does not answer."""
 
     def __init__(self, spec: StudySpec, name: str, run: tracking.Run):
         self.spec = spec
@@ -58,26 +59,29 @@ class StudyRecord:
                 self._ask_again(trial.number)
 
     def time_once(self, measure: Callable[[], dict[str, float]]) -> dict[str, float]:
-        """The latency of every architecture, measured now unless an earlier attempt at the study did."""
+        """Return the latency of every architecture in ms. It is measured once per study and then stored."""
         if LATENCIES not in self._study.user_attrs:
             self._study.set_user_attr(LATENCIES, measure())
         return self._study.user_attrs[LATENCIES]
 
     @property
     def running(self) -> tuple[int, ...]:
-        """The numbers of the trials that were asked for and have not ended."""
+        """Return the numbers of the trials that have started and have not ended."""
         return tuple(self._running)
 
     @property
     def exhausted(self) -> bool:
-        """Whether every trial was asked for."""
+        """Return whether every trial of the study has started."""
         frozen = self._study.get_trials(deepcopy=False)
         if any(trial.state.name == "WAITING" for trial in frozen):
             return False
         return len(frozen) >= self.spec.trials or self.spec.search == "grid"
 
     def ask(self) -> Trial | None:
-        """The next trial: the first that waits, of which an earlier attempt may know epochs; else a new one."""
+        """Start and return the next trial, or None after the last.
+
+        A waiting trial goes before a new one. It may have epochs from an earlier attempt.
+        """
         if self.exhausted:
             return None
         asked = self._study.ask()
@@ -91,27 +95,28 @@ class StudyRecord:
         return trial
 
     def epoch(self, number: int, metrics: dict[str, float]) -> bool:
-        """Keep an epoch of a running trial, once; whether the trial is to be stopped."""
+        """Record an epoch of a running trial, once. Return whether to stop the trial."""
         trial, epoch = self._running[number], int(metrics["epoch"])
         self._runs.epoch(number, metrics)
         curve = _curve(self._frozen(number))
         if epoch not in curve:
             trial.set_user_attr("train_seconds", metrics["train_seconds"])
-            if self.spec.timed:  # Optuna takes no intermediate values of two objectives
+            if self.spec.timed:  # Optuna accepts no intermediate values for two objectives
                 trial.set_user_attr(CURVE, {**curve, epoch: metrics[METRIC]})
             else:
                 trial.report(metrics[METRIC], epoch)
         if self.spec.timed or epoch >= self.spec.max_epochs:
             return False
-        # The pruner is asked once for an epoch, as it keeps what it has seen.
+        # The pruner is asked once per epoch, because it stores what it has seen.
         if epoch not in curve and trial.should_prune():
             trial.set_user_attr(HOPELESS, True)
         return trial.user_attrs.get(HOPELESS, False)
 
     def died(self, number: int, reason: str) -> Trial | None:
-        """A running trial's process died. It is asked for again, or has failed for good, which is then returned.
+        """Record that a running trial's process died. Return the trial if it has failed, or None if it starts again.
 
-        One that got further since it last died may die again: what was killed by chance is no hopeless configuration.
+        A trial fails when it dies more than RETRIES times in the same epoch. A trial that makes progress
+        between two deaths starts again each time, because its configuration is probably not the cause.
         """
         trial = self._running[number]
         epoch = 1 + max(_curve(self._frozen(number)), default=0)
@@ -125,7 +130,7 @@ class StudyRecord:
         return None
 
     def end(self, number: int, state: Literal["done", "stopped early", "failed"], reason: str = "") -> Trial:
-        """A running trial has ended, for that reason if it failed."""
+        """Record the end of a running trial and return it. `reason` says why it failed."""
         from optuna.trial import TrialState
 
         trial, reported = self._running.pop(number), _curve(self._frozen(number))
@@ -145,19 +150,19 @@ class StudyRecord:
         return ended
 
     def trials(self) -> tuple[Trial, ...]:
-        """Every trial there is so far, by number."""
+        """Return every trial so far, ordered by number."""
         return trials_of(self._study)
 
     def choose(self, winner: Trial) -> None:
-        """Keep which trial is trained in full."""
+        """Record which trial is trained in full."""
         self._study.set_user_attr(WINNER, winner.number)
 
     def interrupt(self) -> None:
-        """The study is broken off."""
+        """Record that the study was interrupted."""
         self._runs.interrupt()
 
     def _ask_again(self, number: int) -> None:
-        """Put a trial that was running back in Optuna's queue, under its number and with the values it has."""
+        """Put a running trial back into Optuna's queue. It keeps its number and its values."""
         from optuna.trial import TrialState
 
         study = self._storage.get_study_id_from_name(self._study.study_name)
@@ -172,12 +177,12 @@ class StudyRecord:
 
 
 def read(name: str) -> tuple[Trial, ...]:
-    """The trials of the study of this name. Raises StudyError."""
+    """Return the trials of the study with this name. Raises StudyError as `load`."""
     return trials_of(load(name))
 
 
 def load(name: str) -> optuna.Study:
-    """The study of this name, to be looked at. Raises StudyError that names those there are."""
+    """Return the study with this name, for reading. Raises StudyError that lists the existing studies."""
     import optuna
 
     storage = _storage()
@@ -188,18 +193,18 @@ def load(name: str) -> optuna.Study:
 
 
 def winner_of(study: optuna.Study) -> Trial | None:
-    """The trial that is trained in full, once the search is over."""
+    """Return the trial that was chosen for the full training, or None while the search runs."""
     number = study.user_attrs.get(WINNER)
     return None if number is None else trials_of(study)[number]
 
 
 def trials_of(study: optuna.Study) -> tuple[Trial, ...]:
-    """Every trial there is so far, by number."""
+    """Return every trial so far, ordered by number."""
     return tuple(_trial(trial) for trial in study.get_trials(deepcopy=False))
 
 
 def _open(storage: optuna.storages.RDBStorage, spec: StudySpec, name: str, run_id: str) -> optuna.Study:
-    """The study in Optuna's storage, made where it is missing, with what is to be tried first."""
+    """Return the study in Optuna's storage. Create it if it is missing, and queue its first trials."""
     import optuna
 
     directions: list[Literal["maximize", "minimize"]] = (
@@ -211,7 +216,7 @@ def _open(storage: optuna.storages.RDBStorage, spec: StudySpec, name: str, run_i
     if study.user_attrs.setdefault(RUN, run_id) != run_id:
         raise StudyError(f"Optuna's storage has another study {name!r}: choose another --study")
     study.set_user_attr(RUN, run_id)
-    # A sampler is seeded anew with every attempt: with the same seed it would draw the same values again.
+    # Each attempt at the study seeds its sampler differently. The same seed would draw the same values again.
     study.sampler = _sampler(spec, (spec.seed + 1_000_003 * len(study.get_trials(deepcopy=False))) % 2**32)
     for values in _first(spec):
         study.enqueue_trial(values, user_attrs={GIVEN: spec.search != "grid"}, skip_if_exists=True)
@@ -219,7 +224,10 @@ def _open(storage: optuna.storages.RDBStorage, spec: StudySpec, name: str, run_i
 
 
 def _first(spec: StudySpec) -> list[dict[str, Any]]:
-    """What is tried first: the whole grid, or the configuration itself, so that no study ends below it."""
+    """Return the values of the first trials: the whole grid, or the given configuration.
+
+    The given configuration is tried first if the space contains it, so the best trial is not worse than it.
+    """
     if spec.search == "grid":
         return grid(spec.space)[: spec.trials]
     own = own_values(spec.space, spec.config)
@@ -230,9 +238,8 @@ def _storage() -> optuna.storages.RDBStorage:
     import optuna
     from sqlalchemy.exc import SQLAlchemyError
 
-    optuna.logging.set_verbosity(
-        optuna.logging.ERROR
-    )  # it warns of optional packages, which a user need not have
+    # Optuna warns of missing optional packages, which are not needed.
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     uri = home.study_storage()
     try:
         if uri.startswith("sqlite:///"):
@@ -248,8 +255,8 @@ def _storage() -> optuna.storages.RDBStorage:
 def _sampler(spec: StudySpec, seed: int) -> optuna.samplers.BaseSampler:
     from optuna.samplers import GPSampler, RandomSampler, TPESampler
 
-    # Both look at all settings together, as a large batch wants a large learning rate, and at what is running, so that
-    # trials which run at the same time are not all alike.
+    # GP and TPE model all settings together, because a large batch needs a large learning rate. They also consider
+    # running trials, so trials that run at the same time differ.
     if spec.search == "gp":
         return GPSampler(seed=seed, n_startup_trials=RANDOM_TRIALS, warn_independent_sampling=False)
     if spec.search == "tpe":
@@ -261,8 +268,8 @@ def _pruner(spec: StudySpec) -> optuna.pruners.BasePruner:
     from optuna.pruners import HyperbandPruner, NopPruner, SuccessiveHalvingPruner
 
     if spec.scheduler == "asha":
-        # Not from the first epoch on, as is usual: the learning rate is at its height there, and who leads tells
-        # little of the end (docs/tuning.md).
+        # The first decision comes after a third of a trial. In the first epochs the learning rate is at its peak, and
+        # the ranking there says little about the final one (docs/tuning.md).
         third = max(1, spec.max_epochs // REDUCTION)
         return SuccessiveHalvingPruner(min_resource=third, reduction_factor=REDUCTION)
     if spec.scheduler == "hyperband":
@@ -271,7 +278,7 @@ def _pruner(spec: StudySpec) -> optuna.pruners.BasePruner:
 
 
 def _curve(trial: FrozenTrial) -> dict[int, float]:
-    """The validation accuracy after each epoch."""
+    """Return the validation accuracy by epoch."""
     if trial.intermediate_values:
         return trial.intermediate_values
     return {int(epoch): value for epoch, value in trial.user_attrs.get(CURVE, {}).items()}
