@@ -1,17 +1,18 @@
-"""What a study searches: for each setting of the configuration, a range or a list of choices.
+"""Defines the search space of a study: a range or a list of choices for each setting that is searched.
 
     space = around(config, images=45_000)       # batch size, learning rate, dropout
     space = load(Path("space.yaml"), config)    # any settings
 
-A file is YAML (or JSON), a setting a line, by its path or its own name where only one section has it:
+A space file is YAML or JSON with one setting per line. A setting is named by its path, or by its last part if only one
+section has it:
 
     lr: {low: 0.05, high: 1.0, log: true}
     batch_size: {low: 250, high: 1000, log: true}
     network.dropout: {low: 0.0, high: 0.5, step: 0.1}
     network.widths: {choices: [[32, 64], [64, 128, 128]]}
 
-Everything is validated against the configuration's own fields before a study starts. Optuna keeps values as numbers and
-text: a list is its JSON there, which `raycls.config.override` reads back.
+The space is validated against the fields of the configuration before a study starts. Optuna stores only numbers and
+text, so a list is stored as JSON. `raycls.config.override` reads the JSON back.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ Value = int | float | str | bool | None
 
 
 class Domain(BaseModel):
-    """The values of one setting: from low to high, both included, or one of the choices."""
+    """The possible values of one setting: the range from low to high (both included), or a list of choices."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -62,20 +63,20 @@ class Domain(BaseModel):
 
     @property
     def whole(self) -> bool:
-        """Whether these are whole numbers."""
+        """Return whether all values of the range are whole numbers."""
         return all(isinstance(end, int) for end in (self.low, self.high, self.step or 1))
 
     @property
     def values(self) -> tuple[Value, ...]:
-        """The choices as Optuna keeps them."""
+        """Return the choices in the form that Optuna stores."""
         return tuple(encoded(choice) for choice in self.choices or ())
 
     def ends(self) -> tuple[Any, ...]:
-        """The values that must be valid for all to be."""
+        """Return the values to validate: all choices, or both ends of the range."""
         return (self.low, self.high) if self.choices is None else self.choices
 
     def contains(self, value: Value) -> bool:
-        """Whether it is one of them."""
+        """Return whether the domain contains the value (in the form that Optuna stores)."""
         if self.choices is not None:
             return value in self.values
         if not isinstance(value, int | float) or isinstance(value, bool):
@@ -85,7 +86,10 @@ class Domain(BaseModel):
         return self.low <= value <= self.high and abs(steps - round(steps)) < 1e-8
 
     def grid(self) -> list[Value]:
-        """The values of a grid: the choices, every step, or `points` of the range, evenly (by ratio on a log scale)."""
+        """Return the grid values: all choices, every step, or `points` values of the range.
+
+        The points are evenly spaced. On a log scale, their ratios are equal.
+        """
         if self.choices is not None:
             return list(self.values)
         assert self.low is not None and self.high is not None
@@ -97,29 +101,29 @@ class Domain(BaseModel):
             points = [self.low * math.exp(ratio * i / (self.points - 1)) for i in range(self.points)]
         else:
             points = [self.low + (self.high - self.low) * i / (self.points - 1) for i in range(self.points)]
-        # Rounding may carry a point past the end, where it would be no value of the setting.
+        # Rounding may move a point beyond the end of the range, where it is invalid.
         points = [min(point, self.high) for point in points]
         return [*sorted({round(point) for point in points})] if self.whole else [*points]
 
 
-Space = dict[str, Domain]  # by the setting's path
+Space = dict[str, Domain]  # by the path of the setting
 
 
 def encoded(value: Any) -> Value:
-    """A setting's value as Optuna keeps it."""
+    """Return a setting's value in the form that Optuna stores. A list becomes JSON."""
     return json.dumps(list(value)) if isinstance(value, list | tuple) else value
 
 
 def around(config: Config, images: int) -> Space:
-    """What is searched by default, around the configuration and for that many training images in use.
+    """Return the default space around a configuration. `images` is the number of training images in use.
 
-    Learning rate from a quarter to four times, batch size from a quarter to twice (as far as the images allow), both on
-    a log scale, and dropout from 0 to 0.5. Its grid is 4 × 4 × 3.
+    The learning rate ranges from a quarter to four times its value, and the batch size from a quarter to twice its
+    value (at most `images`). Both are on a log scale. Dropout ranges from 0 to 0.5. The grid has 4 × 4 × 3 points.
     """
     lr, largest = config.optim.lr, max(3, min(images, config.training.batch_size * 2))
     smallest = max(2, min(largest - 1, round(config.training.batch_size / 4)))
     return {
-        # A range and not choices: a search knows then that 250 is nearer to 500 than to 2000.
+        # With a range, unlike with choices, the sampler knows that 250 is nearer to 500 than to 2000.
         "training.batch_size": Domain(low=smallest, high=largest, log=True),
         "optim.lr": Domain(low=lr / 4, high=min(10.0, lr * 4), log=True),
         "network.dropout": Domain(low=0.0, high=0.5, points=3),
@@ -127,9 +131,10 @@ def around(config: Config, images: int) -> Space:
 
 
 def architectures(config: Config) -> Space:
-    """Network widths from half to one and a half times the configuration's, with a stage less and a stage more.
+    """Return a space of network widths, for one stage less, the same number of stages, and one stage more.
 
-    Raises ConfigError for a network that has no widths.
+    The widths are 0.5, 0.75, 1 and 1.5 times those of the configuration. Raises ConfigError if the network has no
+    widths.
     """
     widths = config.network.widths
     if not widths:
@@ -147,12 +152,12 @@ def architectures(config: Config) -> Space:
 
 
 def architecture(config: Config) -> str:
-    """What a network's latency depends on: its name and widths."""
+    """Return a key for the network's architecture (name and widths). Latency depends on nothing else in a space."""
     return json.dumps([config.network.name, list(config.network.widths)])
 
 
 def load(path: Path, config: Config) -> Space:
-    """The space in a file. Raises ConfigError that names the line's setting and what is wrong with it."""
+    """Return the space in a file. Raises ConfigError that names the invalid setting and the reason."""
     try:
         tree = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -170,7 +175,7 @@ def load(path: Path, config: Config) -> Space:
 
 
 def check(space: Space, config: Config) -> None:
-    """Raise ConfigError where a value of the space is none that its setting takes."""
+    """Raise ConfigError if the space has a value that its setting does not accept."""
     for path, domain in space.items():
         if path == "training.epochs":
             raise ConfigError(
@@ -184,31 +189,31 @@ def check(space: Space, config: Config) -> None:
 
 
 def assignment(path: str, value: Any) -> str:
-    """`PATH=VALUE`, as `override` takes it."""
+    """Return `PATH=VALUE`, the form that `override` accepts."""
     value = encoded(value)
     return f"{path}={value if isinstance(value, str) else json.dumps(value)}"
 
 
 def configured(config: Config, values: dict[str, Value]) -> Config:
-    """The configuration with a trial's values."""
+    """Return the configuration with the values of a trial."""
     return override(config, [assignment(path, value) for path, value in values.items()])
 
 
 def own_values(space: Space, config: Config) -> dict[str, Value] | None:
-    """The configuration's own values as a point of the space, or None where it lies outside."""
+    """Return the configuration's own values for the settings of the space, or None if the space excludes one."""
     flat = config.flat()
     own = {path: encoded(flat[path]) for path in space}
     return own if all(domain.contains(own[path]) for path, domain in space.items()) else None
 
 
 def grid(space: Space) -> list[dict[str, Value]]:
-    """Every combination of every setting's grid values."""
+    """Return every combination of the settings' grid values."""
     columns = [domain.grid() for domain in space.values()]
     return [dict(zip(space, row, strict=True)) for row in itertools.product(*columns)]
 
 
 def suggest(trial: Trial, space: Space) -> dict[str, Value]:
-    """A trial's value for every setting: what it has already, or what the study's sampler chooses now."""
+    """Return a trial's value for every setting. The study's sampler chooses the values that the trial does not have."""
     values: dict[str, Value] = {}
     for path, domain in space.items():
         if domain.choices is not None:

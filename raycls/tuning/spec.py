@@ -1,8 +1,8 @@
-"""What a study is asked for, and what a trial of it came to.
+"""Holds the specification of a study and the result of a trial.
 
-    job = StudySpec(dataset="cifar10", fingerprint=…, config=config, storage=…, space=around(config, 45_000), trials=24)
+    spec = StudySpec(dataset="cifar10", config=config, space=around(config, 45_000), trials=24, max_epochs=2, …)
 
-Both are plain values; raycls/tuning/study.py carries a job out.
+Both are plain values. raycls/tuning/study.py runs a study from its specification.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from raycls.config import Config, override
 from raycls.tracking.resumable import RunSpec
 from raycls.tuning.space import Domain, Value, configured
 
-METRIC = "val_accuracy"  # what a study looks for the highest of
+METRIC = "val_accuracy"  # the metric that a study maximises
 
 Search = Literal["gp", "tpe", "random", "grid"]
 Scheduler = Literal["asha", "hyperband", "none"]
@@ -25,7 +25,7 @@ State = Literal["waiting", "running", "done", "stopped early", "failed"]
 
 
 class StudySpec(RunSpec):
-    """All that a study was asked for. `config` is what its winner is trained with; the trials may be shorter."""
+    """The full specification of a study. `config` is for the winner's training. Trials may be shorter."""
 
     kind = "study"
     command = "tune"
@@ -59,13 +59,13 @@ class StudySpec(RunSpec):
 
     @property
     def timed(self) -> bool:
-        """Whether latency counts."""
+        """Return whether latency is an objective too."""
         return self.objective == "accuracy,latency"
 
     @property
     def trial_config(self) -> Config:
-        """What a trial is trained with, before its own values."""
-        # A changed length changes what a short trial can show: the schedule falls to 0 within the trial.
+        """Return the configuration of a trial without the trial's own values."""
+        # The learning-rate schedule must end within the trial, so a short trial has its own number of epochs.
         return override(self.config, [f"training.epochs={self.max_epochs}"])
 
     def params(self) -> dict[str, Any]:
@@ -90,11 +90,15 @@ class StudySpec(RunSpec):
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """One configuration that was tried: `values` by the setting's path.
+    """The state and the result of one trial.
 
-    val_accuracy is its best epoch's (0..1), None before the first; seconds are those of its training loop; asked_at
-    and ended_at are moments, in seconds since 1970; latency_ms is its architecture's, where the study looks for it;
-    given marks the configuration that the study began with; reason says why a failed one failed.
+    values: the trial's setting values, by path.
+    val_accuracy: accuracy of the best epoch (0..1), None before the first epoch has ended.
+    epochs, seconds: epochs that have ended, and seconds in the training loop.
+    asked_at, ended_at: start and end, in seconds since 1970.
+    latency_ms: latency of the trial's architecture, None if latency is no objective.
+    given: True for the configuration that the user gave to the study.
+    reason: why the trial failed, or empty.
     """
 
     number: int
@@ -114,10 +118,10 @@ class Trial:
         return self.state in ("done", "stopped early") and self.val_accuracy is not None
 
     def config(self, base: Config) -> Config:
-        """The base configuration with this trial's values."""
+        """Return the base configuration with this trial's values."""
         return configured(base, self.values)
 
     def told(self) -> str:
-        """The values in short: `lr 0.24  batch_size 1000`."""
+        """Return the values as short text: `lr 0.24  batch_size 1000`."""
         shown = ((path.split(".")[1], value) for path, value in self.values.items())
         return "  ".join(f"{n} {v:.4g}" if isinstance(v, float) else f"{n} {v}" for n, v in shown)

@@ -1,11 +1,11 @@
-"""A study from its first trial to a registered model, and again from wherever it was broken off.
+"""Runs a study from its first trial to a registered model, and resumes an interrupted study.
 
-    job = plan("cifar10", preset("fast", manifest), trials=24, max_epochs=2)
-    outcome = tune(job)
+    spec = plan("cifar10", preset("fast", manifest), trials=24, max_epochs=2)
+    outcome = tune(spec)
     outcome = resume("cifar10", "cifar10-study-20260114-101500-3f2a")
 
-The winner is trained in full, not continued: a trial is shorter than the winner's training and may see fewer images,
-and its learning rate has fallen to 0, so there is nothing to go on from.
+The winner's training starts from the beginning, not from the trial's checkpoint. At the end of a trial the learning
+rate is 0, and a trial may have fewer epochs and fewer images than the full training.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ from raycls.tuning.progress_table import Display
 from raycls.tuning.record import StudyRecord
 from raycls.tuning.spec import METRIC, StudySpec, Trial
 
-# The more images a run sees, the lower its best learning rate: images ** -0.32 (Bjorck et al., Scaling Optimal LR
-# Across Token Horizons, 2024). In short trials, rates win with which a whole training does badly.
+# The best learning rate falls with the number of images that a run sees: images ** -0.32 (Bjorck et al., Scaling
+# Optimal LR Across Token Horizons, 2024). The best rate of a short trial is too high for the full training.
 LR_EXPONENT = -0.32
 
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """A finished search."""
+    """A finished search, before the winner's training."""
 
     name: str
     run_id: str
@@ -54,12 +54,12 @@ class Study:
 
     @property
     def front(self) -> list[Trial]:
-        """The Pareto front of accuracy and latency; empty where latency did not count."""
+        """Return the Pareto front of accuracy and latency. It is empty if latency is no objective."""
         return pareto_front(self.trials)
 
     @property
     def best(self) -> Trial:
-        """The most accurate trial; of a study that looks at latency too, the front's within the budget or its knee."""
+        """Return the most accurate trial. If latency is an objective, `pareto.choose` picks a trial of the front."""
         if self.spec.timed:
             return choose(self.front, self.spec.latency_budget_ms)
         return max(
@@ -68,9 +68,10 @@ class Study:
 
     @property
     def lr_factor(self) -> float:
-        """What the winner's learning rate is multiplied by for a training longer than its trial.
+        """Return the factor for the winner's learning rate when its training is longer than its trial.
 
-        1 where it was not searched, and for the configuration that was given: that is for the whole training already.
+        The factor is 1 if the learning rate was not searched. It is also 1 if the winner is the given configuration,
+        because the user chose its learning rate for the full training.
         """
         if self.best.given or "optim.lr" not in self.best.values:
             return 1.0
@@ -80,14 +81,14 @@ class Study:
 
     @property
     def config(self) -> Config:
-        """The winner's, at full length and on all the images, with the learning rate that suits so many."""
+        """Return the configuration of the winner's full training: all epochs, all images, scaled learning rate."""
         won = self.best.config(self.spec.config)
         return override(won, ["training.train_fraction=1.0", f"optim.lr={won.optim.lr * self.lr_factor!r}"])
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """A study and the model that came of it; whether that is the champion now."""
+    """A study and the training of its winner. `promoted`: the new model became champion."""
 
     study: Study
     training: TrainingResult
@@ -97,12 +98,14 @@ class Outcome:
 def tune(
     spec: StudySpec, name: str | None = None, *, trained: Callable[[TrainingResult], None] | None = None
 ) -> Outcome:
-    """Search, train the winner in full, register it, and make it champion where it beats the present one.
+    """Search, train the winner in full, register it, and promote it if it has a higher val_accuracy than the champion.
 
-    name (default: the dataset's, the time and four letters) is the study's in Optuna's storage and in MLflow. "Beats"
-    is a higher val_accuracy; the test split has no say. trained is called with the winner's training as soon as its
-    model is registered, before the study's page and the promotion. Raises UsageError for a name that a study has
-    already, StudyError when too many trials failed, BrokenOffError where `resume` can go on.
+    name: the study's name in Optuna's storage and in MLflow. Default: the dataset's name, the time and four letters.
+    trained: called with the result of the winner's training as soon as the model is registered. The study's page and
+    the promotion come after that.
+    The promotion does not use the test split.
+    Raises UsageError if the name is taken, StudyError if too many trials failed, and BrokenOffError if the study was
+    interrupted and `resume` can continue it.
     """
     name = name or f"{spec.dataset}-study-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}"
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
@@ -117,15 +120,15 @@ def tune(
 
 
 def search(spec: StudySpec, name: str) -> Study:
-    """The search alone, without the winner's training. Raises as `tune`."""
+    """Run the search alone, without the winner's training. Raises as `tune`."""
     with resumable.begin(spec, name, {}) as run:
         return _search(spec, name, run)
 
 
 def resume(dataset_name: str, reference: str) -> Outcome:
-    """Go on with a study that was broken off, where it was. reference is its name or its MLflow run's id.
+    """Continue an interrupted study. reference is its name or the id of its MLflow run.
 
-    Raises UsageError where there is nothing to go on with, and as `tune`.
+    Raises UsageError if there is nothing to continue. Otherwise raises as `tune`.
     """
     former = resumable.find(StudySpec, reference, dataset_name)
     former.check(open_dataset(dataset_name).manifest)
@@ -134,7 +137,7 @@ def resume(dataset_name: str, reference: str) -> Outcome:
 
 
 def _search(spec: StudySpec, name: str, run: tracking.Run) -> Study:
-    """Run every trial that has not run yet. Raises StudyError where all failed."""
+    """Run all remaining trials and return the study. Raises StudyError if every trial failed."""
     from raycls.tuning.execution import execute, prestart, time_architectures
     from raycls.tuning.trial import StudyContext, study_directory
 
@@ -152,7 +155,7 @@ def _search(spec: StudySpec, name: str, run: tracking.Run) -> Study:
         try:
             execute(record, StudyContext(spec=spec, study=name, dataset=dataset, init=init), display, run)
         except BaseException:
-            with suppress(Exception):  # what broke it off matters more
+            with suppress(Exception):  # the first error matters more
                 record.interrupt()
             raise
     store.remove()
@@ -176,7 +179,7 @@ def _check_budget(spec: StudySpec, latencies_ms: dict[str, float]) -> None:
 def _finish(
     study: Study, run: tracking.Run, trained: Callable[[TrainingResult], None] | None = None
 ) -> Outcome:
-    """Train the winner, register it, and promote it if it is better."""
+    """Train the winner, register it, and promote it if it is better than the champion."""
     _log(study, run)
     training = _train_winner(study)
     assert training.version is not None
@@ -202,7 +205,7 @@ def _promote_if_better(version: registry.ModelVersion) -> bool:
 
 
 def _log(study: Study, run: tracking.Run) -> None:
-    """Log the result of the search on the study's MLflow run."""
+    """Log the result of the search to the study's MLflow run."""
     best, failed = study.best, sum(trial.state == "failed" for trial in study.trials)
     run.log_metrics({f"best_{METRIC}": best.val_accuracy or 0.0, "trials_failed": failed})
     run.log_params(
@@ -212,7 +215,7 @@ def _log(study: Study, run: tracking.Run) -> None:
 
 
 def _log_page(study: Study, run: tracking.Run) -> None:
-    """Draw the study's page and log it on the study's MLflow run."""
+    """Draw the study's page and log it to the study's MLflow run."""
     with tempfile.TemporaryDirectory() as folder:
         write_report(study.name, Path(folder) / "index.html")
         if study.spec.timed:
@@ -221,7 +224,7 @@ def _log_page(study: Study, run: tracking.Run) -> None:
 
 
 def _train_winner(study: Study) -> TrainingResult:
-    """Train the winner in full; where an earlier attempt at the study has begun or done that, go on with it."""
+    """Train the winner in full. If an earlier attempt began this training, continue it or return its result."""
     spec, dataset = study.spec, open_dataset(study.spec.dataset)
     progress.say(
         f"training the winner, trial #{study.best.number} ({study.best.told()}), in full: "

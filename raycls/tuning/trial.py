@@ -1,10 +1,10 @@
-"""What a trial's process runs: one trial after another, an epoch at a time, each from its last checkpoint.
+"""Runs trials in a trial's process: one after another, epoch by epoch, each from its last checkpoint.
 
-    trainable = trials_of(StudyContext(job=job, study=name, dataset=dataset, init=None))
+    trainable = trials_of(StudyContext(spec=spec, study=name, dataset=dataset, init=None))
 
-A Tune class trainable, whose `step` is an epoch: it computes in the main thread of a process that lives from trial to
-trial, so torch is imported once and the dataset mapped once. A trial that fails says so in its result and is over: Ray
-would start it again, and it would fail again. What Ray does start again is a trial whose process died.
+A trial is a Tune class trainable, and one `step` is one epoch. The training runs in the main thread. The process stays
+for the next trial, so it imports torch once and maps the dataset once. When a trial fails, its result gives the reason
+and the trial ends, because a second try would fail too. A trial starts again only if its process died.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ METRICS, FAILED, BROKEN_OFF = (
     "metrics",
     "failed",
     "broken_off",
-)  # a result has one of them: figures, or a reason
+)  # a result has one of these keys: metrics, or the reason for an end
 
 
 @dataclass(frozen=True, kw_only=True)
 class StudyContext:
-    """What all trials of a study have in common."""
+    """The data that all trials of a study share."""
 
     spec: StudySpec
     study: str
@@ -49,22 +49,22 @@ class StudyContext:
     init: registry.ModelVersion | None
 
     def store(self, number: int) -> CheckpointStore:
-        """Where a trial keeps its latest checkpoint while it runs."""
+        """Return the store of a running trial's latest checkpoint."""
         return CheckpointStore(self.spec.storage, f"{study_directory(self.study)}/trial-{number:04d}")
 
     def held(self, number: int) -> str:
-        """What the resources of a trial's own workers are known by."""
+        """Return the name under which a trial's workers hold their resources."""
         return f"{self.study}/{number}"
 
 
 def study_directory(study: str) -> str:
-    """Where on the storage path a study's trials keep their checkpoints."""
+    """Return the folder of a study's checkpoints, relative to the storage path."""
     return f"studies/{study}"
 
 
 def trials_of(task: StudyContext) -> type[Trainable]:
-    """The trainable of one study. A trial's Tune configuration is its number and its values."""
-    # Tune keeps classes by name, for all studies on a cluster.
+    """Return the trainable class of one study. A trial's Tune configuration holds its number and its values."""
+    # Tune registers classes by name for the whole cluster, so each study needs its own name.
     return type(f"trial_of_{task.study}", (TrialTrainable,), {"task": task})
 
 
@@ -82,7 +82,7 @@ class TrialTrainable(Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
-        """An epoch's metrics; or why there will be none."""
+        """Return the metrics of one epoch, or the reason for a failure."""
         try:
             return next(self._epochs, {"done": True})
         except StorageError as error:
@@ -95,14 +95,14 @@ class TrialTrainable(Trainable):
 
 
 def reason_of(error: Exception) -> str:
-    """One line that says what made a trial fail."""
+    """Return one line that says why a trial failed."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
         return f"out of memory: {first_line(error)}"
     return str(error) if isinstance(error, RayclsError) else f"{type(error).__name__}: {first_line(error)}"
 
 
 def _alone(task: StudyContext, number: int, config: Config) -> Generator[dict[str, Any]]:
-    """The plain loop in this process."""
+    """Yield a result per epoch from the training loop in this process."""
     dataset = task.dataset.here()
     check_unchanged(dataset)
     torch.set_num_threads(task.spec.cpus_per_trial)
@@ -119,7 +119,7 @@ def _alone(task: StudyContext, number: int, config: Config) -> Generator[dict[st
             device="cuda" if torch.cuda.is_available() else "cpu",
             **({"resume": folder} if folder else start),
         )
-    # The driver may have been killed before it heard of them; to what it knows it pays no heed.
+    # A killed driver may have missed these epochs. The driver ignores epochs that it has recorded.
     for metrics in training.history:
         yield {METRICS: metrics, "done": False}
     for metrics, snapshot in training.epochs():
@@ -128,7 +128,7 @@ def _alone(task: StudyContext, number: int, config: Config) -> Generator[dict[st
 
 
 def _with_workers(task: StudyContext, number: int, config: Config) -> Generator[dict[str, Any]]:
-    """A Ray Train run of its own, whose driver is this process."""
+    """Yield a result per epoch from a Ray Train run. This process is its driver."""
     heard: queue.SimpleQueue[dict[str, Any] | Exception | None] = queue.SimpleQueue()
     thread = threading.Thread(target=_drive, args=(task, number, config, heard), daemon=True)
     thread.start()
@@ -139,7 +139,7 @@ def _with_workers(task: StudyContext, number: int, config: Config) -> Generator[
 
 
 class _PassOn:
-    """Hears of the workers' epochs, and passes them on to Tune."""
+    """Receives the epochs of the workers and passes them on to Tune."""
 
     def __init__(self, heard: queue.SimpleQueue[Any]):
         self._heard = heard
@@ -148,7 +148,7 @@ class _PassOn:
         self._heard.put({METRICS: metrics, "done": False})
 
     def beat(self) -> None:
-        """The study's driver gives the sign of life."""
+        """Do nothing. The study's driver sends the heartbeat."""
 
 
 def _drive(task: StudyContext, number: int, config: Config, heard: queue.SimpleQueue[Any]) -> None:

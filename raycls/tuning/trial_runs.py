@@ -1,11 +1,11 @@
-"""The MLflow runs of a study's trials: children of the study's run, each with its settings, its curves and its end.
+"""Logs a study's trials to MLflow. Each trial has a child run of the study's run: settings, curves and end.
 
-    runs = TrialRunLogs(job, "pets-study", run)
+    runs = TrialRunLogs(spec, "pets-study", run)
     runs.open(trial)
-    runs.epoch(trial.number, metrics)      # logged once, however often it is told
+    runs.epoch(trial.number, metrics)      # a repeated epoch is logged once
     runs.close(ended)
 
-A run that an earlier attempt at the same study opened is found again by its tags and goes on.
+A run that an earlier attempt at the study opened is found by its tags and continued.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from raycls.tuning.spec import StudySpec, Trial
 
 
 class TrialRunLogs:
-    """Knows the trial runs that are there already, by the trial's number."""
+    """The trial runs of one study, by trial number. Existing runs are read from MLflow at the start."""
 
     def __init__(self, spec: StudySpec, study: str, parent: tracking.Run):
         self._spec, self._study, self._parent = spec, study, parent
@@ -25,7 +25,7 @@ class TrialRunLogs:
         self._open: dict[int, EpochLogger] = {}
 
     def open(self, trial: Trial) -> None:
-        """Begin the trial's run, or go on with it."""
+        """Begin the trial's run, or continue it."""
         if trial.number in self._open:  # its process died, and the trial starts again
             return
         if found := self._found.get(trial.number):
@@ -43,7 +43,7 @@ class TrialRunLogs:
         self._open[number].add(metrics)
 
     def close(self, trial: Trial) -> None:
-        """End the run of a trial that has ended; no harm where that was done before."""
+        """End the run of a trial that has ended. A run that has ended already stays as it is."""
         if curves := self._open.pop(trial.number, None):
             curves.flush()
             run = curves.run
@@ -55,6 +55,6 @@ class TrialRunLogs:
         run.end("FAILED" if trial.state == "failed" else "FINISHED")
 
     def interrupt(self) -> None:
-        """Mark those that are open as broken off, for people: a resumed study goes on with them."""
+        """Mark open runs as KILLED, so that people see the interruption. A resumed study continues them."""
         for curves in self._open.values():
             curves.run.end("KILLED")
