@@ -1,10 +1,10 @@
-"""What a network looks at: Grad-CAM, the filters of its first layer, and what its layers make of an image.
+"""Computes what a network looks at: Grad-CAM heat maps, the filters of its first layer, and feature maps.
 
     layers = spatial_layers(network, fed(network, card, pixels))
     cam = cam_of(network, card, layers)   # None for a network without convolutions
     maps = cam(pixels, targets)           # float32 N×h×w in 0..1
 
-Grad-CAM (Selvaraju et al., arXiv:1610.02391) is captum's. Knows a network and its images; nothing of pages.
+captum computes Grad-CAM (Selvaraju et al., arXiv:1610.02391). This module knows a network and its images, not pages.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from torch import Tensor, nn
 from raycls.data.tensors import as_tensor, normalize
 from raycls.models.card import ModelCard
 
-LEAST_SIDE = 4  # of a map, pixels, for a heat map that still says where
+LEAST_SIDE = 4  # pixels; a smaller map does not show positions
 FILTERS = 32
-CHANNELS = 8  # of each layer that are shown
+CHANNELS = 8  # channels shown of each layer
 LAYERS = 4
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A part of the network by its name, and its output for the images it was looked up with (N×C×h×w)."""
+    """A named module of the network, and its output (float32 N×C×h×w) for the images given to `spatial_layers`."""
 
     name: str
     module: nn.Module
@@ -40,28 +40,28 @@ class Layer:
 
 @dataclass(frozen=True)
 class GradCAM:
-    """The heat maps of a network, where it runs, at one of its layers."""
+    """Computes Grad-CAM heat maps at one layer, on the network's device."""
 
     network: nn.Module
     card: ModelCard
     layer: Layer
 
     def __call__(self, pixels: np.ndarray, targets: Tensor) -> np.ndarray:
-        """float32 N×h×w in 0..1, as `grad_cam` does, for uint8 N×S×S×3 and int64 N."""
+        """Return `grad_cam` (float32 N×h×w in 0..1) for pixels (uint8 N×S×S×3) and targets (int64 N)."""
         inputs = fed(self.network, self.card, pixels)
         return grad_cam(self.network, inputs, targets.to(inputs.device), self.layer).numpy()
 
 
 def fed(network: nn.Module, card: ModelCard, pixels: np.ndarray) -> Tensor:
-    """What the network is fed for uint8 N×S×S×3: float32 N×3×S×S, normalised, on its device."""
+    """Return the network's input for pixels (uint8 N×S×S×3): float32 N×3×S×S, normalised, on its device."""
     device = next(network.parameters()).device
     return normalize(as_tensor(pixels).to(device), card.mean, card.std)
 
 
 def spatial_layers(network: nn.Module, inputs: Tensor) -> list[Layer]:
-    """The parts whose output still has places, in the order they finish. inputs: float32 N×3×S×S, normalised.
+    """Return the modules with a spatial output (N×C×h×w), in execution order. inputs: float32 N×3×S×S, normalised.
 
-    A part that is used more than once (the ReLU of a ResNet's block) has no one output and is left out.
+    A module that runs more than once (the ReLU of a ResNet block) has several outputs and is left out.
     """
     layers: list[Layer] = []
 
@@ -84,9 +84,10 @@ def spatial_layers(network: nn.Module, inputs: Tensor) -> list[Layer]:
 
 
 def cam_layer(layers: list[Layer]) -> Layer | None:
-    """The last activation or block with LEAST_SIDE pixels a side, else the widest; None for a network without places.
+    """Return the last activation or block whose output has LEAST_SIDE pixels a side or more, for Grad-CAM.
 
-    Not a convolution or a norm alone: what counts is what the following layer is given.
+    If none is that large, return the one with the largest output. Return None for a network without spatial outputs.
+    Convolutions and batch norms are excluded, because Grad-CAM needs the values that the next layer receives.
     """
     given = [layer for layer in layers if not isinstance(layer.module, nn.Conv2d | nn.BatchNorm2d)]
     fine = [layer for layer in given if layer.side >= LEAST_SIDE]
@@ -94,15 +95,15 @@ def cam_layer(layers: list[Layer]) -> Layer | None:
 
 
 def cam_of(network: nn.Module, card: ModelCard, layers: list[Layer]) -> GradCAM | None:
-    """The network's heat maps, at the layer that `cam_layer` finds."""
+    """Return Grad-CAM at the layer that `cam_layer` finds, or None if there is none."""
     layer = cam_layer(layers)
     return GradCAM(network, card, layer) if layer else None
 
 
 def grad_cam(network: nn.Module, inputs: Tensor, targets: Tensor, layer: Layer) -> Tensor:
-    """Where in each image the layer speaks for its target class: float32 N×h×w, 0 (not at all) to 1 (most).
+    """Return how strongly each position supports the target class: float32 N×h×w, from 0 (no support) to 1 (most).
 
-    inputs: float32 N×3×S×S; targets: int64 N, indices of logits. A map of zeros: nothing speaks for the class.
+    inputs: float32 N×3×S×S; targets: int64 N, indices of logits. A map is all zeros if no position supports the class.
     """
     from captum.attr import LayerGradCam
 
@@ -113,10 +114,10 @@ def grad_cam(network: nn.Module, inputs: Tensor, targets: Tensor, layer: Layer) 
 
 
 def first_filters(network: nn.Module, image_size: int) -> tuple[str, np.ndarray] | None:
-    """The weights that meet the pixels, as pictures: the layer's name and float32 N×k×k×3 in 0..1, grey for 0.
+    """Return the first layer's name and its weights as pictures: float32 N×k×k×3 in 0..1, where grey is weight 0.
 
-    Of a fully connected first layer, each unit's weights make one picture of the whole image. None where the first
-    layer is of neither kind.
+    A convolution gives one picture per filter. A fully connected layer gives one picture per unit, as large as the
+    image. Return None if the first layer does not read RGB pixels.
     """
     layers = [(n, m) for n, m in network.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
     name, first = layers[0]
@@ -132,10 +133,10 @@ def first_filters(network: nn.Module, image_size: int) -> tuple[str, np.ndarray]
 
 
 def feature_maps(layers: list[Layer]) -> list[tuple[str, int, np.ndarray]]:
-    """(layer, its channels, float32 N×CHANNELS×h×w in 0..1) for up to LAYERS convolutions, from the first to the last.
+    """Return (layer name, number of channels, maps: float32 N×CHANNELS×h×w in 0..1) for up to LAYERS convolutions.
 
-    Of each layer, the channels that vary most over each image; maps below LEAST_SIDE pixels show nothing and are
-    left out.
+    The maps of a layer are the channels that vary most over each image. Layers with maps smaller than LEAST_SIDE
+    pixels are left out, because such maps show too little.
     """
     wide = [layer for layer in layers if isinstance(layer.module, nn.Conv2d) and layer.side >= LEAST_SIDE]
     places = sorted({round(i * (len(wide) - 1) / (LAYERS - 1)) for i in range(LAYERS)}) if wide else []

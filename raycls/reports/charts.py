@@ -1,9 +1,9 @@
-"""The report's charts, each drawn twice: for a light page and for a dark one.
+"""Draws the charts of the model report. Each chart is drawn twice, for a light page and for a dark page.
 
     chart = reliability(measured)
     chart.light, chart.dark            # PNG
 
-matplotlib draws them; colours are Okabe and Ito's, which colour-blind readers tell apart.
+The charts are drawn with matplotlib. The colours follow Okabe and Ito, so colour-blind readers can distinguish them.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from raycls.training.evaluation import confusion_inches, draw_confusion
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-DPI = 160  # page.html.j2 shows charts at 1/1.6 of their pixels: sharp on a phone
+DPI = 160  # model_page.html.j2 shows charts at 1/1.6 of their pixels, so they are sharp on a phone
 BLUE, ORANGE, GREEN, PINK, RED = "#3a9bd9", "#e69f00", "#1fb286", "#cc79a7", "#e0662a"
 
 
 @dataclass(frozen=True)
 class Theme:
-    """ground and ink are the page's own (page.html.j2); full is the colour of a matrix's full cell."""
+    """The colours of a chart. ground and ink match page.css. full is the colour of a confusion cell with share 1."""
 
     ground: str
     ink: str
@@ -67,7 +67,7 @@ def _chart(width: float, height: float, draw: Callable[[Figure, Theme], None]) -
 
 
 def reliability(measured: Figures) -> Chart:
-    """Accuracy by confidence, with the number of answers below it."""
+    """Return the reliability chart: accuracy by confidence, and below it the number of answers."""
 
     def draw(figure: Figure, theme: Theme) -> None:
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
@@ -92,7 +92,7 @@ def reliability(measured: Figures) -> Chart:
 
 
 def confusion(measured: Figures) -> Chart:
-    """Shares of each true class; names and counts where they fit."""
+    """Return the confusion matrix as shares of each true class, with names and counts if there is room."""
     from matplotlib.colors import LinearSegmentedColormap
 
     names = tuple(each.name for each in measured.classes)
@@ -108,9 +108,9 @@ def confusion(measured: Figures) -> Chart:
 
 
 def learning_curves(history: Sequence[dict[str, float]], fit: Fit) -> dict[str, Chart]:
-    """By name: loss and accuracy by epoch, and the learning rate where the run logged it.
+    """Return charts by name: "loss" and "accuracy" by epoch, and "lr" if the run logged the learning rate.
 
-    Stars are the kept weights on training images that are not augmented.
+    A star marks the kept weights, measured on training images without augmentation.
     """
     stars = {"loss": fit.train_loss, "accuracy": fit.train_accuracy}
     drawn = {name: _curve(history, name, (fit.epoch, star)) for name, star in stars.items()}
@@ -139,7 +139,7 @@ def _curve(history: Sequence[dict[str, float]], measure: str, star: tuple[int, f
 
 
 def robustness(measured: Robustness) -> Chart:
-    """Accuracy by strength, a line per kind of damage."""
+    """Return the chart of accuracy by strength, with one line per kind of damage."""
 
     def draw(figure: Figure, theme: Theme) -> None:
         axes = figure.subplots()

@@ -1,9 +1,10 @@
-"""The learning curves in plain words: what they, and the model's figures on three splits, say about the training.
+"""Explains the learning curves in plain words: finds underfitting, overfitting and other problems of a training.
 
     for finding in diagnose(tracking.history(run_id), fit):
         print(finding.verdict, finding.reason)
 
-Every reason names the figures it comes from; the thresholds are the constants below. Knows numbers only.
+Every reason gives the figures that it is based on. The constants below are the thresholds. This module knows only
+numbers, not pictures or pages.
 """
 
 from __future__ import annotations
@@ -12,20 +13,21 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-LOSS_RISE = 1.02  # an epoch's training loss above that multiple of the last one's went up, beyond the noise of batches
-CHANCE = 0.97  # a training loss above that share of a blind guess's has learned nothing
-OVERFIT_GAP = 0.05  # of accuracy, between training and validation images
-UNDERFIT_SHARE = 2 / 3  # of the validation error that is there on training images as well
-GOOD_ENOUGH = 0.95  # a training accuracy that nobody calls underfitted
-VAL_LOSS_RISE = 1.1  # the last validation loss over the lowest
+LOSS_RISE = 1.02  # training loss over that of the epoch before; a smaller rise may be noise
+CHANCE = 0.97  # training loss over that of a blind guess; above it, the model has learned nothing
+OVERFIT_GAP = 0.05  # training accuracy minus validation accuracy
+UNDERFIT_SHARE = 2 / 3  # training error over validation error
+GOOD_ENOUGH = 0.95  # from this training accuracy on, a model is not underfitted
+VAL_LOSS_RISE = 1.1  # last validation loss over the lowest
 SETTLED = 0.005  # change of val_accuracy over the last quarter of the epochs
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fit:
-    """The kept weights, of `epoch`, on images of the training and the validation split as they are: shares and nats.
+    """The figures of the kept weights (from `epoch`) on training and validation images without augmentation.
 
-    classes counts them. val_images is the size of the validation split, which bounds how exact its figures are.
+    Accuracies are in 0..1 and losses in nats. classes is the number of classes. val_images is the size of the
+    validation split, which limits the precision of its figures.
     """
 
     epoch: int
@@ -38,23 +40,23 @@ class Fit:
 
     @property
     def noise(self) -> float:
-        """Two standard errors of val_accuracy: smaller differences may be chance."""
+        """Return two standard errors of val_accuracy. Smaller differences may be chance."""
         return 2 * math.sqrt(self.val_accuracy * (1 - self.val_accuracy) / self.val_images)
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A verdict in two or three words, and the sentence that gives its figures and what to try."""
+    """A verdict of a few words, and a reason: the figures and what to try."""
 
     verdict: str
     reason: str
 
 
 def diagnose(history: Sequence[dict[str, float]], fit: Fit) -> list[Finding]:
-    """The findings, the most important first.
+    """Return the findings, the most important one first.
 
-    history: one dict per epoch, in order, with train_loss, val_loss and val_accuracy. Where the loss never left
-    chance, nothing else is said.
+    history: one dict per epoch, in order, with train_loss, val_loss and val_accuracy. If the model has learned
+    nothing, that is the only finding.
     """
     blind = math.log(fit.classes)
     if history and history[-1]["train_loss"] > CHANCE * blind:
@@ -120,7 +122,7 @@ def _rising_val_loss(history: Sequence[dict[str, float]]) -> str:
 
 
 def _ending(history: Sequence[dict[str, float]], fit: Fit) -> list[Finding]:
-    """Whether training had come to its end; nothing where there are too few epochs to say."""
+    """Return whether more epochs would help, as a finding. Return no finding if there are fewer than four epochs."""
     if len(history) < 4:
         return []
     accuracies = [row["val_accuracy"] for row in history]

@@ -1,12 +1,13 @@
-"""Near-duplicates: images that a model is measured on and that, almost the same, it was trained on.
+"""Finds near-duplicates: test images that are almost the same as a training image.
 
     found = near_duplicates(examples, trained, mirrored=True)
     found.count, found.pairs[0].correlation
 
-Each image is shrunk to at most SIDE pixels a side, its mean is taken off and its contrast divided out; two images are
-near-duplicates where the correlation of what is left reaches THRESHOLD. A change of brightness, contrast, compression
-or size hides nothing, a crop or a turn may. Published sets have them: 3% of CIFAR-10's test images (Barz and Denzler,
-"Do We Train on Test Data?", arXiv:1902.00423). Knows pixels and labels only.
+Each image is shrunk to at most SIDE pixels a side, and its brightness and contrast are normalised. Two images are
+near-duplicates if their correlation then reaches THRESHOLD. The search finds copies with another brightness, contrast,
+compression or size. It may miss copies that are cropped or rotated. Published datasets contain near-duplicates: 3% of
+CIFAR-10's test images have one (Barz and Denzler, "Do We Train on Test Data?", arXiv:1902.00423). This module knows
+only pixels and labels.
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ from raycls.training.evaluation import Examples
 
 SIDE = 16
 THRESHOLD = 0.97
-MOST = 10_000  # examples that are looked up; more are sampled
-BLOCK = 2048  # training images compared at a time, which bounds the memory
+MOST = 10_000  # examples to look up; a larger set is sampled
+BLOCK = 2048  # training images compared at a time, which limits memory use
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """An example and the training image most like it: indices into either, and their correlation (at most 1)."""
+    """An example and its most similar training image: their indices, and their correlation (at most 1)."""
 
     example: int
     trained: int
@@ -40,9 +41,10 @@ class Pair:
 
 @dataclass(frozen=True, kw_only=True)
 class Duplicates:
-    """pairs: the near-duplicates found among `looked_up` examples, one per example, the most alike first.
+    """The near-duplicates among `looked_up` examples.
 
-    relabelled counts those whose training image is of another class.
+    pairs: at most one pair per example, the most similar pair first.
+    relabelled: the number of pairs whose two images have different classes.
     """
 
     threshold: float
@@ -59,7 +61,7 @@ class Duplicates:
 
 
 def near_duplicates(examples: Examples, trained: Examples, *, mirrored: bool) -> Duplicates:
-    """The training images most like each example. mirrored: an example's mirror image counts as itself."""
+    """Return the examples that have a near-duplicate in `trained`. mirrored: compare mirror images too."""
     chosen = examples.drawn(MOST)
     count = len(chosen)
     mine = torch.cat(
@@ -91,10 +93,10 @@ def near_duplicates(examples: Examples, trained: Examples, *, mirrored: bool) ->
 
 
 def _descriptors(pixels: np.ndarray) -> Tensor:
-    """float32 N×3×s×s of unit length each; an image of one single colour becomes 0 and is like nothing."""
+    """Return one unit vector per image: float32 N×3×s×s. An image of one colour becomes 0 and matches nothing."""
     images = as_tensor(pixels).permute(0, 3, 1, 2).float()
     small = F.interpolate(images, size=[min(SIDE, images.shape[-1])] * 2, mode="bilinear", antialias=True)
     centred = small - small.mean((1, 2, 3), keepdim=True)
-    # Below one grey level of 255, what is left is rounding.
+    # A contrast below one grey level of 255 is only rounding.
     length = centred.square().mean((1, 2, 3), keepdim=True).sqrt()
     return torch.where(length < 1, 0, F.normalize(centred.flatten(1)).view_as(centred))

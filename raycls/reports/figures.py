@@ -1,9 +1,9 @@
-"""The report's figures: what a model's scores say about it, over all classes and class by class.
+"""Computes the figures of the model report from a model's scores, over all classes and for each class.
 
     measured = figures(scores)
     measured.macro["f1"], measured.calibration_error, measured.classes[0].recall
 
-Computed from the scores that `raycls evaluate` prints. Knows numbers, not pictures or pages.
+`raycls evaluate` uses the same scores. This module knows numbers, not pictures or pages.
 """
 
 from __future__ import annotations
@@ -17,13 +17,17 @@ import torch
 from raycls import metrics
 from raycls.training.evaluation import Scores
 
-# Fifteen equal bins of confidence, as Guo et al., "On Calibration of Modern Neural Networks" (arXiv:1706.04599).
+# Equal bins of confidence, as in Guo et al., "On Calibration of Modern Neural Networks" (arXiv:1706.04599).
 BINS = 15
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClassFigures:
-    """One class on the examples: `images` of it, and what it is most often `mistaken_for` (with the count), if ever."""
+    """The figures of one class.
+
+    images: the number of its examples.
+    mistaken_for: the class that the model most often predicts for it by mistake, or None. mistaken: how often.
+    """
 
     name: str
     images: int
@@ -36,7 +40,7 @@ class ClassFigures:
 
 @dataclass(frozen=True, kw_only=True)
 class Bin:
-    """The answers whose confidence lies in (low, high]: how many, their mean confidence and their accuracy."""
+    """The answers with a confidence in (low, high]: their number, mean confidence and accuracy."""
 
     low: float
     high: float
@@ -47,11 +51,14 @@ class Bin:
 
 @dataclass(frozen=True, kw_only=True)
 class Figures:
-    """Shares lie in 0..1. interval is accuracy's 95% confidence interval (Wilson's score interval).
+    """The figures of a model on one split. Shares are in 0..1.
 
-    macro and weighted hold precision, recall and f1, the mean over classes and the mean weighted by their images.
-    log_loss is mean cross entropy in nats; calibration_error the expected one over BINS bins (L1). confusion is int64
-    C×C, true classes in rows.
+    interval: 95% confidence interval of the accuracy (Wilson's score interval).
+    macro, weighted: precision, recall and f1, as the mean over classes and as the mean weighted by images per class.
+    log_loss: mean cross entropy in nats.
+    calibration_error: expected calibration error over BINS bins (L1).
+    confidence: mean confidence of the answers.
+    confusion: int64 C×C, true classes in rows.
     """
 
     images: int
@@ -71,7 +78,7 @@ class Figures:
 
 
 def figures(scores: Scores) -> Figures:
-    """Every figure of the page's first sections."""
+    """Return all figures of a model's scores."""
     from scipy.stats import binomtest
 
     evaluation = scores.evaluation()
@@ -136,7 +143,7 @@ def _reliability(scores: Scores) -> tuple[Bin, ...]:
 
 
 def confused_pairs(measured: Figures, limit: int) -> list[tuple[str, str, int, float]]:
-    """(true class, predicted class, images, share of the true class), the most frequent confusions first."""
+    """Return (true class, predicted class, images, share of the true class), the most frequent confusion first."""
     wrong = measured.confusion - np.diag(np.diag(measured.confusion))
     order = np.argsort(-wrong, axis=None, kind="stable")[:limit]
     pairs = [divmod(int(place), len(wrong)) for place in order]
@@ -153,14 +160,14 @@ def confused_pairs(measured: Figures, limit: int) -> list[tuple[str, str, int, f
 
 
 def confidently_wrong(scores: Scores, limit: int) -> np.ndarray:
-    """int64, at most `limit`: the wrongly answered examples, those with the highest confidence first."""
+    """Return int64 indices of at most `limit` wrongly answered examples, the highest confidence first."""
     confidence, predicted = scores.probabilities.max(1)
     wrong = torch.nonzero(predicted != scores.labels).flatten()
     return wrong[confidence[wrong].argsort(descending=True, stable=True)][:limit].numpy()
 
 
 def rightly_seen(scores: Scores, limit: int) -> np.ndarray:
-    """int64, at most `limit`: rightly answered examples of median confidence, one class after the other."""
+    """Return int64 indices of at most `limit` correctly answered examples: per class, one of median confidence."""
     confidence, predicted = scores.probabilities.max(1)
     typical = []
     for label in range(len(scores.examples.classes)):
