@@ -1,9 +1,9 @@
-"""The report as one HTML file: what was measured, in order, with every picture inside it.
+"""Renders the model report as one HTML file that contains all its pictures.
 
     html = render(report, pictures)
 
-Asks the network for nothing, reads well on a phone and in the dark. Knows figures, sentences and PNG bytes; measures
-and draws nothing.
+The page loads nothing from the internet. It is readable on a phone and in dark mode. This module gets figures,
+sentences and PNG bytes. It measures and draws nothing itself.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from raycls.reports.robustness import Robustness
 from raycls.reports.templates import environment
 from raycls.training.evaluation import Examples
 
-OPEN_CLASSES = 20  # a table of more classes is folded, under the weakest of them
+OPEN_CLASSES = 20  # with more classes, the page shows the weakest and folds the full table
 WEAKEST = 10
 WELL_CALIBRATED = 0.02
-HARD = 0.5  # of the accuracy lost under a damage: worth a word at the top
+HARD = 0.5  # share of the accuracy lost to a kind of damage; above it, the summary mentions the damage
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shown:
-    """One picture of a grid: its name among the pictures, and what stands below it."""
+    """One picture of a grid: its name among the pictures, and its caption."""
 
     picture: str
     caption: str
@@ -39,11 +39,12 @@ class Shown:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """All that the page tells. duplicates is None where the examples are the training images themselves.
+    """The content of the page.
 
-    trained_images counts the training images of each class. clean_accuracy is the accuracy on the examples that are no
-    near-duplicates, where there are both. cam_layer, filters_layer: the layers'
-    names, None for a network that has none of the kind.
+    trained_images: the number of training images of each class.
+    duplicates: None if the examples are the training images themselves.
+    clean_accuracy: accuracy on the examples without a near-duplicate, or None if there are none.
+    cam_layer, filters_layer: names of the layers, or None if the network has no such layer.
     """
 
     version: ModelVersion
@@ -74,11 +75,11 @@ class Report:
 
     @property
     def blind_loss(self) -> float:
-        """The log loss of a guess that knows nothing, nats."""
+        """Return the log loss of a blind guess, in nats."""
         return math.log(len(self.examples.classes))
 
     def as_json(self) -> dict[str, Any]:
-        """The same figures for programs."""
+        """Return the report's figures as JSON data, for programs."""
         return {
             "model": self.version.reference,
             "checkpoint_sha256": self.version.sha256,
@@ -97,7 +98,7 @@ class Report:
 
 
 def in_short(report: Report) -> list[str]:
-    """The sentences at the top of the page: what to know when nothing else is read."""
+    """Return the sentences of the summary at the top of the page."""
     measured = report.figures
     told = [f"{finding.verdict.capitalize()}. {finding.reason}" for finding in report.findings]
     for true, predicted, count, share in confused_pairs(measured, 1):
@@ -126,7 +127,7 @@ def in_short(report: Report) -> list[str]:
 
 
 def calibration(measured: Figures) -> str:
-    """Whether confidence can be believed, in one sentence."""
+    """Return one sentence on whether the model's confidence matches its accuracy."""
     error, over = measured.calibration_error, measured.confidence - measured.accuracy
     figures = f"mean confidence {measured.confidence:.1%}, accuracy {measured.accuracy:.1%}"
     if error < WELL_CALIBRATED:
@@ -136,7 +137,10 @@ def calibration(measured: Figures) -> str:
 
 
 def render(report: Report, pictures: Mapping[str, bytes]) -> str:
-    """The page. pictures: PNG by the names that the report uses, and the charts' (charts/NAME-light.png, -dark.png)."""
+    """Return the page as HTML.
+
+    pictures: PNG bytes by the names that the report uses, and by chart (charts/NAME-light.png, charts/NAME-dark.png).
+    """
 
     def uri(name: str) -> str:
         return "data:image/png;base64," + base64.b64encode(pictures[name]).decode()

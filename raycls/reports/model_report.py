@@ -1,10 +1,10 @@
-"""`raycls evaluate MODEL --report`: one HTML page that explains a model, and its parts as artifacts of the model's run.
+"""Writes the page of `raycls evaluate MODEL --report`, and logs its parts to the model's MLflow run.
 
     scores = score(predictor, match(predictor.card, open_dataset("cifar10"), "test"))
     write_report(version, predictor, scores, Path("report.html"))
 
-Each part of the report is a module beside this one; here they are called in turn. The artifacts lie under
-report/DATASET-SPLIT/ of the training run: index.html, report.json and every picture.
+Other modules of this package compute the parts of the report. This module calls them in order. The artifacts are in
+report/DATASET-SPLIT/ of the training run: index.html, report.json and all pictures.
 """
 
 from __future__ import annotations
@@ -34,18 +34,19 @@ from raycls.reports.pictures import coloured, mosaic, overlay, png
 from raycls.reports.robustness import Robustness, robustness
 from raycls.training.evaluation import Evaluation, Examples, Scores, match, score
 
-TRAIN_IMAGES = 5000  # of the training split, for the accuracy without augmentation
-WRONG, CAM, MAPS, TWINS = 24, 8, 2, 12  # images that are shown
-CELL = 96  # pixels a side of an image in a mosaic
+TRAIN_IMAGES = 5000  # training images for the accuracy without augmentation
+WRONG, CAM, MAPS, TWINS = 24, 8, 2, 12  # images that the page shows in each section
+CELL = 96  # side of an image in a mosaic, in pixels
 
 Pictures = dict[str, bytes]
 
 
 def write_report(version: ModelVersion, predictor: Predictor, scores: Scores, output: Path) -> Path:
-    """Write the page to `output`, and page, figures and pictures to the model's MLflow run; the page's path.
+    """Write the page to `output`, log page, figures and pictures to the model's MLflow run, and return `output`.
 
-    Raises UnknownDatasetError where the dataset that the model was trained on is not prepared here, RayclsError where
-    the page cannot be written, RegistryError where MLflow does not take the artifacts (the page is written then).
+    Raises UsageError if `output` is not a file in an existing folder. Raises UnknownDatasetError if the model's own
+    dataset is not prepared on this machine. Raises RayclsError if the page cannot be written. Raises RegistryError if
+    MLflow does not accept the artifacts; the page exists in that case.
     """
     if not output.parent.is_dir() or output.is_dir():
         raise UsageError(f"--output {output} is no file in a folder that exists")
@@ -78,7 +79,7 @@ def _measure(
     own: PackedDataset,
     pictures: Pictures,
 ) -> Report:
-    """Everything on the page; what it shows is added to pictures. network: the predictor's, to be looked into."""
+    """Return the content of the page, and add its PNG files to pictures. network: the predictor's network."""
     examples, card = scores.examples, predictor.card
     trained = match(card, own, "train")
     measured = figures(scores)
@@ -128,7 +129,7 @@ def _measure(
 
 
 def _fit(predictor: Predictor, own: PackedDataset, trained: Examples) -> Fit:
-    """The kept weights on the model's own training and validation images."""
+    """Return the figures of the kept weights on the model's own training and validation images."""
 
     def on(examples: Examples) -> Evaluation:
         return score(predictor, examples).evaluation()
@@ -151,7 +152,7 @@ def _trained_images(own: PackedDataset, examples: Examples) -> dict[str, int]:
 
 
 def _accuracy_without(scores: Scores, twins: Duplicates) -> float | None:
-    """Accuracy on the examples that have no near-duplicate; None where all have one."""
+    """Return the accuracy on the examples without a near-duplicate, or None if all have one."""
     kept = torch.ones(len(scores.labels), dtype=torch.bool)
     kept[[pair.example for pair in twins.pairs]] = False
     right = (scores.predicted == scores.labels)[kept]
@@ -176,7 +177,7 @@ def _add_charts(pictures: Pictures, name: str, chart: charts.Chart) -> None:
 def _images(
     pictures: Pictures, folder: str, examples: Examples, chosen: np.ndarray, captions: Iterable[str]
 ) -> list[Shown]:
-    """The examples as they are, one picture each."""
+    """Add one picture per example, and return them with their captions."""
     return [
         _show(pictures, folder, png(pixels), caption)
         for pixels, caption in zip(examples.pixels(chosen), captions, strict=True)
@@ -198,7 +199,7 @@ def _cams(
     *,
     truth: bool,
 ) -> list[Shown]:
-    """Each image beside its heat map for the answer and, with truth, that for its true class."""
+    """Return each image beside its heat map for the answer. With truth, add the heat map for the true class."""
     if cam is None or not len(chosen):
         return []
     pixels = scores.examples.pixels(chosen)
@@ -217,7 +218,7 @@ def _cams(
 
 
 def _feature_maps(pictures: Pictures, layers: list[attribution.Layer], pixels: np.ndarray) -> list[Shown]:
-    """A row of channels per layer and image, the image before them."""
+    """Return one row per image and layer: the image, then the channels."""
     return [
         _show(
             pictures,
@@ -243,7 +244,7 @@ def _damaged(pictures: Pictures, damage: Robustness) -> list[Shown]:
 
 
 def _twins(pictures: Pictures, examples: Examples, trained: Examples, twins: Duplicates) -> list[Shown]:
-    """The least alike of the pairs first: they are what the threshold stands on."""
+    """Return the least similar pairs first, because they show whether the threshold is right."""
     shown = []
     for pair in twins.pairs[::-1][:TWINS]:
         mine = examples.pixels(np.array([pair.example]))[0]

@@ -1,8 +1,9 @@
-"""Pixels to PNG: single images, images side by side, and heat maps laid over them.
+"""Turns pixels into PNG files: single images, images side by side, and heat maps over images.
 
     png(mosaic([image, overlay(image, heat)], cell=128))
 
-Small images are enlarged pixel by pixel, so that what is seen is what the network was fed. Knows arrays only.
+Small images are enlarged without smoothing, so the picture shows the exact pixels that the network receives. This
+module knows only arrays.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-GAP = 4  # pixels between the cells of a mosaic, transparent: pages are light and dark
+GAP = 4  # pixels between the cells of a mosaic, transparent so that they fit light and dark pages
 
 
 def png(image: Image.Image | np.ndarray) -> bytes:
-    """The encoded file of an image, or of uint8 H×W×3."""
+    """Return an image, or an array (uint8 H×W×3), as PNG bytes."""
     if isinstance(image, np.ndarray):
         image = Image.fromarray(image)
     buffer = io.BytesIO()
@@ -26,7 +27,7 @@ def png(image: Image.Image | np.ndarray) -> bytes:
 
 
 def mosaic(images: Sequence[np.ndarray], *, cell: int, columns: int | None = None) -> Image.Image:
-    """Images (uint8 H×W×3) in rows of `columns` (default: one row), each about `cell` pixels a side."""
+    """Return images (uint8 H×W×3) in rows of `columns` (default: one row). Each is about `cell` pixels a side."""
     columns = columns or len(images)
     rows = -(-len(images) // columns)
     side = _side(images[0].shape[0], cell)
@@ -40,12 +41,12 @@ def mosaic(images: Sequence[np.ndarray], *, cell: int, columns: int | None = Non
 
 
 def _side(pixels: int, cell: int) -> int:
-    """`cell`, or the nearest multiple of the image's own side, so that every pixel is drawn equally large."""
+    """Return `cell`, or for a small image the nearest multiple of its side, so all pixels are equally large."""
     return max(1, round(cell / pixels)) * pixels if pixels <= cell else cell
 
 
 def overlay(pixels: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """uint8 S'×S'×3: the image (uint8 S×S×3), enlarged where it is small, under a heat map (float h×w in 0..1)."""
+    """Return the image (uint8 S×S×3) under a heat map (float h×w in 0..1) as uint8 S'×S'×3. Small images grow."""
     import matplotlib
 
     side = _side(pixels.shape[0], max(128, pixels.shape[0]))
@@ -53,13 +54,13 @@ def overlay(pixels: np.ndarray, heat: np.ndarray) -> np.ndarray:
     smooth = Image.fromarray(heat.astype(np.float32)).resize((side, side), Image.Resampling.BICUBIC)
     strength = np.clip(np.asarray(smooth), 0, 1)
     colours = matplotlib.colormaps["inferno"](strength)[..., :3] * 255
-    # The image stays visible everywhere: dimmed where the map is cold, tinted where it is hot.
+    # The image stays visible everywhere. It is dark where the map is low and coloured where the map is high.
     grey = np.asarray(ground.convert("L").convert("RGB"), dtype=np.float32)
     return (0.4 * grey + 0.6 * colours).round().astype(np.uint8)
 
 
 def coloured(values: np.ndarray) -> np.ndarray:
-    """uint8 N×h×w×3 for float N×h×w in 0..1: from dark blue over green to yellow."""
+    """Return float N×h×w in 0..1 as colours, uint8 N×h×w×3: dark blue for 0, green, then yellow for 1."""
     import matplotlib
 
     return (matplotlib.colormaps["viridis"](values)[..., :3] * 255).round().astype(np.uint8)

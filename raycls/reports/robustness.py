@@ -1,10 +1,11 @@
-"""Accuracy on images made worse: noise, blur, JPEG compression, low contrast and low resolution, three strengths each.
+"""Measures accuracy on damaged images: noise, blur, JPEG compression, low contrast and low resolution.
 
     measured = robustness(predictor, examples)
     measured.rows[0].name, measured.rows[0].accuracies, measured.clean
 
-The kinds are those of Hendrycks and Dietterich's ImageNet-C (arXiv:1903.12261); their strengths are relative
-to the image's size, so that 32 and 224 pixels are damaged alike. Knows a predictor and pixels.
+Each kind of damage has three strengths. The kinds come from ImageNet-C (Hendrycks and Dietterich, arXiv:1903.12261).
+Blur and low resolution are relative to the image size, so images of 32 and 224 pixels are damaged equally. This module
+knows a predictor and pixels.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from raycls.data.tensors import as_tensor
 from raycls.engines.predictor import Predictor
 from raycls.training.evaluation import BATCH, Examples
 
-IMAGES, LEAST_IMAGES = 2000, 500  # the first of 64 pixels a side or less; larger ones are fewer
+IMAGES, LEAST_IMAGES = 2000, 500  # images: most (up to 64 pixels a side) and fewest (for large images)
 
 
 def _noise(images: Tensor, sigma: float) -> Tensor:
@@ -61,7 +62,7 @@ def _resolution(images: Tensor, share: float) -> Tensor:
 @dataclass(frozen=True)
 class _Kind:
     name: str
-    unit: str  # with {} for the strength
+    unit: str  # format string for the strength
     strengths: tuple[float, float, float]
     damage: Callable[[Tensor, float], Tensor]
 
@@ -77,7 +78,7 @@ KINDS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One kind of damage: what each strength means, the accuracy at it (0..1), and one image so damaged."""
+    """One kind of damage. For each strength: its description, the accuracy (0..1) and an example (uint8 S×S×3)."""
 
     name: str
     settings: tuple[str, ...]
@@ -87,7 +88,7 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Robustness:
-    """clean is the accuracy on the same `images` images undamaged; shown is the one the rows show (uint8 S×S×3)."""
+    """The accuracy on `images` images. clean: undamaged. shown: the undamaged example of the rows (uint8 S×S×3)."""
 
     images: int
     clean: float
@@ -100,13 +101,13 @@ class Robustness:
 
 
 def damaged(pixels: np.ndarray, kind: _Kind, strength: float) -> np.ndarray:
-    """uint8 N×S×S×3 made worse; again the same when called again."""
+    """Return damaged images (uint8 N×S×S×3). The result is always the same for the same images."""
     images = as_tensor(pixels).permute(0, 3, 1, 2)
     return np.ascontiguousarray(kind.damage(images, strength).permute(0, 2, 3, 1).numpy())
 
 
 def robustness(predictor: Predictor, examples: Examples) -> Robustness:
-    """Measured on at most IMAGES of the examples."""
+    """Return the accuracy by kind and strength of damage, measured on at most IMAGES examples."""
     most = max(LEAST_IMAGES, min(IMAGES, round(IMAGES * (64 / predictor.card.image_size) ** 2)))
     chosen = examples.drawn(most)
     count = len(chosen)

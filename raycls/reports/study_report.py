@@ -1,8 +1,9 @@
-"""`raycls tune show STUDY --report`: one page that shows what a study tried, found and saved.
+"""Writes the page of `raycls tune show STUDY --report`: the trials of a study, its best result and the time saved.
 
     write_report("pets-study", Path("pets-study.html"))
 
-Optuna draws, plotly makes the drawings move; the page holds all of it and asks the network for nothing.
+Optuna draws most charts with plotly, which makes them interactive. The page contains everything and loads nothing from
+the internet.
 """
 
 from __future__ import annotations
@@ -32,7 +33,11 @@ GREY, BLUE, RED = "#8c959f", "#3a9bd9", "#e0662a"
 
 
 def write_report(study_name: str, output: Path) -> Path:
-    """Write the page. Raises StudyError where there is no such study, or nothing to show, and UsageError."""
+    """Write the page to `output` and return `output`.
+
+    Raises StudyError if the study does not exist or has no result yet. Raises UsageError if `output` is not a file in
+    an existing folder. Raises RayclsError if the page cannot be written.
+    """
     if not output.parent.is_dir() or output.is_dir():
         raise UsageError(f"--output {output} is no file in a folder that exists")
     study = record.load(study_name)
@@ -49,7 +54,7 @@ def write_report(study_name: str, output: Path) -> Path:
 
 
 def pareto_png(trials: Sequence[Trial], chosen: Trial) -> bytes:
-    """Every trial's accuracy against its latency as a picture, with the front and the chosen point marked."""
+    """Return a PNG of accuracy against latency: every trial, the Pareto front and the chosen trial."""
     from matplotlib.figure import Figure
 
     front = pareto_front(trials)
@@ -68,7 +73,7 @@ def pareto_png(trials: Sequence[Trial], chosen: Trial) -> bytes:
 
 
 def _pareto(trials: Sequence[Trial], winner: Trial | None) -> Figure:
-    """The same as a figure that moves: it names each trial under the pointer."""
+    """Return the chart of `pareto_png` as an interactive figure. It names the trial under the pointer."""
     from plotly.graph_objects import Figure, Scatter
 
     marks = [
@@ -86,16 +91,16 @@ def _pareto(trials: Sequence[Trial], winner: Trial | None) -> Figure:
 
 
 def _places(trials: Sequence[Trial]) -> tuple[list[float], list[float]]:
-    """Latency in ms and accuracy in percent."""
+    """Return the latencies in ms and the accuracies in percent."""
     return [trial.latency_ms or 0.0 for trial in trials], [
         100 * (trial.val_accuracy or 0) for trial in trials
     ]
 
 
 def saving(trials: Sequence[Trial]) -> tuple[float, float]:
-    """Seconds of training that stopping early saved, and the share of what every trial to its end would have taken.
+    """Return the seconds of training that early stopping saved, and their share of the time without early stopping.
 
-    What a stopped trial had left is reckoned at its own seconds per epoch.
+    The remaining time of a stopped trial is estimated from its own seconds per epoch.
     """
     longest = max((trial.epochs for trial in trials), default=0)
     stopped = [trial for trial in trials if trial.state == "stopped early" and trial.epochs]
@@ -105,7 +110,7 @@ def saving(trials: Sequence[Trial]) -> tuple[float, float]:
 
 
 def in_short(trials: Sequence[Trial], winner: Trial | None) -> list[str]:
-    """What to know when nothing else is read; winner is the trial that was chosen to be trained in full."""
+    """Return the sentences of the page's summary. winner is the trial that was chosen for the full training."""
     counts = Counter(trial.state for trial in trials)
     scored = [trial for trial in trials if trial.scored]
     best = max(scored, key=lambda trial: trial.val_accuracy or 0)
@@ -140,8 +145,8 @@ def _render(study: optuna.Study, trials: Sequence[Trial], winner: Trial | None) 
 
     drawn: list[tuple[str, str, str]] = []
     for title, explanation, figure in _figures(study, trials, winner):
-        library = not drawn  # the first one brings plotly's own code along
-        # As wide as the page: Optuna makes some as wide as they have settings.
+        library = not drawn  # the first figure contains the code of plotly
+        # Figures are as wide as the page. Optuna sets a width that grows with the number of settings.
         margin = {"t": 20, "l": 60, "r": 20, "b": 60}
         figure.update_layout(template="plotly_white", title=None, width=None, autosize=True, margin=margin)
         html = plotly.io.to_html(
@@ -169,7 +174,7 @@ def _render(study: optuna.Study, trials: Sequence[Trial], winner: Trial | None) 
 def _figures(
     study: optuna.Study, trials: Sequence[Trial], winner: Trial | None
 ) -> list[tuple[str, str, Figure]]:
-    """Title, what it shows, and the figure, of all that these trials allow."""
+    """Return (title, explanation, figure) for each chart that these trials have data for."""
     from optuna import visualization as draw
 
     two = len(study.directions) > 1
@@ -194,7 +199,7 @@ def _figures(
             "What matters",
             "How much of the spread in accuracy each setting explains.",
             ended >= 4,
-            # Of a target of one's own, Optuna takes the lowest values for the best.
+            # Optuna minimises a custom target, so the accuracy is negated.
             lambda: draw.plot_param_importances(
                 study, target_name=ACCURACY, target=(lambda trial: -trial.values[0]) if two else None
             ),
@@ -225,5 +230,5 @@ def _figures(
         ),
     ]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # some of these are called experimental
+        warnings.simplefilter("ignore")  # Optuna marks some of these functions as experimental
         return [(title, told, make()) for title, told, possible, make in wanted if possible]

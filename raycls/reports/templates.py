@@ -1,8 +1,8 @@
-"""The Jinja2 environment of raycls's HTML pages: `page.css` is the style that they share.
+"""Provides the Jinja2 environment of the HTML pages, which share the style `page.css`.
 
     environment().get_template("model_page.html.j2").render(…)
 
-A template says `{% include "page.css" %}` within its style element.
+A template includes the style with `{% include "page.css" %}` inside its style element.
 """
 
 from __future__ import annotations
