@@ -1,6 +1,6 @@
-"""What tests share: homes of their own, one prepared dataset, one Ray, one trained model, one served model.
+"""Provides the fixtures that tests share: empty homes, a prepared dataset, Ray, a trained model and a server.
 
-A fixture of the session is made once, when the first test asks for it. `tests/unit` uses neither Ray nor the server.
+A session fixture is created once, when the first test needs it. `tests/unit` uses neither Ray nor the server.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ CONFIG = Path(__file__).parents[1] / "serve_config.yaml"
 
 @pytest.fixture(autouse=True)
 def _no_environment_of_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tests never see the developer's own cluster, server or storage."""
+    """Hide the developer's own cluster, server and storage from the tests."""
     for name in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI", "RAYCLS_STORAGE", "RAYCLS_STUDIES", "RAYCLS_TOKEN"):
         monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty RAYCLS_HOME for one test."""
+    """Return an empty RAYCLS_HOME for one test."""
     path = tmp_path / "home"
     monkeypatch.setenv("RAYCLS_HOME", str(path))
     return path
@@ -43,10 +43,10 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="session")
 def digits_home() -> Iterator[Path]:
-    """A RAYCLS_HOME with the dataset `digits`, in force for as long as no test sets its own."""
+    """Return a RAYCLS_HOME with the dataset `digits`. It is used unless a test sets its own."""
     from raycls.data.sources import prepare
 
-    # Not pytest's tmp_path: Ray's sockets lie below some of these paths, and their names have a length limit.
+    # The paths of pytest's tmp_path are too long for Ray's sockets, which may be below this folder.
     with tempfile.TemporaryDirectory(prefix="raycls-test-") as folder, pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAYCLS_HOME", folder)
         prepare("digits")
@@ -55,7 +55,7 @@ def digits_home() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
-    """A local Ray with two CPUs, shared by all tests that run Ray in this process."""
+    """Start a local Ray with two CPUs. All tests that run Ray in this process share it."""
     import ray
 
     from raycls.cluster import connect
@@ -69,7 +69,7 @@ def ray_session() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def trained(digits_home: Path, ray_session: None) -> TrainingResult:
-    """A small model of `digits`, trained under Ray Train, registered and promoted to champion."""
+    """Return a small model of `digits`, trained with Ray Train, registered and promoted to champion."""
     from raycls import registry
     from raycls.config import override, preset
     from raycls.data.packed import open_dataset
@@ -84,7 +84,7 @@ def trained(digits_home: Path, ray_session: None) -> TrainingResult:
 
 @pytest.fixture
 def champion(trained: TrainingResult) -> Iterator[TrainingResult]:
-    """The session's model is champion again when the test is over."""
+    """Return the session's model, and make it champion again after the test."""
     from raycls import registry
 
     yield trained
@@ -94,7 +94,7 @@ def champion(trained: TrainingResult) -> Iterator[TrainingResult]:
 
 @pytest.fixture(scope="session")
 def serve_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """serve_config.yaml with limits small enough to be reached by a test."""
+    """Return a copy of serve_config.yaml with limits that a test can reach."""
     path = tmp_path_factory.mktemp("serve") / "serve_config.yaml"
     limits = (
         "max_pending: 64",
@@ -109,7 +109,7 @@ def serve_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def served(trained: TrainingResult, serve_config: Path) -> Iterator[Served]:
-    """The champion on one replica; afterwards, nothing of it may be left."""
+    """Serve the champion on one replica. At the end, check that no process and no folder remains."""
     from raycls import cluster
     from raycls.serving.control import deploy
     from raycls.serving.control.configuration import ServeConfiguration
@@ -147,14 +147,14 @@ def post(served: Served) -> Callable[..., requests.Response]:
 
 @pytest.fixture
 def storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A RAYCLS_STORAGE of the test's own."""
+    """Set RAYCLS_STORAGE to a folder of this test, and return the path."""
     monkeypatch.setenv("RAYCLS_STORAGE", str(tmp_path / "storage"))
     return tmp_path / "storage"
 
 
 @pytest.fixture
 def at_epoch(storage: Path) -> Iterator[AtEpoch]:
-    """Call something from a thread of its own as soon as that epoch's checkpoint appears."""
+    """Return a function that calls `call` in a new thread as soon as the checkpoint of an epoch appears."""
     watch = EpochWatch()
     yield watch.at_epoch
     watch.stop()

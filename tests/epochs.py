@@ -1,4 +1,4 @@
-"""The epochs that a training run has saved, and something to do when it has saved a certain one."""
+"""Finds the epochs that a training run has saved, and calls a function when a certain epoch is saved."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ AtEpoch = Callable[[int, Callable[[], None]], None]
 
 
 def saved_epochs(name: str | None = None) -> set[int]:
-    """The epochs whose checkpoints any attempt has begun to write, of one run or of any."""
+    """Return the epochs for which any attempt has begun a checkpoint, of the run `name` or of all runs."""
     storage = Path(home.storage())
     return {int(p.name.removeprefix("epoch-")) for p in storage.glob(f"{name or '*'}/attempt-*/epoch-*")}
 
 
 class EpochWatch:
-    """Calls something from a thread of its own as soon as an epoch's checkpoint appears."""
+    """Calls a function in a new thread as soon as the checkpoint of an epoch appears."""
 
     def __init__(self) -> None:
         self._over = threading.Event()

@@ -1,4 +1,4 @@
-"""What Ctrl-C must leave of a command that trains: one line, a run that says so, and no process that computes."""
+"""Checks a training command after Ctrl-C: it prints one line, marks its MLflow run, and leaves no process."""
 
 from __future__ import annotations
 
@@ -10,12 +10,16 @@ from raycls import tracking
 
 
 def unfinished_runs() -> set[str]:
-    """The ids of MLflow's runs of digits that nobody has ended."""
+    """Return the ids of the MLflow runs of `digits` that are still RUNNING."""
     return {run.info.run_id for run in tracking.find_runs("digits", "attributes.status = 'RUNNING'")}
 
 
 def assert_interrupted(code: int, printed: str, kind: str) -> None:
-    """The command that printed this was the last to begin a run of that kind ("training" or "study")."""
+    """Check that a command ended after Ctrl-C as it should.
+
+    code, printed: its exit code and its output. kind: "training" or "study". The command must have begun the latest
+    MLflow run of this kind.
+    """
     assert code == 130, printed
     assert printed.splitlines()[-1] == "interrupted"
     assert "Traceback" not in printed
@@ -35,6 +39,6 @@ def assert_interrupted(code: int, printed: str, kind: str) -> None:
 def _trains(process: psutil.Process) -> bool:
     try:
         command = " ".join(process.cmdline())
-    except psutil.NoSuchProcess:  # it ended between the two calls
+    except psutil.NoSuchProcess:  # the process ended between the two calls
         return False
     return "RayTrainWorker" in command or "ray::trial" in command

@@ -1,4 +1,4 @@
-"""Clients that ask for predictions all the time, beside what a test does meanwhile."""
+"""Runs clients that request predictions in the background of a test."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def asking(served: Served) -> Iterator[tuple[list[str], set[str]]]:
-    """Four clients that ask for predictions all the time: what failed, and the versions that answered."""
+    """Run four clients that request predictions without a pause. Yield the failures and the versions that answered."""
     image = encoded()
     failed: list[str] = []
     seen: set[str] = set()

@@ -1,4 +1,4 @@
-"""What tests send to /predict, and what they expect of a refusal."""
+"""Makes the images that tests send to /predict, and checks the responses and the metrics."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def encoded(
     size: tuple[int, int] = (37, 29),
     orientation: int | None = None,
 ) -> bytes:
-    """A smooth random picture, since noise is what JPEG keeps least. orientation: as EXIF has it."""
+    """Return a smooth random image as file bytes. JPEG would change noise too much. orientation: the EXIF value."""
     small = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
     image = Image.fromarray(small).resize(size, Image.Resampling.BICUBIC)
     if mode == "I;16":
@@ -50,7 +50,7 @@ def expect_problem(response: requests.Response, status: int, words: str) -> None
 
 
 def counted(served: Served) -> tuple[float, float]:
-    """Batches and images so far, from /metrics."""
+    """Return the number of batches and of images so far, from /metrics."""
     lines = requests.get(f"{served.url}/metrics", timeout=10).text.splitlines()
     values = {
         line.split("{")[0]: float(line.split()[-1])
@@ -61,7 +61,7 @@ def counted(served: Served) -> tuple[float, float]:
 
 
 def await_pending(served: Served, count: int) -> None:
-    """Return when the replica holds so many requests, by /metrics; fail after ten seconds."""
+    """Wait until /metrics shows `count` pending requests. Fail after ten seconds."""
     deadline = time.monotonic() + 10
     while True:
         lines = requests.get(f"{served.url}/metrics", timeout=10).text.splitlines()

@@ -1,4 +1,4 @@
-"""What every study must leave: each trial once in Optuna and in MLflow, with each of its epochs once."""
+"""Checks that a study recorded each trial once in Optuna and in MLflow, and each epoch once."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from raycls.tuning.spec import Trial
 
 
 def _curves(run_id: str) -> dict[int, list[int]]:
-    """The steps in the curve of every trial of the study whose MLflow run this is; each has one run."""
+    """Return the logged steps of every trial of a study, by trial number. run_id: the study's MLflow run."""
     children = tracking.find_runs("digits", f"tags.`mlflow.parentRunId` = '{run_id}'")
     numbers = [int(child.data.tags["trial"]) for child in children]
     assert len(set(numbers)) == len(numbers), "a trial has two runs"
@@ -21,7 +21,7 @@ def _curves(run_id: str) -> dict[int, list[int]]:
 
 
 def assert_whole(trials: tuple[Trial, ...], run_id: str, count: int) -> None:
-    """Every trial once in both books, with every epoch once."""
+    """Check that Optuna and MLflow hold `count` trials, each once, and each epoch once."""
     assert [trial.number for trial in trials] == list(range(count))
     assert {trial.state for trial in trials} <= {"done", "stopped early"}
     assert _curves(run_id) == {trial.number: list(range(1, trial.epochs + 1)) for trial in trials}

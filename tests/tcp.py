@@ -1,4 +1,4 @@
-"""What the kernel knows of a connection."""
+"""Reads the kernel's counters of a TCP connection."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import struct
 
 
 def data_segments(connection: socket.socket) -> int:
-    """How many segments with data have come over a TCP connection."""
+    """Return the number of data segments that a TCP connection has received."""
     information = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 160)
     (count,) = struct.unpack_from("I", information, 152)  # tcpi_data_segs_in of linux/tcp.h
     return int(count)
