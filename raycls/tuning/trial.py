@@ -173,7 +173,7 @@ def _drive(task: StudyContext, number: int, config: Config, heard: queue.SimpleQ
     )
     listener = _PassOn(heard)
     try:
-        free(task.held(number))  # what an earlier attempt at the trial may still hold
+        free(task.held(number))  # an earlier attempt at the trial may still hold resources
         store = task.store(number)
         store.prepare()
         for metrics in store.history():
