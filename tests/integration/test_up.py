@@ -60,8 +60,7 @@ def test_rays_agent_comes_last(running: cluster.Cluster) -> None:
 def test_two_threads_of_a_replica_keep_to_one_core(running: cluster.Cluster) -> None:
     bound: list[set[int]] = []
     deadline = time.monotonic() + 10  # a replica before it may have had the core until just now
-    # The event loop's and the batches', and those that one of them has started meanwhile, which inherit its core.
-    while len(bound) < 2 or any(cores != bound[0] for cores in bound):
+    while len(bound) != 2 or bound[0] != bound[1]:
         assert time.monotonic() < deadline, bound
         time.sleep(0.2)
         bound = []
