@@ -7,6 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DATASET ?= cifar10
+IMPORTED := raycls.demo.run, raycls.serving.app, ray.serve, ray.tune, ray.train.torch, mlflow, optuna
 
 .PHONY: help setup check docs test-unit test test-slow coverage train serve mlflow-ui demo bench lock clean
 
@@ -27,15 +28,17 @@ help:
 
 setup: $(INSTALLED)
 
-# uv sits in the environment itself, so that nothing need be installed beforehand; the lock file keeps it. The bytecode is
-# made once here: Ray starts many processes, each of which would else compile what it imports.
+# uv is installed into the environment itself and is in the lock file, so that nothing must be installed first. The last
+# step compiles the bytecode of all modules that raycls imports, because Ray starts many processes at the same time.
 $(INSTALLED): requirements-dev.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "error: none of $(PYTHONS) is a Python 3.11 to 3.13; name one with PYTHON=…" >&2; exit 2; }
 	@test -x $(BIN)/python || { echo "creating $(VENV) with $(PYTHON)" >&2; $(PYTHON) -m venv $(VENV); }
 	@test -x $(BIN)/uv || { echo "installing uv" >&2; $(BIN)/python -m pip install --quiet --disable-pip-version-check uv; }
 	@echo "installing what requirements-dev.lock pins for $$($(BIN)/python --version)" >&2
-	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip sync --require-hashes --compile-bytecode requirements-dev.lock
+	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip sync --require-hashes requirements-dev.lock
 	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --editable .
+	@echo "compiling bytecode" >&2
+	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -c "import $(IMPORTED)"
 	@touch $@
 
 check: setup

@@ -41,28 +41,29 @@ app.add_typer(serving.app)
 def demo(
     config: ServeConfig = SERVE_CONFIG,
     dataset: Annotated[
-        str | None, typer.Option(help="cifar10 or digits; default: cifar10 where it can be had")
+        str | None,
+        typer.Option(help="cifar10 or digits; default: cifar10, or digits if CIFAR-10 cannot be downloaded"),
     ] = None,
     port: Port = None,
     as_json: AsJson = False,
 ) -> None:
-    """Everything once: data, tuning, training, serving over HTTP, one replica against two. About six minutes.
+    """Run everything once: data, tuning, training, serving over HTTP, a load test of one and of two replicas.
 
     Example: raycls demo
     """
     with progress.bar("loading PyTorch and Ray"):
         from raycls import home
-        from raycls.demo import run
+        from raycls.demo.run import run
 
     result = run(config, dataset_name=dataset, port=port)
     if as_json:
         print_json(result.as_json())
         return
     print_table(("raycls demo", f"{result.seconds:.0f} s"), result.rows())
-    print(f"MLflow run   {result.training.run_id}: mlflow ui --backend-store-uri {home.tracking_uri()}")
+    print(f"MLflow run   {result.training.run_id} (mlflow ui --backend-store-uri {home.tracking_uri()})")
     print(f"report       {result.report}")
-    print(f"benchmark    {result.benchmark_page}")
-    print("keep serving raycls up  (then: raycls predict http://127.0.0.1:8000 IMAGE)")
+    print(f"load test    {result.benchmark_page}")
+    print("serve again  raycls up, then: raycls predict http://127.0.0.1:8000 IMAGE")
 
 
 def run(arguments: Sequence[str]) -> int:
