@@ -1,10 +1,10 @@
-"""A version looked at before it becomes champion: fit for who relies on it, and its engine chosen.
+"""Check a version before it becomes champion, and choose its engine.
 
     version = examine(registry.resolve("cifar10/3"), champion)      # raises RefusedError
 
-What is looked at is what would break clients: that the checkpoint is whole, that the network runs, that its answers are
-finite, that it knows the classes of the champion that it replaces, and that it is as accurate as it was registered. On
-the same images its engines are compared, and the fastest is kept with it (raycls/engines/choice.py).
+A version that fails a check would break clients: its checkpoint is complete, its network runs, its answers are finite,
+it knows the champion's classes, and it is as accurate as it was registered. The same images time its engines, and the
+fastest is stored with the version (raycls/engines/choice.py).
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from raycls.models.card import ModelCard, load_card
 from raycls.registry import ModelVersion
 
 PROBE = 256  # images of the validation split
-DEVIATIONS = 4  # of such a sample's accuracy, below the registered one: less is not chance
+DEVIATIONS = 4  # standard deviations of a sample's accuracy: a larger loss is not chance
 
 
 def examine(version: ModelVersion, champion: ModelVersion | None) -> ModelVersion:
-    """The version, with its engine chosen. Raises RefusedError, in one line, where it is not fit to be champion."""
+    """Return the version with its engine chosen. Raises RefusedError, in one line, where it fails a check."""
     with progress.bar(f"examining {version.reference}"):
         images = _fit(version, champion)
     if images is None:
@@ -43,7 +43,7 @@ def examine(version: ModelVersion, champion: ModelVersion | None) -> ModelVersio
 
 
 def _fit(version: ModelVersion, champion: ModelVersion | None) -> np.ndarray | None:
-    """The real images that it was found fit with (uint8 N×S×S×3); None where this machine does not have any."""
+    """Check the version, and return the images for it (uint8 N×S×S×3); None where this machine has none."""
 
     def refuse(why: str) -> RefusedError:
         return RefusedError(f"{version.reference} is refused: {why}")
@@ -90,7 +90,7 @@ def _same_classes(card: ModelCard, champion: ModelVersion, refuse: Any) -> None:
 
 
 def _probe(card: ModelCard) -> tuple[np.ndarray, np.ndarray | None]:
-    """Validation images of the model's dataset with their labels, or noise where this machine does not have it."""
+    """Return validation images of the model's dataset with labels, or noise without labels where it is not here."""
     random = np.random.default_rng(0)
     try:
         dataset = open_dataset(card.dataset)

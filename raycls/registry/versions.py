@@ -36,7 +36,7 @@ ENGINE, ENGINE_TIMINGS = "engine", "engine_timings"  # tags: what serves a versi
 
 @dataclass(frozen=True, kw_only=True)
 class ModelVersion:
-    """One registered model: `uri` is where MLflow keeps the checkpoint directory, `sha256` is the checkpoint's."""
+    """One registered model. uri: MLflow's checkpoint directory. sha256: the checkpoint's."""
 
     name: str
     version: str
@@ -55,12 +55,12 @@ class ModelVersion:
 
     @property
     def engine(self) -> Engine:
-        """What computes this version's answers: the choice made at its promotion (raycls/engines/choice.py)."""
+        """The engine that was chosen at the version's promotion (raycls/engines/choice.py)."""
         return self.tags.get(ENGINE, "torch")  # type: ignore[return-value]
 
     @property
     def engine_timings(self) -> list[dict[str, Any]]:
-        """What each engine took then: the fields of raycls.engines.choice.Timing. Empty where none was timed."""
+        """The times of the engines: fields of raycls.engines.choice.Timing. Empty where none was timed."""
         return json.loads(self.tags.get(ENGINE_TIMINGS, "[]"))
 
 
@@ -118,13 +118,13 @@ def _aliases() -> dict[str, dict[str, tuple[str, ...]]]:
 
 
 def of_run(run_id: str) -> ModelVersion | None:
-    """The version that a training run registered, if it came to that."""
+    """Return the version that a training run registered, or None."""
     found = tracking.client().search_model_versions(f"run_id = '{run_id}'")
     return _get(found[0].name, str(found[0].version), ()) if found else None
 
 
 def list_models() -> list[ModelVersion]:
-    """Every version of every model, newest first within a model."""
+    """Return every version of every model, newest first within a model."""
     return [
         _version(found, aliases.get(str(found.version), ()))
         for name, aliases in sorted(_aliases().items())
@@ -135,7 +135,7 @@ def list_models() -> list[ModelVersion]:
 
 
 def resolve(reference: str | None = None) -> ModelVersion:
-    """The version that NAME (its champion), NAME@ALIAS or NAME/VERSION means; None: the champion promoted last.
+    """Return the version of NAME (its champion), NAME@ALIAS or NAME/VERSION; None: the champion promoted last.
 
     Raises UnknownModelError that names what exists, or the command that makes a champion.
     """
@@ -191,10 +191,10 @@ def _get(name: str, number: str, aliases: tuple[str, ...]) -> ModelVersion:
 
 
 def checkpoint(version: ModelVersion) -> Path:
-    """The checkpoint as a local directory: MLflow's own where it is a local path, else a copy under the home.
+    """Return the checkpoint as a local directory: MLflow's own where it is a local path, else a copy under the home.
 
-    Raises RegistryError when it is gone or its SHA-256 is not the registered one. Needs no MLflow for a local path,
-    so that a serving replica starts seconds sooner.
+    Raises RegistryError when it is gone or its SHA-256 is not the registered one. A local path needs no MLflow, so that
+    a replica starts seconds sooner.
     """
     parsed = urlparse(version.uri)
     if parsed.scheme in ("", "file"):
@@ -227,7 +227,7 @@ def _download(uri: str, directory: Path) -> None:
 
 
 def choose_engine(version: ModelVersion, images: np.ndarray) -> ModelVersion:
-    """Time the engines on this machine, say what they took, and keep the choice with the version, as it is then.
+    """Time the engines on this machine, print the times, store the choice with the version, and return the version.
 
     images: uint8 N×S×S×3, real ones, on which the engines must agree. Raises CheckpointError, RegistryError.
     """
@@ -242,7 +242,7 @@ def choose_engine(version: ModelVersion, images: np.ndarray) -> ModelVersion:
 
 
 def promote(name: str, number: str, alias: str = CHAMPION) -> ModelVersion:
-    """Give a version an alias, taking it from whichever had it. Raises UnknownModelError, UsageError."""
+    """Give a version an alias, and take it from the version that has it. Raises UnknownModelError, UsageError."""
     if not re.fullmatch(r"[a-zA-Z][\w-]*", alias) or re.fullmatch(r"v\d+", alias) or alias == "latest":
         raise UsageError(f"{alias!r} cannot be an alias: use letters, digits, - and _, like challenger")
     version = resolve(f"{name}/{number}")
@@ -251,11 +251,11 @@ def promote(name: str, number: str, alias: str = CHAMPION) -> ModelVersion:
     return resolve(f"{name}/{version.version}")
 
 
-PROMOTING = "promote.lock"  # held from the look at the champion until there is another
+PROMOTING = "promote.lock"  # held from the comparison with the champion until the promotion
 
 
 def champion(name: str) -> ModelVersion | None:
-    """The model's champion, where it has one."""
+    """Return the model's champion, or None."""
     try:
         return resolve(f"{name}@{CHAMPION}")
     except UnknownModelError:

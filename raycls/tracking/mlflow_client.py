@@ -32,7 +32,7 @@ def _client(tracking_uri: str) -> MlflowClient:
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
 
-        # A server's runs are named on stdout when they end, which is for results; files get a bar of their own.
+        # MLflow would print the URLs of runs on stdout, which is for results, and draw progress bars of its own.
         os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
         for chatty in ("mlflow", "alembic"):
@@ -40,7 +40,7 @@ def _client(tracking_uri: str) -> MlflowClient:
         client = MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
         try:
             if tracking_uri.startswith(("http://", "https://")):
-                # MLflow itself tries for four minutes before it says that nobody is there.
+                # MLflow itself retries for four minutes before it reports an error.
                 local_http.request("HEAD", tracking_uri, timeout=10)
             client.search_experiments(max_results=1)
         except (MlflowException, OSError) as error:
@@ -52,14 +52,14 @@ def _client(tracking_uri: str) -> MlflowClient:
 
 
 def client() -> MlflowClient:
-    """The client of `$MLFLOW_TRACKING_URI`, or of a SQLite file under the home, made on first use."""
+    """Return the client of `$MLFLOW_TRACKING_URI`, or of a SQLite file under the home. Raises RegistryError."""
     uri = home.tracking_uri()
     found = _client(uri)
     import mlflow
 
     if mlflow.get_tracking_uri() != uri:
-        # MLflow reaches artifacts through its global setting, whatever the client was given. It also writes that
-        # setting into the environment, where it would outlive a change of RAYCLS_HOME.
+        # MLflow reads artifacts through its global setting, not through the client. It also writes the setting into the
+        # environment, where it would outlive a change of RAYCLS_HOME.
         stated = os.environ.get("MLFLOW_TRACKING_URI")
         mlflow.set_tracking_uri(uri)
         if stated is None:
@@ -68,7 +68,7 @@ def client() -> MlflowClient:
 
 
 def experiment(name: str) -> str:
-    """The id of the experiment called name, made where it is missing, with its artifacts under the home when local."""
+    """Return the id of the experiment, made where it is missing. A local one keeps its artifacts under the home."""
     found = client().get_experiment_by_name(name)
     if found:
         return found.experiment_id
@@ -78,7 +78,7 @@ def experiment(name: str) -> str:
 
 
 def find_runs(experiment_name: str, condition: str) -> list[MlflowRun]:
-    """The experiment's runs that meet the condition (MLflow's search syntax), the latest first."""
+    """Return the experiment's runs that meet the condition (MLflow's search syntax), the latest first."""
     found: list[MlflowRun] = []
     where = client().get_experiment_by_name(experiment_name)
     token: str | None = "" if where else None
@@ -90,12 +90,12 @@ def find_runs(experiment_name: str, condition: str) -> list[MlflowRun]:
 
 
 def is_absence(error: MlflowException) -> bool:
-    """Whether MLflow says that there is no such thing, or never was such an id; else it could not say."""
+    """Return whether the error means that there is no such thing; otherwise MLflow could not answer."""
     return error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 
 
 def find_run(run_id: str) -> MlflowRun | None:
-    """The run of this id, if there is one. Raises RegistryError where MLflow cannot say."""
+    """Return the run of this id, or None. Raises RegistryError where MLflow cannot answer."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -107,6 +107,6 @@ def find_run(run_id: str) -> MlflowRun | None:
 
 
 def reason_of(error: Exception) -> str:
-    """The line of an error of MLflow's that says most: beneath SQLAlchemy's own words, the database's."""
+    """Return the line of MLflow's error that says most: the database's own line, where there is one."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return next((line for line in lines if "OperationalError" in line), lines[0])

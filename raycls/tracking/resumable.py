@@ -1,8 +1,8 @@
-"""A run in MLflow that can be taken up again, a training or a study: what was asked for, who works on it.
+"""A training or a study in MLflow that can be resumed: its specification, and the driver that works on it.
 
     with begin(job, "cifar10-20260114-101500-3f2a") as run: …      # a new run
     former = find(TrainingSpec, "cifar10-20260114-101500-3f2a", "cifar10")
-    with again(former) as run: …                                   # the same one, after it was broken off
+    with again(former) as run: …                                   # the same run, resumed
 
 The job is the run's tag `job`, there from the run's first moment; a sign of life in the tag `driver`, renewed while the
 run goes on, tells a run that goes on from one whose driver was killed and could not say so. Knows nothing of Ray or of
@@ -35,12 +35,12 @@ SILENCE_S = 90.0  # without one, a driver on another machine counts as dead
 
 
 class RunSpec(BaseModel):
-    """All that a run was asked for: whoever resumes it does the same. Each kind of run has a class of its own."""
+    """Everything that a run was asked for, so that a resume does the same. Each kind of run has a class of its own."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: ClassVar[str]  # the tag of its runs, and what people call one
-    command: ClassVar[str]  # the subcommand that begins and resumes one
+    kind: ClassVar[str]  # the tag of its runs, and their name for people
+    command: ClassVar[str]  # the subcommand that begins and resumes a run
 
     dataset: str
     fingerprint: str = Field(description="the dataset's, as it was when the run began")
@@ -53,7 +53,7 @@ class RunSpec(BaseModel):
     weights: str | None = Field(None, description="the file of weights to start from, or imagenet")
 
     def params(self) -> dict[str, Any]:
-        """What MLflow shows as the run's parameters."""
+        """Return the parameters that MLflow shows for the run."""
         return {**self.config.flat(), "dataset": self.dataset}
 
     def resume_command(self, name: str) -> str:
@@ -76,7 +76,7 @@ AnySpec = TypeVar("AnySpec", bound=RunSpec)
 
 @dataclass(frozen=True)
 class UnfinishedRun(Generic[AnySpec]):
-    """A run that was broken off. `epochs` are those already in its curves."""
+    """A run that has not finished. epochs: those that are in its curves."""
 
     run_id: str
     name: str
@@ -84,7 +84,7 @@ class UnfinishedRun(Generic[AnySpec]):
     epochs: frozenset[int]
 
     def check(self, manifest: Manifest) -> None:
-        """Raise UsageError where the dataset is no longer the same."""
+        """Raise UsageError where the dataset has changed."""
         if manifest.fingerprint != self.spec.fingerprint:
             raise UsageError(
                 f"dataset {manifest.name} has changed since {self.spec.kind} run {self.name} began (fingerprint "
@@ -94,7 +94,7 @@ class UnfinishedRun(Generic[AnySpec]):
 
 
 def find(kind: type[AnySpec], reference: str, dataset: str) -> UnfinishedRun[AnySpec]:
-    """The unfinished run of this kind, of the dataset, that has this id or name.
+    """Return the dataset's unfinished run of this kind that has this id or name.
 
     Raises UsageError when there is none, when it is finished, and when it is still running.
     """
@@ -124,18 +124,18 @@ def find(kind: type[AnySpec], reference: str, dataset: str) -> UnfinishedRun[Any
 
 
 def exists(kind: type[RunSpec], name: str, dataset: str) -> bool:
-    """Whether the dataset has a run of this kind and name."""
+    """Return whether the dataset has a run of this kind and name."""
     return bool(tracking.find_runs(dataset, f"tags.kind = '{kind.kind}' and attributes.run_name = '{name}'"))
 
 
 def of_study(study: str, dataset: str) -> list[Any]:
-    """The training runs of the study's winner, the latest first."""
+    """Return the training runs of the study's winner, the latest first."""
     return tracking.find_runs(dataset, f"tags.kind = '{TrainingSpec.kind}' and tags.study = '{study}'")
 
 
 @contextmanager
 def begin(spec: RunSpec, name: str, tags: dict[str, str]) -> Iterator[tracking.Run]:
-    """A new run, with the job kept in it. It ends as `tracking.ending` says."""
+    """Yield a new run that stores its specification. It ends as `tracking.ending` says."""
     written = spec.model_dump_json()
     if len(written) > LONGEST_TAG:
         raise UsageError(
@@ -159,20 +159,20 @@ def begin(spec: RunSpec, name: str, tags: dict[str, str]) -> Iterator[tracking.R
 
 @contextmanager
 def again(former: UnfinishedRun[Any]) -> Iterator[tracking.Run]:
-    """The same run, going on. It ends as `tracking.ending` says."""
+    """Yield the same run, reopened. It ends as `tracking.ending` says."""
     run, client = tracking.Run(former.run_id), tracking.client()
     if "ended" in client.get_run(run.id).data.tags:
         client.delete_tag(run.id, "ended")
     run.tag({"driver": _sign()})
     client.update_run(run.id, status="RUNNING")
     with _resumable(run, former.spec.resume_command(former.name)):
-        run.log_params(former.spec.params())  # a driver that was killed at once could not
+        run.log_params(former.spec.params())  # a driver that was killed at its start has not logged them
         yield run
 
 
 @contextmanager
 def _resumable(run: tracking.Run, command: str) -> Iterator[tracking.Run]:
-    """`tracking.ending`, and after Ctrl-C the command that goes on."""
+    """End the run as `tracking.ending` does, and print the command that resumes it after Ctrl-C."""
     try:
         with tracking.ending(run):
             yield run
@@ -182,7 +182,7 @@ def _resumable(run: tracking.Run, command: str) -> Iterator[tracking.Run]:
 
 
 class Heartbeat:
-    """Renews the sign of life when it is due."""
+    """Renews the run's sign of life when it is due."""
 
     def __init__(self, run: tracking.Run):
         self._run, self._last = run, time.monotonic()
@@ -201,9 +201,9 @@ def _sign() -> str:
 
 
 def _alive(sign: str) -> str:
-    """Where the driver that left this sign runs, or nothing when it has ended.
+    """Return where the driver that wrote this sign runs, or "" where it has ended.
 
-    On this machine the process itself is looked at; of another machine only the sign's age is known.
+    A driver on this machine is alive where its process is. Of another machine, only the age of the sign is known.
     """
     driver = json.loads(sign)
     if driver["host"] == socket.gethostname():

@@ -23,7 +23,7 @@ CHECKPOINT = "checkpoint"  # the artifact directory of a run
 
 
 class Run:
-    """One MLflow run that is being written."""
+    """One MLflow run."""
 
     def __init__(self, run_id: str):
         self.id = run_id
@@ -40,7 +40,7 @@ class Run:
         client().log_batch(self.id, metrics=[Metric(k, float(v), now, step) for k, v in metrics.items()])
 
     def log_bytes(self, data: bytes, name: str) -> None:
-        """Keep data as the artifact file `name`."""
+        """Store data as the artifact file `name`."""
         import tempfile
 
         with tempfile.TemporaryDirectory() as folder:
@@ -52,12 +52,12 @@ class Run:
         client().log_dict(self.id, value, name)
 
     def log_checkpoint(self, directory: Path) -> str:
-        """Copy the checkpoint directory into the run's artifacts; its URI."""
+        """Copy the checkpoint directory into the run's artifacts, and return its URI."""
         client().log_artifacts(self.id, str(directory), CHECKPOINT)
         return f"{client().get_run(self.id).info.artifact_uri}/{CHECKPOINT}"
 
     def log_directory(self, directory: Path, name: str) -> None:
-        """Copy what is in the directory to the artifact folder `name`, also of a run that has ended.
+        """Copy the directory's files to the artifact folder `name`, even of a run that has ended.
 
         Raises RegistryError where the run or its artifacts cannot be written.
         """
@@ -92,7 +92,7 @@ def start_child(parent: Run, experiment_name: str, run_name: str, tags: dict[str
 
 @contextmanager
 def run(experiment_name: str, run_name: str, tags: dict[str, str]) -> Iterator[Run]:
-    """A new run, which ends as `ending` says."""
+    """Yield a new run, which ends as `ending` says."""
     created = client().create_run(experiment(experiment_name), run_name=run_name, tags=tags)
     with ending(Run(created.info.run_id)) as current:
         yield current
@@ -101,7 +101,7 @@ def run(experiment_name: str, run_name: str, tags: dict[str, str]) -> Iterator[R
 @contextmanager
 def ending(current: Run) -> Iterator[Run]:
     """End the run as FINISHED, FAILED or KILLED (Ctrl-C), with the reason in the tag `ended`."""
-    # It logs a traceback of what it raises anyway, such as a database on a full disk.
+    # MLflow would log a traceback of each error that it also raises, such as a full disk.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     status, reason = "FINISHED", ""
     try:
@@ -117,14 +117,14 @@ def ending(current: Run) -> Iterator[Run]:
             if reason:
                 current.tag({"ended": reason})
             client().set_terminated(current.id, status)
-        except Exception as error:  # a full disk, or a server that is gone: the run's own error matters more
+        except Exception as error:  # a full disk, or no server: the run's own error matters more
             progress.say(f"MLflow was not told that the run is {status}: {reason_of(error)}")
 
 
 def history(run_id: str) -> list[dict[str, float]]:
-    """The learning curves of a run: one dict per epoch, in order, with every metric that was logged at it.
+    """Return the learning curves of a run: one dict for each epoch, in order, with every metric that was logged at it.
 
-    What was logged twice for an epoch (the kept one's figures are repeated at the end) counts once.
+    The figures of the best epoch are logged twice, and count once.
     """
     found = find_run(run_id)
     if found is None:

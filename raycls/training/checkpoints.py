@@ -1,4 +1,4 @@
-"""The checkpoints of one training run on the Ray storage path, found again by whoever goes on with it.
+"""The checkpoints of one training run on the Ray storage path, for the run itself and for a resume.
 
     store = CheckpointStore(home.storage(), "cifar10-20260114-101500-3f2a")
     last = store.last()                 # of the latest epoch, or None; store.best("val_accuracy"): the highest
@@ -7,9 +7,9 @@
 
     <storage>/<run>/attempt-1/epoch-00001/     model.safetensors  model.json  training_state.pt
 
-Each start of the run, the first as well as every resume, is an attempt with a directory of its own. Ray's index of an
-attempt's checkpoints is written in place, so a kill or a full disk may cut it short: it is not read again. What counts
-is a checkpoint of which every file can be read. Knows directories, not Ray and not MLflow.
+Each start of the run, a resume too, is an attempt with a directory of its own. Ray writes its index of an attempt's
+checkpoints in place, so that a kill or a full disk may truncate it: it is never read. A checkpoint counts where every
+file of it can be read. Knows directories, not Ray and not MLflow.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def epoch_directory(epoch: int) -> str:
 
 @contextmanager
 def local(filesystem: FileSystem, path: str) -> Iterator[Path]:
-    """The directory itself where the filesystem is this machine's, else a temporary copy."""
+    """Yield the directory itself where the filesystem is this machine's, else a temporary copy."""
     from pyarrow.fs import LocalFileSystem, copy_files
 
     if isinstance(filesystem, LocalFileSystem):
@@ -73,7 +73,7 @@ def local(filesystem: FileSystem, path: str) -> Iterator[Path]:
 
 @contextmanager
 def saving(filesystem: FileSystem, path: str) -> Iterator[None]:
-    """Turn a checkpoint that cannot be written into a StorageError, and leave nothing of it to take up room."""
+    """Turn the failure to write a checkpoint into a StorageError, and delete the part that was written."""
     from safetensors import SafetensorError
 
     try:
@@ -125,9 +125,9 @@ class CheckpointStore:
         return self.filesystem.get_file_info(self.path).type != FileType.NotFound
 
     def keep(self, epoch: int, save: Callable[[Path], None]) -> None:
-        """Have an epoch's checkpoint directory written by `save`, and remove those of former epochs.
+        """Write an epoch's checkpoint directory with `save`, and delete those of earlier epochs.
 
-        For who writes checkpoints alone; Ray Train writes those of its workers itself. Raises StorageError.
+        For trials, which write alone; Ray Train writes the checkpoints of its workers. Raises StorageError.
         """
         from pyarrow.fs import copy_files
 
@@ -143,33 +143,33 @@ class CheckpointStore:
                     self.filesystem.delete_dir(old)
 
     def remove(self) -> None:
-        """Delete all of the run's checkpoints; no harm where there are none."""
+        """Delete all checkpoints of the run, if there are any."""
         if self.exists():
             self.filesystem.delete_dir(self.path)
 
     def next_attempt(self) -> str:
-        """The directory of the next attempt, relative to the storage path."""
+        """Return the directory of the next attempt, relative to the storage path."""
         return f"{self.run}/attempt-{1 + len(self._list(self.path, 'attempt-'))}"
 
     def last(self) -> SavedCheckpoint | None:
         return max(self.checkpoints(), key=lambda saved: saved.epoch, default=None)
 
     def best(self, metric: str) -> SavedCheckpoint | None:
-        """The highest of this metric; of equals, the later epoch."""
+        """Return the checkpoint with the highest value of the metric, the later one of equals; None without any."""
         return max(self.checkpoints(), key=lambda saved: (saved.metrics[metric], saved.epoch), default=None)
 
     def history(self) -> list[dict[str, float]]:
-        """The metrics of every epoch up to the last checkpoint."""
+        """Return the metrics of every epoch up to the last checkpoint."""
         last = self.last()
         return last.history if last else []
 
     def checkpoints(self) -> list[SavedCheckpoint]:
-        """Every whole checkpoint, of all attempts. One that a kill or a full disk cut short is passed over."""
+        """Return every complete checkpoint of all attempts. A truncated one is left out."""
         found = (self._read(path) for path in self._paths())
         return [saved for saved in found if saved]
 
     def tidy(self, metric: str) -> None:
-        """Remove all but the last and the best: what was cut short, and what earlier attempts no longer need."""
+        """Delete all checkpoints but the last and the best."""
         needed = {saved.path for saved in (self.last(), self.best(metric)) if saved}
         for path in self._paths():
             if path not in needed:
@@ -190,7 +190,7 @@ class CheckpointStore:
             with local(self.filesystem, path) as folder:
                 checkpoint.load(folder)
                 state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
-        except Exception:  # torch raises one of many types, by where a file was cut short
+        except Exception:  # torch raises many types, depending on where a file ends
             return None
         return SavedCheckpoint(self.filesystem, path, state["history"])
 

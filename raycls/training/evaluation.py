@@ -1,10 +1,10 @@
-"""How good a model is on a split of a packed dataset: one set of figures for training, the command line and reports.
+"""Evaluate a model on a split of a packed dataset: the same figures for training, the command line and reports.
 
     evaluation = evaluate(Predictor.load(directory), open_dataset("cifar10"), "test")
     evaluation.metrics("test")   # {"test_accuracy": 0.903, "test_loss": 0.31, "test_macro_accuracy": …}
 
-A dataset other than the model's own is matched by class name, its images brought to the model's size. The test split is
-for the final report alone: nothing that chooses a model may call this on "test".
+The classes of another dataset are matched by name, and its images are resized to the model's size. The test split is
+for the final report alone: code that chooses a model must not evaluate on "test".
 """
 
 from __future__ import annotations
@@ -32,16 +32,17 @@ if TYPE_CHECKING:
     from matplotlib.colors import Colormap
 
 BATCH = 500
-NAMED_CLASSES = 30  # a confusion matrix of more has no room for names and counts
+NAMED_CLASSES = 30  # a larger confusion matrix has no room for names and counts
 
 
 @dataclass(frozen=True, kw_only=True)
 class Examples:
-    """Part of a split as a model sees it: `labels` (int64 N) are indices into `classes`, those that both sides know.
+    """The images of a split whose class the model knows. `labels` (int64 N) are indices into `classes`.
 
-    columns (int64) are the places of `classes` among the model's logits. model_only and dataset_only are the classes
-    without a partner: their logits and their images are left out. images is the whole split (uint8 M×S'×S'×3), rows
-    (int64 N) says which of it these are, size is the model's, pixels a side. remarks say what does not match.
+    `classes` are the classes that the model and the dataset share. columns (int64) are their places among the model's
+    logits. model_only and dataset_only are the other classes, whose logits and images are left out. images is the whole
+    split (uint8 M×S'×S'×3), and rows (int64 N) are the chosen images in it. size: the model's, pixels a side. remarks
+    say what does not match.
     """
 
     dataset: str
@@ -60,7 +61,7 @@ class Examples:
         return len(self.labels)
 
     def pixels(self, chosen: slice | np.ndarray) -> np.ndarray:
-        """uint8 B×S×S×3 at the model's size, resampled as preparation would have done."""
+        """Return uint8 B×S×S×3 at the model's size, resampled as the preparation does."""
         batch = self.images[self.rows[chosen]]
         if batch.shape[1] == self.size:
             return batch
@@ -70,7 +71,7 @@ class Examples:
         return resized
 
     def drawn(self, most: int) -> np.ndarray:
-        """int64, sorted: indices of at most that many of the examples, drawn at random but always the same."""
+        """Return the sorted int64 indices of at most `most` examples: a random choice that is always the same."""
         return np.sort(np.random.default_rng(0).permutation(len(self))[:most])
 
     def only(self, chosen: np.ndarray) -> Examples:
@@ -78,7 +79,7 @@ class Examples:
 
 
 def match(card: ModelCard, dataset: PackedDataset, split: str) -> Examples:
-    """The images of a split whose class the model knows by name.
+    """Return the images of a split whose class the model knows by name.
 
     Raises UsageError for an unknown split, and where fewer than two classes have a partner.
     """
@@ -128,7 +129,7 @@ def match(card: ModelCard, dataset: PackedDataset, split: str) -> Examples:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """confusion (int64, C×C) counts true classes in rows and predicted ones in columns; loss is mean cross entropy."""
+    """Figures of a split. confusion: int64 C×C, true classes in rows, predicted ones in columns. loss: mean cross entropy."""
 
     classes: tuple[str, ...]
     confusion: np.ndarray
@@ -155,7 +156,7 @@ class Evaluation:
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
-    """What a model said of each example: logits (float32 N×C, over the examples' classes), labels (int64 N)."""
+    """A model's answers: logits (float32 N×C, over the examples' classes) and labels (int64 N)."""
 
     examples: Examples
     logits: Tensor
@@ -182,7 +183,7 @@ class Scores:
 
 
 def score(predictor: Predictor, examples: Examples) -> Scores:
-    """Run the model over the examples, in batches; what does not match is said on stderr."""
+    """Run the model over the examples in batches, and return its answers. Remarks go to stderr."""
     for remark in examples.remarks:
         progress.say(remark)
     logits = []
@@ -198,7 +199,10 @@ def score(predictor: Predictor, examples: Examples) -> Scores:
 
 
 def evaluate(predictor: Predictor, dataset: PackedDataset, split: str) -> Evaluation:
-    """Raises UsageError for an unknown split, and for a dataset that shares fewer than two classes with the model."""
+    """Return the figures of a model on a split.
+
+    Raises UsageError for an unknown split, and for a dataset that shares fewer than two classes with the model.
+    """
     return score(predictor, match(predictor.card, dataset, split)).evaluation()
 
 
@@ -207,7 +211,7 @@ def _listed(names: tuple[str, ...]) -> str:
 
 
 def confusion_png(evaluation: Evaluation, title: str) -> bytes:
-    """The confusion matrix as a picture: shares of each true class, with counts where they fit."""
+    """Return the confusion matrix as a PNG: shares of each true class, with counts where they fit."""
     from matplotlib.figure import Figure
 
     side = confusion_inches(len(evaluation.classes))
@@ -232,7 +236,7 @@ def draw_confusion(
     colours: str | Colormap = "Blues",
     ink: str = "black",
 ) -> None:
-    """Onto matplotlib's axes: colours runs from the ground to a full share, ink is the text on the ground."""
+    """Draw the matrix onto matplotlib's axes. colours: from the ground to a full share. ink: of text on the ground."""
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     axes.imshow(shares, cmap=colours, vmin=0, vmax=1)
     axes.set(xlabel="predicted", ylabel="true")

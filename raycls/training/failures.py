@@ -1,10 +1,10 @@
-"""What can go wrong in a training run: which errors end it at once, and how each is told in one line.
+"""Errors of a training run: which of them end it at once, and the line that each one becomes.
 
     callbacks=[final_errors()]                          # for Ray's controller: no restart where it would not help
     raise with_way_out(first_cause(error), job, store)  # what happened, what is kept, how to go on
 
-A BrokenOffError comes from outside the run and ends with the command that resumes it; any other error of raycls would
-come again, and says itself what to change.
+A BrokenOffError comes from outside the run, and its message ends with the command that resumes the run. Any other error
+of raycls would come again after a restart; its message says what to change.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from raycls.training.checkpoints import CheckpointStore
 
 
 def final_errors() -> Any:
-    """A callback of Ray's controller that ends the run at an error which a restart of the workers would repeat.
+    """Return a callback for Ray's controller that ends the run at an error which would come again after a restart.
 
-    Ray itself restarts them after any error. What one worker's death makes the others raise is a RuntimeError of
-    torch.distributed, or Ray's own.
+    Ray restarts the workers after any error. When one worker dies, the others raise a RuntimeError of torch.distributed
+    or an error of Ray; these do not end the run.
     """
     from ray.exceptions import RayError
     from ray.train import UserCallback
@@ -41,7 +41,7 @@ def final_errors() -> Any:
 
 
 def check_unchanged(dataset: PackedDataset) -> None:
-    """Raise DataError when the dataset on disk is no longer the one that this run began with."""
+    """Raise DataError when the dataset on disk is not the one that the run began with."""
     now = Manifest.model_validate_json((dataset.path / "manifest.json").read_bytes()).fingerprint
     if now != dataset.manifest.fingerprint:
         raise DataError(
@@ -52,11 +52,11 @@ def check_unchanged(dataset: PackedDataset) -> None:
 
 @contextmanager
 def enough_memory(batch_size: int) -> Iterator[None]:
-    """Turn a refused allocation, which a restart would meet again, into a TrainingError that names the way out."""
+    """Turn an allocation that fails into a TrainingError with the way out: it would fail again after a restart."""
     try:
         yield
     except RuntimeError as error:
-        # On a CPU torch has no type of its own for it.
+        # On a CPU, torch raises a plain RuntimeError.
         if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
             raise
         raise TrainingError(
@@ -65,9 +65,9 @@ def enough_memory(batch_size: int) -> Iterator[None]:
 
 
 def first_cause(error: Exception) -> RayclsError:
-    """The reason within Ray's report of a failure: our own error as it was raised, or the last line of another's."""
+    """Return the cause within Ray's report of a failure: an error of raycls as it is, else one with the last line."""
     cause: BaseException = next(iter(getattr(error, "worker_failures", {}).values()), error)
-    # Ray's wrappers hold what they wrap as `cause`, also where they pose as an instance of its class.
+    # Ray's wrappers hold the wrapped error as `cause`, even where they are instances of its class.
     while (
         inner := getattr(cause, "cause", None)
         or getattr(cause, "controller_failure", None)
@@ -81,7 +81,7 @@ def first_cause(error: Exception) -> RayclsError:
 
 
 def with_way_out(cause: RayclsError, spec: RunSpec, store: CheckpointStore) -> RayclsError:
-    """The same error, naming the checkpoint that is left, and how to go on where going on can help."""
+    """Return the same error with the checkpoint that is kept, and the command that resumes where that can help."""
     message = str(cause)
     if last := store.last():
         message += f"; the checkpoint of epoch {last.epoch} is kept in {last.path}"

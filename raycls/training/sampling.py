@@ -1,11 +1,11 @@
-"""Which images a step sees: the splits as tensors, and the order in which an epoch goes through them.
+"""The images that a step sees: splits as tensors, and the order of the images in an epoch.
 
     train = Split(open_dataset("cifar10"), "train", torch.device("cpu"))
     order = EpochOrder(config, train, rank=0)
     for indices in order.batches(epoch=0): images = train.images[indices]
 
-Every epoch seeds its own random numbers from (seed, epoch), so that a resumed run repeats what the undisturbed one
-would have done, and every worker agrees on the order. Knows neither networks nor losses.
+Every epoch seeds its own random numbers from (seed, epoch): a resumed run repeats the undisturbed one, and all workers
+agree on the order. Knows neither networks nor losses.
 """
 
 from __future__ import annotations

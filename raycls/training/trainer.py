@@ -46,7 +46,7 @@ RELEASE_S = 5  # how long to wait for the processes of a study that has just end
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingResult:
-    """A finished run. version: None when nothing was registered.
+    """A finished run. version is None where nothing was registered.
 
     metrics: the best epoch's (`loop.Training.epochs` has their names), the test split's, and total_train_seconds, the
     loop's time to its last epoch.
@@ -69,7 +69,7 @@ def train(
     init: str | None = None,
     weights: str | None = None,
 ) -> TrainingResult:
-    """Train, keep the best epoch (`TrainingConfig.chosen_by`), evaluate that one on test, log and register it.
+    """Train, evaluate the best epoch (by `TrainingConfig.chosen_by`) on test, log and register it.
 
     workers defaults to one per GPU, or one per CPU, as far as the batch feeds them. model is the registered name
     (default: the dataset's). lineage adds tags such as the study and trial that the configuration comes from.
@@ -107,7 +107,7 @@ def train(
 
 
 def resume(dataset_name: str, reference: str, *, workers: int | None = None) -> TrainingResult:
-    """Go on with a run that was broken off, from its last whole checkpoint and in the same MLflow run.
+    """Resume a run from its last complete checkpoint, in the same MLflow run.
 
     reference is the MLflow run's id or name; workers defaults to the run's. Raises UsageError where there is nothing to
     go on with (see `resumable.find` and `UnfinishedRun.check`), and as `train`.
@@ -128,7 +128,7 @@ def resume(dataset_name: str, reference: str, *, workers: int | None = None) -> 
     scaling = _scaling(workers or spec.workers, spec.config.training.batch_size)
     with resumable.again(former) as run:
         curves = EpochLogger(run, former.epochs)
-        # The workers outlived a driver that was killed: epochs were trained that it never heard of.
+        # Workers may outlive a killed driver: these epochs were trained, and never logged.
         for metrics in store.history():
             curves.add(metrics)
         return _carry_out(spec, dataset, scaling, store, curves)
@@ -141,7 +141,7 @@ def _carry_out(
     store: CheckpointStore,
     curves: EpochLogger,
 ) -> TrainingResult:
-    """Train what is left to train, then evaluate, log and register the best epoch."""
+    """Train the remaining epochs; then evaluate, log and register the best epoch."""
     progress.say(f"run {store.run}; where it is broken off: {spec.resume_command(store.run)}")
     try:
         run_workers(spec, dataset, scaling, store, curves)
@@ -170,11 +170,11 @@ def _file(
     dataset: PackedDataset,
     run: tracking.Run,
 ) -> TrainingResult:
-    """Evaluate the best epoch on test; log and register it. last: the last epoch's metrics."""
+    """Evaluate the best epoch on test, log and register it. last: the metrics of the last epoch."""
     with tempfile.TemporaryDirectory() as folder, best.directory() as source:
         directory = Path(folder) / tracking.CHECKPOINT
         directory.mkdir()
-        for name in (WEIGHTS, CARD):  # what resuming needs stays in the run's storage
+        for name in (WEIGHTS, CARD):  # files for a resume stay in the run's storage
             shutil.copyfile(source / name, directory / name)
         evaluation = evaluate(Predictor.load(directory), dataset, "test")
         found = evaluation.metrics("test") | {"total_train_seconds": last["train_seconds"]}
@@ -183,7 +183,7 @@ def _file(
         _log_report(run, evaluation, dataset)
         version = None
         if spec.model:
-            # A driver that was killed right after it had registered the model is not to do so again.
+            # A driver may have been killed right after it registered the model.
             version = registry.of_run(run.id) or registry.register(
                 spec.model,
                 run,
@@ -265,7 +265,7 @@ def run_workers(
         callbacks=[final_errors()],
     )
     previous = signal.getsignal(signal.SIGINT)
-    # What Ray has to say of a worker that died, it prints on stdout, which is for results.
+    # Ray prints the errors of workers on stdout, which is for results.
     with redirect_stdout(sys.stderr), listening(attempt, curves, spec.config, scaling) as channel:
         trainer = make_trainer(
             work,
@@ -279,7 +279,7 @@ def run_workers(
         try:
             trainer.fit()
         except SystemExit:
-            # Ray's own SIGINT handler has stopped the workers and then exits with 0, as if all had gone well.
+            # Ray's own SIGINT handler stops the workers and exits with code 0.
             raise KeyboardInterrupt from None
         except Exception as error:
             raise first_cause(error) from error

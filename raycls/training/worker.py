@@ -1,4 +1,4 @@
-"""What every Ray Train worker runs: the loop, telling the driver of its progress and keeping its checkpoints.
+"""The function that every Ray Train worker runs: the loop, with progress to the driver and checkpoints to Ray.
 
     task = {"job": job, "dataset": dataset, "former": store.last(), "init": None, "channel": channel}
     TorchTrainer(work, train_loop_config=task, …).fit()
@@ -30,7 +30,7 @@ TELL_S = 1.0  # between two signs of progress
 
 
 def work(task: dict[str, Any]) -> None:
-    """Train with the other workers, from the latest checkpoint where there is one; report every epoch to Ray."""
+    """Train with the other workers from the latest checkpoint, or from the start; report every epoch to Ray."""
     import ray.train
     import ray.train.torch
 
@@ -54,7 +54,7 @@ def work(task: dict[str, Any]) -> None:
             ray.train.report(metrics, checkpoint_dir_name=name)
             return
         check_unchanged(dataset)
-        # Told before it is kept: what a resumed run begins with is then in its curves.
+        # The driver hears of an epoch before the checkpoint exists: its curve is complete when a resume starts there.
         channel.put(["epoch", metrics])
         storage = context.get_storage()
         path = f"{storage.experiment_fs_path}/{name}"
@@ -85,7 +85,7 @@ def work(task: dict[str, Any]) -> None:
 
 @contextmanager
 def _latest(latest: Any, former: SavedCheckpoint | None) -> Iterator[Path | None]:
-    """The directory to resume from: of this attempt's latest checkpoint (Ray's), or of what earlier attempts left."""
+    """Yield the directory to resume from: this attempt's latest checkpoint, else that of earlier attempts, else None."""
     if latest:
         with local(latest.filesystem, latest.path) as folder:
             yield folder
