@@ -129,7 +129,10 @@ def match(card: ModelCard, dataset: PackedDataset, split: str) -> Examples:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Figures of a split. confusion: int64 C×C, true classes in rows, predicted ones in columns. loss: mean cross entropy."""
+    """Figures of a split.
+
+    confusion: int64 C×C, true classes in rows, predicted ones in columns. loss: mean cross entropy.
+    """
 
     classes: tuple[str, ...]
     confusion: np.ndarray

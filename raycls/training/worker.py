@@ -85,7 +85,7 @@ def work(task: dict[str, Any]) -> None:
 
 @contextmanager
 def _latest(latest: Any, former: SavedCheckpoint | None) -> Iterator[Path | None]:
-    """Yield the directory to resume from: this attempt's latest checkpoint, else that of earlier attempts, else None."""
+    """Yield the directory to resume from: that of this attempt's latest checkpoint, of an earlier one, or None."""
     if latest:
         with local(latest.filesystem, latest.path) as folder:
             yield folder

@@ -99,7 +99,7 @@ def test_trials_that_fail_are_told_and_the_study_goes_on_until_they_are_too_many
     ):
         search(one_by_one, "wild")
     trials = record.read("wild")
-    assert [trial.state for trial in trials] == ["done", "failed", "failed"]
+    assert [trial.state for trial in trials if trial.state != "waiting"] == ["done", "failed", "failed"]
     assert "lower the learning rate (optim.lr=10)" in trials[1].reason
     failed = tracking.find_runs("digits", "tags.study = 'wild' and attributes.status = 'FAILED'")
     assert len(failed) == 3  # two trials, and the study

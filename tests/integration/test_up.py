@@ -60,7 +60,8 @@ def test_rays_agent_comes_last(running: cluster.Cluster) -> None:
 def test_two_threads_of_a_replica_keep_to_one_core(running: cluster.Cluster) -> None:
     bound: list[set[int]] = []
     deadline = time.monotonic() + 10  # a replica before it may have had the core until just now
-    while len(bound) != 2 or bound[0] != bound[1]:
+    # The event loop's and the batches' thread. A pool thread of Ray that the event loop starts inherits its core.
+    while len(bound) < 2 or any(cores != bound[0] for cores in bound):
         assert time.monotonic() < deadline, bound
         time.sleep(0.2)
         bound = []

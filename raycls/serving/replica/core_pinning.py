@@ -48,11 +48,6 @@ class PinnedCore:
                 self._taken.close()
                 self._taken = None
 
-    def release_caller(self) -> None:
-        """Let the calling thread run on any core: a thread inherits the core of the thread that starts it."""
-        if threading.get_native_id() not in self._threads:
-            os.sched_setaffinity(0, self._all)
-
     def _take(self) -> socket.socket | None:
         for core in sorted(self._all, key=_rank):
             taken = socket.socket(socket.AF_UNIX)

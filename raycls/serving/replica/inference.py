@@ -88,7 +88,6 @@ class Inference:
         While many requests wait, other processes on the core delay them more than the replica's own two threads do.
         """
         if self._core:
-            self._core.release_caller()  # Ray calls this in a thread that the event loop has started
             if busy:
                 self._core.leave()
             else:
