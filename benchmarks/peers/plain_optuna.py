@@ -17,7 +17,7 @@ from raycls.config import override, preset
 from raycls.data.packed import open_dataset
 from raycls.training import loop
 from raycls.training.sampling import images_in_use
-from raycls.tuning.record import RANDOM_TRIALS
+from raycls.tuning.optuna_study import RANDOM_TRIALS
 from raycls.tuning.space import around, configured, own_values, suggest
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -15,12 +15,12 @@ This module knows nothing of Ray.
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-from raycls import home, tracking
+from raycls import tracking
 from raycls.errors import StudyError
-from raycls.tuning.space import architecture, configured, grid, own_values, suggest
+from raycls.tuning.optuna_study import GIVEN, open_storage, open_study
+from raycls.tuning.space import architecture, configured, suggest
 from raycls.tuning.spec import METRIC, State, StudySpec, Trial
 from raycls.tuning.trial_runs import TrialRunLogs
 
@@ -30,10 +30,8 @@ if TYPE_CHECKING:
 
 RETRIES = 2  # how often an epoch is tried again after the trial's process died in it
 # Attributes of trials and studies in Optuna's storage.
-CURVE, LATENCY, LATENCIES, RUN = "val_accuracy", "latency_ms", "latencies", "mlflow_run"
-HOPELESS, DEATHS, GIVEN, WINNER = "hopeless", "deaths_in_epoch", "given", "winner"
-RANDOM_TRIALS = 4  # before the sampler uses results; Optuna's default of 10 is most of a small study
-REDUCTION = 3  # one of three trials continues from one rung to the next
+CURVE, LATENCY, LATENCIES = "val_accuracy", "latency_ms", "latencies"
+HOPELESS, DEATHS, WINNER = "hopeless", "deaths_in_epoch", "winner"
 _STATES: dict[str, State] = {
     "WAITING": "waiting",
     "RUNNING": "running",
@@ -48,8 +46,8 @@ class StudyRecord:
 
     def __init__(self, spec: StudySpec, name: str, run: tracking.Run):
         self.spec = spec
-        self._storage = _storage()
-        self._study = _open(self._storage, spec, name, run.id)
+        self._storage = open_storage()
+        self._study = open_study(self._storage, spec, name, run.id)
         self._runs = TrialRunLogs(spec, name, run)
         self._running: dict[int, optuna.Trial] = {}
         for trial in self._study.get_trials(deepcopy=False):
@@ -185,7 +183,7 @@ def load(name: str) -> optuna.Study:
     """Return the study with this name, for reading. Raises StudyError that lists the existing studies."""
     import optuna
 
-    storage = _storage()
+    storage = open_storage()
     names = optuna.get_all_study_names(storage)
     if name not in names:
         raise StudyError(f"no study {name!r}; the studies are: {', '.join(names) or 'none yet'}")
@@ -201,80 +199,6 @@ def winner_of(study: optuna.Study) -> Trial | None:
 def trials_of(study: optuna.Study) -> tuple[Trial, ...]:
     """Return every trial so far, ordered by number."""
     return tuple(_trial(trial) for trial in study.get_trials(deepcopy=False))
-
-
-def _open(storage: optuna.storages.RDBStorage, spec: StudySpec, name: str, run_id: str) -> optuna.Study:
-    """Return the study in Optuna's storage. Create it if it is missing, and queue its first trials."""
-    import optuna
-
-    directions: list[Literal["maximize", "minimize"]] = (
-        ["maximize", "minimize"] if spec.timed else ["maximize"]
-    )
-    study = optuna.create_study(
-        study_name=name, storage=storage, directions=directions, pruner=_pruner(spec), load_if_exists=True
-    )
-    if study.user_attrs.setdefault(RUN, run_id) != run_id:
-        raise StudyError(f"Optuna's storage has another study {name!r}: choose another --study")
-    study.set_user_attr(RUN, run_id)
-    # Each attempt at the study seeds its sampler differently. The same seed would draw the same values again.
-    study.sampler = _sampler(spec, (spec.seed + 1_000_003 * len(study.get_trials(deepcopy=False))) % 2**32)
-    for values in _first(spec):
-        study.enqueue_trial(values, user_attrs={GIVEN: spec.search != "grid"}, skip_if_exists=True)
-    return study
-
-
-def _first(spec: StudySpec) -> list[dict[str, Any]]:
-    """Return the values of the first trials: the whole grid, or the given configuration.
-
-    The given configuration is tried first if the space contains it, so the best trial is not worse than it.
-    """
-    if spec.search == "grid":
-        return grid(spec.space)[: spec.trials]
-    own = own_values(spec.space, spec.config)
-    return [own] if own else []
-
-
-def _storage() -> optuna.storages.RDBStorage:
-    import optuna
-    from sqlalchemy.exc import SQLAlchemyError
-
-    # Optuna warns of missing optional packages, which are not needed.
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    uri = home.study_storage()
-    try:
-        if uri.startswith("sqlite:///"):
-            Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-        return optuna.storages.RDBStorage(uri)
-    except (SQLAlchemyError, optuna.exceptions.OptunaError, ImportError, OSError) as error:
-        raise StudyError(
-            f"Optuna's storage {uri} does not answer: {str(error).splitlines()[0]}; check RAYCLS_STUDIES, or unset it "
-            "for a database under RAYCLS_HOME"
-        ) from None
-
-
-def _sampler(spec: StudySpec, seed: int) -> optuna.samplers.BaseSampler:
-    from optuna.samplers import GPSampler, RandomSampler, TPESampler
-
-    # GP and TPE model all settings together, because a large batch needs a large learning rate. They also consider
-    # running trials, so trials that run at the same time differ.
-    if spec.search == "gp":
-        return GPSampler(seed=seed, n_startup_trials=RANDOM_TRIALS, warn_independent_sampling=False)
-    if spec.search == "tpe":
-        return TPESampler(seed=seed, n_startup_trials=RANDOM_TRIALS)
-    return RandomSampler(seed=seed)
-
-
-def _pruner(spec: StudySpec) -> optuna.pruners.BasePruner:
-    from optuna.pruners import HyperbandPruner, NopPruner, SuccessiveHalvingPruner
-
-    if spec.scheduler == "asha":
-        # The first decision comes after a third of a trial. In the first epochs the learning rate is at its peak, and
-        # the ranking there says little about the final one (docs/tuning.md).
-        third = max(1, spec.max_epochs // REDUCTION)
-        return SuccessiveHalvingPruner(min_resource=third, reduction_factor=REDUCTION)
-    if spec.scheduler == "hyperband":
-        return HyperbandPruner(min_resource=1, max_resource=spec.max_epochs, reduction_factor=REDUCTION)
-    return NopPruner()
 
 
 def _curve(trial: FrozenTrial) -> dict[int, float]:
