@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -17,7 +18,9 @@ import requests
 def session(url: str) -> requests.Session:
     """Return a session for requests to the URL's host: without a proxy where that is this machine's loopback."""
     made = requests.Session()
-    made.trust_env = not is_loopback(urlsplit(url).hostname or "")
+    if reaches_loopback(url):
+        made.trust_env = False  # ignores the certificates that the environment names, too
+        made.verify = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or True
     return made
 
 
@@ -27,9 +30,22 @@ def request(method: str, url: str, **options: Any) -> requests.Response:
         return once.request(method, url, **options)
 
 
+def exempt(url: str) -> None:
+    """Let the other HTTP clients of this process, such as MLflow's, take no proxy to the URL's host on loopback."""
+    host = urlsplit(url).hostname or ""
+    known = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    if is_loopback(host) and known != "*" and host not in known.split(","):
+        os.environ["no_proxy"] = os.environ["NO_PROXY"] = f"{known},{host}".lstrip(",")
+
+
+def reaches_loopback(url: str) -> bool:
+    """Return whether the URL's host is this machine's loopback."""
+    return is_loopback(urlsplit(url).hostname or "")
+
+
 def is_loopback(host: str) -> bool:
-    """Return whether only this machine reaches a server on this host."""
+    """Return whether only this machine reaches a server that listens on this host."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
-        return host == "localhost"
+        return host.lower() == "localhost"

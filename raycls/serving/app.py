@@ -56,8 +56,8 @@ def check_exposure(config: ServingConfig, host: str | None) -> None:
     if config.token_sha256 or config.no_auth or (host is not None and not auth.needed(host)):
         return
     raise UsageError(
-        f"other machines reach {host or 'this server'}, and the application asks for no token: deploy it with "
-        "`raycls up`, or give it token_sha256 or no_auth: true in its args"
+        f"other machines reach {host or 'this server'}, and the application asks for no token: add token_sha256 "
+        f'(printf %s "${auth.TOKEN}" | sha256sum) or no_auth: true to its args'
     )
 
 

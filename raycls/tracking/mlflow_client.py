@@ -40,6 +40,7 @@ def _client(tracking_uri: str) -> MlflowClient:
         client = MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
         try:
             if tracking_uri.startswith(("http://", "https://")):
+                local_http.exempt(tracking_uri)
                 # MLflow itself retries for four minutes before it reports an error.
                 local_http.request("HEAD", tracking_uri, timeout=10)
             client.search_experiments(max_results=1)

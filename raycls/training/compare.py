@@ -14,7 +14,7 @@ import numpy as np
 from raycls import progress, registry
 from raycls.data.packed import open_dataset
 from raycls.engines.predictor import Predictor
-from raycls.errors import DataError, RayclsError
+from raycls.errors import DataError
 from raycls.registry import ModelVersion
 from raycls.training.evaluation import match, score
 
@@ -36,10 +36,11 @@ def better(version: ModelVersion, champion: ModelVersion | None) -> bool:
     else:
         try:
             mine, theirs, where = _scored_now(version, champion)
-        except RayclsError as error:
+        except Exception as error:  # a network's own code may raise anything
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             progress.say(
                 f"{champion.reference} stays champion: it was trained on other data than {version.reference}, and the "
-                f"two cannot be compared ({error}); `raycls promote {version.name} {version.version}` promotes it"
+                f"two cannot be compared ({reason}); `raycls promote {version.name} {version.version}` promotes it"
             )
             return False
     figures = f"{METRIC} {mine:.4f} against {theirs:.4f}{where}"

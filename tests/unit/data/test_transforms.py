@@ -55,19 +55,45 @@ def test_pixels_are_counted_without_decoding() -> None:
         pixels_of(b"no image")
 
 
+def exif(*entries: bytes) -> bytes:
+    """A little-endian TIFF head with one directory of these entries, 12 bytes each."""
+    return b"II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + b"".join(entries) + bytes(4)
+
+
+QUARTER_TURN = struct.pack("<HHII", 0x0112, 3, 1, 6)
+ROUND_NOTHING = struct.pack("<HHII", 0x0112, 3, 1, 9)  # orientations end at 8
+
+
 @pytest.mark.parametrize(
-    "exif",
+    ("kind", "metadata", "size"),
     [
-        b"",
-        b"Exif\x00\x00",
-        b"Exif\x00\x00II*\x00\xff\xff\xff\xff",
-        b"Exif\x00\x00" + bytes(range(256)),
-        b"no EXIF at all",
+        pytest.param("PNG", b"\0\x08\0\x02\x01\x12\0\x03", (6, 4), id="no TIFF head"),
+        pytest.param("PNG", b"II*\0\xff\xff\xff\x7f", (6, 4), id="a directory beyond the end"),
+        pytest.param("PNG", exif(QUARTER_TURN)[:15], (6, 4), id="cut off"),
+        pytest.param("PNG", exif(ROUND_NOTHING), (6, 4), id="no such orientation"),
+        pytest.param("JPEG", b"Exif\0\0" + bytes(range(64)), (6, 4), id="noise"),
+        pytest.param(
+            "JPEG",
+            b"Exif\0\0"
+            + exif(QUARTER_TURN, struct.pack("<HHII", 0x011A, 10, 1, 38))
+            + struct.pack("<ii", -1, 0),
+            (4, 6),
+            id="another tag is broken: the orientation is still heeded",
+        ),
     ],
-    ids=["empty", "head alone", "offset beyond the end", "noise", "text"],
 )
-def test_an_orientation_that_cannot_be_read_is_ignored(exif: bytes) -> None:
-    """The pixels are sound. Pillow raises SyntaxError, struct.error and others over such EXIF."""
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's about such EXIF
+def test_sound_pixels_are_read_whatever_their_exif(kind: str, metadata: bytes, size: tuple[int, int]) -> None:
     buffer = io.BytesIO()
-    Image.new("RGB", (6, 4), (200, 20, 30)).save(buffer, "JPEG", exif=exif)
-    assert decode(buffer.getvalue()).size == (6, 4)
+    Image.new("RGB", (6, 4), (200, 20, 30)).save(buffer, kind, exif=metadata)
+    image = decode(buffer.getvalue())
+    assert image.size == size
+    assert np.abs(np.asarray(image, dtype=int) - (200, 20, 30)).max() < 8
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_orientation_is_turned_as_pillow_does(orientation: int) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8)
+    data = png(Image.fromarray(pixels), orientation)
+    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+    assert np.array_equal(np.asarray(decode(data)), np.asarray(upright))
