@@ -7,7 +7,7 @@ import struct
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from raycls.data.transforms import decode, pixels_of
 from raycls.errors import ImageError, ImageTooLargeError, NotAnImageError
