@@ -5,6 +5,7 @@ A session fixture is created once, when the first test needs it. `tests/unit` us
 
 from __future__ import annotations
 
+import os
 import socket
 import tempfile
 from collections.abc import Callable, Iterator
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
     from raycls.engines.predictor import Predictor
     from raycls.serving.control.deploy import Served
     from raycls.training.trainer import TrainingResult
+
+# One thread in every process that computes, also in those that tests and Ray start. digits is too small for two. Two
+# OpenMP threads wait for each other, which takes forty times as long where another process uses one of the cores.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 CONFIG = Path(__file__).parents[1] / "serve_config.yaml"
 

@@ -55,8 +55,7 @@ def undisturbed(
             snapshot.save(best)
 
     threads = torch.get_num_threads()
-    # What Ray gives the only worker of the session's two CPUs, where the environment says nothing else.
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))  # as the worker has, by tests/conftest.py
     loop.fit(override(preset("smoke", dataset.manifest), SETTINGS), dataset, on_epoch=keep)
     torch.set_num_threads(threads)
     return history, load_file(best / WEIGHTS)

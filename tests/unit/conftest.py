@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
-import torch
 from aiohttp import web
 from PIL import Image
 
@@ -17,9 +16,6 @@ from raycls.config import override, preset
 from raycls.data.packed import PackedDataset, open_dataset
 from raycls.engines.predictor import Predictor
 from raycls.training.loop import fit
-
-# Several pytest-xdist workers share the cores, and digits is too small for two threads.
-torch.set_num_threads(1)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
