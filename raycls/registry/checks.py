@@ -1,10 +1,11 @@
-"""Check a version before it becomes champion, and choose its engine.
+"""Check a model version before it becomes champion, and choose its engine.
 
     version = examine(registry.resolve("cifar10/3"), champion)      # raises RefusedError
 
-A version that fails a check would break clients: its checkpoint is complete, its network runs, its answers are finite,
-it knows the champion's classes, and it is as accurate as it was registered. The same images time its engines, and the
-fastest is stored with the version (raycls/engines/choice.py).
+The checks protect clients from a broken model. The checkpoint must be complete. The network must run, and its outputs
+must be finite. Its classes must be those of the champion that it replaces. Its accuracy must be close to the registered
+one. Then the engines are timed on the same images, and the fastest one is stored with the version
+(raycls/engines/choice.py).
 """
 
 from __future__ import annotations
@@ -28,12 +29,12 @@ from raycls.errors import (
 from raycls.models.card import ModelCard, load_card
 from raycls.registry import ModelVersion
 
-PROBE = 256  # images of the validation split
-DEVIATIONS = 4  # standard deviations of a sample's accuracy: a larger loss is not chance
+PROBE = 256  # number of validation images in the check
+DEVIATIONS = 4  # a version fails if its accuracy is this many standard deviations below the registered one
 
 
 def examine(version: ModelVersion, champion: ModelVersion | None) -> ModelVersion:
-    """Return the version with its engine chosen. Raises RefusedError, in one line, where it fails a check."""
+    """Return the version with its engine chosen. Raises RefusedError if the version fails a check."""
     with progress.bar(f"examining {version.reference}"):
         images = _fit(version, champion)
     if images is None:
@@ -43,7 +44,10 @@ def examine(version: ModelVersion, champion: ModelVersion | None) -> ModelVersio
 
 
 def _fit(version: ModelVersion, champion: ModelVersion | None) -> np.ndarray | None:
-    """Check the version, and return the images for it (uint8 N×S×S×3); None where this machine has none."""
+    """Check the version. Return the images used (uint8 N×S×S×3), or None if this machine has no real images for it.
+
+    Raises RefusedError if the version fails a check.
+    """
 
     def refuse(why: str) -> RefusedError:
         return RefusedError(f"{version.reference} is refused: {why}")
@@ -59,7 +63,7 @@ def _fit(version: ModelVersion, champion: ModelVersion | None) -> np.ndarray | N
         probabilities = predictor.probabilities(pixels)
     except RefusedError:
         raise
-    except Exception as error:  # the network's own code may raise anything
+    except Exception as error:  # a network may raise any error
         raise refuse((str(error).strip() or type(error).__name__).splitlines()[0]) from error
     if probabilities.shape != (len(images), len(card.classes)):
         raise refuse(f"it answers {probabilities.shape[1]} classes, its card has {len(card.classes)}")
@@ -90,7 +94,10 @@ def _same_classes(card: ModelCard, champion: ModelVersion, refuse: Any) -> None:
 
 
 def _probe(card: ModelCard) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return validation images of the model's dataset with labels, or noise without labels where it is not here."""
+    """Return validation images of the model's dataset (uint8 N×S×S×3) and their labels.
+
+    If this machine does not have the dataset, or has another version of it, return random noise and None.
+    """
     random = np.random.default_rng(0)
     try:
         dataset = open_dataset(card.dataset)

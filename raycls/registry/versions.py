@@ -3,9 +3,8 @@
     version = resolve("cifar10")          # its champion; also "cifar10@challenger", "cifar10/3"
     directory = checkpoint(version)       # a local checkpoint directory, its SHA-256 verified
 
-A model version carries its lineage as tags: dataset fingerprint → study → trial → run → checkpoint SHA-256. Knows
-checkpoints as directories and figures as numbers; nothing of Ray or HTTP, and of networks only which engine
-serves them.
+The tags of a model version hold its lineage: dataset fingerprint → study → trial → run → checkpoint SHA-256. For this
+module, a checkpoint is a directory. The module knows neither Ray nor HTTP. About a network, it only knows its engine.
 """
 
 from __future__ import annotations
@@ -31,12 +30,12 @@ if TYPE_CHECKING:
     from raycls.config import Engine
 
 CHAMPION = "champion"
-ENGINE, ENGINE_TIMINGS = "engine", "engine_timings"  # tags: what serves a version, and what was measured
+ENGINE, ENGINE_TIMINGS = "engine", "engine_timings"  # tags: the engine that serves a version, and the timings
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelVersion:
-    """One registered model. uri: MLflow's checkpoint directory. sha256: the checkpoint's."""
+    """One version of a registered model. uri: the checkpoint directory in MLflow. sha256: the checkpoint's digest."""
 
     name: str
     version: str
@@ -50,17 +49,17 @@ class ModelVersion:
 
     @property
     def reference(self) -> str:
-        """`NAME/VERSION`, which `resolve` takes back."""
+        """Return `NAME/VERSION`, which `resolve` accepts."""
         return f"{self.name}/{self.version}"
 
     @property
     def engine(self) -> Engine:
-        """The engine that was chosen at the version's promotion (raycls/engines/choice.py)."""
+        """Return the engine that serves this version. `choose_engine` chooses it before a promotion. Default: torch."""
         return self.tags.get(ENGINE, "torch")  # type: ignore[return-value]
 
     @property
     def engine_timings(self) -> list[dict[str, Any]]:
-        """The times of the engines: fields of raycls.engines.choice.Timing. Empty where none was timed."""
+        """Return the timing of each engine: the fields of raycls.engines.choice.Timing. Empty if none was timed."""
         return json.loads(self.tags.get(ENGINE_TIMINGS, "[]"))
 
 
@@ -73,7 +72,10 @@ def register(
     metrics: dict[str, float],
     lineage: dict[str, str],
 ) -> ModelVersion:
-    """Make the checkpoint directory the next version of model `name`, with its lineage as tags."""
+    """Register the checkpoint directory as the next version of model `name`. Return the version.
+
+    Its tags hold the lineage, the metrics, the dataset's fingerprint and the checkpoint's SHA-256.
+    """
     from mlflow.exceptions import MlflowException
 
     uri = current.log_checkpoint(directory)
@@ -108,7 +110,7 @@ def _version(found: MlflowVersion, aliases: tuple[str, ...]) -> ModelVersion:
 
 
 def _aliases() -> dict[str, dict[str, tuple[str, ...]]]:
-    """Model name → version → its aliases."""
+    """Return the aliases of each version: model name → version → aliases. Versions without alias are left out."""
     table: dict[str, dict[str, tuple[str, ...]]] = {}
     for model in tracking.client().search_registered_models(max_results=1000):
         versions = table.setdefault(model.name, {})
@@ -124,7 +126,7 @@ def of_run(run_id: str) -> ModelVersion | None:
 
 
 def list_models() -> list[ModelVersion]:
-    """Return every version of every model, newest first within a model."""
+    """Return all versions of all models, by model name and newest first."""
     return [
         _version(found, aliases.get(str(found.version), ()))
         for name, aliases in sorted(_aliases().items())
@@ -135,9 +137,10 @@ def list_models() -> list[ModelVersion]:
 
 
 def resolve(reference: str | None = None) -> ModelVersion:
-    """Return the version of NAME (its champion), NAME@ALIAS or NAME/VERSION; None: the champion promoted last.
+    """Return the version that a reference names: NAME (its champion), NAME@ALIAS or NAME/VERSION.
 
-    Raises UnknownModelError that names what exists, or the command that makes a champion.
+    Without a reference, return the champion that was promoted last. Raises UnknownModelError if there is no such
+    version. Its message lists the existing ones, or names the command that promotes one.
     """
     table = _aliases()
     if reference is None:
@@ -191,10 +194,10 @@ def _get(name: str, number: str, aliases: tuple[str, ...]) -> ModelVersion:
 
 
 def checkpoint(version: ModelVersion) -> Path:
-    """Return the checkpoint as a local directory: MLflow's own where it is a local path, else a copy under the home.
+    """Return the checkpoint as a local directory: MLflow's own if it is a local path, else a copy under the home.
 
-    Raises RegistryError when it is gone or its SHA-256 is not the registered one. A local path needs no MLflow, so that
-    a replica starts seconds sooner.
+    Raises RegistryError if the checkpoint is gone or its SHA-256 has changed. A local path does not need MLflow, so a
+    serving replica starts faster.
     """
     parsed = urlparse(version.uri)
     if parsed.scheme in ("", "file"):
@@ -227,9 +230,10 @@ def _download(uri: str, directory: Path) -> None:
 
 
 def choose_engine(version: ModelVersion, images: np.ndarray) -> ModelVersion:
-    """Time the engines on this machine, print the times, store the choice with the version, and return the version.
+    """Time the engines on this machine, print the result and store the choice with the version. Return the new version.
 
-    images: uint8 N×S×S×3, real ones, on which the engines must agree. Raises CheckpointError, RegistryError.
+    images: uint8 N×S×S×3, real images. An engine is chosen only if its answers for them agree with the reference.
+    Raises CheckpointError and RegistryError.
     """
     from raycls.engines.choice import choose  # imports PyTorch, which only a promotion needs
 
@@ -242,7 +246,10 @@ def choose_engine(version: ModelVersion, images: np.ndarray) -> ModelVersion:
 
 
 def promote(name: str, number: str, alias: str = CHAMPION) -> ModelVersion:
-    """Give a version an alias, and take it from the version that has it. Raises UnknownModelError, UsageError."""
+    """Give a version an alias and return the version. The version that had the alias loses it.
+
+    Raises UnknownModelError if there is no such version, and UsageError if the alias is not allowed.
+    """
     if not re.fullmatch(r"[a-zA-Z][\w-]*", alias) or re.fullmatch(r"v\d+", alias) or alias == "latest":
         raise UsageError(f"{alias!r} cannot be an alias: use letters, digits, - and _, like challenger")
     version = resolve(f"{name}/{number}")
@@ -251,7 +258,7 @@ def promote(name: str, number: str, alias: str = CHAMPION) -> ModelVersion:
     return resolve(f"{name}/{version.version}")
 
 
-PROMOTING = "promote.lock"  # held from the comparison with the champion until the promotion
+PROMOTING = "promote.lock"  # a lock: held from the comparison with the champion until the promotion is done
 
 
 def champion(name: str) -> ModelVersion | None:

@@ -1,12 +1,12 @@
-"""A training or a study in MLflow that can be resumed: its specification, and the driver that works on it.
+"""MLflow runs that can be resumed: training runs and studies.
 
     with begin(job, "cifar10-20260114-101500-3f2a") as run: …      # a new run
     former = find(TrainingSpec, "cifar10-20260114-101500-3f2a", "cifar10")
-    with again(former) as run: …                                   # the same run, resumed
+    with again(former) as run: …                                   # the same run, after an interruption
 
-The job is the run's tag `job`, there from the run's first moment; a sign of life in the tag `driver`, renewed while the
-run goes on, tells a run that goes on from one whose driver was killed and could not say so. Knows nothing of Ray or of
-checkpoints.
+The tag `job` holds the run's specification from the start. The tag `driver` names the driver process and is renewed
+while the run is active. It shows whether a run is active, because a killed driver cannot end its run in MLflow.
+This module knows neither Ray nor checkpoints.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from raycls.data.packed import Manifest
 from raycls.errors import UsageError
 
 JOB = "job"
-LONGEST_TAG = 8000  # characters, MLflow's limit: what is longer it cuts off
-BEAT_S = 20.0  # between two signs of life
-SILENCE_S = 90.0  # without one, a driver on another machine counts as dead
+LONGEST_TAG = 8000  # characters: MLflow cuts off longer tags
+BEAT_S = 20.0  # seconds between two renewals of the tag `driver`
+SILENCE_S = 90.0  # a driver on another machine counts as dead after this time without a renewal
 
 
 class RunSpec(BaseModel):
-    """Everything that a run was asked for, so that a resume does the same. Each kind of run has a class of its own."""
+    """The full specification of a run. A resumed run uses the same one. Each kind of run has its own subclass."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: ClassVar[str]  # the tag of its runs, and their name for people
-    command: ClassVar[str]  # the subcommand that begins and resumes a run
+    kind: ClassVar[str]  # the value of the tag `kind`, also used in messages
+    command: ClassVar[str]  # the subcommand that starts and resumes such a run
 
     dataset: str
     fingerprint: str = Field(description="the dataset's, as it was when the run began")
@@ -53,10 +53,11 @@ class RunSpec(BaseModel):
     weights: str | None = Field(None, description="the file of weights to start from, or imagenet")
 
     def params(self) -> dict[str, Any]:
-        """Return the parameters that MLflow shows for the run."""
+        """Return the run's parameters in MLflow."""
         return {**self.config.flat(), "dataset": self.dataset}
 
     def resume_command(self, name: str) -> str:
+        """Return the shell command that resumes the run of this name."""
         return f"raycls {self.command} {self.dataset} --resume {name}"
 
 
@@ -76,7 +77,7 @@ AnySpec = TypeVar("AnySpec", bound=RunSpec)
 
 @dataclass(frozen=True)
 class UnfinishedRun(Generic[AnySpec]):
-    """A run that has not finished. epochs: those that are in its curves."""
+    """An interrupted run. `epochs`: the epochs that are already in MLflow."""
 
     run_id: str
     name: str
@@ -84,7 +85,7 @@ class UnfinishedRun(Generic[AnySpec]):
     epochs: frozenset[int]
 
     def check(self, manifest: Manifest) -> None:
-        """Raise UsageError where the dataset has changed."""
+        """Raise UsageError if the dataset has changed since the run began."""
         if manifest.fingerprint != self.spec.fingerprint:
             raise UsageError(
                 f"dataset {manifest.name} has changed since {self.spec.kind} run {self.name} began (fingerprint "
@@ -94,9 +95,10 @@ class UnfinishedRun(Generic[AnySpec]):
 
 
 def find(kind: type[AnySpec], reference: str, dataset: str) -> UnfinishedRun[AnySpec]:
-    """Return the dataset's unfinished run of this kind that has this id or name.
+    """Return the dataset's unfinished run of this kind with this id or name.
 
-    Raises UsageError when there is none, when it is finished, and when it is still running.
+    Raises UsageError if there is no such run, if it is finished or still running, and if another version of raycls
+    started it with other settings.
     """
     runs = tracking.find_runs(dataset, f"tags.kind = '{kind.kind}'")
     found = next((run for run in runs if reference in (run.info.run_id, run.info.run_name)), None)
@@ -135,7 +137,10 @@ def of_study(study: str, dataset: str) -> list[Any]:
 
 @contextmanager
 def begin(spec: RunSpec, name: str, tags: dict[str, str]) -> Iterator[tracking.Run]:
-    """Yield a new run that stores its specification. It ends as `tracking.ending` says."""
+    """Create a run that stores its specification. Yield the run, and end it as `tracking.ending` does.
+
+    Raises UsageError if the specification is too long for an MLflow tag.
+    """
     written = spec.model_dump_json()
     if len(written) > LONGEST_TAG:
         raise UsageError(
@@ -159,20 +164,20 @@ def begin(spec: RunSpec, name: str, tags: dict[str, str]) -> Iterator[tracking.R
 
 @contextmanager
 def again(former: UnfinishedRun[Any]) -> Iterator[tracking.Run]:
-    """Yield the same run, reopened. It ends as `tracking.ending` says."""
+    """Set an interrupted run to RUNNING. Yield the run, and end it as `tracking.ending` does."""
     run, client = tracking.Run(former.run_id), tracking.client()
     if "ended" in client.get_run(run.id).data.tags:
         client.delete_tag(run.id, "ended")
     run.tag({"driver": _sign()})
     client.update_run(run.id, status="RUNNING")
     with _resumable(run, former.spec.resume_command(former.name)):
-        run.log_params(former.spec.params())  # a driver that was killed at its start has not logged them
+        run.log_params(former.spec.params())  # the first driver may have been killed before it logged them
         yield run
 
 
 @contextmanager
 def _resumable(run: tracking.Run, command: str) -> Iterator[tracking.Run]:
-    """End the run as `tracking.ending` does, and print the command that resumes it after Ctrl-C."""
+    """End the run as `tracking.ending` does. After Ctrl-C, also print the command that resumes it."""
     try:
         with tracking.ending(run):
             yield run
@@ -182,18 +187,20 @@ def _resumable(run: tracking.Run, command: str) -> Iterator[tracking.Run]:
 
 
 class Heartbeat:
-    """Renews the run's sign of life when it is due."""
+    """Renews the run's tag `driver` at most once every BEAT_S."""
 
     def __init__(self, run: tracking.Run):
         self._run, self._last = run, time.monotonic()
 
     def beat(self) -> None:
+        """Renew the tag if BEAT_S have passed."""
         if time.monotonic() - self._last > BEAT_S:
             self._last = time.monotonic()
             self._run.tag({"driver": _sign()})
 
 
 def _sign() -> str:
+    """Return the value of the tag `driver` for this process: JSON of host, pid, start and current time."""
     own = SessionLeader.of(os.getpid())
     return json.dumps(
         {"host": socket.gethostname(), "pid": own.pid, "started": own.started, "seen": time.time()}
@@ -201,9 +208,9 @@ def _sign() -> str:
 
 
 def _alive(sign: str) -> str:
-    """Return where the driver that wrote this sign runs, or "" where it has ended.
+    """Return the process and host of the driver that wrote this tag, or "" if it has ended.
 
-    A driver on this machine is alive where its process is. Of another machine, only the age of the sign is known.
+    On this machine, the process itself is checked. For another machine, only the tag's age is known.
     """
     driver = json.loads(sign)
     if driver["host"] == socket.gethostname():

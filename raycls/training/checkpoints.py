@@ -1,15 +1,18 @@
-"""The checkpoints of one training run on the Ray storage path, for the run itself and for a resume.
+"""The checkpoints of one training run on the Ray storage path.
+
+A resumed run finds its checkpoints with a CheckpointStore.
 
     store = CheckpointStore(home.storage(), "cifar10-20260114-101500-3f2a")
-    last = store.last()                 # of the latest epoch, or None; store.best("val_accuracy"): the highest
+    last = store.last()                 # of the latest epoch, or None
+    best = store.best("val_accuracy")   # with the highest val_accuracy, or None
     with last.directory() as folder:    # a checkpoint directory on this machine
         network, card = checkpoint.load(folder)
 
     <storage>/<run>/attempt-1/epoch-00001/     model.safetensors  model.json  training_state.pt
 
-Each start of the run, a resume too, is an attempt with a directory of its own. Ray writes its index of an attempt's
-checkpoints in place, so that a kill or a full disk may truncate it: it is never read. A checkpoint counts where every
-file of it can be read. Knows directories, not Ray and not MLflow.
+The first start of a run and every resume is an attempt. Each attempt has its own directory. Ray writes its index of an
+attempt's checkpoints in place, so a kill or a full disk can leave half an index. This module does not read that index.
+It reads every checkpoint and uses those whose files are all readable. It knows neither Ray nor MLflow.
 """
 
 from __future__ import annotations
@@ -33,7 +36,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SavedCheckpoint:
-    """One checkpoint: `path` on `filesystem`, which may be a bucket's. `history`: the metrics of all its epochs."""
+    """One checkpoint at `path` on `filesystem`, which may be a bucket.
+
+    history: the metrics of every epoch up to this checkpoint, in order.
+    """
 
     filesystem: FileSystem
     path: str
@@ -49,7 +55,7 @@ class SavedCheckpoint:
 
     @contextmanager
     def directory(self) -> Iterator[Path]:
-        """The checkpoint as a local directory, for as long as the context lasts."""
+        """Yield the checkpoint as a local directory, valid until the context ends."""
         with local(self.filesystem, self.path) as folder:
             yield folder
 
@@ -60,7 +66,7 @@ def epoch_directory(epoch: int) -> str:
 
 @contextmanager
 def local(filesystem: FileSystem, path: str) -> Iterator[Path]:
-    """Yield the directory itself where the filesystem is this machine's, else a temporary copy."""
+    """Yield the directory itself if the filesystem is local, else a temporary copy."""
     from pyarrow.fs import LocalFileSystem, copy_files
 
     if isinstance(filesystem, LocalFileSystem):
@@ -73,7 +79,7 @@ def local(filesystem: FileSystem, path: str) -> Iterator[Path]:
 
 @contextmanager
 def saving(filesystem: FileSystem, path: str) -> Iterator[None]:
-    """Turn the failure to write a checkpoint into a StorageError, and delete the part that was written."""
+    """Raise StorageError if the checkpoint cannot be written. Delete its partial files, which would take up space."""
     from safetensors import SafetensorError
 
     try:
@@ -89,9 +95,9 @@ def saving(filesystem: FileSystem, path: str) -> Iterator[None]:
 
 
 class CheckpointStore:
-    """Where one run keeps its checkpoints. `uri` is a Ray storage path: a directory, or any URI pyarrow understands.
+    """The checkpoints of one run. `uri` is a Ray storage path: a directory, or any URI that pyarrow understands.
 
-    Raises TrainingError for a URI that names no storage.
+    Raises TrainingError if the URI is not a storage path.
     """
 
     def __init__(self, uri: str, run: str):
@@ -106,7 +112,7 @@ class CheckpointStore:
         self.path = f"{self.root}/{run}"
 
     def prepare(self) -> None:
-        """Make the run's directory and write a file in it. Raises TrainingError that says why that cannot be."""
+        """Create the run's directory and check that it is writable. Raises TrainingError with the reason if not."""
         try:
             self.filesystem.create_dir(self.path, recursive=True)
             probe = f"{self.path}/.writable"
@@ -125,9 +131,9 @@ class CheckpointStore:
         return self.filesystem.get_file_info(self.path).type != FileType.NotFound
 
     def keep(self, epoch: int, save: Callable[[Path], None]) -> None:
-        """Write an epoch's checkpoint directory with `save`, and delete those of earlier epochs.
+        """Write the epoch's checkpoint with `save`, then delete the checkpoints of earlier epochs.
 
-        For trials, which write alone; Ray Train writes the checkpoints of its workers. Raises StorageError.
+        For training without Ray Train, which writes the checkpoints of its workers itself. Raises StorageError.
         """
         from pyarrow.fs import copy_files
 
@@ -143,7 +149,7 @@ class CheckpointStore:
                     self.filesystem.delete_dir(old)
 
     def remove(self) -> None:
-        """Delete all checkpoints of the run, if there are any."""
+        """Delete all checkpoints of the run. Do nothing if there are none."""
         if self.exists():
             self.filesystem.delete_dir(self.path)
 
@@ -152,24 +158,25 @@ class CheckpointStore:
         return f"{self.run}/attempt-{1 + len(self._list(self.path, 'attempt-'))}"
 
     def last(self) -> SavedCheckpoint | None:
+        """Return the checkpoint of the latest epoch, or None."""
         return max(self.checkpoints(), key=lambda saved: saved.epoch, default=None)
 
     def best(self, metric: str) -> SavedCheckpoint | None:
-        """Return the checkpoint with the highest value of the metric, the later one of equals; None without any."""
+        """Return the checkpoint with the highest value of this metric, or None. The later epoch wins a tie."""
         return max(self.checkpoints(), key=lambda saved: (saved.metrics[metric], saved.epoch), default=None)
 
     def history(self) -> list[dict[str, float]]:
-        """Return the metrics of every epoch up to the last checkpoint."""
+        """Return the metrics of every epoch up to the last checkpoint, in order."""
         last = self.last()
         return last.history if last else []
 
     def checkpoints(self) -> list[SavedCheckpoint]:
-        """Return every complete checkpoint of all attempts. A truncated one is left out."""
+        """Return the complete checkpoints of all attempts. Skip those that a kill or a full disk left incomplete."""
         found = (self._read(path) for path in self._paths())
         return [saved for saved in found if saved]
 
     def tidy(self, metric: str) -> None:
-        """Delete all checkpoints but the last and the best."""
+        """Delete all checkpoints except the last and the best. Incomplete checkpoints are deleted too."""
         needed = {saved.path for saved in (self.last(), self.best(metric)) if saved}
         for path in self._paths():
             if path not in needed:
@@ -190,7 +197,7 @@ class CheckpointStore:
             with local(self.filesystem, path) as folder:
                 checkpoint.load(folder)
                 state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
-        except Exception:  # torch raises many types, depending on where a file ends
+        except Exception:  # the type depends on where the file was cut off
             return None
         return SavedCheckpoint(self.filesystem, path, state["history"])
 

@@ -1,10 +1,10 @@
-"""Evaluate a model on a split of a packed dataset: the same figures for training, the command line and reports.
+"""Evaluate a model on a split of a packed dataset. Training, the command line and reports use the same metrics.
 
     evaluation = evaluate(Predictor.load(directory), open_dataset("cifar10"), "test")
     evaluation.metrics("test")   # {"test_accuracy": 0.903, "test_loss": 0.31, "test_macro_accuracy": …}
 
-The classes of another dataset are matched by name, and its images are resized to the model's size. The test split is
-for the final report alone: code that chooses a model must not evaluate on "test".
+The model can be evaluated on a dataset that it was not trained on. Classes are then matched by name, and images are
+resized to the model's size. The test split is only for the final report. Code that selects a model must not use it.
 """
 
 from __future__ import annotations
@@ -32,17 +32,18 @@ if TYPE_CHECKING:
     from matplotlib.colors import Colormap
 
 BATCH = 500
-NAMED_CLASSES = 30  # a larger confusion matrix has no room for names and counts
+NAMED_CLASSES = 30  # a confusion matrix with more classes has no room for names and counts
 
 
 @dataclass(frozen=True, kw_only=True)
 class Examples:
-    """The images of a split whose class the model knows. `labels` (int64 N) are indices into `classes`.
+    """The N images of a split that a model can be evaluated on.
 
-    `classes` are the classes that the model and the dataset share. columns (int64) are their places among the model's
-    logits. model_only and dataset_only are the other classes, whose logits and images are left out. images is the whole
-    split (uint8 M×S'×S'×3), and rows (int64 N) are the chosen images in it. size: the model's, pixels a side. remarks
-    say what does not match.
+    classes: the classes that both the model and the dataset know. labels (int64 N): indices into `classes`.
+    columns (int64): the index of each of `classes` among the model's logits.
+    model_only, dataset_only: the classes that only one of them knows. Their logits and images are not used.
+    images (uint8 M×S'×S'×3): the whole split. rows (int64 N): the indices of the examples in it.
+    size: the side of the model's input, pixels. remarks: the differences between model and dataset, as messages.
     """
 
     dataset: str
@@ -61,7 +62,7 @@ class Examples:
         return len(self.labels)
 
     def pixels(self, chosen: slice | np.ndarray) -> np.ndarray:
-        """Return uint8 B×S×S×3 at the model's size, resampled as the preparation does."""
+        """Return these examples as uint8 B×S×S×3 at the model's size, resized as `raycls data prepare` does."""
         batch = self.images[self.rows[chosen]]
         if batch.shape[1] == self.size:
             return batch
@@ -71,17 +72,18 @@ class Examples:
         return resized
 
     def drawn(self, most: int) -> np.ndarray:
-        """Return the sorted int64 indices of at most `most` examples: a random choice that is always the same."""
+        """Return the sorted indices (int64) of at most `most` random examples. The choice is always the same."""
         return np.sort(np.random.default_rng(0).permutation(len(self))[:most])
 
     def only(self, chosen: np.ndarray) -> Examples:
+        """Return the chosen examples (bool or int64 array)."""
         return replace(self, labels=self.labels[chosen], rows=self.rows[chosen])
 
 
 def match(card: ModelCard, dataset: PackedDataset, split: str) -> Examples:
     """Return the images of a split whose class the model knows by name.
 
-    Raises UsageError for an unknown split, and where fewer than two classes have a partner.
+    Raises UsageError if the split is unknown, if fewer than two classes match, or if no image has such a class.
     """
     manifest = dataset.manifest
     if split not in SPLITS:
@@ -129,9 +131,10 @@ def match(card: ModelCard, dataset: PackedDataset, split: str) -> Examples:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Figures of a split.
+    """The metrics of a model on a split.
 
-    confusion: int64 C×C, true classes in rows, predicted ones in columns. loss: mean cross entropy.
+    confusion (int64 C×C): image counts, with true classes in rows and predicted classes in columns.
+    loss: mean cross entropy.
     """
 
     classes: tuple[str, ...]
@@ -144,7 +147,7 @@ class Evaluation:
 
     @property
     def class_accuracy(self) -> dict[str, float]:
-        """The share of each class's images that were recognised, without classes that have no image in the split."""
+        """Return the share of correct images of each class. Classes without images in the split are left out."""
         shares = metrics.class_accuracy(self.confusion.diagonal(), self.confusion.sum(1))
         return {
             name: float(share)
@@ -153,13 +156,13 @@ class Evaluation:
         }
 
     def metrics(self, split: str) -> dict[str, float]:
-        """Return the figures under their names in MLflow."""
+        """Return the metrics under their MLflow names, such as test_accuracy."""
         return metrics.summary(split, self.confusion.diagonal(), self.confusion.sum(1), self.loss)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
-    """A model's answers: logits (float32 N×C, over the examples' classes) and labels (int64 N)."""
+    """The model's output for each example: logits (float32 N×C, over the examples' classes) and labels (int64 N)."""
 
     examples: Examples
     logits: Tensor
@@ -167,16 +170,16 @@ class Scores:
 
     @property
     def probabilities(self) -> Tensor:
-        """float32 N×C, each row summing to 1."""
+        """Return float32 N×C. Each row sums to 1."""
         return self.logits.softmax(1)
 
     @property
     def predicted(self) -> Tensor:
-        """int64 N."""
+        """Return the class index of each example, int64 N."""
         return self.logits.argmax(1)
 
     def evaluation(self) -> Evaluation:
-        """Return the figures of these scores."""
+        """Return the metrics of these scores."""
         classes = self.examples.classes
         return Evaluation(
             classes=classes,
@@ -186,7 +189,7 @@ class Scores:
 
 
 def score(predictor: Predictor, examples: Examples) -> Scores:
-    """Run the model over the examples in batches, and return its answers. Remarks go to stderr."""
+    """Return the model's output for the examples, computed in batches. Print the examples' remarks on stderr."""
     for remark in examples.remarks:
         progress.say(remark)
     logits = []
@@ -202,10 +205,7 @@ def score(predictor: Predictor, examples: Examples) -> Scores:
 
 
 def evaluate(predictor: Predictor, dataset: PackedDataset, split: str) -> Evaluation:
-    """Return the figures of a model on a split.
-
-    Raises UsageError for an unknown split, and for a dataset that shares fewer than two classes with the model.
-    """
+    """Return the metrics of the model on a split. Raises UsageError as `match`."""
     return score(predictor, match(predictor.card, dataset, split)).evaluation()
 
 
@@ -214,7 +214,10 @@ def _listed(names: tuple[str, ...]) -> str:
 
 
 def confusion_png(evaluation: Evaluation, title: str) -> bytes:
-    """Return the confusion matrix as a PNG: shares of each true class, with counts where they fit."""
+    """Return the confusion matrix as a PNG image.
+
+    Colours show the share of each true class. Counts are shown if they fit.
+    """
     from matplotlib.figure import Figure
 
     side = confusion_inches(len(evaluation.classes))
@@ -228,6 +231,7 @@ def confusion_png(evaluation: Evaluation, title: str) -> bytes:
 
 
 def confusion_inches(classes: int) -> float:
+    """Return the side of a confusion matrix plot with this many classes, in inches."""
     return max(4.0, min(12.0, 1.5 + 0.55 * classes))
 
 
@@ -239,7 +243,10 @@ def draw_confusion(
     colours: str | Colormap = "Blues",
     ink: str = "black",
 ) -> None:
-    """Draw the matrix onto matplotlib's axes. colours: from the ground to a full share. ink: of text on the ground."""
+    """Draw a confusion matrix (int64 C×C) on matplotlib's axes.
+
+    colours: the colour map for shares from 0 (the background) to 1. ink: the text colour on the background.
+    """
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     axes.imshow(shares, cmap=colours, vmin=0, vmax=1)
     axes.set(xlabel="predicted", ylabel="true")

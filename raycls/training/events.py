@@ -1,10 +1,11 @@
-"""Progress of a training: what its workers report, as a bar and a line per epoch, and as points in MLflow.
+"""Show the progress of a training run, and log its epochs in MLflow.
 
     with listening("cifar10-…/attempt-1", logger, config, scaling) as channel:     # workers get the channel
         trainer.fit()
 
-A worker reports ("step", done, total), ("epoch", metrics) or ("resumed", epoch), and waits for nobody. The driver looks
-at the channel once a second. After a restart of the workers an epoch may be reported twice: it is logged once.
+A worker sends ["step", done, total], ["epoch", metrics] or ["resumed", epoch], and does not wait for the driver. The
+driver reads the channel once a second. It shows a progress bar and prints a line for each epoch. Restarted workers may
+send an epoch twice; it is logged once.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ from raycls.ray_patches.guard import usable
 from raycls.ray_patches.key_value_channel import PATCH, KeyValueChannel
 from raycls.tracking.resumable import Heartbeat
 
-LOOK_S = 1.0  # between two looks at what was told
+LOOK_S = 1.0  # seconds between two reads of the channel
 
 
 class EpochListener(Protocol):
-    """Who hears of epochs: `EpochLogger`, or whoever passes them on."""
+    """An object that receives the metrics of each epoch, such as `EpochLogger`."""
 
     def add(self, metrics: dict[str, float]) -> None: ...
 
@@ -33,7 +34,7 @@ class EpochListener(Protocol):
 
 
 class EpochLogger:
-    """The epochs of one MLflow run, each logged once. `logged` are those that are there from the start."""
+    """Log the epochs of one MLflow run, each once. `logged`: the epochs that the run already has."""
 
     def __init__(self, run: tracking.Run, logged: frozenset[int] = frozenset()):
         self.run = run
@@ -42,17 +43,17 @@ class EpochLogger:
         self._waiting: dict[int, dict[str, float]] = {}
 
     def add(self, metrics: dict[str, float]) -> None:
-        """Log an epoch's metrics, or keep them for the next time where MLflow does not take them now."""
+        """Log an epoch's metrics. If MLflow does not accept them now, keep them until the next call."""
         if (epoch := int(metrics["epoch"])) in self._logged:
             return
         self._waiting[epoch] = metrics
         try:
             self.flush()
-        except Exception as error:  # MLflow's own, or its server's: training need not wait for it
+        except Exception as error:  # training continues if MLflow or its server fails
             progress.say(f"MLflow does not take the figures of epoch {epoch}: {tracking.reason_of(error)}")
 
     def flush(self) -> None:
-        """Log what waits. Raises MLflow's error."""
+        """Log the epochs that were kept. Raises MLflow's error."""
         for epoch in sorted(self._waiting):
             self.run.log_metrics(self._waiting[epoch], step=epoch)
             self._logged.add(epoch)
@@ -60,7 +61,7 @@ class EpochLogger:
 
 
 class Channel(Protocol):
-    """Carries events of JSON values from the workers to the driver. A worker gets it with its task."""
+    """A carrier of events from the workers to the driver. Events are JSON values. A worker gets it with its task."""
 
     def put(self, event: Sequence[Any]) -> None: ...
 
@@ -68,7 +69,7 @@ class Channel(Protocol):
 
 
 class ActorChannel:
-    """A channel of Ray's public API: a small actor that holds events until the driver takes them."""
+    """A channel that uses only Ray's public API: a small actor holds the events until the driver takes them."""
 
     def __init__(self) -> None:
         import ray
@@ -97,13 +98,13 @@ class _Events:
 
 
 def open_channel(name: str) -> Channel:
-    """Return the channel of the run's attempt: the patch's where it is usable, else an actor's."""
+    """Return the channel with this name: a KeyValueChannel if its patch is usable, else an ActorChannel."""
     return KeyValueChannel(name) if usable(PATCH) else ActorChannel()
 
 
 @contextmanager
 def listening(name: str, curves: EpochListener, config: Config, scaling: dict[str, Any]) -> Iterator[Channel]:
-    """Listen, in a thread of its own, to what is told on the channel of this name."""
+    """Yield the channel with this name. A thread handles its events until the context ends."""
     channel, over = open_channel(name), threading.Event()
     arguments = (_events(channel, over, curves.beat), curves, config, scaling)
     thread = threading.Thread(target=_listen, args=arguments, daemon=True)
@@ -116,11 +117,11 @@ def listening(name: str, curves: EpochListener, config: Config, scaling: dict[st
 
 
 def _events(channel: Channel, over: threading.Event, beat: Callable[[], None]) -> Iterator[Any]:
-    """What is told, in order, until `over` is set and all of it was heard."""
+    """Yield the events in order. Stop when `over` is set and the remaining events were read."""
     last_look = False
     while not last_look:
         last_look = over.wait(LOOK_S)
-        # MLflow or the store may be out of reach for a while. Where they are gone for good, the run itself reports it.
+        # MLflow or the channel may be unreachable for a while. If it stays unreachable, the run itself reports it.
         with suppress(Exception):
             beat()
         with suppress(Exception):

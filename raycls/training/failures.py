@@ -1,10 +1,10 @@
-"""Errors of a training run: which of them end it at once, and the line that each one becomes.
+"""The errors of a training run: which ones end it at once, and how to report each in one line.
 
-    callbacks=[final_errors()]                          # for Ray's controller: no restart where it would not help
-    raise with_way_out(first_cause(error), job, store)  # what happened, what is kept, how to go on
+    callbacks=[final_errors()]                          # for Ray's controller: no restart if it cannot help
+    raise with_way_out(first_cause(error), job, store)  # what happened, what is kept, how to resume
 
-A BrokenOffError comes from outside the run, and its message ends with the command that resumes the run. Any other error
-of raycls would come again after a restart; its message says what to change.
+A BrokenOffError has a cause outside the run. Its message ends with the command that resumes the run. Any other raycls
+error would occur again on resume. Its message says what to change.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from raycls.training.checkpoints import CheckpointStore
 
 
 def final_errors() -> Any:
-    """Return a callback for Ray's controller that ends the run at an error which would come again after a restart.
+    """Return a callback for Ray's controller. It ends the run at an error that would occur again after a restart.
 
-    Ray restarts the workers after any error. When one worker dies, the others raise a RuntimeError of torch.distributed
-    or an error of Ray; these do not end the run.
+    Without it, Ray restarts the workers after any error. When one worker dies, the others raise a RuntimeError from
+    torch.distributed or an error of Ray. The callback lets Ray restart the workers after those errors only.
     """
     from ray.exceptions import RayError
     from ray.train import UserCallback
@@ -41,7 +41,7 @@ def final_errors() -> Any:
 
 
 def check_unchanged(dataset: PackedDataset) -> None:
-    """Raise DataError when the dataset on disk is not the one that the run began with."""
+    """Raise DataError if the dataset on disk has changed since the run began."""
     now = Manifest.model_validate_json((dataset.path / "manifest.json").read_bytes()).fingerprint
     if now != dataset.manifest.fingerprint:
         raise DataError(
@@ -52,11 +52,14 @@ def check_unchanged(dataset: PackedDataset) -> None:
 
 @contextmanager
 def enough_memory(batch_size: int) -> Iterator[None]:
-    """Turn an allocation that fails into a TrainingError with the way out: it would fail again after a restart."""
+    """Raise TrainingError if memory runs out. Its message says what to change.
+
+    A restart would fail in the same way, and a TrainingError ends the run.
+    """
     try:
         yield
     except RuntimeError as error:
-        # On a CPU, torch raises a plain RuntimeError.
+        # On a CPU, PyTorch raises a plain RuntimeError.
         if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
             raise
         raise TrainingError(
@@ -65,9 +68,13 @@ def enough_memory(batch_size: int) -> Iterator[None]:
 
 
 def first_cause(error: Exception) -> RayclsError:
-    """Return the cause within Ray's report of a failure: an error of raycls as it is, else one with the last line."""
+    """Return the original error inside Ray's error.
+
+    If it is not a raycls error, return a BrokenOffError with the last line of its message.
+    """
     cause: BaseException = next(iter(getattr(error, "worker_failures", {}).values()), error)
-    # Ray's wrappers hold the wrapped error as `cause`, even where they are instances of its class.
+    # Ray's wrapper errors hold the original error in `cause`. Some of them are also instances of its class, so an
+    # isinstance check cannot tell a wrapper from the original.
     while (
         inner := getattr(cause, "cause", None)
         or getattr(cause, "controller_failure", None)
@@ -81,7 +88,10 @@ def first_cause(error: Exception) -> RayclsError:
 
 
 def with_way_out(cause: RayclsError, spec: RunSpec, store: CheckpointStore) -> RayclsError:
-    """Return the same error with the checkpoint that is kept, and the command that resumes where that can help."""
+    """Return the same error with a longer message.
+
+    It adds the checkpoint that is kept and, if resuming can help, the command for it.
+    """
     message = str(cause)
     if last := store.last():
         message += f"; the checkpoint of epoch {last.epoch} is kept in {last.path}"

@@ -1,12 +1,12 @@
-"""The training loop: plain torch, in any process, on one device or as one of several equal workers.
+"""The training loop in plain PyTorch, on one device or as one of several workers.
 
     fit(config, open_dataset("cifar10"), on_epoch=lambda metrics, snapshot: print(metrics))
 
-    for metrics, snapshot in start(config, open_dataset("cifar10")).epochs(): …    # the same, an epoch at a time
+    for metrics, snapshot in start(config, open_dataset("cifar10")).epochs(): …    # the same, one epoch at a time
 
-The training split is one uint8 tensor on the device, or the memory map itself; a batch is a gather out of it. Every
-epoch seeds its own random numbers, so that a run resumed at an epoch repeats what the undisturbed run would have done.
-Knows no Ray: who the other workers are comes in as `Workers`, who hears of an epoch as a function.
+The training split is one uint8 tensor: on the device, or the memory map itself. A batch is gathered from this tensor.
+Each epoch seeds its own random numbers, so a resumed run computes the same as an uninterrupted one. The loop does not
+know Ray: its caller passes the other workers as `Workers`, and a function that receives each epoch.
 """
 
 from __future__ import annotations
@@ -38,24 +38,27 @@ from raycls.training.validation import validate
 from raycls.training.workers import Workers
 
 STATE = "training_state.pt"
-WHITENING_PIXELS = 5_000 * 32 * 32  # of the images that the first layer is whitened by, whatever their size
-REDUCED = 11 / 16  # of the side, in the first epochs: 22 of CIFAR-10's 32 pixels
+WHITENING_PIXELS = 5_000 * 32 * 32  # total pixels of the images that initialise the whitening layer
+REDUCED = 11 / 16  # image side in the first epochs, as a share of the full side: 22 of CIFAR-10's 32 pixels
 
 
 class Snapshot:
-    """The state after an epoch. Valid during `on_epoch` only: the next step changes the weights."""
+    """The state after an epoch. Save it before the next training step, which changes the weights."""
 
     def __init__(self, kept: nn.Module, card: ModelCard, state: dict[str, Any]):
         self._kept, self.card, self._state = kept, card, state
 
     def save(self, directory: Path) -> None:
-        """A whole checkpoint directory, with what resuming needs beside the weights."""
+        """Write a complete checkpoint directory, including the state that a resumed run needs."""
         checkpoint.save(directory, self._kept, self.card)
         torch.save(self._state, directory / STATE)
 
 
 def whitening_sample(image_size: int) -> int:
-    """How many images of that side, pixels, the first layer is whitened by: all their patches are held at once."""
+    """Return how many images of this side (pixels) initialise the whitening layer.
+
+    Larger images mean fewer of them: all their patches are in memory at the same time.
+    """
     return max(20, WHITENING_PIXELS // image_size**2)
 
 
@@ -71,10 +74,11 @@ def fit(
     init: Path | None = None,
     weights: str | None = None,
 ) -> nn.Module:
-    """Train to the last epoch, or until patience ends, and return the network as it then is (float32, on the device).
+    """Train until the last epoch or until patience ends. Return the trained network (float32, on the device).
 
-    After each epoch, every worker calls on_epoch(metrics, snapshot): see `Training.epochs`. on_step(done, total)
-    follows every step. The rest, and what is raised, as `start`.
+    Every worker calls on_epoch(metrics, snapshot) after each epoch, with the values that `Training.epochs` yields.
+    on_step(done, total) is called after each step. `start` describes the other arguments. Raises as `start` and
+    `Training.epochs`.
     """
     training = start(
         config, dataset, device=device, workers=workers, resume=resume, init=init, weights=weights
@@ -94,12 +98,13 @@ def start(
     init: Path | None = None,
     weights: str | None = None,
 ) -> Training:
-    """Make everything ready for the first epoch that is to be trained.
+    """Return a Training that is ready for its first epoch, or for the next epoch of a resumed run.
 
-    The weights start at random, or from `init`, a checkpoint directory of the same network made for any classes, or
-    from `weights`, what `networks.load_weights` takes. `resume` is a checkpoint directory of the same run.
+    init: a checkpoint directory to take weights from. Its network must be the same; its classes may differ.
+    weights: a source of weights for `networks.load_weights`. Without init and weights, the weights are random.
+    resume: a checkpoint directory of the same run.
 
-    Raises ConfigError for what cannot run.
+    Raises ConfigError if the configuration does not fit the dataset or the workers.
     """
     check(config, dataset, workers.size)
     started = time.perf_counter()
@@ -125,9 +130,9 @@ def start(
 
 
 class Training:
-    """One worker's training as it goes on: the weights, their average, the optimiser, and how far it came.
+    """The state of one worker's training: the weights, their average, the optimiser, and the metrics of each epoch.
 
-    Made by `start`. `started` is when that was (time.perf_counter).
+    `start` creates it. `started` is the time of that (time.perf_counter).
     """
 
     def __init__(
@@ -157,24 +162,31 @@ class Training:
 
     @property
     def epoch(self) -> int:
-        """How many epochs were trained."""
+        """Return how many epochs were trained."""
         return len(self.history)
 
     @property
     def kept(self) -> nn.Module:
-        """The network that is validated, saved and returned: the averaged weights where there are any."""
+        """Return the network that is validated, saved and returned: the averaged one if averaging is on."""
         return self.average.module if self.average else self.network
 
     def epochs(
         self, on_step: Callable[[int, int], None] = lambda done, total: None
     ) -> Iterator[tuple[dict[str, float], Snapshot]]:
-        """Train epoch by epoch, to the last one or until patience ends; metrics, alike on all workers, and state.
+        """Train one epoch at a time until the last epoch or until patience ends. Yield metrics and a snapshot for each.
 
-        The metrics are epoch (from 1), train_loss and train_accuracy (over the augmented images, while the weights
-        changed; the larger part of a mixed image counts), val_loss (mean cross entropy), val_accuracy (0..1),
-        val_macro_accuracy (mean of the classes' own), lr (of the epoch's last step), images_per_s (all workers),
-        train_seconds (the loop so far: whitening, augmentation and validation included). on_step(done, total) follows
-        every step. Raises TrainingError when the loss is no longer finite.
+        The metrics are the same on all workers:
+        - epoch: counted from 1
+        - train_loss, train_accuracy: means over the epoch's steps, on augmented images. The larger part of a mixed
+          image is its class.
+        - val_loss: mean cross entropy
+        - val_accuracy: 0..1
+        - val_macro_accuracy: mean of the accuracies of all classes
+        - lr: at the epoch's last step
+        - images_per_s: training throughput of all workers together
+        - train_seconds: time in the training loop so far, including whitening, augmentation and validation
+
+        on_step(done, total) is called after each step. Raises TrainingError if the loss is not finite.
         """
         while not self.finished:
             epoch, epoch_started = self.epoch, time.perf_counter()
@@ -209,7 +221,7 @@ class Training:
 
     @property
     def finished(self) -> bool:
-        """Whether the last epoch was trained, or patience has ended."""
+        """Return whether the last epoch was trained or patience has ended."""
         chosen_by, patience = self.config.training.chosen_by, self.config.training.patience
         best = max(self.history, key=lambda metrics: metrics[chosen_by], default={"epoch": 0})
         return self.epoch >= self.config.training.epochs or 0 < patience <= self.epoch - best["epoch"]
@@ -223,7 +235,7 @@ class Training:
         return {"history": self.history, **averaged, "optimizer": self.optimizer.state_dict()}
 
     def load(self, directory: Path) -> None:
-        """Go on from a checkpoint of this run."""
+        """Restore the state from a checkpoint directory of this run."""
         state = torch.load(directory / STATE, map_location=self.device, weights_only=True)
         if self.average:
             self.average.load_state_dict(state["average"])
@@ -235,10 +247,10 @@ class Training:
         self._started -= self.history[-1]["train_seconds"]
 
     def train_epoch(self, epoch: int, on_step: Callable[[int, int], None]) -> tuple[Tensor, Tensor]:
-        """One pass over the training images in whole batches; mean loss and accuracy over steps and workers."""
+        """Train on all whole batches of the epoch. Return the mean loss and accuracy over steps and workers."""
         config, steps = self.config, self.order.steps
         total = steps * config.training.epochs
-        # Early epochs learn coarse features, which smaller images show at half the cost.
+        # Early epochs learn coarse features. Smaller images show them too, at half the cost.
         small = epoch < round(config.training.reduced_share * config.training.epochs)
         self.network.train()
         freeze_body(self.network, epoch < config.training.frozen_epochs)
@@ -258,7 +270,7 @@ class Training:
         return mean[0], mean[1]
 
     def _step(self, indices: Tensor, epoch: int, small: bool) -> Tensor:
-        """Forward, backward and update on these images; this worker's mean loss and accuracy, float32."""
+        """Run forward, backward and update on these images. Return this worker's mean loss and accuracy (float32)."""
         config, card, order = self.config, self.card, self.order
         mirrored = order.mirrored(indices, epoch) if config.augment.flip else None
         images = random_views(
@@ -283,10 +295,10 @@ class Training:
         return torch.stack([loss.detach(), (logits.argmax(1) == shown).float().mean()])
 
     def _loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Mean cross entropy with smoothed targets (classes, or shares of each); images weighed by their class.
+        """Return the mean cross entropy with label smoothing. If class weights are on, images are weighted by class.
 
-        PyTorch's own `weight` weighs the smoothed target's classes instead: to call every image the rarest would be
-        best.
+        targets: int64 B (classes), or float32 B×C (the share of each class in a mixed image). PyTorch's own `weight`
+        argument is not used: it weights each class of the smoothed target, which rewards predicting the rarest class.
         """
         smoothing = self.config.optim.label_smoothing
         if self.class_weights is None:

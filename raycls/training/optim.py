@@ -1,10 +1,12 @@
-"""Optimisers: Muon for the filters with SGD beside it for the rest, or one for everything; one schedule for all.
+"""Optimisers and their learning-rate schedule.
+
+Muon trains the filters and SGD the other parameters, or one optimiser (SGD, Adam, AdamW) trains all of them.
 
     optimizer = Optimizer(network, config.optim, batch_size=1000, dtype=torch.bfloat16)
     optimizer.schedule(step / total_steps)   # before every step
-    optimizer.step()                         # after backward: clip, update, forget the gradients
+    optimizer.step()                         # after backward: clip, update, clear the gradients
 
-Knows parameters and numbers only: no data, no Ray.
+This module knows neither data nor Ray.
 """
 
 from __future__ import annotations
@@ -17,19 +19,20 @@ from torch import Tensor, nn
 
 from raycls.config import OptimConfig
 
-# airbench94_muon's rates, as ratios to its Muon rate of 0.24, for a loss summed over the batch.
+# The learning rates of airbench94_muon, divided by its Muon rate of 0.24. They are for a loss summed over the batch.
 HEAD_LR, BIAS_LR = 0.67 / 0.24, 0.053 / 0.24
-DECAY = 2e-6  # weight decay of head and biases per training image, whatever their rate
-WHITENING_SHARE = (
-    3 / 8
-)  # the whitening bias has found its place by then, and costs a whole backward convolution
+DECAY = 2e-6  # weight decay of head and biases per image of the batch, independent of their learning rate
+# The whitening bias is frozen after this share of all steps. It hardly changes later, and its gradient costs a whole
+# backward convolution.
+WHITENING_SHARE = 3 / 8
 
 
 def orthogonalize(matrix: Tensor, steps: int = 3, dtype: torch.dtype = torch.float32) -> Tensor:
-    """The nearest semi-orthogonal matrix, roughly: every singular value ends between about 0.5 and 1.5.
+    """Return roughly the nearest semi-orthogonal matrix: all singular values end between about 0.5 and 1.5.
 
-    Quintic Newton-Schulz iteration with the coefficients of Muon (kellerjordan.github.io/posts/muon): they maximise
-    the slope at zero, since speed counts here and exactness does not. float32, 2-D; dtype is what it is computed in.
+    matrix: 2-D, float32. The computation uses `dtype`. This is a quintic Newton-Schulz iteration with Muon's
+    coefficients (kellerjordan.github.io/posts/muon). They maximise the slope at zero, because speed matters more than
+    accuracy here.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     tall = matrix.shape[0] > matrix.shape[1]
@@ -42,10 +45,10 @@ def orthogonalize(matrix: Tensor, steps: int = 3, dtype: torch.dtype = torch.flo
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum whose update is orthogonalised, on filters kept at a fixed norm (airbench94_muon).
+    """Momentum with orthogonalised updates, for filters that keep a fixed norm (airbench94_muon).
 
-    Each parameter, seen as a matrix of output rows, is scaled to Frobenius norm sqrt(rows) before its step, so that
-    `lr` is the size of a step relative to the weights and needs no weight decay beside it.
+    Each parameter is treated as a matrix with one row per output. Before each step it is scaled to the Frobenius norm
+    sqrt(rows). So `lr` is the step size relative to the weights, and no weight decay is needed.
     """
 
     def __init__(self, params: list[nn.Parameter], lr: float, momentum: float, dtype: torch.dtype):
@@ -68,11 +71,11 @@ class Muon(torch.optim.Optimizer):
 
 
 class Optimizer:
-    """The optimisers of one network under one schedule, which moves every rate between 0 and its peak.
+    """The optimisers of one network under one schedule, which changes each learning rate between 0 and its peak.
 
-    batch_size is the global one: the rates of SGD beside Muon are meant for a summed loss, and the loop's loss is a
-    mean. Gradients must already be the workers' mean when `step` is called. dtype is what Muon's matrix products are
-    computed in.
+    batch_size: the global one. The SGD rates beside Muon are for a summed loss, but the training loop's loss is a mean.
+    So these rates are multiplied by batch_size. dtype: the type of Muon's matrix products. Gradients must be averaged
+    over the workers before `step`.
     """
 
     def __init__(
@@ -83,7 +86,7 @@ class Optimizer:
         self._trained = [p for p in network.parameters() if p.requires_grad]
         self._all = self._with_muon(network, batch_size, dtype) if config.name == "muon" else [self._alone()]
         self._peaks = [[group["lr"] for group in opt.param_groups] for opt in self._all]
-        self.lr = 0.0  # config.lr as the step that was scheduled last has it
+        self.lr = 0.0  # config.lr times the schedule's factor at the last scheduled step
 
     def _with_muon(
         self, network: nn.Module, batch_size: int, dtype: torch.dtype
@@ -104,7 +107,7 @@ class Optimizer:
         ]
 
     def _alone(self) -> torch.optim.Optimizer:
-        # Decay shrinks matrices and filters; biases and norms have nothing to gain from it.
+        # Weight decay helps matrices and filters. It does not help biases and norms.
         decay = self._config.weight_decay
         groups: list[dict[str, Any]] = [
             {"params": [p for p in self._trained if p.ndim > 1], "weight_decay": decay},
@@ -116,7 +119,7 @@ class Optimizer:
         return {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[self._config.name](groups, lr=lr)
 
     def schedule(self, progress: float) -> None:
-        """Set every rate for the step that begins when that share (0..1) of all steps is done."""
+        """Set every learning rate for the next step. progress: the share of all steps that are done, 0..1."""
         factor = rate_factor(self._config, progress)
         for opt, peaks in zip(self._all, self._peaks, strict=True):
             for group, peak in zip(opt.param_groups, peaks, strict=True):
@@ -141,9 +144,10 @@ class Optimizer:
 
 
 def rate_factor(config: OptimConfig, progress: float) -> float:
-    """What a peak rate is multiplied by (0..1) when that share (0..1) of all steps is done.
+    """Return the factor (0..1) of the peak learning rate. progress: the share of all steps that are done, 0..1.
 
-    It rises linearly from 0 during the warm-up, then falls to 0, in a line or in half a cosine (arXiv:1608.03983).
+    The factor rises linearly from 0 to 1 during the warm-up. Then it falls to 0, linearly or along half a cosine
+    (arXiv:1608.03983).
     """
     if progress < config.warmup:
         return progress / config.warmup

@@ -1,11 +1,11 @@
-"""The images that a step sees: splits as tensors, and the order of the images in an epoch.
+"""The images of each training step: the splits as tensors, and the order of the images in an epoch.
 
     train = Split(open_dataset("cifar10"), "train", torch.device("cpu"))
     order = EpochOrder(config, train, rank=0)
     for indices in order.batches(epoch=0): images = train.images[indices]
 
-Every epoch seeds its own random numbers from (seed, epoch): a resumed run repeats the undisturbed one, and all workers
-agree on the order. Knows neither networks nor losses.
+Each epoch seeds its random numbers from (seed, epoch). So a resumed run computes the same as an uninterrupted one, and
+all workers use the same order. This module knows neither networks nor losses.
 """
 
 from __future__ import annotations
@@ -22,18 +22,19 @@ from raycls.config import Config
 from raycls.data.packed import PackedDataset
 from raycls.data.tensors import as_tensor
 
-DEVICE_SHARE = 0.5  # of the free memory of an accelerator: what a split may take of it
-READ_AHEAD_FROM = 256 << 20  # bytes of images: a smaller split stays in memory wherever PyTorch itself fits
-# Bytes asked for at once: Linux's default read-ahead, beyond which it may leave out the rest.
+DEVICE_SHARE = 0.5  # the largest share of an accelerator's free memory that a split may use
+# Bytes of images. A smaller split stays in memory on any machine that can run PyTorch.
+READ_AHEAD_FROM = 256 << 20
+# Bytes of one read request. This is Linux's default read-ahead; the kernel may ignore the rest of a longer request.
 LEAST_READ_AHEAD = 128 << 10
 
 
 class Split:
-    """One split's images (uint8 N×S×S×3) and labels (int64 N) where the device reaches them.
+    """The images (uint8 N×S×S×3) and labels (int64 N) of one split. `chosen` (int64): the indices in use.
 
-    On a CPU the images are the memory map itself: the kernel reads pages and drops them when memory is short, so a
-    split may be larger than memory. An accelerator gets a copy as long as it fits into DEVICE_SHARE of its free
-    memory; else batches are gathered from the map. `chosen` (int64) are the indices in use.
+    On a CPU, the images are the memory map itself. The kernel reads its pages and drops them if memory is short, so a
+    split may be larger than memory. An accelerator gets a copy if it fits into DEVICE_SHARE of the free memory.
+    Otherwise batches are gathered from the map.
     """
 
     def __init__(self, dataset: PackedDataset, split: str, device: torch.device, count: int | None = None):
@@ -44,14 +45,14 @@ class Split:
             self.images, self.labels = self.images.to(device), self.labels.to(device)
         mapped = self.images.device.type == "cpu" and images.nbytes >= READ_AHEAD_FROM
         self._pages = _Pages(images) if mapped else None
-        # The same images for every seed and configuration: studies compare like with like.
+        # Every seed and configuration uses the same images, so the trials of a study are comparable.
         sample = torch.randperm(len(self.labels), generator=torch.Generator().manual_seed(0))
         self.chosen = sample[:count].to(self.labels.device)
 
     def read_ahead(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
-        """The same batches of indices (int64); before one is given out the kernel begins to read the next one's images.
+        """Yield the same batches of indices (int64). Before each batch, the kernel begins to read the next batch.
 
-        Of a split in an accelerator's memory, or of less than READ_AHEAD_FROM, nothing is read.
+        Nothing is read ahead if the split is in an accelerator's memory or smaller than READ_AHEAD_FROM.
         """
         if not self._pages:
             yield from batches
@@ -66,17 +67,20 @@ class Split:
             yield present
 
     def class_weights(self, num_classes: int) -> Tensor:
-        """float32, num_classes: inversely proportional to each class's images in use; 1 for a balanced split."""
+        """Return the weight of each class, float32 num_classes. All weights are 1 for a balanced split.
+
+        A weight is inversely proportional to the number of the class's images in use.
+        """
         counts = torch.bincount(self.labels[self.chosen], minlength=num_classes).clamp(min=1)
         return len(self.chosen) / (num_classes * counts)
 
 
 class _Pages:
-    """The pages of mapped images, read for those images alone.
+    """The pages of memory-mapped images. The kernel reads only the pages of the requested images.
 
-    Left to itself the kernel answers a missing page by reading around it, as much as the disk's read-ahead says. Where
-    memory is short these neighbours are gone again before they are asked for: with a read-ahead of 8 MiB, a split of
-    1.7 GB in 1.5 GiB was read seventy times over.
+    By default, the kernel also reads the pages around a missing page, up to the disk's read-ahead size. Batches are
+    random, so these neighbours are rarely needed soon. When memory is short, the kernel drops them before they are
+    used, and reads the split many times over.
     """
 
     def __init__(self, images: np.memmap):
@@ -85,6 +89,7 @@ class _Pages:
         self._map.madvise(mmap.MADV_RANDOM)
 
     def begin_to_read(self, indices: Tensor) -> None:
+        """Ask the kernel to read these images. Do not wait for it."""
         for index in indices.tolist():
             start = self._first + index * self._bytes
             end = start + self._bytes
@@ -97,13 +102,15 @@ def _free_memory(device: torch.device) -> int:
 
 
 def images_in_use(config: Config, dataset: PackedDataset) -> int:
+    """Return how many training images are used: the share `train_fraction` of the split, at least one."""
     return max(1, round(dataset.manifest.counts["train"] * config.training.train_fraction))
 
 
 class EpochOrder:
-    """The batches of each epoch, and the generators of this worker's random views, seeded anew by `batches`.
+    """The batches of each epoch, and the random generators of this worker's augmentation. `batches` seeds them.
 
-    `views` draws where the images are, `pixels` where the network is: one device, unless the split is too large for it.
+    views: a generator on the images' device. pixels: a generator on the network's device. The two devices differ only
+    if the split is too large for the network's device.
     """
 
     def __init__(self, config: Config, train: Split, rank: int, device: torch.device):
@@ -114,10 +121,10 @@ class EpochOrder:
         self.views, self.pixels = torch.Generator(train.images.device), torch.Generator(device)
 
     def batches(self, epoch: int) -> Iterator[Tensor]:
-        """Indices (int64, batch_size) of each step, the same on every worker; images beyond the last whole batch
-        wait for another epoch.
+        """Yield the indices (int64, batch_size) of each step. They are the same on every worker.
 
-        Seeds torch's global generator as well, which dropout draws from.
+        Images beyond the last whole batch are not used in this epoch. This also seeds PyTorch's global generator, which
+        dropout uses.
         """
         seeds = [
             self._derived(epoch, stream) for stream in (0, *range(1 + 3 * self._rank, 4 + 3 * self._rank))
@@ -138,9 +145,9 @@ class EpochOrder:
         yield from order[: self.steps * self._batch_size].split(self._batch_size)
 
     def mirrored(self, indices: Tensor, epoch: int) -> Tensor:
-        """Which images are flipped (bool): a random half at first, then each image every other epoch (airbench).
+        """Return which images are flipped, as bool. Each image is flipped in every second epoch (airbench).
 
-        The half is a hash of the image's index, so that every worker and every resumed run agrees on it.
+        A hash of the image's index decides which half is flipped first. So all workers and resumed runs agree on it.
         """
         start = ((indices + self._seed) * 2654435761 >> 15) & 1  # Knuth's multiplicative hash
         return (start + epoch) % 2 == 1

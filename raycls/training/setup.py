@@ -1,9 +1,9 @@
-"""What a training starts from: the network of a configuration, its card, and whether the two fit the dataset.
+"""Prepare a training run: build the network and its card, and check the configuration against the dataset.
 
     check(config, open_dataset("cifar10"), workers=2)
     network = untrained(config, open_dataset("cifar10"))
 
-Knows no steps: raycls/training/loop.py trains.
+raycls/training/loop.py trains the network.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from raycls.training.sampling import images_in_use
 
 
 def check(config: Config, dataset: PackedDataset, workers: int = 1) -> None:
-    """Raise ConfigError where the configuration does not fit the dataset or the number of workers."""
+    """Raise ConfigError if the configuration does not fit the dataset or the number of workers."""
     images = images_in_use(config, dataset)
     if config.training.batch_size > images:
         raise ConfigError(
@@ -58,7 +58,7 @@ def untrained(config: Config, dataset: PackedDataset) -> Any:
 
 
 def card_of(config: Config, dataset: PackedDataset) -> ModelCard:
-    """Return the card of a checkpoint of this configuration, without metrics."""
+    """Return the model card for checkpoints of this configuration. Its metrics are empty."""
     manifest = dataset.manifest
     return ModelCard(
         network=config.network.name,

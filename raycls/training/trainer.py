@@ -1,11 +1,11 @@
-"""One training run under Ray Train: data-parallel workers, the best checkpoint, an MLflow run, a model version.
+"""Run one training with Ray Train: data-parallel workers, the best checkpoint, an MLflow run, a model version.
 
     result = train("digits", preset("smoke", open_dataset("digits").manifest))
     result.version.reference, result.metrics["test_accuracy"]
 
-A worker that dies is replaced and the run goes on from its last checkpoint; where the whole run was broken off,
-`resume` takes it up again. What a worker does is raycls/training/worker.py's, what happens within a step loop.py's,
-what is kept of a run storage.py's and runs.py's; this module starts the workers and files what they made.
+If a worker dies, Ray starts the workers again from the last checkpoint. If the whole run was interrupted, `resume`
+continues it. This module starts the workers, then evaluates, logs and registers their result. worker.py is the code of
+one worker, loop.py the training loop, checkpoints.py the storage, and raycls/tracking/resumable.py the MLflow run.
 """
 
 from __future__ import annotations
@@ -38,18 +38,20 @@ from raycls.training.failures import check_unchanged, final_errors, first_cause,
 from raycls.training.sampling import images_in_use
 from raycls.training.worker import work
 
-IMAGES_PER_WORKER = {"CPU": 250, "GPU": 32}  # of a batch, at least, where the number of workers is not given
-RESTARTS = 3  # of the workers, after one of them died: a machine that kills them every time needs a person
-SHORT_EPOCH = 10_000  # images: fewer may be trained on within two seconds
-RELEASE_S = 5  # how long to wait for the processes of a study that has just ended to give their CPUs back
+# The smallest number of images of a batch for each worker, if --workers is not given.
+IMAGES_PER_WORKER = {"CPU": 250, "GPU": 32}
+# How often dead workers are started again. If they die each time, a person must look at the machine.
+RESTARTS = 3
+SHORT_EPOCH = 10_000  # images: a shorter epoch may end within two seconds, so the controller polls more often
+RELEASE_S = 5  # how long to wait until the processes of a study that has just ended release their CPUs
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingResult:
-    """A finished run. version is None where nothing was registered.
+    """A finished run. version: None if no model was registered.
 
-    metrics: the best epoch's (`loop.Training.epochs` has their names), the test split's, and total_train_seconds, the
-    loop's time to its last epoch.
+    metrics: those of the best epoch (named in `loop.Training.epochs`), those of the test split, and
+    total_train_seconds, the time in the training loop until the last epoch.
     """
 
     run_id: str
@@ -69,14 +71,14 @@ def train(
     init: str | None = None,
     weights: str | None = None,
 ) -> TrainingResult:
-    """Train, evaluate the best epoch (by `TrainingConfig.chosen_by`) on test, log and register it.
+    """Train a model. Evaluate the best epoch (`TrainingConfig.chosen_by`) on the test split, log it and register it.
 
-    workers defaults to one per GPU, or one per CPU, as far as the batch feeds them. model is the registered name
-    (default: the dataset's). lineage adds tags such as the study and trial that the configuration comes from.
-    init is a registered model to start from, weights a file of weights or "imagenet".
+    workers: by default one per GPU, or one per CPU, but no more than the batch size allows (IMAGES_PER_WORKER).
+    model: the registered name, by default the dataset's name. lineage: further tags, such as the study and the trial
+    of the configuration. init: a registered model to start from. weights: a file of weights, or "imagenet".
 
-    Raises UsageError before anything starts; TrainingError when the run failed (BrokenOffError: `resume` can go on
-    with it); KeyboardInterrupt after the workers were stopped and the MLflow run closed.
+    Raises UsageError before training starts, TrainingError if the run fails, and BrokenOffError if `resume` can
+    continue it. Raises KeyboardInterrupt after it has stopped the workers and closed the MLflow run.
     """
     dataset = open_dataset(dataset_name)
     setup.check(config, dataset, workers or 1)
@@ -107,10 +109,10 @@ def train(
 
 
 def resume(dataset_name: str, reference: str, *, workers: int | None = None) -> TrainingResult:
-    """Resume a run from its last complete checkpoint, in the same MLflow run.
+    """Continue an interrupted run from its last complete checkpoint, in the same MLflow run.
 
-    reference is the MLflow run's id or name; workers defaults to the run's. Raises UsageError where there is nothing to
-    go on with (see `resumable.find` and `UnfinishedRun.check`), and as `train`.
+    reference: the id or name of the MLflow run. workers: by default as many as the run began with. Raises UsageError if
+    the run cannot be resumed (see `resumable.find` and `UnfinishedRun.check`), and the errors of `train`.
     """
     dataset = open_dataset(dataset_name)
     former = resumable.find(TrainingSpec, reference, dataset_name)
@@ -128,7 +130,7 @@ def resume(dataset_name: str, reference: str, *, workers: int | None = None) -> 
     scaling = _scaling(workers or spec.workers, spec.config.training.batch_size)
     with resumable.again(former) as run:
         curves = EpochLogger(run, former.epochs)
-        # Workers may outlive a killed driver: these epochs were trained, and never logged.
+        # Workers may live longer than a killed driver, so some trained epochs may be missing in MLflow.
         for metrics in store.history():
             curves.add(metrics)
         return _carry_out(spec, dataset, scaling, store, curves)
@@ -141,7 +143,7 @@ def _carry_out(
     store: CheckpointStore,
     curves: EpochLogger,
 ) -> TrainingResult:
-    """Train the remaining epochs; then evaluate, log and register the best epoch."""
+    """Train the remaining epochs, then evaluate, log and register the best epoch."""
     progress.say(f"run {store.run}; where it is broken off: {spec.resume_command(store.run)}")
     try:
         run_workers(spec, dataset, scaling, store, curves)
@@ -156,7 +158,7 @@ def _carry_out(
         return _file(best, store.history()[-1], spec, dataset, curves.run)
     except RayclsError:
         raise
-    except Exception as error:  # of MLflow, its server, or the file system that artifacts are copied to
+    except Exception as error:  # from MLflow, its server, or the file system of the artifacts
         raise BrokenOffError(
             f"the trained model cannot be filed in MLflow: {tracking.reason_of(error)}; its checkpoint is "
             f"{best.path}; try again with: {spec.resume_command(store.run)}"
@@ -170,11 +172,11 @@ def _file(
     dataset: PackedDataset,
     run: tracking.Run,
 ) -> TrainingResult:
-    """Evaluate the best epoch on test, log and register it. last: the metrics of the last epoch."""
+    """Evaluate the best epoch on the test split, log it and register it. last: the metrics of the last epoch."""
     with tempfile.TemporaryDirectory() as folder, best.directory() as source:
         directory = Path(folder) / tracking.CHECKPOINT
         directory.mkdir()
-        for name in (WEIGHTS, CARD):  # files for a resume stay in the run's storage
+        for name in (WEIGHTS, CARD):  # the state for resuming stays in the run's storage
             shutil.copyfile(source / name, directory / name)
         evaluation = evaluate(Predictor.load(directory), dataset, "test")
         found = evaluation.metrics("test") | {"total_train_seconds": last["train_seconds"]}
@@ -183,7 +185,7 @@ def _file(
         _log_report(run, evaluation, dataset)
         version = None
         if spec.model:
-            # A driver may have been killed right after it registered the model.
+            # A driver that was killed may already have registered the model.
             version = registry.of_run(run.id) or registry.register(
                 spec.model,
                 run,
@@ -198,11 +200,11 @@ def _file(
 
 
 def _scaling(workers: int | None, batch_size: int) -> dict[str, Any]:
-    """Ray's ScalingConfig: one worker per GPU, or the free CPU cores divided among workers.
+    """Return the arguments of Ray's ScalingConfig: one worker per GPU, or the free CPU cores divided among the workers.
 
-    By default as many as there are GPUs, or else cores, as long as each still gets IMAGES_PER_WORKER of a batch: on
-    cores, processes that meet once a step lose less to what else runs on the machine than threads that meet at every
-    layer.
+    The default is one worker per free GPU or, without GPUs, per free core. But each worker gets at least
+    IMAGES_PER_WORKER images of a batch. On CPUs, many processes are better than many threads: processes synchronise
+    once a step, threads at every layer, so other work on the machine delays processes less.
     """
     import ray
 
@@ -226,7 +228,7 @@ def _scaling(workers: int | None, batch_size: int) -> dict[str, Any]:
     each = max(1, cpus // count)
     nodes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
     while each > 1 and sum(cores // each for cores in nodes) < count:
-        each -= 1  # a worker's cores are all on one node
+        each -= 1  # all cores of a worker must be on one node
     return {"num_workers": count, "resources_per_worker": {"CPU": each}}
 
 
@@ -238,9 +240,10 @@ def run_workers(
     curves: EpochListener,
     name: str | None = None,
 ) -> None:
-    """Run the Ray Train job, as the store's next attempt; `curves` hears of each epoch. name: see `make_trainer`.
+    """Run the Ray Train job as the store's next attempt.
 
-    Raises what stopped it, in one line; KeyboardInterrupt after the workers were stopped.
+    curves: receives the metrics of each epoch. name: see `make_trainer`. Raises the RayclsError that stopped the job.
+    Raises KeyboardInterrupt after Ctrl-C has stopped the workers.
     """
     import ray
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
@@ -265,7 +268,7 @@ def run_workers(
         callbacks=[final_errors()],
     )
     previous = signal.getsignal(signal.SIGINT)
-    # Ray prints the errors of workers on stdout, which is for results.
+    # Ray reports dead workers on stdout, which is only for results. These reports go to stderr.
     with redirect_stdout(sys.stderr), listening(attempt, curves, spec.config, scaling) as channel:
         trainer = make_trainer(
             work,
@@ -279,7 +282,7 @@ def run_workers(
         try:
             trainer.fit()
         except SystemExit:
-            # Ray's own SIGINT handler stops the workers and exits with code 0.
+            # After Ctrl-C, Ray's SIGINT handler stops the workers and exits with 0, as after success.
             raise KeyboardInterrupt from None
         except Exception as error:
             raise first_cause(error) from error

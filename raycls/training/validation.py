@@ -1,4 +1,4 @@
-"""The figures of an epoch on the validation split.
+"""Compute the metrics of an epoch on the validation split.
 
 validate(network, Split(dataset, "val", device), card, dtype, workers)["val_accuracy"]
 """
@@ -15,13 +15,16 @@ from raycls.models.forward import forward
 from raycls.training.sampling import Split
 from raycls.training.workers import Workers
 
-EVAL_PIXELS = 2_000 * 32 * 32  # pixels of the images in one batch
+EVAL_PIXELS = 2_000 * 32 * 32  # largest number of pixels in one batch, over all its images
 
 
 def validate(
     network: nn.Module, val: Split, card: ModelCard, dtype: torch.dtype, workers: Workers
 ) -> dict[str, float]:
-    """Return val_loss, val_accuracy and val_macro_accuracy. Each worker computes its part of the validation split."""
+    """Return val_loss, val_accuracy and val_macro_accuracy, the same on all workers.
+
+    Each worker computes its part of the validation split.
+    """
     network.eval()
     device, classes = next(network.parameters()).device, len(card.classes)
     loss = torch.zeros(1, dtype=torch.float64, device=device)

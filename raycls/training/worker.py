@@ -1,10 +1,10 @@
-"""The function that every Ray Train worker runs: the loop, with progress to the driver and checkpoints to Ray.
+"""The code of each Ray Train worker: run the training loop, send progress to the driver, save checkpoints.
 
     task = {"job": job, "dataset": dataset, "former": store.last(), "init": None, "channel": channel}
     TorchTrainer(work, train_loop_config=task, …).fit()
 
-`former` is the checkpoint that earlier attempts left, `init` the registered model to start from where there is none;
-`channel` what raycls/training/events.py listens to.
+former: the last checkpoint of earlier attempts, or None. init: the registered model to start from if there is no
+checkpoint, or None. channel: carries events to the driver (raycls/training/events.py).
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from raycls.training.events import Channel
 from raycls.training.failures import check_unchanged, enough_memory
 from raycls.training.workers import Workers
 
-TELL_S = 1.0  # between two signs of progress
+TELL_S = 1.0  # shortest time between two progress events, seconds
 
 
 def work(task: dict[str, Any]) -> None:
-    """Train with the other workers from the latest checkpoint, or from the start; report every epoch to Ray."""
+    """Train with the other workers, and report every epoch to Ray. Start from the latest checkpoint if there is one."""
     import ray.train
     import ray.train.torch
 
@@ -54,7 +54,7 @@ def work(task: dict[str, Any]) -> None:
             ray.train.report(metrics, checkpoint_dir_name=name)
             return
         check_unchanged(dataset)
-        # The driver hears of an epoch before the checkpoint exists: its curve is complete when a resume starts there.
+        # Send the metrics before the checkpoint is saved. So MLflow has every epoch that a resumed run skips.
         channel.put(["epoch", metrics])
         storage = context.get_storage()
         path = f"{storage.experiment_fs_path}/{name}"
@@ -85,7 +85,10 @@ def work(task: dict[str, Any]) -> None:
 
 @contextmanager
 def _latest(latest: Any, former: SavedCheckpoint | None) -> Iterator[Path | None]:
-    """Yield the directory to resume from: that of this attempt's latest checkpoint, of an earlier one, or None."""
+    """Yield the directory to resume from, or None.
+
+    latest: Ray's latest checkpoint of this attempt, or None. former: the last checkpoint of earlier attempts, or None.
+    """
     if latest:
         with local(latest.filesystem, latest.path) as folder:
             yield folder

@@ -1,9 +1,9 @@
-"""The processes that train together: each one's part of a batch, and the mean of their tensors.
+"""The processes that train one network together: each process's part of a batch, and the mean of their tensors.
 
     workers = Workers(rank=0, size=2)
     workers.average([loss])
 
-Knows torch.distributed, and nothing of Ray.
+This module uses torch.distributed. It does not know Ray.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Workers:
-    """This process among those that train together, in torch's default process group where `size` > 1."""
+    """This process among the `size` processes that train together.
+
+    If `size` > 1, they must be in PyTorch's default process group.
+    """
 
     rank: int = 0
     size: int = 1
@@ -27,7 +30,10 @@ class Workers:
         return indices.tensor_split(self.size)[self.rank]
 
     def average(self, tensors: list[Tensor]) -> None:
-        """Replace each tensor by its mean over the workers. One message for all: small networks wait for latency."""
+        """Replace each tensor by its mean over the workers.
+
+        All tensors go in one message, because latency dominates for small networks.
+        """
         if self.size == 1 or not tensors:
             return
         flat = torch.cat([t.reshape(-1) for t in tensors])
