@@ -33,12 +33,11 @@ from raycls.models.forward import compute_dtype
 from raycls.models.networks import FastCNN, freeze_body, load_weights
 from raycls.training.optim import Optimizer
 from raycls.training.sampling import EpochOrder, Split, images_in_use
-from raycls.training.setup import card_of, check, untrained
+from raycls.training.setup import card_of, check, untrained, whitening_sample
 from raycls.training.validation import validate
 from raycls.training.workers import Workers
 
 STATE = "training_state.pt"
-WHITENING_PIXELS = 5_000 * 32 * 32  # total pixels of the images that initialise the whitening layer
 REDUCED = 11 / 16  # image side in the first epochs, as a share of the full side: 22 of CIFAR-10's 32 pixels
 
 
@@ -52,14 +51,6 @@ class Snapshot:
         """Write a complete checkpoint directory, including the state that a resumed run needs."""
         checkpoint.save(directory, self._kept, self.card)
         torch.save(self._state, directory / STATE)
-
-
-def whitening_sample(image_size: int) -> int:
-    """Return how many images of this side (pixels) initialise the whitening layer.
-
-    Larger images mean fewer of them: all their patches are in memory at the same time.
-    """
-    return max(20, WHITENING_PIXELS // image_size**2)
 
 
 def fit(

@@ -17,6 +17,8 @@ from raycls.models.card import ModelCard, provenance
 from raycls.models.networks import build
 from raycls.training.sampling import images_in_use
 
+WHITENING_PIXELS = 5_000 * 32 * 32  # total pixels of the images that initialise the whitening layer
+
 
 def check(config: Config, dataset: PackedDataset, workers: int = 1) -> None:
     """Raise ConfigError if the configuration does not fit the dataset or the number of workers."""
@@ -74,3 +76,11 @@ def card_of(config: Config, dataset: PackedDataset) -> ModelCard:
         seed=config.training.seed,
         **provenance(),
     )
+
+
+def whitening_sample(image_size: int) -> int:
+    """Return how many images of this side (pixels) initialise the whitening layer.
+
+    Larger images mean fewer of them: all their patches are in memory at the same time.
+    """
+    return max(20, WHITENING_PIXELS // image_size**2)
