@@ -132,7 +132,7 @@ def test_connections_that_the_server_ends_between_requests_lose_none(serve, imag
         asyncio.get_running_loop().call_later(0.01, request.transport.close)
         return web.json_response({"class_name": "red"})
 
-    sample = measure(serve(handler), images, rate=20, warmup_seconds=0)
+    sample = measure(serve(handler), images, rate=10, seconds=2, warmup_seconds=0)
     assert sample.errors == {}
     assert len(set(ports)) == len(ports) == sample.answered == 20
 
