@@ -32,10 +32,17 @@ CONFIG = Path(__file__).parents[1] / "serve_config.yaml"
 
 
 @pytest.fixture(autouse=True)
-def _no_environment_of_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hide the developer's own cluster, server and storage from the tests."""
-    for name in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI", "RAYCLS_STORAGE", "RAYCLS_STUDIES", "RAYCLS_TOKEN"):
+def _no_environment_of_the_caller(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Hide the developer's cluster, server and storage from tests, and what one test leaves there from the next.
+
+    MLflow writes MLFLOW_TRACKING_URI into the environment, which a later session fixture would obey.
+    """
+    names = ("RAY_ADDRESS", "MLFLOW_TRACKING_URI", "RAYCLS_STORAGE", "RAYCLS_STUDIES", "RAYCLS_TOKEN")
+    for name in names:
         monkeypatch.delenv(name, raising=False)
+    yield
+    for name in names:
+        os.environ.pop(name, None)
 
 
 @pytest.fixture
