@@ -144,7 +144,7 @@ def _carry_out(
     curves: EpochLogger,
 ) -> TrainingResult:
     """Train the remaining epochs, then evaluate, log and register the best epoch."""
-    progress.say(f"run {store.run}; where it is broken off: {spec.resume_command(store.run)}")
+    progress.say(f"run {store.run}; to continue it after an interruption: {spec.resume_command(store.run)}")
     try:
         run_workers(spec, dataset, scaling, store, curves)
         check_unchanged(dataset)

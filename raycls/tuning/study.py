@@ -145,7 +145,7 @@ def _search(spec: StudySpec, name: str, run: tracking.Run) -> Study:
     cluster.connect()
     store = CheckpointStore(spec.storage, study_directory(name))
     store.prepare()
-    progress.say(f"study {name}; where it is broken off: {spec.resume_command(name)}")
+    progress.say(f"study {name}; to continue it after an interruption: {spec.resume_command(name)}")
     prestart(spec)
     record = StudyRecord(spec, name, run)
     if spec.timed:
@@ -229,7 +229,7 @@ def _train_winner(study: Study) -> TrainingResult:
     progress.say(
         f"training the winner, trial #{study.best.number} ({study.best.told()}), in full: "
         f"{study.config.training.epochs} epochs on all {dataset.manifest.counts['train']:,} images"
-        + (f", with lr {study.config.optim.lr:.4g} for so many" if study.lr_factor < 1 else "")
+        + (f", with lr {study.config.optim.lr:.4g} for the longer training" if study.lr_factor < 1 else "")
     )
     for found in resumable.of_study(study.name, spec.dataset):
         if found.info.status != "FINISHED":
