@@ -22,7 +22,7 @@ help:
 	@echo "make train      prepare CIFAR-10 and train a model of it; DATASET=photos/ takes a folder of images"
 	@echo "make serve      serve the champion at http://127.0.0.1:8000, until Ctrl-C"
 	@echo "make mlflow-ui  MLflow's page with all runs and models, at http://127.0.0.1:5000"
-	@echo "make demo       everything once on CIFAR-10, about six minutes"
+	@echo "make demo       everything once on CIFAR-10, about four minutes"
 	@echo "make bench      one replica against two, into benchmarks/results"
 	@echo "make lock       resolve pyproject.toml again into requirements-dev.lock"
 

@@ -70,7 +70,9 @@ def measure(
         closed = repeated([_load(plan, connections=count) for count in plan.connections])
         peak = max(point.requests_per_s for point in closed)
         rates = [peak * share for share in AUTO_SHARES] if plan.rates == "auto" else plan.rates
-        return closed + repeated([_load(plan, rate=rate) for rate in rates])
+        opened = repeated([_load(plan, rate=rate) for rate in rates])
+        bar.describe(f"measuring {name}")
+        return closed + opened
 
 
 def _load(plan: Plan, **kind: float) -> Load:

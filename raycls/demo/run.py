@@ -31,9 +31,7 @@ from raycls.errors import ClusterError, SourceError
 from raycls.serving.client.predict import over_http
 from raycls.serving.control import deploy
 from raycls.serving.control.configuration import ServeConfiguration
-from raycls.training.sampling import images_in_use
 from raycls.training.trainer import TrainingResult
-from raycls.tuning import space as spaces
 from raycls.tuning.plan import plan
 from raycls.tuning.space import Domain, Space
 from raycls.tuning.study import tune
@@ -95,7 +93,7 @@ def run(config: Path, *, dataset_name: str | None = None, port: int | None = Non
             config_of_winner,
             trials=TRIALS,
             max_epochs=TRIAL_EPOCHS,
-            space=_space(config_of_winner, dataset),
+            space=_space(config_of_winner),
         )
         outcome = tune(study, trained=lambda done: answers.append(_serve(done, document, dataset, parts)))
         training = outcome.training
@@ -137,14 +135,16 @@ def _configuration(dataset: PackedDataset) -> Config:
     return override(base, [f"training.train_fraction={fraction}", f"training.epochs={epochs}"])
 
 
-def _space(config: Config, dataset: PackedDataset) -> Space:
-    """Return the default search space with narrower ranges, for a short training.
+def _space(config: Config) -> Space:
+    """Return the search space: batch size, learning rate and dropout in ranges that suit a short training.
 
-    Short trials prefer small batches, which make more steps; in the winner's training they only cost time.
+    A short trial prefers small batches, which make more steps, and in a whole training only cost time. The winner's
+    learning rate is divided by about three for its longer training, so that the range begins at the preset's.
     """
-    batch_size = config.training.batch_size
-    return spaces.around(config, images_in_use(config, dataset)) | {
+    batch_size, lr = config.training.batch_size, config.optim.lr
+    return {
         "training.batch_size": Domain(low=batch_size // 2, high=batch_size, log=True),
+        "optim.lr": Domain(low=lr, high=4 * lr, log=True),
         "network.dropout": Domain(low=0.0, high=0.1),
     }
 

@@ -28,7 +28,7 @@ def test_a_port_in_use_is_an_error_before_any_part(home: Path) -> None:
 def test_the_search_begins_with_the_preset_and_keeps_its_batches_large(digits_home: Path) -> None:
     dataset = open_dataset("digits")
     config = _configuration(dataset)
-    space = _space(config, dataset)
+    space = _space(config)
     batch_size = preset(PRESET, dataset.manifest).training.batch_size
     assert set(space) == {"training.batch_size", "optim.lr", "network.dropout"}
     assert spaces.own_values(space, config) is not None
