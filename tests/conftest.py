@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 # OpenMP threads wait for each other, which takes forty times as long where another process uses one of the cores.
 os.environ["OMP_NUM_THREADS"] = "1"
 
+METRICS_EXPORT_MS = (
+    1000  # how often a process of the served cluster tells Ray's agent its metrics; Ray's default: 10 s
+)
 CONFIG = Path(__file__).parents[1] / "serve_config.yaml"
 
 
@@ -129,7 +132,9 @@ def served(trained: TrainingResult, serve_config: Path) -> Iterator[Served]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    up = deploy.up(ServeConfiguration.read(serve_config).pinned(port=port, replicas=1), detach=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_metrics_report_interval_ms", str(METRICS_EXPORT_MS))
+        up = deploy.up(ServeConfiguration.read(serve_config).pinned(port=port, replicas=1), detach=True)
     running = cluster.status()
     assert running is not None
     yield up
