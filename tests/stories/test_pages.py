@@ -124,14 +124,17 @@ def _script(commands: list[str], port: int) -> list[str]:
 
 
 def _run(folder: Path, *pages: Path) -> str:
-    """Run the pages' commands in the folder and in one home, from top to bottom, and return what they print."""
+    """Run the pages' commands in the folder and in one home, from top to bottom, and return what they print.
+
+    The home is beside the folder, because `ray job submit --working-dir .` uploads all that is in the folder.
+    """
     commands = [command for page in pages for command in _commands(page)]
     program = "set -ex\n" + "\n".join(_script(commands, free_port(8000))) + "\n"
     environment = {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "HOME": str(folder),
-        "RAYCLS_HOME": str(folder / "home"),
+        "RAYCLS_HOME": str(folder.with_name(f"{folder.name}-home")),
     }
     try:
         done = subprocess.run(
