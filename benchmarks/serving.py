@@ -23,7 +23,7 @@ from harness import results_page, servers_page, serving_peers
 from raycls import command, progress, registry
 from raycls.benchmark.images import write_images
 from raycls.cli import main as raycls
-from raycls.data.packed import open_dataset
+from raycls.data.versions import open_dataset
 from raycls.engines.build import best_device, fitting
 from raycls.models.card import load_card
 

@@ -24,7 +24,7 @@ from pathlib import Path
 import psutil
 
 from raycls import progress, registry, tracking
-from raycls.data.sources import prepare
+from raycls.data.prepare import prepare
 from raycls.errors import StudyError
 from raycls.tuning import record
 from raycls.tuning.spec import Trial

@@ -25,7 +25,7 @@ from harness import results_page, training_page, training_parts
 from harness.results_page import seeds
 
 from raycls import command, progress
-from raycls.data.packed import open_dataset
+from raycls.data.versions import open_dataset
 
 PEER = Path(__file__).parent / "peers" / "plain_cnn.py"
 RESULTS = Path(__file__).parent / "results"

@@ -24,7 +24,7 @@ from harness.results_page import seeds
 
 from raycls import command, progress
 from raycls.benchmark.batch_counts import forward_ms
-from raycls.data.packed import open_dataset
+from raycls.data.versions import open_dataset
 from raycls.reports.pictures import png
 from raycls.serving.control import deploy
 from raycls.serving.control.configuration import ServeConfiguration

@@ -1,6 +1,6 @@
 """The configuration of a training run: one frozen, typed tree, the presets that fill it, and overrides from text.
 
-    config = preset("fast", manifest)
+    config = preset("fast", info)
     config = override(config, ["lr=0.2", "training.epochs=8"])
 
 A field is validated when the tree is built. The whole tree is printed at the start of a run and logged with it. This
@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from raycls.errors import ConfigError
 
 if TYPE_CHECKING:
-    from raycls.data.packed import Manifest
+    from raycls.data.packed import DatasetInfo
 
 
 Engine = Literal["reference", "torch", "openvino", "cuda-graphs"]  # see raycls/engines/build.py
@@ -209,7 +209,7 @@ _LARGEST_BATCH = {"muon": 1000, "adamw": 125}
 _FULL_SPLIT = 45_000  # training images of CIFAR-10, for which the presets were made
 
 
-def preset(name: str, manifest: Manifest, network: str | None = None) -> Config:
+def preset(name: str, info: DatasetInfo, network: str | None = None) -> Config:
     """Return the complete configuration `name` for a dataset. Its size decides batch size and epochs.
 
     smoke takes seconds and shows that everything works. quick, fast, strong and accurate take longer, in this order,
@@ -223,21 +223,21 @@ def preset(name: str, manifest: Manifest, network: str | None = None) -> Config:
     if network not in NETWORKS:
         raise ConfigError(f"unknown network {network!r}; the networks are: {', '.join(NETWORKS)}")
     chosen = _PRESETS[name]
-    images = manifest.counts["train"]
+    images = info.counts["train"]
     muon = network == "fastcnn"
     most = _LARGEST_BATCH["muon" if muon else "adamw"]
     # A small dataset needs small batches, for about twenty or more steps an epoch, and up to five times the epochs.
     # Large images need small batches too, as the memory for a batch's activations grows with its pixels.
-    batch_size = min(most, max(16, images // 20), images, max(16, _BATCH_PIXELS // manifest.image_size**2))
+    batch_size = min(most, max(16, images // 20), images, max(16, _BATCH_PIXELS // info.image_size**2))
     passes = min(5.0, max(1.0, math.sqrt(_FULL_SPLIT / images)))
-    reducible = network != "mlp" and manifest.image_size >= 32
+    reducible = network != "mlp" and info.image_size >= 32
     return Config(
         network=NetworkConfig(name=network, widths=getattr(chosen, network, ())),
         optim=OptimConfig() if muon else OptimConfig(name="adamw", lr=_RATES["adamw"], label_smoothing=0.1),
         augment=AugmentConfig(
-            translate=manifest.image_size // 16,
-            flip=manifest.mirrorable,
-            cutout=round(chosen.cutout * manifest.image_size),
+            translate=info.image_size // 16,
+            flip=info.mirrorable,
+            cutout=round(chosen.cutout * info.image_size),
         ),
         training=TrainingConfig(
             epochs=chosen.epochs if name == "smoke" else round(chosen.epochs * passes),

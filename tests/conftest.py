@@ -59,7 +59,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(scope="session")
 def digits_home() -> Iterator[Path]:
     """Return a RAYCLS_HOME with the dataset `digits`. It is used unless a test sets its own."""
-    from raycls.data.sources import prepare
+    from raycls.data.prepare import prepare
 
     # The paths of pytest's tmp_path are too long for Ray's sockets, which may be below this folder.
     with tempfile.TemporaryDirectory(prefix="raycls-test-") as folder, pytest.MonkeyPatch.context() as patch:
@@ -87,10 +87,10 @@ def trained(digits_home: Path, ray_session: None) -> TrainingResult:
     """Return a small model of `digits`, trained with Ray Train, registered and promoted to champion."""
     from raycls import registry
     from raycls.config import override, preset
-    from raycls.data.packed import open_dataset
+    from raycls.data.versions import open_dataset
     from raycls.training.trainer import train
 
-    config = override(preset("smoke", open_dataset("digits").manifest), ["epochs=5"])
+    config = override(preset("smoke", open_dataset("digits").info), ["epochs=5"])
     result = train("digits", config)
     assert result.version is not None
     version = registry.choose_engine(result.version, open_dataset("digits").images("val"))

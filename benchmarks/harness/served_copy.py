@@ -25,7 +25,7 @@ from raycls.benchmark.images import write_images
 from raycls.benchmark.load import Load, LoadGenerator, Sample
 from raycls.cluster.environment import free_port
 from raycls.cluster.processes import psutil
-from raycls.data.packed import open_dataset
+from raycls.data.versions import open_dataset
 from raycls.errors import BenchmarkError
 from raycls.models.card import load_card
 from raycls.registry import ModelVersion

@@ -22,7 +22,8 @@ import torch
 import torch.distributed as dist
 
 from raycls.config import Config, override, preset
-from raycls.data.packed import PackedDataset, open_dataset
+from raycls.data.packed import PackedDataset
+from raycls.data.versions import open_dataset
 from raycls.engines.predictor import Predictor
 from raycls.training import loop
 from raycls.training.evaluation import evaluate
@@ -99,7 +100,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="threads of PyTorch in each worker")
     options = parser.parse_args()
     dataset = open_dataset(options.dataset)
-    config = override(preset(options.preset, dataset.manifest, options.network), options.settings)
+    config = override(preset(options.preset, dataset.info, options.network), options.settings)
     print(json.dumps(run(config, dataset, options.workers, options.threads)))
 
 

@@ -21,7 +21,7 @@ from typing import Any
 from raycls import cluster, progress
 from raycls.cluster.environment import ALLOCATOR
 from raycls.config import Config, override, preset
-from raycls.data.packed import open_dataset
+from raycls.data.versions import open_dataset
 from raycls.errors import BenchmarkError
 from raycls.training.trainer import train
 
@@ -116,7 +116,7 @@ def networks(dataset: str, seeds: list[int], init: str | None) -> Iterator[Row]:
 
 
 def _config(dataset: str, name: str, settings: list[str], network: str | None = None) -> Config:
-    return override(preset(name, open_dataset(dataset).manifest, network), settings)
+    return override(preset(name, open_dataset(dataset).info, network), settings)
 
 
 def under_ray(

@@ -29,7 +29,7 @@ from typing import Any
 from raycls import cluster, machine, progress
 from raycls.cluster.environment import ALLOCATOR
 from raycls.config import Config, override, preset
-from raycls.data.packed import open_dataset
+from raycls.data.versions import open_dataset
 from raycls.errors import BenchmarkError
 from raycls.tuning.plan import plan
 from raycls.tuning.space import architecture
@@ -213,7 +213,7 @@ def timed_again(study: Study) -> float:
 
 
 def _config(dataset: str, settings: Sequence[str], seed: int) -> Config:
-    return override(preset("quick", open_dataset(dataset).manifest), [*settings, f"training.seed={seed}"])
+    return override(preset("quick", open_dataset(dataset).info), [*settings, f"training.seed={seed}"])
 
 
 def _trials(

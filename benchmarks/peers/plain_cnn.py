@@ -21,7 +21,8 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from raycls import command, machine
-from raycls.data.packed import Manifest, PackedDataset, open_dataset
+from raycls.data.packed import DatasetInfo, PackedDataset
+from raycls.data.versions import open_dataset
 
 WARMUP_BATCHES = 20
 
@@ -71,15 +72,15 @@ def train_epochs(
     """
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
-    manifest = dataset.manifest
+    info = dataset.info
     train = DataLoader(
-        PILDataset(dataset, "train", _augmenting(manifest)),
+        PILDataset(dataset, "train", _augmenting(info)),
         batch_size=64,
         shuffle=True,
         num_workers=num_workers,
     )
-    test = DataLoader(PILDataset(dataset, "test", _plain(manifest)), batch_size=256, num_workers=num_workers)
-    shape = (len(manifest.classes), manifest.image_size)
+    test = DataLoader(PILDataset(dataset, "test", _plain(info)), batch_size=256, num_workers=num_workers)
+    shape = (len(info.classes), info.image_size)
     _train(PlainCNN(*shape), train, batches=WARMUP_BATCHES)
     network, run = PlainCNN(*shape), PlainRun()
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
@@ -91,15 +92,15 @@ def train_epochs(
     return run
 
 
-def _augmenting(manifest: Manifest) -> transforms.Compose:
-    steps = [transforms.RandomCrop(manifest.image_size, padding=4)]
-    if manifest.mirrorable:
+def _augmenting(info: DatasetInfo) -> transforms.Compose:
+    steps = [transforms.RandomCrop(info.image_size, padding=4)]
+    if info.mirrorable:
         steps.append(transforms.RandomHorizontalFlip())
-    return transforms.Compose([*steps, *_plain(manifest).transforms])
+    return transforms.Compose([*steps, *_plain(info).transforms])
 
 
-def _plain(manifest: Manifest) -> transforms.Compose:
-    return transforms.Compose([transforms.ToTensor(), transforms.Normalize(manifest.mean, manifest.std)])
+def _plain(info: DatasetInfo) -> transforms.Compose:
+    return transforms.Compose([transforms.ToTensor(), transforms.Normalize(info.mean, info.std)])
 
 
 def _train(

@@ -14,7 +14,7 @@ import time
 import optuna
 
 from raycls.config import override, preset
-from raycls.data.packed import open_dataset
+from raycls.data.versions import open_dataset
 from raycls.training import loop
 from raycls.training.sampling import images_in_use
 from raycls.tuning.optuna_study import RANDOM_TRIALS
@@ -32,7 +32,7 @@ options = parser.parse_args()
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 dataset = open_dataset(options.dataset)
 config = override(
-    preset(options.preset, dataset.manifest), [*options.settings, f"training.epochs={options.epochs}"]
+    preset(options.preset, dataset.info), [*options.settings, f"training.epochs={options.epochs}"]
 )
 space = around(config, images_in_use(config, dataset))
 

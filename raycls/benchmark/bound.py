@@ -21,7 +21,6 @@ import numpy as np
 from raycls import machine
 from raycls.benchmark.images import read_images
 from raycls.config import Engine
-from raycls.data.transforms import decode
 from raycls.engines.build import ENGINES
 from raycls.engines.predictor import Predictor
 from raycls.errors import BenchmarkError
@@ -69,7 +68,7 @@ def _many(predictor: Predictor, encoded: list[bytes], seconds: float) -> float:
     position = itertools.cycle(range(0, len(encoded) - BATCH + 1, BATCH))
     while time.perf_counter() - started < seconds:
         start = next(position)
-        batch = [predictor.prepare(decode(data)) for data in encoded[start : start + BATCH]]
+        batch = [predictor.read(data) for data in encoded[start : start + BATCH]]
         predictor.probabilities(np.stack(batch))
         done += BATCH
     return done / (time.perf_counter() - started)
@@ -78,7 +77,7 @@ def _many(predictor: Predictor, encoded: list[bytes], seconds: float) -> float:
 def _one(predictor: Predictor, encoded: list[bytes]) -> float:
     times = []
     for data in encoded[:PASSES]:
-        batch = predictor.prepare(decode(data))[None]
+        batch = predictor.read(data)[None]
         started = time.perf_counter()
         predictor.probabilities(batch)
         times.append(1000 * (time.perf_counter() - started))

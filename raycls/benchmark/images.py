@@ -34,7 +34,7 @@ def write_images(dataset: PackedDataset, directory: Path, count: int) -> None:
     """Write `count` images of the test split, evenly spread, as CLASS/INDEX.png; all images of a smaller split."""
     images, labels = dataset.images("test"), dataset.labels("test")
     for index in _spread(len(labels), count):
-        folder = directory / dataset.manifest.classes[labels[index]]
+        folder = directory / dataset.info.classes[labels[index]]
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(images[index]).save(folder / f"{index}.png")
 

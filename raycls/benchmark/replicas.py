@@ -22,7 +22,7 @@ from raycls.benchmark import bound, one_server, usage
 from raycls.benchmark.images import write_images
 from raycls.benchmark.results import Plan, Point, Results
 from raycls.cluster.environment import environment
-from raycls.data.packed import open_dataset
+from raycls.data.versions import open_as_it_was
 from raycls.engines.build import to_serve
 from raycls.errors import BenchmarkError
 from raycls.models.card import load_card
@@ -58,7 +58,9 @@ def run(
     with tempfile.TemporaryDirectory() as folder:
         if images is None:
             images = Path(folder) / "images"
-            write_images(open_dataset(load_card(directory).dataset), images, DISTINCT_IMAGES)
+            card = load_card(directory)
+            trained_on = open_as_it_was(*card.learned_from)
+            write_images(trained_on, images, DISTINCT_IMAGES)
         if plan.simulate_forward_ms:
             _simulate(document, plan)
         else:

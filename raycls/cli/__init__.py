@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 
 from raycls import command, progress
-from raycls.cli import data, export, models, serving, training, tuning
+from raycls.cli import data, data_sharing, export, models, serving, training, tuning
 from raycls.cli.output import AsJson, print_json, print_table
 from raycls.cli.serving import SERVE_CONFIG, Port, ServeConfig
 from raycls.errors import RayclsError
@@ -29,6 +29,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+data.app.add_typer(data_sharing.app)
 app.add_typer(data.app, name="data")
 app.add_typer(training.app)
 app.add_typer(tuning.app, name="tune")

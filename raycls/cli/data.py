@@ -1,4 +1,4 @@
-"""`raycls data`: prepare datasets and look at them."""
+"""`raycls data`: make dataset versions and look at them."""
 
 from __future__ import annotations
 
@@ -7,122 +7,277 @@ from typing import Annotated
 
 import typer
 
+from raycls import progress
 from raycls.cli.output import AsJson, print_json, print_table
-from raycls.errors import RayclsError
+from raycls.errors import RayclsError, UsageError
 
-app = typer.Typer(no_args_is_help=True, help="Prepare datasets and look at them.", rich_markup_mode=None)
+app = typer.Typer(no_args_is_help=True, help="Make dataset versions and look at them.", rich_markup_mode=None)
 
-Dataset = Annotated[str, typer.Argument(help="name of a prepared dataset; `raycls data list` shows them")]
+Dataset = Annotated[
+    str, typer.Argument(help="NAME (the newest version) or NAME@VERSION; `raycls data list` shows them")
+]
 
 
 @app.command("prepare")
 def prepare_command(
-    source: Annotated[str, typer.Argument(help="cifar10, digits, or a folder with one subfolder per class")],
-    root: Annotated[
-        Path | None, typer.Option(help="folder that has torchvision's CIFAR-10 files already")
-    ] = None,
-    size: Annotated[
-        int | None, typer.Option(min=8, max=1024, help="width and height of the packed images, pixels")
-    ] = None,
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="cifar10, digits, a folder of class folders, an archive, a table, WebDataset tars, a URI, or hf:NAME"
+        ),
+    ],
     name: Annotated[str | None, typer.Option(help="name of the dataset; default: the source's name")] = None,
-    force: Annotated[bool, typer.Option("--force", help="replace an existing dataset of this name")] = False,
+    size: Annotated[
+        int | None, typer.Option(min=8, max=1024, help="width and height of the images, pixels")
+    ] = None,
+    resize: Annotated[
+        str | None,
+        typer.Option(help="crop (the largest centred square), pad (all, on black) or squash; default: crop"),
+    ] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            help="class of a file: the top folder, the leaf, or the whole path of folders; default: top"
+        ),
+    ] = None,
+    group_by: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REGEX",
+            help="files in whose path this finds the same text stay in one split: a patient, a video",
+        ),
+    ] = None,
+    mirror: Annotated[
+        bool | None,
+        typer.Option(
+            "--mirror/--no-mirror", help="training may mirror the images left to right; default: it may"
+        ),
+    ] = None,
+    shares: Annotated[
+        str | None,
+        typer.Option(help="of train, val, gate and test; default: 0.7,0.1,0.1,0.1"),
+    ] = None,
+    merge_case: Annotated[
+        bool, typer.Option("--merge-case", help="class names that differ only in case are one class")
+    ] = False,
+    exclude: Annotated[
+        Path | None,
+        typer.Option(help="file with images to leave out: a SHA-256 or a path in the source on each line"),
+    ] = None,
+    root: Annotated[
+        Path | None, typer.Option(help="for cifar10: folder that has torchvision's files already")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make a dataset from a source: images are decoded, resized, split and packed into arrays.
+    """Make the next version of a dataset, if anything differs from the version before.
+
+    Images are decoded, resized, grouped with what is almost the same, and split. An image keeps its split in all later
+    versions. An option that is left out is as in the version before.
 
     Example: raycls data prepare photos/ --size 64 --name pets
     """
-    from raycls.data.sources import prepare
+    from raycls.data.prepare import prepare
 
-    manifest = prepare(source, root=root, size=size, name=name, force=force).manifest
+    info = prepare(
+        source,
+        name=name,
+        size=size,
+        resize=resize,  # type: ignore[arg-type]
+        labels=labels,  # type: ignore[arg-type]
+        group_by=group_by,
+        mirror=mirror,
+        shares=_shares(shares),
+        merge_case=merge_case,
+        exclude=exclude,
+        root=root,
+    ).info
     if as_json:
-        print_json(manifest.model_dump(mode="json"))
-    else:
-        counts = ", ".join(f"{count:,} {split}" for split, count in manifest.counts.items())
-        print(f"{manifest.name}: {counts}; {len(manifest.classes)} classes of {manifest.image_size} pixels")
-        print(f"fingerprint {manifest.fingerprint}")
-        if manifest.skipped:
-            print(
-                f"{len(manifest.skipped)} files were skipped: `raycls data show {manifest.name}` lists them"
-            )
+        print_json(info.model_dump(mode="json"))
+        return
+    counts = ", ".join(f"{count:,} {split}" for split, count in info.counts.items())
+    print(f"{info.reference}: {counts}; {len(info.classes)} classes of {info.image_size} pixels")
+    print(f"fingerprint {info.fingerprint}")
+    if info.left_out:
+        print(f"{info.left_out} files are not in it: `raycls data show {info.reference}` lists them")
 
 
 @app.command("list")
 def list_command(as_json: AsJson = False) -> None:
-    """List the prepared datasets.
+    """List the dataset versions on this machine.
 
     Example: raycls data list
     """
-    from raycls.data.packed import list_datasets
+    from raycls.data.packed import SPLITS
+    from raycls.data.versions import list_datasets
 
-    manifests = list_datasets()
+    found = list_datasets()
     if as_json:
-        print_json([manifest.model_dump(mode="json") for manifest in manifests])
-    elif not manifests:
+        print_json([info.model_dump(mode="json") for info in found])
+    elif not found:
         print("no datasets yet: make one with `raycls data prepare cifar10`")
     else:
         print_table(
-            ("dataset", "classes", "pixels", "train", "val", "test", "fingerprint"),
+            ("dataset", "classes", "pixels", *SPLITS, "fingerprint"),
             [
-                (m.name, len(m.classes), m.image_size, *m.counts.values(), m.fingerprint[:12])
-                for m in manifests
+                (
+                    info.reference,
+                    len(info.classes),
+                    info.image_size,
+                    *(info.counts.get(split, 0) for split in SPLITS),
+                    info.fingerprint[:12],
+                )
+                for info in found
             ],
         )
 
 
-@app.command("push")
-def push_command(name: Dataset) -> None:
-    """Copy a dataset to RAYCLS_STORAGE. The nodes of a cluster fetch it from there when they need it.
-
-    Example: RAYCLS_STORAGE=s3://bucket/raycls raycls data push pets
-    """
-    from raycls.data.packed import open_dataset
-    from raycls.data.push_pull import push
-
-    dataset = open_dataset(name)
-    print(f"{name}, fingerprint {dataset.manifest.fingerprint[:12]}: {push(dataset)}")
-
-
 @app.command("show")
 def show_command(
-    name: Dataset,
-    sheet: Annotated[Path | None, typer.Option(help="file for the contact sheet; default: NAME.png")] = None,
+    dataset: Dataset,
+    sheet: Annotated[
+        Path | None, typer.Option(help="file for the contact sheet; default: NAME-VERSION.png")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show counts per class and split, mean, std and fingerprint, and write a contact sheet.
+    """Show counts per class and split and what was left out, and write a contact sheet.
 
     Example: raycls data show cifar10 --sheet /tmp/cifar10.png
     """
     from raycls.data.contact_sheet import contact_sheet
-    from raycls.data.packed import open_dataset
+    from raycls.data.manifest import read_left_out
+    from raycls.data.versions import open_dataset
 
-    dataset = open_dataset(name)
-    path = sheet or Path(f"{name}.png")
+    opened = open_dataset(dataset)
+    info = opened.info
+    path = sheet or Path(f"{info.name}-{info.version}.png")
     try:
-        contact_sheet(dataset).save(path, format="PNG")
+        contact_sheet(opened).save(path, format="PNG")
     except OSError as error:
         raise RayclsError(
             f"cannot write the contact sheet {path}: {error.strerror}; choose another file with --sheet"
         ) from None
-    manifest = dataset.manifest
+    left_out = read_left_out(opened).to_pylist()
     if as_json:
-        print_json({**manifest.model_dump(mode="json"), "contact_sheet": str(path)})
+        print_json({**info.model_dump(mode="json"), "left_out_files": left_out, "contact_sheet": str(path)})
         return
-    splits = list(manifest.class_counts)
+    splits = list(info.class_counts)
     print_table(
         ("class", *splits),
-        [
-            (label, *(manifest.class_counts[split][i] for split in splits))
-            for i, label in enumerate(manifest.classes)
-        ]
-        + [("all", *manifest.counts.values())],
+        [(label, *(info.class_counts[split][i] for split in splits)) for i, label in enumerate(info.classes)]
+        + [("all", *info.counts.values())],
     )
-    print(f"image size   {manifest.image_size} pixels")
-    print(f"mean         {' '.join(f'{value:.4f}' for value in manifest.mean)}")
-    print(f"std          {' '.join(f'{value:.4f}' for value in manifest.std)}")
-    print(f"fingerprint  {manifest.fingerprint}")
-    print(f"source       {manifest.source}")
-    print(f"licence      {manifest.licence}")
-    for file in manifest.skipped:
-        print(f"skipped      {file.path}: {file.reason}")
+    print(f"dataset      {info.reference}")
+    print(f"image size   {info.image_size} pixels, {info.resize}")
+    print(f"mirrored     {'yes' if info.mirrorable else 'no'}")
+    print(f"mean         {' '.join(f'{value:.4f}' for value in info.mean)}")
+    print(f"std          {' '.join(f'{value:.4f}' for value in info.std)}")
+    print(f"fingerprint  {info.fingerprint}")
+    print(f"source       {info.source}")
+    print(f"licence      {info.licence}")
+    for option, value in info.options.items():
+        print(f"{option:<12} {value}")
+    print(f"ignored      {info.ignored} files that programs leave behind")
+    for file in left_out:
+        print(f"left out     {file['source']}: {file['reason']} ({file['kind']})")
     print(f"contact sheet: {path}")
+
+
+@app.command("check")
+def check_command(
+    dataset: Dataset,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="registered model that predicts; default: models are trained on parts of the dataset"
+        ),
+    ] = None,
+    folds: Annotated[
+        int, typer.Option(min=2, max=10, help="parts; each is predicted by a model of the others")
+    ] = 4,
+    preset_name: Annotated[
+        str, typer.Option("--preset", help="preset of those trainings; `none` leaves the labels unchecked")
+    ] = "quick",
+    output: Annotated[
+        Path | None, typer.Option(help="file for the page; default: NAME-VERSION-check.html")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find probable label errors, copies, bad pictures, small classes and unlike splits, and write a page about them.
+
+    Example: raycls data check pets --model pets/3
+    """
+    with progress.bar("loading PyTorch"):
+        from raycls.reports.dataset_check import run_check
+
+    done = run_check(dataset, model=model, folds=folds, preset_name=preset_name, output=output)
+    if as_json:
+        print_json(done.as_json())
+        return
+    for finding in done.findings:
+        print(f"{len(finding.images) or len(finding.sentences):>7,}  {finding.title}")
+    print(f"page: {done.page}; list for --exclude: {done.excluded}")
+
+
+@app.command("diff")
+def diff_command(old: Dataset, new: Dataset, as_json: AsJson = False) -> None:
+    """Show which images two versions do not share: added, removed, relabelled, moved to another path.
+
+    Example: raycls data diff pets@1 pets@2
+    """
+    from dataclasses import asdict
+
+    from raycls.data.manifest import difference, read_rows
+    from raycls.data.versions import open_dataset
+
+    found = difference(read_rows(open_dataset(old)), read_rows(open_dataset(new)))
+    if as_json:
+        print_json(asdict(found))
+        return
+    for kind, images in asdict(found).items():
+        for image in images:
+            print(f"{kind:<11} {image}")
+    if not found:
+        print("no image differs")
+
+
+@app.command("remove")
+def remove_command(
+    dataset: Annotated[str, typer.Argument(help="NAME@VERSION")],
+    force: Annotated[
+        bool, typer.Option("--force", help="also where a registered model was trained on it")
+    ] = False,
+) -> None:
+    """Delete a dataset version from this machine.
+
+    Example: raycls data remove pets@1
+    """
+    from raycls.data.versions import remove
+    from raycls.registry.datasets import check_unused
+
+    if not force:
+        check_unused(dataset)
+    remove(dataset)
+    print(f"removed {dataset}")
+
+
+@app.command("forget")
+def forget_command(
+    sha256: Annotated[str, typer.Argument(help="SHA-256 of the image file, as manifest.parquet has it")],
+) -> None:
+    """Take an image out of every dataset version, as when a person asks for it. Models are not changed.
+
+    Example: raycls data forget $(sha256sum photos/cat/1.jpg | cut -c1-64)
+    """
+    from raycls.data.forget import forget
+
+    for reference in (changed := forget(sha256)):
+        print(f"forgotten in {reference}")
+    if not changed:
+        print("forgotten already")
+
+
+def _shares(text: str | None) -> tuple[float, ...] | None:
+    try:
+        return tuple(float(share) for share in text.split(",")) if text else None
+    except ValueError:
+        raise UsageError(f"--shares {text}: give four numbers, like 0.7,0.1,0.1,0.1") from None

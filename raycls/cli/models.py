@@ -19,11 +19,11 @@ Reference = Annotated[str, typer.Argument(help="NAME (its champion), NAME@ALIAS 
 @app.command()
 def evaluate(
     model: Reference,
-    split: Annotated[str, typer.Option(help="train, val or test")] = "test",
+    split: Annotated[str, typer.Option(help="train, val, gate or test")] = "test",
     dataset: Annotated[
         str | None,
         typer.Option(
-            help="another prepared dataset, matched by class name; default: the model's own dataset"
+            help="another dataset, matched by class name; default: the version that the model was trained on"
         ),
     ] = None,
     report: Annotated[
@@ -40,7 +40,7 @@ def evaluate(
     """
     with progress.bar("loading PyTorch"):
         from raycls import registry
-        from raycls.data.packed import open_dataset
+        from raycls.data.versions import open_as_it_was, open_dataset
         from raycls.engines.predictor import Predictor
         from raycls.reports.model_report import write_report
         from raycls.training.evaluation import match, score
@@ -49,7 +49,9 @@ def evaluate(
         raise UsageError("--output names the file of the report: add --report")
     version = registry.resolve(model)
     predictor = Predictor.load(registry.checkpoint(version))
-    examples = match(predictor.card, open_dataset(dataset or predictor.card.dataset), split)
+    card = predictor.card
+    measured = open_dataset(dataset) if dataset else open_as_it_was(*card.learned_from)
+    examples = match(card, measured, split)
     scores = score(predictor, examples)
     result = scores.evaluation()
     page = output or Path(f"{version.name}-{version.version}-report.html")

@@ -103,13 +103,13 @@ def configuration(
 ) -> Any:
     """Return the configuration that a command's options describe, and print all of it on stderr."""
     from raycls.config import override, preset
-    from raycls.data.packed import open_dataset
+    from raycls.data.versions import open_dataset
 
-    manifest = open_dataset(dataset).manifest
+    info = open_dataset(dataset).info
     own: list[str] = []
     if init and network is None:
         network, own = _network_of(init)
-    config = preset(preset_name or "fast", manifest, network)
+    config = preset(preset_name or "fast", info, network)
     config = override(config, [f"training.seed={seed or 0}", *own, *(settings or ())])
     progress.say(f"{dataset}: " + "  ".join(f"{key}={value}" for key, value in config.flat().items()))
     return config

@@ -1,100 +1,171 @@
-"""Decoding of many image files into one array, in parallel on the Ray cluster.
+"""The decoding of a source's images, in parallel on the Ray cluster.
 
-    reasons = decode_all(files, np.empty((len(files), 64, 64, 3), np.uint8))   # {7: "the image is empty: …"}
+    decode_all(listing, parts, resize="crop")
 
-The driver reads the files and sends their bytes, so the nodes need not share its disk. This module knows neither
-classes nor splits.
+The tasks read the files too. Files of this machine are read on this machine; what a URI names is read on all nodes.
+What is decoded goes to `parts`, which also knows what is decoded already. This module knows neither classes nor splits.
 """
 
 from __future__ import annotations
 
-import stat
+import hashlib
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import PurePath
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from raycls import progress
-from raycls.data.transforms import decode, to_square
-from raycls.errors import ClusterError, ImageError
+from raycls.data.decode import decode_with_facts
+from raycls.data.files import shown
+from raycls.data.listing import Listing, Where
+from raycls.data.parts import SCHEMA, Chunk, Parts, key
+from raycls.data.readers import IN_ONE, Data, container_of, is_local, name_of, read_all, size_of
+from raycls.data.similarity import LEAST_CONTRAST, perceptual_hashes
+from raycls.data.transforms import Resize, to_square
+from raycls.errors import ClusterError, ImageError, NotAnImageError
 
-MAX_FILE_BYTES = 200 * 2**20  # a larger file is probably a video
-CHUNK_FILES, CHUNK_BYTES = 64, 16 * 2**20  # limits of one task: about a second of work, and little memory
+CHUNK_FILES, CHUNK_BYTES = 64, 16 << 20  # limits of one task: about a second of work, and little memory
 PATIENCE_SECONDS = 30  # without a finished task; then a message says why
+# A file with such a name that is no image is told as unreadable; another one is taken for a note beside the images.
+IMAGE_SUFFIXES = {
+    "", ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".dib", ".webp", ".tif", ".tiff", ".heic", ".heif",
+    ".avif", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".ico", ".jp2", ".j2k", ".svg", ".psd", ".dcm", ".raw", ".cr2",
+    ".nef", ".arw", ".dng",
+}  # fmt: skip
 
 
-def decode_all(files: list[Path], images: np.ndarray) -> dict[int, str]:
-    """Fill images (uint8 N×S×S×3) with one image for each file. Return {position: reason} of the unreadable files.
+def decode_all(listing: Listing, parts: Parts, resize: Resize) -> None:
+    """Decode every image of the listing that `parts` does not have, and add it there.
 
     At most two tasks for each CPU of the cluster are pending. Raises ClusterError if Ray cannot run them.
     """
+    wheres = [where for where in listing.wheres if not parts.finished(where)]
+    if done := len(listing) - len(wheres):
+        progress.say(
+            f"{done:,} of {len(listing):,} images were decoded before the last preparation was interrupted"
+        )
+    if not wheres:
+        return
     from raycls import cluster
 
     cluster.connect()
     import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    task = ray.remote(decode_chunk)
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     limit = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
-    pending: dict[ray.ObjectRef, list[int]] = {}
-    unreadable: dict[int, str] = {}
+    task = ray.remote(decode_all_of)
+    pending: list[Any] = []
+    unreadable = 0
 
     def collect() -> None:
-        while not (ready := ray.wait(list(pending), timeout=PATIENCE_SECONDS)[0]):
+        nonlocal unreadable
+        ready: list[Any]
+        while not (ready := ray.wait(pending, timeout=PATIENCE_SECONDS)[0]):
             progress.say(
                 f"no decoding task has finished for {PATIENCE_SECONDS} s: other work may hold all CPUs of the cluster"
             )
-        positions = pending.pop(ready[0])
-        images[positions], failed = ray.get(ready[0])
-        unreadable.update({positions[index]: reason for index, reason in failed.items()})
-        bar.advance(len(positions))
-        if unreadable:
-            bar.describe(f"decoding {len(files)} images, {len(unreadable)} unreadable")
-
-    with progress.bar(f"decoding {len(files)} images", len(files)) as bar:
         try:
-            for positions, chunk in _chunks(files, unreadable):
-                pending[task.remote(chunk, images.shape[1])] = positions
-                if len(pending) >= limit:
+            chunk = ray.get(next(ready[0]))
+        except StopIteration:
+            pending.remove(ready[0])
+            return
+        pending.append(pending.pop(pending.index(ready[0])))  # the next one is another task's turn
+        parts.add(chunk)
+        bar.advance(len(chunk.rows))
+        unreadable += chunk.rows["kind"].to_pylist().count("unreadable")
+        if unreadable:
+            bar.describe(f"decoding {len(wheres):,} images, {unreadable} unreadable")
+
+    with progress.bar(f"decoding {len(wheres):,} images", len(wheres)) as bar:
+        try:
+            for batch in _batches(wheres):
+                options: dict[str, Any] = {"scheduling_strategy": here} if is_local(batch[0]) else {}
+                streaming = task.options(num_returns="streaming", **options)
+                pending.append(streaming.remote(batch, parts.size, resize))
+                while len(pending) >= limit:
                     collect()
             while pending:
                 collect()
         except ray.exceptions.RayError as error:
             raise ClusterError(
-                f"decoding on the Ray cluster failed: {str(error).splitlines()[-1]}"
+                f"decoding on the Ray cluster failed: {shown(str(error).splitlines()[-1])}"
             ) from error
-    return unreadable
+        finally:
+            parts.flush()
 
 
-def decode_chunk(files: list[bytes], size: int) -> tuple[np.ndarray, dict[int, str]]:
-    """Return uint8 N×size×size×3, with zeros for an unreadable file, and {position: reason} of the unreadable files."""
-    images = np.zeros((len(files), size, size, 3), dtype=np.uint8)
-    unreadable = {}
-    for index, data in enumerate(files):
+def decode_all_of(wheres: list[Where], size: int, resize: Resize) -> Iterator[Chunk]:
+    """Read and decode some images, and yield them in chunks of at most CHUNK_FILES.
+
+    Images that cannot be read have a reason in their row, and no pixels.
+    """
+    waiting: list[tuple[Where, Data]] = []
+    most = max(1, min(CHUNK_FILES, CHUNK_BYTES // (size**2 * 3)))
+    for where, data in read_all(wheres):
+        waiting.append((where, data))
+        if len(waiting) >= most or sum(len(d) for _, d in waiting if isinstance(d, bytes)) > CHUNK_BYTES:
+            yield _decoded(waiting, size, resize)
+            waiting = []
+    if waiting:
+        yield _decoded(waiting, size, resize)
+
+
+def _decoded(encoded: list[tuple[Where, Data]], size: int, resize: Resize) -> Chunk:
+    rows: list[dict[str, Any]] = []
+    empty = dict.fromkeys(("sha256", "mode", "noticed", "kind", "reason"), "")
+    images = np.empty((len(encoded), size, size, 3), dtype=np.uint8)
+    count = 0
+    for where, data in encoded:
+        rows.append({**empty, "where": key(where), "row": -1, "width": 0, "height": 0, "phash": 0})
         try:
-            images[index] = to_square(decode(data), size)
-        except ImageError as error:
-            unreadable[index] = str(error)
-    return images, unreadable
-
-
-def _chunks(files: list[Path], unreadable: dict[int, str]) -> Iterator[tuple[list[int], list[bytes]]]:
-    """Yield the positions and contents of one task's files, in order. Add files that cannot be read to `unreadable`."""
-    positions: list[int] = []
-    contents: list[bytes] = []
-    for position, file in enumerate(files):
-        try:
-            status = file.stat()
-            if not stat.S_ISREG(status.st_mode):
-                raise OSError("not a regular file")  # to read a FIFO could wait for ever
-            if status.st_size > MAX_FILE_BYTES:
-                raise OSError(f"larger than {MAX_FILE_BYTES // 2**20} MB")
-            contents.append(file.read_bytes())
-        except OSError as error:
-            unreadable[position] = error.strerror or str(error)
+            if isinstance(data, OSError):
+                raise data
+            rows[-1]["sha256"] = hashlib.sha256(data).hexdigest()
+            decoded = decode_with_facts(data, side=size)
+            images[count] = to_square(decoded.image, size, resize)
+        except (OSError, ImageError) as error:
+            rows[-1] |= {
+                "kind": _kind(where, error),
+                "reason": getattr(error, "strerror", None) or str(error),
+            }
             continue
-        positions.append(position)
-        if len(positions) == CHUNK_FILES or sum(map(len, contents)) > CHUNK_BYTES:
-            yield positions, contents
-            positions, contents = [], []
-    if positions:
-        yield positions, contents
+        rows[-1] |= {"width": decoded.width, "height": decoded.height, "mode": decoded.mode, "row": count}
+        count += 1
+    images = images[:count]
+    hashes = iter(zip(perceptual_hashes(images), _blank(images), strict=True))
+    for row in rows:
+        if row["row"] >= 0:
+            phash, blank = next(hashes)
+            row |= {"phash": int(phash), "noticed": "blank" if blank else ""}
+    return Chunk(pa.Table.from_pylist(rows, SCHEMA), images)
+
+
+def _kind(where: Where, error: Exception) -> str:
+    """Return `ignored` for what is no image by its name and by its content, else `unreadable`."""
+    suffix = PurePath(name_of(where)).suffix.lower()
+    return "ignored" if isinstance(error, NotAnImageError) and suffix not in IMAGE_SUFFIXES else "unreadable"
+
+
+def _blank(images: np.ndarray) -> np.ndarray:
+    """Return which images show one colour: bool N."""
+    return (images.max((1, 2)) - images.min((1, 2)) <= LEAST_CONTRAST).all(1)
+
+
+def _batches(wheres: list[Where]) -> Iterator[list[Where]]:
+    """Yield what one task reads, in order. What can only be read from its start is read by one task."""
+    batch: list[Where] = []
+    size = 0
+    for where in wheres:
+        other = bool(batch) and (
+            container_of(where) != container_of(batch[0]) if where[0] in IN_ONE else batch[0][0] in IN_ONE
+        )
+        if other or (batch and where[0] not in IN_ONE and (len(batch) == CHUNK_FILES or size > CHUNK_BYTES)):
+            yield batch
+            batch, size = [], 0
+        batch.append(where)
+        size += size_of(where)
+    if batch:
+        yield batch

@@ -1,165 +1,143 @@
-"""The packed dataset: the form in which training, evaluation and tuning read images.
+"""The packed dataset version: the form in which training, evaluation and tuning read images.
 
-    $RAYCLS_HOME/datasets/<name>/   manifest.json   {train,val,test}/images.npy   {train,val,test}/labels.npy
+    $RAYCLS_HOME/datasets/pets/2/   dataset.json   manifest.parquet   {train,val,gate,test}/{images,labels}.npy
 
-    dataset = open_dataset("cifar10")
+    dataset = open_dataset("pets")    # raycls/data/versions.py
     dataset.images("train")[0]        # uint8 32×32×3, memory-mapped: many processes share one copy
 
-This module only reads; raycls/data/writer.py makes datasets. It knows arrays and directories. It does not know where
-images come from.
+A version never changes. This module only reads; raycls/data/writer.py makes versions. It knows arrays and directories.
+It does not know where images come from.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
-import socket
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from raycls import home
-from raycls.errors import DataError, UnknownDatasetError
-from raycls.progress import say
+from raycls.data.transforms import Resize
+from raycls.errors import DataError
 
-SPLITS = ("train", "val", "test")
-ARRAYS = tuple(f"{split}/{array}.npy" for split in SPLITS for array in ("images", "labels"))
-
-
-class SkippedFile(BaseModel, frozen=True):
-    """A file of the source that is not in the dataset: its path, relative to the source, and the reason."""
-
-    path: str
-    reason: str
+SPLITS = ("train", "val", "gate", "test")
+INFO, ROWS, LEFT_OUT = "dataset.json", "manifest.parquet", "left_out.parquet"
+FORMER_INFO = "manifest.json"  # of a dataset that was made before there were versions
 
 
-class Manifest(BaseModel):
-    """The description of a dataset, in manifest.json.
+class DatasetInfo(BaseModel):
+    """The description of a dataset version, in dataset.json.
 
-    mean and std are per channel, of the training split, in units of the 0..1 range. image_size is the side in pixels.
-    mirrorable says that an image keeps its class when it is mirrored left to right. sha256 holds the digest of each
-    file in ARRAYS. fingerprint is 64 hex digits that change with any byte of any array, with the classes and with the
-    image size.
+    fingerprint is 64 hex digits that change with any byte of any array, with the classes, the image size and the resize
+    mode.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
-    classes: tuple[str, ...]
-    image_size: int
-    counts: dict[str, int]
-    class_counts: dict[str, tuple[int, ...]]
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    mirrorable: bool
+    version: int = 1
+    classes: tuple[str, ...] = Field(description="in the order of the labels; later versions add at the end")
+    image_size: int = Field(description="width and height, pixels")
+    resize: Resize = Field("crop", description="how an image becomes a square")
+    counts: dict[str, int] = Field(description="images of each split")
+    class_counts: dict[str, tuple[int, ...]] = Field(description="for each split, the images of each class")
+    mean: tuple[float, float, float] = Field(description="per channel of train, in units of the 0..1 range")
+    std: tuple[float, float, float] = Field(description="per channel of train, in units of the 0..1 range")
+    mirrorable: bool = Field(description="an image keeps its class when it is mirrored left to right")
     source: str
     licence: str
-    skipped: tuple[SkippedFile, ...] = ()
-    sha256: dict[str, str]
+    options: dict[str, str] = Field(default={}, description="what the next version takes over")
+    left_out: int = Field(0, description="images of the source that are not in this version")
+    ignored: int = Field(0, description="files of the source that are no images, by their names")
+    sha256: dict[str, str] = Field(description="of each array file")
     fingerprint: str
+    former_fingerprints: tuple[str, ...] = Field((), description="of before an image was forgotten")
+
+    @property
+    def reference(self) -> str:
+        """NAME@VERSION, which opens exactly this version."""
+        return f"{self.name}@{self.version}"
 
 
 @dataclass(frozen=True)
 class PackedDataset:
-    """A dataset on disk. The object is small and picklable: it maps an array into memory only when asked for it."""
+    """A dataset version on disk. The object is small and picklable: it maps an array into memory only when asked to."""
 
     path: Path
-    manifest: Manifest
+    info: DatasetInfo
 
-    def images(self, split: str) -> np.memmap:
+    @property
+    def gate(self) -> str:
+        """The split on which promotion compares. A dataset from before there was a split `gate` has only `val`."""
+        return "gate" if self.info.counts.get("gate") else "val"
+
+    def images(self, split: str) -> np.ndarray:
         """Return the images of a split: uint8 N×S×S×3, a read-only memory map."""
-        return np.load(self.path / split / "images.npy", mmap_mode="r")
+        file = self.path / split / "images.npy"
+        try:
+            return np.load(file, mmap_mode="r")
+        except ValueError:  # an empty array cannot be mapped
+            return np.load(file)
 
     def labels(self, split: str) -> np.ndarray:
-        """Return the labels of a split: int64 N, indices into `manifest.classes`."""
+        """Return the labels of a split: int64 N, indices into `info.classes`."""
         return np.load(self.path / split / "labels.npy")
-
-    def here(self) -> PackedDataset:
-        """Return the same dataset on this node of the cluster. Pull it from the storage path if the node lacks it.
-
-        Raises DataError, which says how to copy the dataset, if it is not on the storage path either.
-        """
-        if (self.path / "manifest.json").exists():
-            return self
-        name = self.manifest.name
-        try:
-            return PackedDataset(open_dataset(name).path, self.manifest)
-        except UnknownDatasetError:
-            raise DataError(
-                f"node {socket.gethostname()} has no dataset {name}: set RAYCLS_STORAGE to a path that all nodes "
-                f"share, and run `raycls data push {name}` on the node that has it"
-            ) from None
 
     def verify(self) -> None:
         """Read every byte and raise DataError, which names the first file that has changed since it was written."""
-        for array in ARRAYS:
-            if sha256_file(self.path / array) != self.manifest.sha256[array]:
-                raise _damaged(self.manifest.name, f"{array} does not have the SHA-256 of its manifest")
+        for array, digest in self.info.sha256.items():
+            if sha256_file(self.path / array) != digest:
+                raise damaged(self.info.reference, f"{array} does not have the SHA-256 of {INFO}")
 
     def check(self) -> None:
-        """Compare the manifest with its fingerprint and with the dtype and shape of every array. Read no pixels.
+        """Compare the description with its fingerprint and with the dtype and shape of every array. Read no pixels.
 
         Raises DataError that names the missing, truncated or mismatched file.
         """
-        manifest = self.manifest
-        if manifest.fingerprint != fingerprint(manifest.sha256, manifest.classes, manifest.image_size):
-            raise _damaged(manifest.name, "the fingerprint in manifest.json does not match its hashes")
-        for array in ARRAYS:
+        info = self.info
+        if info.fingerprint not in (fingerprint(info), _former_fingerprint(info)):
+            raise damaged(info.reference, f"the fingerprint in {INFO} does not match its hashes")
+        for array in info.sha256:
             split, kind = array.split("/")
-            count, side = manifest.counts[split], manifest.image_size
+            count, side = info.counts[split], info.image_size
             images = kind == "images.npy"
             expected = (np.uint8, (count, side, side, 3)) if images else (np.int64, (count,))
             try:
-                found = np.load(self.path / array, mmap_mode="r")
+                found = np.load(self.path / array, mmap_mode="r" if count else None)
             except (OSError, ValueError) as error:
-                raise _damaged(manifest.name, f"{array}: {error}") from error
+                raise damaged(info.reference, f"{array}: {error}") from error
             if (found.dtype, found.shape) != expected:
-                raise _damaged(
-                    manifest.name,
-                    f"{array} is {found.dtype} {found.shape}, which does not match its manifest",
+                raise damaged(
+                    info.reference,
+                    f"{array} is {found.dtype} {found.shape}, which does not match {INFO}",
                 )
 
 
-def open_dataset(name: str) -> PackedDataset:
-    """Return the prepared dataset `name`, or pull the dataset that was pushed under that name.
-
-    All of it is checked except the pixels. Raises UnknownDatasetError, which lists the existing names, or DataError
-    (see `PackedDataset.check`).
-    """
-    from raycls.data import push_pull
-
-    if name not in _names() and not push_pull.pull(name):
-        raise UnknownDatasetError(
-            f"no dataset {name!r}; prepared so far: {', '.join(_names()) or 'none'}. Make one with: "
-            "raycls data prepare cifar10 (or digits, or the path of a folder of class folders)"
-        )
-    path = location(name) if location(name).exists() else retired_location(name)
+def read(path: Path, reference: str) -> PackedDataset:
+    """Return the dataset version in a directory, with all of it checked except the pixels. Raises DataError."""
     try:
-        manifest = Manifest.model_validate_json((path / "manifest.json").read_bytes())
-    except (OSError, ValidationError) as error:
-        raise _damaged(name, f"manifest.json: {str(error).splitlines()[0]}") from error
-    dataset = PackedDataset(path, manifest)
+        if (path / INFO).exists() or not (path / FORMER_INFO).exists():
+            info = DatasetInfo.model_validate_json((path / INFO).read_bytes())
+        else:
+            info = _former_info(json.loads((path / FORMER_INFO).read_bytes()))
+    except (OSError, ValueError, KeyError, AttributeError) as error:  # ValidationError is a ValueError
+        raise damaged(reference, f"its description: {str(error).splitlines()[0]}") from error
+    dataset = PackedDataset(path, info)
     dataset.check()
     return dataset
 
 
-def list_datasets() -> list[Manifest]:
-    """Return the manifests of all prepared datasets, sorted by name. Report a damaged dataset on stderr and omit it."""
-    manifests = []
-    for name in _names():
-        try:
-            manifests.append(open_dataset(name).manifest)
-        except DataError as error:
-            say(str(error))
-    return manifests
+def arrays_of(splits: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the array files of the splits, relative to the version's directory."""
+    return tuple(f"{split}/{array}.npy" for split in splits for array in ("images", "labels"))
 
 
-def fingerprint(sha256: dict[str, str], classes: tuple[str, ...], image_size: int) -> str:
-    """Return 64 hex digits: a digest of the arrays' hashes, the class names in order and the image size."""
-    return hashlib.sha256(json.dumps([sorted(sha256.items()), classes, image_size]).encode()).hexdigest()
+def fingerprint(info: DatasetInfo) -> str:
+    """Return 64 hex digits: a digest of the arrays' hashes, the classes, the image size and the resize mode."""
+    parts = [sorted(info.sha256.items()), info.classes, info.image_size, info.resize]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def sha256_file(path: Path) -> str:
@@ -168,22 +146,19 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def location(name: str) -> Path:
-    return home.datasets() / name
+def damaged(reference: str, what: str) -> DataError:
+    return DataError(
+        f"dataset {reference} is damaged: {what}; remove it with `raycls data remove {reference} --force` and prepare "
+        "or pull it again"
+    )
 
 
-def retired_location(name: str) -> Path:
-    """Return the place of a dataset during its replacement. If that is interrupted, `open_dataset` finds it there."""
-    return home.datasets() / f".{name}.old"
+def _former_info(content: dict) -> DatasetInfo:
+    """Return the description of a dataset that was made before there were versions: it is version 1."""
+    skipped = content.pop("skipped", ())
+    return DatasetInfo.model_validate({**content, "left_out": len(skipped)})
 
 
-def _names() -> list[str]:
-    if not home.datasets().is_dir():
-        return []
-    entries = (path.name for path in home.datasets().iterdir() if path.is_dir())
-    names = (re.fullmatch(r"(?:\.(?P<retired>.+)\.old|(?P<name>[^.].*))", entry) for entry in entries)
-    return sorted({match["retired"] or match["name"] for match in names if match})
-
-
-def _damaged(name: str, what: str) -> DataError:
-    return DataError(f"dataset {name} is damaged: {what}; prepare it again with --force")
+def _former_fingerprint(info: DatasetInfo) -> str:
+    parts = [sorted(info.sha256.items()), info.classes, info.image_size]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

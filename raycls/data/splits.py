@@ -1,34 +1,94 @@
-"""The split of a dataset into training, validation and test images, stratified by class and seeded.
+"""The split of a dataset: by class and by group, and the same again whatever is added later.
 
-    indices = stratified_split(labels, SHARES)
-    indices["val"]        # int64: positions in `labels`, shuffled
+    split = assign(labels, groups, former, SHARES)    # int64 N, an index into SHARES for each image
 
-The same labels give the same split on every machine. This module knows labels only.
+An image keeps the split that an earlier version gave it, and a group is never divided. The rest fills the shares within
+each class. Nothing is random: the order of the groups' names decides, and those begin with a digest of the images.
+This module knows labels and groups only.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-SEED = 0
-SHARES = {"train": 0.7, "val": 0.2, "test": 0.1}
+SHARES = {"train": 0.7, "val": 0.1, "gate": 0.1, "test": 0.1}
+FILLED = 0.1  # the part of train/ that fills a split which a folder lacks
+MOST_FILLED = 10_000  # images
+NEW = -1  # of an image without a former split
 
 
-def stratified_split(labels: np.ndarray, shares: dict[str, float]) -> dict[str, np.ndarray]:
-    """Return the positions of each split's images (int64), divided by `shares` within each class.
+def assign(
+    labels: np.ndarray,
+    groups: np.ndarray,
+    former: np.ndarray,
+    shares: dict[str, float],
+    most: int | None = None,
+) -> np.ndarray:
+    """Return the split of each image: int64 N, an index into `shares`.
 
-    labels: int, N. shares sum to 1; the first split takes the rest after rounding. Every split gets at least one image
-    of a class that has at least as many images as there are splits. The positions are shuffled, so the first part of a
-    split holds the classes in proportion.
+    labels: int64 N. groups: str N; images with the same name stay together. former: int64 N, the index of the split
+    that the image has already, or NEW. shares sum to 1. most: the largest number of images of any split but the first.
+
+    A class with fewer groups than splits fills train first, then val, test and gate.
     """
-    random = np.random.default_rng(SEED)
-    first, *others = shares
-    parts: dict[str, list[np.ndarray]] = {split: [] for split in shares}
+    names, member_of = np.unique(groups, return_inverse=True)
+    count = len(names)
+    split = np.full(count, NEW)
+    fixed = former != NEW
+    split[member_of[fixed]] = former[fixed]
+    sizes = np.bincount(member_of, minlength=count)
+    label_of = _commonest(labels, member_of, count)
     for label in np.unique(labels):
-        members = random.permutation(np.flatnonzero(labels == label))
-        for split in others:
-            count = max(1, round(shares[split] * np.count_nonzero(labels == label)))
-            parts[split].append(members[:count])
-            members = members[count:]
-        parts[first].append(members)
-    return {split: random.permutation(np.concatenate(parts[split])) for split in shares}
+        mine = np.flatnonzero(label_of == label)
+        targets = _targets(labels == label, sizes[mine], shares, most, len(labels))
+        have = np.zeros(len(shares))
+        done = mine[split[mine] != NEW]
+        np.add.at(have, split[done], sizes[done])
+        waiting = mine[split[mine] == NEW]
+        # Large groups first, while every split still has room. Names break ties.
+        for group in waiting[np.lexsort((waiting, -sizes[waiting]))]:
+            chosen = int(np.argmax(targets - have))
+            split[group] = chosen
+            have[chosen] += sizes[group]
+    found = split[member_of]
+    found[fixed] = former[fixed]  # a group of before may straddle
+    return found
+
+
+def too_few(
+    labels: np.ndarray, split: np.ndarray, classes: tuple[str, ...], splits: tuple[str, ...]
+) -> dict[str, list[str]]:
+    """Return {split: the classes that have no image in it}, without the splits that have all classes."""
+    missing = {}
+    for index, name in enumerate(splits):
+        counts = np.bincount(labels[split == index], minlength=len(classes))
+        if (counts == 0).any():
+            missing[name] = [classes[label] for label in np.flatnonzero(counts == 0)]
+    return missing
+
+
+def _commonest(labels: np.ndarray, member_of: np.ndarray, count: int) -> np.ndarray:
+    """Return the commonest label of each group: int64, count."""
+    pairs, times = np.unique(np.stack([member_of, labels]), axis=1, return_counts=True)
+    order = np.lexsort((pairs[1], -times, pairs[0]))
+    groups, first = np.unique(pairs[0][order], return_index=True)
+    found = np.zeros(count, dtype=np.int64)
+    found[groups] = pairs[1][order][first]
+    return found
+
+
+def _targets(
+    of_class: np.ndarray, sizes: np.ndarray, shares: dict[str, float], most: int | None, total: int
+) -> np.ndarray:
+    """Return how many images of one class each split shall have: float64, in the order of `shares`."""
+    images = int(sizes.sum())
+    targets = np.array([share * images for share in shares.values()])
+    if most is not None:
+        targets[1:] = np.minimum(targets[1:], most * np.count_nonzero(of_class) / total)
+    # Every split with a share gets one group, as far as there are groups: first train, then val, test and gate.
+    wanted = [name for name in ("val", "test", "gate") if name in shares][: max(0, len(sizes) - 1)]
+    for place, name in enumerate(shares):
+        if place:
+            targets[place] = max(1, round(targets[place])) if name in wanted and shares[name] else 0
+    targets[0] = images - targets[1:].sum()
+    return targets

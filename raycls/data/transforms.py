@@ -1,118 +1,67 @@
-"""The conversion of an encoded image to square RGB pixels.
+"""The square that a network takes, made of an upright image.
 
-    pixels = to_square(decode(data), 32)           # uint8 32×32×3, as a packed dataset stores them
+    pixels = read_square(data, 32)           # uint8 32×32×3 of an encoded image, as a dataset stores it
 
 Preparation, evaluation and serving call this code, so all of them give a network the same pixels for the same image.
-This module knows pixels, and neither labels nor files nor networks. It does not import PyTorch, so that a replica
-which does not need PyTorch starts in half the time.
 """
 
 from __future__ import annotations
 
-import io
-import warnings
+from typing import Literal, get_args
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import Image
 
-from raycls.errors import ImageError, ImageTooLargeError, NotAnImageError
+from raycls.data.decode import GROUND, MAX_PIXELS, decode
 
-MAX_PIXELS = 50_000_000
-BMP_RUN_LENGTHS = (1, 2)  # RLE8, RLE4
-# How an image is turned upright, by its EXIF orientation (CIPA DC-008, 4.6.4).
-TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-# `max_pixels` replaces this warning. A filter inside `decode` would take longer than decoding a small image.
-warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+Resize = Literal["crop", "pad", "squash"]
+RESIZES: tuple[Resize, ...] = get_args(Resize)
+REDUCING_GAP = (
+    2.0  # Pillow first shrinks a large photograph by a whole factor: much faster, and hardly visible
+)
 
 
-def decode(
-    data: bytes, *, max_pixels: int = MAX_PIXELS, formats: tuple[str, ...] | None = None
-) -> Image.Image:
-    """Return the first frame of an encoded image as RGB, turned upright by its EXIF orientation.
+def to_square(image: Image.Image, size: int, resize: Resize = "crop") -> np.ndarray:
+    """Return uint8 size×size×3 of an RGB image. An image of that size is not resampled.
 
-    The size is checked in the header, before any pixel is decoded. formats: the accepted formats, by Pillow's names;
-    None accepts every format that Pillow reads. Transparent pixels are put on black. 16-bit grey is scaled to 8 bits.
-
-    Raises NotAnImageError if the bytes are in no accepted format, ImageTooLargeError for more than max_pixels, or
-    ImageError if the image is truncated or damaged.
+    resize: "crop" takes the largest centred square, "pad" the whole image with GROUND beside it, and "squash" the whole
+    image with its sides stretched to the same length.
     """
-    image = _opened(data, max_pixels, formats)
-    try:
-        image.load()
-        upright = _upright(image)
-        if upright.mode.startswith("I") or upright.mode == "F":
-            # Pillow would clip 16-bit grey to 8 bits instead of scaling it.
-            values = np.asarray(upright, dtype=np.float32)
-            return Image.fromarray(np.clip(values / 257.0, 0, 255).astype(np.uint8)).convert("RGB")
-        if upright.mode == "P" or "transparency" in upright.info:
-            upright = upright.convert("RGBA")
-        if upright.mode in ("RGBA", "LA", "PA", "La", "RGBa"):
-            upright = upright.convert("RGBA")
-            ground = Image.new("RGBA", upright.size, (0, 0, 0, 255))
-            upright = Image.alpha_composite(ground, upright)
-        return upright if upright.mode == "RGB" else upright.convert("RGB")
-    except Exception as error:
-        raise ImageError(f"the image is truncated or damaged: {error}") from error
-
-
-def pixels_of(data: bytes, *, max_pixels: int = MAX_PIXELS, formats: tuple[str, ...] | None = None) -> int:
-    """Return the number of pixels in the header of an encoded image. Raises the errors of `decode` for a bad header."""
-    width, height = _opened(data, max_pixels, formats).size
-    return width * height
-
-
-def _opened(data: bytes, max_pixels: int, formats: tuple[str, ...] | None) -> Image.Image:
-    """Return the image, of which only the header has been read."""
-    if not data:
-        raise ImageError("the image is empty: 0 bytes")
-    try:
-        image = Image.open(io.BytesIO(data), formats=formats)
-    except Image.DecompressionBombError as error:
-        raise ImageTooLargeError(f"the image has more than {max_pixels:,} pixels") from error
-    except Exception as error:
-        # Pillow's parsers raise many types on hostile bytes. Until `open` returns, all mean an unknown format.
-        raise NotAnImageError("the bytes are not an image of a known format") from error
-    width, height = image.size
-    if width * height > max_pixels:
-        raise ImageTooLargeError(
-            f"the image has {width}×{height} pixels, but at most {max_pixels:,} are accepted: make it smaller"
-        )
-    if image.format in ("BMP", "DIB") and image.info.get("compression") in BMP_RUN_LENGTHS:
-        # Pillow decodes it pixel by pixel in Python, which takes seconds for a file of a few kilobytes.
-        raise ImageError("run-length encoded BMP is not supported: save the image uncompressed, or as PNG")
-    return image
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """Return the image turned by its EXIF orientation, or unchanged where no orientation can be read.
-
-    ImageOps.exif_transpose would also write the other tags anew, and raise over broken ones.
-    """
-    try:
-        turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # Pillow raises SyntaxError, struct.error and others; the pixels are sound
-        return image
-    return image if turn is None else image.transpose(turn)
-
-
-def to_square(image: Image.Image, size: int) -> np.ndarray:
-    """Return the largest centred square, resampled to uint8 size×size×3. An image of that size is not resampled."""
     if image.size == (size, size):
         return np.asarray(image)
-    side = min(image.size)
-    left, top = (image.width - side) / 2, (image.height - side) / 2
-    square = image.resize(
-        (size, size),
-        Image.Resampling.BILINEAR,
-        box=(left, top, left + side, top + side),
-        reducing_gap=2.0,  # shrinks a large photograph by a whole factor first: much faster, and hardly visible
-    )
+    width, height = image.size
+    if resize == "pad":
+        return _padded(image, size)
+    box = (0.0, 0.0, float(width), float(height))
+    if resize == "crop":
+        side = min(width, height)
+        left, top = (width - side) / 2, (height - side) / 2
+        box = (left, top, left + side, top + side)
+    return np.asarray(_resampled(image, (size, size), box))
+
+
+def read_square(
+    data: bytes,
+    size: int,
+    resize: Resize = "crop",
+    *,
+    max_pixels: int = MAX_PIXELS,
+    formats: tuple[str, ...] | None = None,
+) -> np.ndarray:
+    """Return uint8 size×size×3 of an encoded image. For the limits and the errors see `raycls.data.decode`."""
+    return to_square(decode(data, side=size, max_pixels=max_pixels, formats=formats), size, resize)
+
+
+def _padded(image: Image.Image, size: int) -> np.ndarray:
+    share = size / max(image.size)
+    width, height = (max(1, round(length * share)) for length in image.size)
+    square = Image.new("RGB", (size, size), GROUND)
+    whole = _resampled(image, (width, height), (0.0, 0.0, *image.size))
+    square.paste(whole, ((size - width) // 2, (size - height) // 2))
     return np.asarray(square)
+
+
+def _resampled(
+    image: Image.Image, size: tuple[int, int], box: tuple[float, float, float, float]
+) -> Image.Image:
+    return image.resize(size, Image.Resampling.BILINEAR, box=box, reducing_gap=REDUCING_GAP)

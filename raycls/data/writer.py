@@ -1,10 +1,11 @@
-"""The writer of packed datasets: a dataset appears complete or not at all.
+"""The writer of dataset versions: a version appears complete or not at all.
 
-    with write_dataset("shapes") as writer:
-        writer.fill("train", pixels, np.arange(700))       # and val, and test
-        dataset = writer.publish(classes=("circle", "square"), labels=labels, ...)
+    with reserved("shapes"):
+        with write_version("shapes", 2) as writer:
+            writer.array("train", 700)[:] = pixels       # and val, gate and test
+            dataset = writer.publish(labels=…, rows=…, …)
 
-The writer fills a hidden directory, writes the manifest last, and then renames the directory. Only one process at a
+The writer fills a hidden directory, writes the description last, and then renames the directory. Only one process at a
 time may prepare a name. If a process was killed, the next one deletes its unfinished files. This module does not know
 where images come from.
 """
@@ -14,52 +15,59 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from raycls import home
+from raycls.data.files import shown
+from raycls.data.layout import NAME, location, versions_of
+from raycls.data.manifest import write_table
 from raycls.data.packed import (
-    ARRAYS,
+    INFO,
+    LEFT_OUT,
+    ROWS,
     SPLITS,
-    Manifest,
+    DatasetInfo,
     PackedDataset,
-    SkippedFile,
+    arrays_of,
     fingerprint,
-    location,
-    retired_location,
     sha256_file,
 )
+from raycls.data.transforms import Resize
 from raycls.errors import BusyError, DataError, UsageError
 
+LAST = ".last"  # the highest version that a name ever had on this machine
+
 _Channels = tuple[float, float, float]
-_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 
 
-class DatasetWriter:
-    """An unfinished dataset. Its arrays are in the hidden directory `path`; `publish` renames it to `name`."""
+class VersionWriter:
+    """An unfinished version. Its arrays are in the hidden directory `path`; `publish` renames it."""
 
-    def __init__(self, name: str, path: Path):
-        self.name, self.path = name, path
+    def __init__(self, name: str, version: int, path: Path):
+        self.name, self.version, self.path = name, version, path
 
-    def fill(self, split: str, images: np.ndarray, indices: np.ndarray) -> None:
-        """Write images[indices] as the images of a split. images: uint8 N×S×S×3. indices: int64, in 0..N-1."""
-        out = self.array(f"{split}/images.npy", (len(indices), *images.shape[1:]))
-        np.take(images, indices, axis=0, out=out, mode="clip")  # the default mode would copy `out`
+    def array(self, split: str, count: int, side: int) -> np.ndarray:
+        """Create the images of a split, uint8 count×side×side×3, and return them, writable.
 
-    def array(self, file: str, shape: tuple[int, ...]) -> np.memmap:
-        """Create a uint8 .npy file under `path` and return it, writable. Raises DataError if the disk is too small."""
-        target = self.path / file
+        Raises DataError if the disk is too small.
+        """
+        target = self.path / split / "images.npy"
         target.parent.mkdir(exist_ok=True)
-        size, free = np.prod(shape, dtype=np.int64), shutil.disk_usage(self.path).free
+        shape = (count, side, side, 3)
+        size, free = int(np.prod(shape, dtype=np.int64)), shutil.disk_usage(self.path).free
         if size > free:  # on a full disk, a write to the memory map would kill the process
             raise DataError(
-                f"{file} takes {size / 1e6:,.0f} MB, but {home.datasets()} has only {free / 1e6:,.0f} MB free: make "
-                "room, or set RAYCLS_HOME to a larger disk"
+                f"{split}/images.npy takes {size / 1e6:,.0f} MB, but {home.datasets()} has only {free / 1e6:,.0f} MB "
+                "free: make room, or set RAYCLS_HOME to a larger disk"
             )
+        if not count:
+            np.save(target, np.empty(shape, dtype=np.uint8))
+            return np.load(target)
         return np.lib.format.open_memmap(target, mode="w+", dtype=np.uint8, shape=shape)
 
     def publish(
@@ -70,21 +78,30 @@ class DatasetWriter:
         mirrorable: bool,
         source: str,
         licence: str,
-        skipped: tuple[SkippedFile, ...] = (),
+        rows: pa.Table,
+        left_out: pa.Table,
+        resize: Resize = "crop",
+        ignored: int = 0,
+        options: dict[str, str] | None = None,
+        former_fingerprints: tuple[str, ...] = (),
     ) -> PackedDataset:
-        """Write labels and manifest, check the dataset, and rename its directory. Return the dataset.
+        """Write labels, rows and description, check the version, and rename its directory. Return the version.
 
-        labels: for each split int64, one label for each image, in the order of the images. For mirrorable see Manifest.
+        labels: for each split int64, one label for each image, in the order of the images. rows and left_out: see
+        raycls/data/manifest.py. For the rest see DatasetInfo.
         """
         for split in SPLITS:
             np.save(self.path / split / "labels.npy", np.asarray(labels[split], dtype=np.int64))
+        write_table(rows, self.path / ROWS)
+        write_table(left_out, self.path / LEFT_OUT)
         train = np.load(self.path / "train/images.npy", mmap_mode="r")
         mean, std = channel_statistics(train)
-        digests = {array: sha256_file(self.path / array) for array in ARRAYS}
-        manifest = Manifest(
+        info = DatasetInfo(
             name=self.name,
+            version=self.version,
             classes=classes,
             image_size=train.shape[1],
+            resize=resize,
             counts={split: len(labels[split]) for split in SPLITS},
             class_counts={
                 split: tuple(np.bincount(labels[split], minlength=len(classes)).tolist()) for split in SPLITS
@@ -94,56 +111,80 @@ class DatasetWriter:
             mirrorable=mirrorable,
             source=source,
             licence=licence,
-            skipped=skipped,
-            sha256=digests,
-            fingerprint=fingerprint(digests, classes, train.shape[1]),
+            options=options or {},
+            left_out=len(left_out),
+            ignored=ignored,
+            sha256={array: sha256_file(self.path / array) for array in arrays_of(SPLITS)},
+            fingerprint="",
+            former_fingerprints=former_fingerprints,
         )
-        return self.place(manifest)
+        return self.place(info.model_copy(update={"fingerprint": fingerprint(info)}))
 
-    def place(self, manifest: Manifest) -> PackedDataset:
-        """Check the arrays under `path`, write the manifest, rename the directory, and return the dataset."""
-        PackedDataset(self.path, manifest).check()
-        (self.path / "manifest.json").write_text(manifest.model_dump_json(indent=2) + "\n")
-        for file in (*ARRAYS, "manifest.json", *SPLITS, "."):
-            _sync(self.path / file)
-        target, retired = location(self.name), retired_location(self.name)
+    def place(self, info: DatasetInfo) -> PackedDataset:
+        """Check the arrays under `path`, write the description, rename the directory, and return the version."""
+        PackedDataset(self.path, info).check()
+        (self.path / INFO).write_text(info.model_dump_json(indent=2) + "\n")
+        for file in [*self.path.rglob("*"), self.path]:
+            _sync(file)
+        target = location(self.name, self.version)
         if target.exists():
-            target.rename(
-                retired
-            )  # if the process is killed here, `open_dataset` finds the old dataset there
-        self.path.rename(target)
+            # If the process is killed between these two, `reserved` finishes it.
+            ready, former = self.path.with_suffix(".ready"), self.path.with_suffix(".removed")
+            self.path.rename(ready)
+            target.rename(former)
+            ready.rename(target)
+            shutil.rmtree(former)
+        else:
+            last = target.parent / LAST
+            if not last.exists() or int(last.read_text()) < self.version:
+                last.write_text(str(self.version))
+            self.path.rename(target)
         _sync(target.parent)
-        shutil.rmtree(retired, ignore_errors=True)
-        return PackedDataset(target, manifest)
+        return PackedDataset(target, info)
 
 
 @contextlib.contextmanager
-def write_dataset(name: str) -> Iterator[DatasetWriter]:
-    """Reserve the name and yield a writer. At the end, delete the files of a dataset that was not published.
+def reserved(name: str) -> Iterator[Path]:
+    """Reserve a name for this process, and yield the folder of its versions.
 
     Raises UsageError if the name cannot be a directory's name, BusyError if another process is preparing the same name,
     DataError if the files cannot be written.
     """
-    if not _NAME.fullmatch(name):
+    if not NAME.fullmatch(name):
         raise UsageError(
             f"{name!r} cannot name a dataset: choose a name of letters, digits, '_', '-' and '.' with --name"
         )
+    folder = home.datasets() / name
     try:
         home.datasets().mkdir(parents=True, exist_ok=True)
         with _lock(name):
-            _tidy(name)
-            for leftover in home.datasets().glob(".*.tmp"):
-                other = leftover.name.removeprefix(".").removesuffix(".tmp")
-                with contextlib.suppress(BusyError), _lock(other):
-                    _tidy(other)
-            writer = DatasetWriter(name, _temporary(name))
-            writer.path.mkdir()
+            folder.mkdir(exist_ok=True)
+            _tidy(folder)
             try:
-                yield writer
+                yield folder
             finally:
-                shutil.rmtree(writer.path, ignore_errors=True)
+                with contextlib.suppress(OSError):
+                    folder.rmdir()  # succeeds only where it is empty
     except OSError as error:
-        raise DataError(f"cannot prepare the dataset {name} in {home.datasets()}: {error}") from error
+        reason = shown(str(error))
+        raise DataError(f"cannot prepare the dataset {name} in {home.datasets()}: {reason}") from error
+
+
+@contextlib.contextmanager
+def write_version(name: str, version: int) -> Iterator[VersionWriter]:
+    """Yield the writer of a version of a reserved name. At the end, delete the files of one that was not published."""
+    path = home.datasets() / name / f".{version}.tmp"
+    path.mkdir()
+    try:
+        yield VersionWriter(name, version, path)
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def next_version(name: str) -> int:
+    """Return a number that no version of this name on this machine has or had."""
+    last = home.datasets() / name / LAST
+    return max([*versions_of(name), int(last.read_text()) if last.exists() else 0]) + 1
 
 
 def channel_statistics(images: np.ndarray) -> tuple[_Channels, _Channels]:
@@ -166,17 +207,15 @@ def channel_statistics(images: np.ndarray) -> tuple[_Channels, _Channels]:
     return (red[0], green[0], blue[0]), (red[1], green[1], blue[1])
 
 
-def _temporary(name: str) -> Path:
-    return home.datasets() / f".{name}.tmp"
-
-
-def _tidy(name: str) -> None:
-    """Delete the files that a killed preparation of `name` left. The caller holds the lock of `name`."""
-    shutil.rmtree(_temporary(name), ignore_errors=True)
-    if location(name).exists():
-        shutil.rmtree(retired_location(name), ignore_errors=True)
-    elif retired_location(name).exists():
-        retired_location(name).rename(location(name))
+def _tidy(folder: Path) -> None:
+    """Finish or delete what a killed process left in the folder of a name. The caller holds the lock."""
+    for ready in folder.glob(".*.ready"):
+        target = folder / ready.name.removeprefix(".").removesuffix(".ready")
+        if target.exists():
+            target.rename(ready.with_suffix(".removed"))
+        ready.rename(target)
+    for leftover in (*folder.glob(".*.tmp"), *folder.glob(".*.removed")):
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 @contextlib.contextmanager

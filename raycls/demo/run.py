@@ -25,7 +25,7 @@ from raycls.benchmark.results import Plan
 from raycls.cluster.environment import port_in_use
 from raycls.config import Config, override, preset
 from raycls.data.packed import PackedDataset
-from raycls.data.sources import prepare
+from raycls.data.prepare import prepare
 from raycls.demo.report import SENT_IMAGES, Demo, counted, write_report
 from raycls.errors import ClusterError, SourceError
 from raycls.serving.client.predict import over_http
@@ -81,15 +81,15 @@ def run(config: Path, *, dataset_name: str | None = None, port: int | None = Non
         )
     parts = Parts()
     dataset = prepare(dataset_name) if dataset_name else _dataset()
-    manifest = dataset.manifest
-    counts = ", ".join(f"{count:,} {split}" for split, count in manifest.counts.items())
-    parts.end("data", f"{manifest.name}, {len(manifest.classes)} classes, {counts} images")
+    info = dataset.info
+    counts = ", ".join(f"{count:,} {split}" for split, count in info.counts.items())
+    parts.end("data", f"{info.name}, {len(info.classes)} classes, {counts} images")
     config_of_winner = _configuration(dataset)
     answers: list[Answers] = []
     with _cluster():
         parts.end("cluster", "Ray is running")
         study = plan(
-            manifest.name,
+            info.name,
             config_of_winner,
             trials=TRIALS,
             max_epochs=TRIAL_EPOCHS,
@@ -111,7 +111,7 @@ def run(config: Path, *, dataset_name: str | None = None, port: int | None = Non
     directory = home.home() / "demo"
     page = benchmark_report.write(serving, directory)[0]
     demo = Demo(
-        dataset=manifest.name,
+        dataset=info.name,
         study=outcome.study,
         training=training,
         promoted=outcome.promoted,
@@ -129,8 +129,8 @@ def run(config: Path, *, dataset_name: str | None = None, port: int | None = Non
 
 def _configuration(dataset: PackedDataset) -> Config:
     """Return the winner's configuration before the search. Trials train on TRIAL_IMAGES of the images."""
-    base = preset(PRESET, dataset.manifest)
-    fraction = min(1.0, TRIAL_IMAGES / dataset.manifest.counts["train"])
+    base = preset(PRESET, dataset.info)
+    fraction = min(1.0, TRIAL_IMAGES / dataset.info.counts["train"])
     epochs = round(EPOCHS * base.training.epochs)
     return override(base, [f"training.train_fraction={fraction}", f"training.epochs={epochs}"])
 
@@ -191,7 +191,7 @@ def _serve(
         correct += answer["class_index"] == label
         if not first_after:
             first_after = parts.total
-            wanted, named = dataset.manifest.classes[label], answer["class_name"]
+            wanted, named = dataset.info.classes[label], answer["class_name"]
             parts.end(
                 "first prediction",
                 f"an image of class {wanted} is {named} for {url}/predict, {first_after:.0f} s after the start",

@@ -84,7 +84,7 @@ def export(
     """
     check(format, int8)
     network, card = checkpoint.load(directory)
-    if dataset.manifest.fingerprint != card.dataset_fingerprint:
+    if dataset.info.fingerprint != card.dataset_fingerprint:
         raise UsageError(
             f"dataset {card.dataset} has changed since {model} was trained on it: prepare it again from the former "
             "images, or train the model again"

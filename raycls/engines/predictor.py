@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from raycls.data.transforms import MAX_PIXELS, decode, to_square
+from raycls.data.decode import MAX_PIXELS
+from raycls.data.transforms import read_square
 from raycls.engines import build as engines
 from raycls.engines.build import Device, Engine, Run
 from raycls.models.card import ModelCard, load_card
@@ -75,9 +75,13 @@ class Predictor:
         run = engines.load(engine, directory, device or engines.best_device(), threads)
         return cls(run, load_card(directory), engine)
 
-    def prepare(self, image: Image.Image) -> np.ndarray:
-        """Return the image as uint8 S×S×3. The same code packed the training data."""
-        return to_square(image, self.card.image_size)
+    def read(
+        self, data: bytes, *, max_pixels: int = MAX_PIXELS, formats: tuple[str, ...] | None = None
+    ) -> np.ndarray:
+        """Return an encoded image as uint8 S×S×3. The same code packed the training data. Raises ImageError."""
+        return read_square(
+            data, self.card.image_size, self.card.resize, max_pixels=max_pixels, formats=formats
+        )
 
     def logits(self, batch: np.ndarray) -> np.ndarray:
         """Return float32 N×C for uint8 N×S×S×3."""
@@ -105,7 +109,7 @@ class Predictor:
         """Return one prediction for each encoded image, in order. Raises ImageError for the first unreadable image."""
         if not images:
             return []
-        batch = np.stack([self.prepare(decode(data, max_pixels=max_pixels)) for data in images])
+        batch = np.stack([self.read(data, max_pixels=max_pixels) for data in images])
         return self.predictions(self.probabilities(batch))
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from raycls.data.transforms import Resize
 from raycls.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -39,12 +40,19 @@ class ModelCard(BaseModel):
     mean: tuple[float, float, float] = Field(description="per channel, in units of the 0..1 range")
     std: tuple[float, float, float] = Field(description="per channel, in units of the 0..1 range")
     metrics: dict[str, float] = Field(description="by their names in MLflow: val_accuracy, val_loss, …")
+    resize: Resize = Field("crop", description="how an image becomes a square")
     dataset: str
+    dataset_version: int = 1
     dataset_fingerprint: str
     config: dict[str, Any] = Field(description="the raycls.config.Config of the run")
     seed: int
     code_version: str
     libraries: dict[str, str] = Field(description="versions at the time of training")
+
+    @property
+    def learned_from(self) -> tuple[str, str, int]:
+        """Name, fingerprint and version of the dataset, as `raycls.data.versions.open_as_it_was` takes them."""
+        return self.dataset, self.dataset_fingerprint, self.dataset_version
 
     def build(self) -> nn.Module:
         """Return the card's network with random weights."""

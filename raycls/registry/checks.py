@@ -14,10 +14,9 @@ import math
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from raycls import progress, registry
-from raycls.data.packed import open_dataset
+from raycls.data.versions import open_as_it_was
 from raycls.engines.predictor import Predictor
 from raycls.errors import (
     CheckpointError,
@@ -59,8 +58,7 @@ def _fit(version: ModelVersion, champion: ModelVersion | None) -> np.ndarray | N
             _same_classes(card, champion, refuse)
         images, labels = _probe(card)
         predictor = Predictor.load(directory)
-        pixels = np.stack([predictor.prepare(Image.fromarray(image)) for image in images])
-        probabilities = predictor.probabilities(pixels)
+        probabilities = predictor.probabilities(images)
     except RefusedError:
         raise
     except Exception as error:  # a network may raise any error
@@ -76,7 +74,7 @@ def _fit(version: ModelVersion, champion: ModelVersion | None) -> np.ndarray | N
             raise refuse(
                 f"{now:.1%} of {len(labels)} validation images are right, not {registered:.1%} as registered"
             )
-    return None if labels is None else pixels
+    return None if labels is None else images
 
 
 def _same_classes(card: ModelCard, champion: ModelVersion, refuse: Any) -> None:
@@ -100,11 +98,13 @@ def _probe(card: ModelCard) -> tuple[np.ndarray, np.ndarray | None]:
     """
     random = np.random.default_rng(0)
     try:
-        dataset = open_dataset(card.dataset)
+        dataset = open_as_it_was(*card.learned_from)
     except (UnknownDatasetError, DataError):
         dataset = None
-    if dataset is None or dataset.manifest.fingerprint != card.dataset_fingerprint:
-        progress.say(f"dataset {card.dataset} is not here as it was: the accuracy is not examined")
+    if dataset is None:
+        progress.say(
+            f"dataset {card.dataset}@{card.dataset_version} is not here: the accuracy is not examined"
+        )
         side = card.image_size
         return random.integers(0, 256, (16, side, side, 3), dtype=np.uint8), None
     labels = dataset.labels("val")

@@ -19,7 +19,8 @@ import torch
 from torch import nn
 
 from raycls import progress, registry, tracking
-from raycls.data.packed import PackedDataset, open_dataset
+from raycls.data.packed import PackedDataset
+from raycls.data.versions import open_as_it_was
 from raycls.engines.build import best_device
 from raycls.engines.predictor import Predictor
 from raycls.errors import RayclsError, UsageError
@@ -51,7 +52,7 @@ def write_report(version: ModelVersion, predictor: Predictor, scores: Scores, ou
     if not output.parent.is_dir() or output.is_dir():
         raise UsageError(f"--output {output} is no file in a folder that exists")
     pictures: Pictures = {}
-    own = open_dataset(predictor.card.dataset)
+    own = open_as_it_was(*predictor.card.learned_from)
     network = checkpoint.load(registry.checkpoint(version))[0].to(best_device())
     report = _measure(version, predictor, network, scores, own, pictures)
     html = model_page.render(report, pictures)
@@ -86,8 +87,8 @@ def _measure(
     history = tracking.history(version.run_id)
     fit = _fit(predictor, own, trained)
     damage = robustness(predictor, examples)
-    seen_in_training = examples.dataset == own.manifest.name and examples.split == "train"
-    twins = None if seen_in_training else near_duplicates(examples, trained, mirrored=own.manifest.mirrorable)
+    seen_in_training = examples.dataset == own.info.name and examples.split == "train"
+    twins = None if seen_in_training else near_duplicates(examples, trained, mirrored=own.info.mirrorable)
     with progress.bar("drawing the report"):
         _add_charts(pictures, "reliability", charts.reliability(measured))
         _add_charts(pictures, "confusion", charts.confusion(measured))
@@ -147,7 +148,7 @@ def _fit(predictor: Predictor, own: PackedDataset, trained: Examples) -> Fit:
 
 
 def _trained_images(own: PackedDataset, examples: Examples) -> dict[str, int]:
-    counts = dict(zip(own.manifest.classes, own.manifest.class_counts["train"], strict=True))
+    counts = dict(zip(own.info.classes, own.info.class_counts["train"], strict=True))
     return {name: counts.get(name, 0) for name in examples.classes}
 
 

@@ -25,7 +25,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from raycls import progress, tracking
 from raycls.cluster.processes import SessionLeader
 from raycls.config import Config
-from raycls.data.packed import Manifest
+from raycls.data.packed import PackedDataset
+from raycls.data.versions import open_as_it_was
 from raycls.errors import UsageError
 
 JOB = "job"
@@ -43,7 +44,8 @@ class RunSpec(BaseModel):
     command: ClassVar[str]  # the subcommand that starts and resumes such a run
 
     dataset: str
-    fingerprint: str = Field(description="the dataset's, as it was when the run began")
+    dataset_version: int = 1
+    fingerprint: str = Field(description="the dataset version's")
     config: Config
     storage: str = Field(description="the Ray storage path under which the checkpoints are")
     model: str | None = Field(None, description="name to register under; none: the model is not registered")
@@ -54,7 +56,11 @@ class RunSpec(BaseModel):
 
     def params(self) -> dict[str, Any]:
         """Return the run's parameters in MLflow."""
-        return {**self.config.flat(), "dataset": self.dataset}
+        return {**self.config.flat(), "dataset": self.dataset, "dataset_version": self.dataset_version}
+
+    def open_dataset(self) -> PackedDataset:
+        """Return the dataset version that the run began with. Raises UnknownDatasetError if it is not here any more."""
+        return open_as_it_was(self.dataset, self.fingerprint, self.dataset_version)
 
     def resume_command(self, name: str) -> str:
         """Return the shell command that resumes the run of this name."""
@@ -83,15 +89,6 @@ class UnfinishedRun(Generic[AnySpec]):
     name: str
     spec: AnySpec
     epochs: frozenset[int]
-
-    def check(self, manifest: Manifest) -> None:
-        """Raise UsageError if the dataset has changed since the run began."""
-        if manifest.fingerprint != self.spec.fingerprint:
-            raise UsageError(
-                f"dataset {manifest.name} has changed since {self.spec.kind} run {self.name} began (fingerprint "
-                f"{self.spec.fingerprint[:12]}, now {manifest.fingerprint[:12]}): prepare the former images again, or "
-                "begin anew without --resume"
-            )
 
 
 def find(kind: type[AnySpec], reference: str, dataset: str) -> UnfinishedRun[AnySpec]:
@@ -151,6 +148,7 @@ def begin(spec: RunSpec, name: str, tags: dict[str, str]) -> Iterator[tracking.R
         run_name=name,
         tags={
             "kind": spec.kind,
+            "dataset_version": str(spec.dataset_version),
             "dataset_fingerprint": spec.fingerprint,
             "driver": _sign(),
             JOB: written,

@@ -8,6 +8,7 @@ raycls/registry/ keeps the model versions.
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from raycls import progress
+from raycls.data.packed import DatasetInfo
 from raycls.errors import RegistryError
 from raycls.tracking.mlflow_client import client, experiment, find_run, reason_of
 
@@ -38,6 +40,20 @@ class Run:
 
         now = int(time.time() * 1000)
         client().log_batch(self.id, metrics=[Metric(k, float(v), now, step) for k, v in metrics.items()])
+
+    def log_dataset(self, info: DatasetInfo) -> None:
+        """Log a dataset version as the run's input, which MLflow's page shows."""
+        from mlflow.entities import Dataset, DatasetInput
+
+        # MLflow limits a digest to 36 characters.
+        dataset = Dataset(
+            name=info.reference,
+            digest=info.fingerprint[:36],
+            source_type="local",
+            source=json.dumps({"uri": info.source}),
+            profile=json.dumps({"counts": info.counts, "classes": len(info.classes)}),
+        )
+        client().log_inputs(self.id, datasets=[DatasetInput(dataset)])
 
     def log_bytes(self, data: bytes, name: str) -> None:
         """Store data as the artifact file `name`."""

@@ -1,10 +1,10 @@
-"""Whether a new version is better than the champion, by validation accuracy.
+"""Whether a new version is better than the champion, by the accuracy on the images that only promotion looks at.
 
     if better(version, registry.champion(version.name)): …
 
-Two versions of the same dataset are compared by the figures that they were registered with. Where the champion was
-trained on another dataset, both are scored on the validation split of the new version's dataset. The test split has no
-part in it.
+Two versions of the same dataset are compared by METRIC, which they were registered with. Otherwise both are scored on
+the split `gate` of the new version's dataset. Training and tuning never read that split. The test split has no part in
+it.
 """
 
 from __future__ import annotations
@@ -12,13 +12,12 @@ from __future__ import annotations
 import numpy as np
 
 from raycls import progress, registry
-from raycls.data.packed import open_dataset
+from raycls.data.versions import open_as_it_was
 from raycls.engines.predictor import Predictor
-from raycls.errors import DataError
 from raycls.registry import ModelVersion
 from raycls.training.evaluation import match, score
 
-METRIC = "val_accuracy"
+METRIC = "gate_accuracy"
 
 
 def better(version: ModelVersion, champion: ModelVersion | None) -> bool:
@@ -29,21 +28,18 @@ def better(version: ModelVersion, champion: ModelVersion | None) -> bool:
     if champion and champion.reference == version.reference:
         return True
     if champion is None:
-        progress.say(f"{version.reference} is the first champion: {METRIC} {version.metrics[METRIC]:.4f}")
+        progress.say(f"{version.reference} is the first champion")
         return True
-    if champion.fingerprint == version.fingerprint:
-        mine, theirs, where = version.metrics[METRIC], champion.metrics[METRIC], ""
-    else:
-        try:
-            mine, theirs, where = _scored_now(version, champion)
-        except Exception as error:  # a network's own code may raise anything
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            progress.say(
-                f"{champion.reference} stays champion: it was trained on other data than {version.reference}, and the "
-                f"two cannot be compared ({reason}); `raycls promote {version.name} {version.version}` promotes it"
-            )
-            return False
-    figures = f"{METRIC} {mine:.4f} against {theirs:.4f}{where}"
+    try:
+        mine, theirs, where = _scores(version, champion)
+    except Exception as error:  # a network's own code may raise anything
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        progress.say(
+            f"{champion.reference} stays champion: it cannot be compared with {version.reference} ({reason}); `raycls "
+            f"promote {version.name} {version.version}` promotes it"
+        )
+        return False
+    figures = f"accuracy {mine:.4f} against {theirs:.4f} {where}"
     if mine > theirs:
         progress.say(f"{version.reference} replaces champion {champion.reference}: {figures}")
         return True
@@ -51,18 +47,20 @@ def better(version: ModelVersion, champion: ModelVersion | None) -> bool:
     return False
 
 
-def _scored_now(version: ModelVersion, champion: ModelVersion) -> tuple[float, float, str]:
-    """Return the accuracy of both on the same validation images of the version's dataset, and where that was.
+def _scores(version: ModelVersion, champion: ModelVersion) -> tuple[float, float, str]:
+    """Return the accuracy of both on the same images of the version's dataset, and which images those were.
 
     The images are those of the classes that both know, by name. Raises RayclsError where that is not possible.
     """
+    if version.fingerprint == champion.fingerprint and all(
+        METRIC in each.metrics for each in (version, champion)
+    ):
+        return version.metrics[METRIC], champion.metrics[METRIC], "on the split gate"
     mine, theirs = (Predictor.load(registry.checkpoint(each)) for each in (version, champion))
-    dataset = open_dataset(mine.card.dataset)
-    if dataset.manifest.fingerprint != version.fingerprint:
-        raise DataError(f"dataset {dataset.manifest.name} has changed since {version.reference} was trained")
-    own, other = match(mine.card, dataset, "val"), match(theirs.card, dataset, "val")
+    dataset = open_as_it_was(*mine.card.learned_from)
+    own, other = (match(each.card, dataset, dataset.gate) for each in (mine, theirs))
     own, other = own.only(np.isin(own.rows, other.rows)), other.only(np.isin(other.rows, own.rows))
     accuracy, others = (
         score(each, examples).evaluation().accuracy for each, examples in ((mine, own), (theirs, other))
     )
-    return accuracy, others, f" on {len(own)} validation images of {dataset.manifest.name}"
+    return accuracy, others, f"on {len(own)} images of {dataset.info.reference}/{dataset.gate}"

@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from raycls import metrics, progress
-from raycls.data.packed import SPLITS, PackedDataset
+from raycls.data.packed import PackedDataset
 from raycls.data.tensors import as_tensor
 from raycls.data.transforms import to_square
 from raycls.engines.predictor import Predictor
@@ -85,37 +85,35 @@ def match(card: ModelCard, dataset: PackedDataset, split: str) -> Examples:
 
     Raises UsageError if the split is unknown, if fewer than two classes match, or if no image has such a class.
     """
-    manifest = dataset.manifest
-    if split not in SPLITS:
-        raise UsageError(f"unknown split {split!r}; the splits are: {', '.join(SPLITS)}")
-    classes = tuple(name for name in card.classes if name in manifest.classes)
+    info = dataset.info
+    if split not in info.counts:
+        raise UsageError(f"unknown split {split!r}; the splits are: {', '.join(info.counts)}")
+    classes = tuple(name for name in card.classes if name in info.classes)
     if len(classes) < 2:
         raise UsageError(
-            f"{manifest.name} ({_listed(manifest.classes)}) shares {len(classes) or 'no'} class with the model "
+            f"{info.name} ({_listed(info.classes)}) shares {len(classes) or 'no'} class with the model "
             f"({_listed(card.classes)}), at least two are needed: name its class folders as the model's classes"
         )
     model_only = tuple(name for name in card.classes if name not in classes)
-    dataset_only = tuple(name for name in manifest.classes if name not in classes)
+    dataset_only = tuple(name for name in info.classes if name not in classes)
     remarks = []
     if model_only:
         remarks.append(f"classes of the model alone, which it may not answer here: {_listed(model_only)}")
     if dataset_only:
-        remarks.append(f"classes of {manifest.name} alone, their images left out: {_listed(dataset_only)}")
-    if manifest.image_size != card.image_size:
+        remarks.append(f"classes of {info.name} alone, their images left out: {_listed(dataset_only)}")
+    if info.image_size != card.image_size:
+        remarks.append(f"the images were resized from {info.image_size} to {card.image_size} pixels a side")
+    if info.name == card.dataset and info.fingerprint != card.dataset_fingerprint:
         remarks.append(
-            f"the images were resized from {manifest.image_size} to {card.image_size} pixels a side"
+            f"{info.reference} is another version than {info.name}@{card.dataset_version}, which the model learned from"
         )
-    if manifest.name == card.dataset and manifest.fingerprint != card.dataset_fingerprint:
-        remarks.append(
-            f"{manifest.name} was prepared anew since: the model may have been trained on these images"
-        )
-    shared = np.array([classes.index(name) if name in classes else -1 for name in manifest.classes])
+    shared = np.array([classes.index(name) if name in classes else -1 for name in info.classes])
     labels = shared[dataset.labels(split)]
     rows = np.flatnonzero(labels >= 0)
     if not len(rows):
-        raise UsageError(f"{manifest.name}/{split} has no image of a class that the model knows")
+        raise UsageError(f"{info.name}/{split} has no image of a class that the model knows")
     return Examples(
-        dataset=manifest.name,
+        dataset=info.name,
         split=split,
         classes=classes,
         labels=labels[rows],

@@ -15,7 +15,8 @@ from typing import Any
 
 import torch
 
-from raycls.data.packed import Manifest, PackedDataset
+from raycls.data import packed
+from raycls.data.packed import PackedDataset
 from raycls.errors import BrokenOffError, DataError, RayclsError, TrainingError
 from raycls.tracking.resumable import RunSpec
 from raycls.training.checkpoints import CheckpointStore
@@ -42,11 +43,11 @@ def final_errors() -> Any:
 
 def check_unchanged(dataset: PackedDataset) -> None:
     """Raise DataError if the dataset on disk has changed since the run began."""
-    now = Manifest.model_validate_json((dataset.path / "manifest.json").read_bytes()).fingerprint
-    if now != dataset.manifest.fingerprint:
+    now = packed.read(dataset.path, dataset.info.reference).info.fingerprint
+    if now != dataset.info.fingerprint:
         raise DataError(
-            f"dataset {dataset.manifest.name} was changed while the run went on (fingerprint "
-            f"{dataset.manifest.fingerprint[:12]}, now {now[:12]}): prepare the former images again, or train anew"
+            f"dataset {dataset.info.reference} was changed while the run went on (fingerprint "
+            f"{dataset.info.fingerprint[:12]}, now {now[:12]}): train anew"
         )
 
 

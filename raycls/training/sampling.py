@@ -44,7 +44,7 @@ class Split:
         if device.type != "cpu" and self.images.nbytes < DEVICE_SHARE * _free_memory(device):
             self.images, self.labels = self.images.to(device), self.labels.to(device)
         mapped = self.images.device.type == "cpu" and images.nbytes >= READ_AHEAD_FROM
-        self._pages = _Pages(images) if mapped else None
+        self._pages = _Pages(images) if mapped and isinstance(images, np.memmap) else None
         # Every seed and configuration uses the same images, so the trials of a study are comparable.
         sample = torch.randperm(len(self.labels), generator=torch.Generator().manual_seed(0))
         self.chosen = sample[:count].to(self.labels.device)
@@ -103,7 +103,7 @@ def _free_memory(device: torch.device) -> int:
 
 def images_in_use(config: Config, dataset: PackedDataset) -> int:
     """Return how many training images are used: the share `train_fraction` of the split, at least one."""
-    return max(1, round(dataset.manifest.counts["train"] * config.training.train_fraction))
+    return max(1, round(dataset.info.counts["train"] * config.training.train_fraction))
 
 
 class EpochOrder:

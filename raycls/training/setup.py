@@ -33,7 +33,7 @@ def check(config: Config, dataset: PackedDataset, workers: int = 1) -> None:
             f"training.batch_size={config.training.batch_size} gives {workers} workers less than two images each: "
             f"try --workers {max(1, config.training.batch_size // 2)}"
         )
-    side = dataset.manifest.image_size
+    side = dataset.info.image_size
     for name in ("translate", "cutout"):
         if getattr(config.augment, name) >= side:
             raise ConfigError(
@@ -50,28 +50,30 @@ def check(config: Config, dataset: PackedDataset, workers: int = 1) -> None:
 
 def untrained(config: Config, dataset: PackedDataset) -> Any:
     """Return the configuration's network for this dataset, with random weights, on the CPU."""
-    manifest = dataset.manifest
+    info = dataset.info
     return build(
         config.network.name,
-        num_classes=len(manifest.classes),
-        image_size=manifest.image_size,
+        num_classes=len(info.classes),
+        image_size=info.image_size,
         **config.network.arguments(),
     )
 
 
 def card_of(config: Config, dataset: PackedDataset) -> ModelCard:
     """Return the model card for checkpoints of this configuration. Its metrics are empty."""
-    manifest = dataset.manifest
+    info = dataset.info
     return ModelCard(
         network=config.network.name,
         arguments=config.network.arguments(),
-        classes=manifest.classes,
-        image_size=manifest.image_size,
-        mean=manifest.mean,
-        std=manifest.std,
+        classes=info.classes,
+        image_size=info.image_size,
+        mean=info.mean,
+        std=info.std,
         metrics={},
-        dataset=manifest.name,
-        dataset_fingerprint=manifest.fingerprint,
+        resize=info.resize,
+        dataset=info.name,
+        dataset_version=info.version,
+        dataset_fingerprint=info.fingerprint,
         config=config.model_dump(mode="json"),
         seed=config.training.seed,
         **provenance(),

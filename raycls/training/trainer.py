@@ -1,6 +1,6 @@
 """Run one training with Ray Train: data-parallel workers, the best checkpoint, an MLflow run, a model version.
 
-    result = train("digits", preset("smoke", open_dataset("digits").manifest))
+    result = train("digits", preset("smoke", open_dataset("digits").info))
     result.version.reference, result.metrics["test_accuracy"]
 
 If a worker dies, Ray starts the workers again from the last checkpoint. If the whole run was interrupted, `resume`
@@ -24,7 +24,9 @@ from typing import Any
 
 from raycls import cluster, home, progress, registry, tracking
 from raycls.config import Config
-from raycls.data.packed import PackedDataset, open_dataset
+from raycls.data.layout import parse
+from raycls.data.packed import PackedDataset
+from raycls.data.prepare import open_or_prepare
 from raycls.engines.predictor import Predictor
 from raycls.errors import BrokenOffError, RayclsError, TrainingError, UsageError
 from raycls.models.card import CARD, WEIGHTS, update_metrics
@@ -36,14 +38,12 @@ from raycls.training.evaluation import Evaluation, confusion_png, evaluate
 from raycls.training.events import EpochListener, EpochLogger, listening
 from raycls.training.failures import check_unchanged, final_errors, first_cause, with_way_out
 from raycls.training.sampling import images_in_use
+from raycls.training.scaling import scaling_of
 from raycls.training.worker import work
 
-# The smallest number of images of a batch for each worker, if --workers is not given.
-IMAGES_PER_WORKER = {"CPU": 250, "GPU": 32}
 # How often dead workers are started again. If they die each time, a person must look at the machine.
 RESTARTS = 3
 SHORT_EPOCH = 10_000  # images: a shorter epoch may end within two seconds, so the controller polls more often
-RELEASE_S = 5  # how long to wait until the processes of a study that has just ended release their CPUs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +61,7 @@ class TrainingResult:
 
 
 def train(
-    dataset_name: str,
+    reference: str,
     config: Config,
     *,
     workers: int | None = None,
@@ -74,13 +74,15 @@ def train(
     """Train a model. Evaluate the best epoch (`TrainingConfig.chosen_by`) on the test split, log it and register it.
 
     workers: by default one per GPU, or one per CPU, but no more than the batch size allows (IMAGES_PER_WORKER).
-    model: the registered name, by default the dataset's name. lineage: further tags, such as the study and the trial
-    of the configuration. init: a registered model to start from. weights: a file of weights, or "imagenet".
+    reference: the dataset, NAME or NAME@VERSION. model: the registered name, by default the dataset's name. lineage:
+    further tags, such as the study and the trial of the configuration. init: a registered model to start from. weights:
+    a file of weights, or "imagenet".
 
     Raises UsageError before training starts, TrainingError if the run fails, and BrokenOffError if `resume` can
     continue it. Raises KeyboardInterrupt after it has stopped the workers and closed the MLflow run.
     """
-    dataset = open_dataset(dataset_name)
+    dataset = open_or_prepare(reference)
+    dataset_name = dataset.info.name
     setup.check(config, dataset, workers or 1)
     lineage = dict(lineage or {})
     if init:
@@ -92,10 +94,11 @@ def train(
     store = CheckpointStore(home.storage(), name)
     store.prepare()
     cluster.connect()
-    scaling = _scaling(workers, config.training.batch_size)
+    scaling = scaling_of(workers, config.training.batch_size)
     spec = TrainingSpec(
         dataset=dataset_name,
-        fingerprint=dataset.manifest.fingerprint,
+        dataset_version=dataset.info.version,
+        fingerprint=dataset.info.fingerprint,
         config=config,
         workers=scaling["num_workers"],
         storage=store.uri,
@@ -105,6 +108,7 @@ def train(
         weights=weights,
     )
     with resumable.begin(spec, name, lineage) as run:
+        run.log_dataset(dataset.info)
         return _carry_out(spec, dataset, scaling, store, EpochLogger(run))
 
 
@@ -112,12 +116,14 @@ def resume(dataset_name: str, reference: str, *, workers: int | None = None) -> 
     """Continue an interrupted run from its last complete checkpoint, in the same MLflow run.
 
     reference: the id or name of the MLflow run. workers: by default as many as the run began with. Raises UsageError if
-    the run cannot be resumed (see `resumable.find` and `UnfinishedRun.check`), and the errors of `train`.
+    the run cannot be resumed (see `resumable.find`), UnknownDatasetError if its dataset version is gone, and the errors
+    of `train`.
     """
-    dataset = open_dataset(dataset_name)
-    former = resumable.find(TrainingSpec, reference, dataset_name)
-    former.check(dataset.manifest)
-    progress.say(f"{dataset_name}: " + "  ".join(f"{k}={v}" for k, v in former.spec.config.flat().items()))
+    former = resumable.find(TrainingSpec, reference, parse(dataset_name)[0])
+    dataset = former.spec.open_dataset()
+    progress.say(
+        f"{dataset.info.reference}: " + "  ".join(f"{k}={v}" for k, v in former.spec.config.flat().items())
+    )
     setup.check(former.spec.config, dataset, workers or 1)
     spec, store = former.spec, CheckpointStore(former.spec.storage, former.name)
     if not store.exists():
@@ -127,7 +133,7 @@ def resume(dataset_name: str, reference: str, *, workers: int | None = None) -> 
     store.prepare()
     store.tidy(spec.config.training.chosen_by)
     cluster.connect()
-    scaling = _scaling(workers or spec.workers, spec.config.training.batch_size)
+    scaling = scaling_of(workers or spec.workers, spec.config.training.batch_size)
     with resumable.again(former) as run:
         curves = EpochLogger(run, former.epochs)
         # Workers may live longer than a killed driver, so some trained epochs may be missing in MLflow.
@@ -172,14 +178,17 @@ def _file(
     dataset: PackedDataset,
     run: tracking.Run,
 ) -> TrainingResult:
-    """Evaluate the best epoch on the test split, log it and register it. last: the metrics of the last epoch."""
+    """Evaluate the best epoch on test and gate, log it and register it. last: the metrics of the last epoch."""
     with tempfile.TemporaryDirectory() as folder, best.directory() as source:
         directory = Path(folder) / tracking.CHECKPOINT
         directory.mkdir()
         for name in (WEIGHTS, CARD):  # the state for resuming stays in the run's storage
             shutil.copyfile(source / name, directory / name)
-        evaluation = evaluate(Predictor.load(directory), dataset, "test")
+        predictor = Predictor.load(directory)
+        evaluation = evaluate(predictor, dataset, "test")
         found = evaluation.metrics("test") | {"total_train_seconds": last["train_seconds"]}
+        if dataset.gate == "gate":  # what promotion compares
+            found |= evaluate(predictor, dataset, "gate").metrics("gate")
         card = update_metrics(directory, found)
         run.log_metrics(found, step=best.epoch)
         _log_report(run, evaluation, dataset)
@@ -197,39 +206,6 @@ def _file(
         else:
             run.log_checkpoint(directory)
     return TrainingResult(run_id=run.id, metrics=card.metrics, evaluation=evaluation, version=version)
-
-
-def _scaling(workers: int | None, batch_size: int) -> dict[str, Any]:
-    """Return the arguments of Ray's ScalingConfig: one worker per GPU, or the free CPU cores divided among the workers.
-
-    The default is one worker per free GPU or, without GPUs, per free core. But each worker gets at least
-    IMAGES_PER_WORKER images of a batch. On CPUs, many processes are better than many threads: processes synchronise
-    once a step, threads at every layer, so other work on the machine delays processes less.
-    """
-    import ray
-
-    total = int(ray.cluster_resources().get("CPU", 1))
-    deadline = time.monotonic() + RELEASE_S
-    while int((free := ray.available_resources()).get("CPU", 0)) < total and time.monotonic() < deadline:
-        time.sleep(0.2)
-    gpus, cpus = int(free.get("GPU", 0)), int(free.get("CPU", 0))
-    if gpus and (workers or gpus) <= gpus:
-        count = workers or max(1, min(gpus, batch_size // IMAGES_PER_WORKER["GPU"]))
-        return {"num_workers": count, "use_gpu": True}
-    if (workers or 1) > total:
-        raise UsageError(f"--workers {workers} is more than the cluster's {total} CPUs")
-    if gpus:
-        progress.say(f"training on CPUs: --workers {workers} is more than the {gpus} GPUs that are free")
-    if cpus < max(workers or 1, total):
-        progress.say(
-            f"{cpus} of the cluster's {total} CPUs are free: other work, like serving, holds the rest"
-        )
-    count = workers or max(1, min(cpus, batch_size // IMAGES_PER_WORKER["CPU"]))
-    each = max(1, cpus // count)
-    nodes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
-    while each > 1 and sum(cores // each for cores in nodes) < count:
-        each -= 1  # all cores of a worker must be on one node
-    return {"num_workers": count, "resources_per_worker": {"CPU": each}}
 
 
 def run_workers(
@@ -292,9 +268,9 @@ def run_workers(
 
 
 def _log_report(run: tracking.Run, evaluation: Evaluation, dataset: PackedDataset) -> None:
-    run.log_bytes(confusion_png(evaluation, f"{dataset.manifest.name}, test split"), "confusion_matrix.png")
+    run.log_bytes(confusion_png(evaluation, f"{dataset.info.name}, test split"), "confusion_matrix.png")
     run.log_json(
         {"classes": evaluation.classes, "confusion": evaluation.confusion.tolist()}, "confusion_matrix.json"
     )
     run.log_json(evaluation.class_accuracy, "class_accuracy.json")
-    run.log_json(dataset.manifest.model_dump(mode="json"), "dataset.json")
+    run.log_json(dataset.info.model_dump(mode="json"), "dataset.json")

@@ -18,6 +18,7 @@ from typing import Any
 
 from raycls import registry
 from raycls.data.packed import PackedDataset
+from raycls.data.versions import on_this_node
 from raycls.models.card import load_card
 from raycls.tracking.resumable import TrainingSpec
 from raycls.training import loop
@@ -35,7 +36,7 @@ def work(task: dict[str, Any]) -> None:
     import ray.train.torch
 
     spec: TrainingSpec = task["job"]
-    dataset: PackedDataset = task["dataset"].here()
+    dataset: PackedDataset = on_this_node(task["dataset"])
     channel: Channel = task["channel"]
     check_unchanged(dataset)
     context = ray.train.get_context()

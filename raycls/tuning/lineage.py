@@ -14,7 +14,7 @@ from typing import Literal
 
 from raycls import registry, tracking
 from raycls.config import Config
-from raycls.data.packed import open_dataset
+from raycls.data.versions import open_as_it_was
 from raycls.errors import RayclsError, UnknownDatasetError
 from raycls.models.card import ModelCard, load_card
 from raycls.registry import ModelVersion
@@ -54,16 +54,14 @@ def _checkpoint(version: ModelVersion) -> tuple[LineageStep, ModelCard | None]:
 
 def _dataset(version: ModelVersion, card: ModelCard | None) -> LineageStep:
     name = card.dataset if card else version.name
-    value = f"{name}, fingerprint {version.fingerprint}"
+    value = f"{name}@{card.dataset_version if card else '?'}, fingerprint {version.fingerprint}"
     if card and card.dataset_fingerprint != version.fingerprint:
         return LineageStep("dataset", value, "broken", f"the checkpoint names {card.dataset_fingerprint}")
     try:
-        now = open_dataset(name).manifest.fingerprint
+        open_as_it_was(name, version.fingerprint)
     except UnknownDatasetError:
-        return LineageStep("dataset", value, "absent", "not prepared on this machine")
-    if now != version.fingerprint:
-        return LineageStep("dataset", value, "broken", f"prepared here with other images: {now}")
-    return LineageStep("dataset", value, "verified", "prepared here with the same images")
+        return LineageStep("dataset", value, "absent", "not on this machine")
+    return LineageStep("dataset", value, "verified", "on this machine, with the same images")
 
 
 def _study(version: ModelVersion, card: ModelCard | None) -> list[LineageStep]:

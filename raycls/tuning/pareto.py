@@ -23,7 +23,8 @@ from PIL import Image
 
 from raycls.config import Config, Engine
 from raycls.data.packed import PackedDataset
-from raycls.data.transforms import decode, to_square
+from raycls.data.transforms import read_square
+from raycls.data.versions import on_this_node
 from raycls.engines import build as engines
 from raycls.engines.build import Run
 from raycls.engines.choice import THREADS, able
@@ -44,11 +45,11 @@ def latencies(spec: StudySpec, dataset: PackedDataset) -> dict[str, float]:
     Sets the number of threads of this process to that of a replica.
     Raises ConfigError if the space has more than MOST architectures, or a range of widths instead of choices.
     """
-    dataset = dataset.here()
+    dataset = on_this_node(dataset)
     configs = {spaces.architecture(config): config for config in _architectures(spec)}
     if len(configs) > MOST:
         raise ConfigError(f"the space has {len(configs)} architectures; at most {MOST} are measured")
-    count = min(spec.latency_batch, dataset.manifest.counts["val"])
+    count = min(spec.latency_batch, dataset.info.counts["val"])
     encoded = [_png(image) for image in dataset.images("val")[:count]]
     runs = [
         (name, engine, run)
@@ -59,7 +60,7 @@ def latencies(spec: StudySpec, dataset: PackedDataset) -> dict[str, float]:
     for turn in range(ROUNDS + WARM_UP):
         for name, engine, run in runs:
             time.sleep(PAUSE_S)
-            images = np.stack([to_square(decode(data), dataset.manifest.image_size) for data in encoded])
+            images = np.stack([read_square(data, dataset.info.image_size) for data in encoded])
             started = time.perf_counter()
             softmax(run(images))
             if turn >= WARM_UP:

@@ -1,6 +1,6 @@
 """Completes and checks the settings of a study before anything starts.
 
-spec = plan("cifar10", preset("fast", manifest), trials=24, max_epochs=2)
+spec = plan("cifar10", preset("fast", info), trials=24, max_epochs=2)
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 
 from raycls import cluster, home, registry, tracking
 from raycls.config import Config, override, validated
-from raycls.data.packed import open_dataset
+from raycls.data.prepare import open_or_prepare
 from raycls.errors import UsageError
 from raycls.training import setup
 from raycls.training.sampling import images_in_use
@@ -22,7 +22,7 @@ MOST_GP_TRIALS = 250
 
 
 def plan(
-    dataset_name: str,
+    reference: str,
     config: Config,
     *,
     trials: int | None = None,
@@ -34,19 +34,17 @@ def plan(
 ) -> StudySpec:
     """Return the complete, checked specification of a study.
 
-    config: the winner is trained with it, except for the settings that are searched.
-    trials: default 8, or the whole grid with `search="grid"`.
-    max_epochs: default the epochs of config. space: default `space.around`.
-    init: a registered model that every trial starts from.
-    model: the name to register the winner under, default the dataset's name.
-    options: further fields of StudySpec. `_strategy` chooses search and scheduler if they are missing.
-    Raises ConfigError, and UsageError, also if no trial fits on the cluster.
+    reference: the dataset, NAME or NAME@VERSION. config: the winner is trained with it, except for the settings that
+    are searched. trials: default 8, or the whole grid with `search="grid"`. max_epochs: default the epochs of config.
+    space: default `space.around`. init: a registered model that every trial starts from. model: the name to register
+    the winner under, default the dataset's name. options: further fields of StudySpec. `_strategy` chooses search and
+    scheduler if they are missing. Raises ConfigError, and UsageError, also if no trial fits on the cluster.
     """
     import ray
 
     from raycls.tuning.execution import check_room
 
-    dataset = open_dataset(dataset_name)
+    dataset = open_or_prepare(reference)
     short = override(config, [f"training.epochs={max_epochs}"]) if max_epochs else config
     timed = options.get("objective") == "accuracy,latency"
     if timed and options.get("scheduler") not in (None, "none"):
@@ -79,14 +77,15 @@ def plan(
     if options.get("gpus_per_trial") is None:
         options["gpus_per_trial"] = 1.0 if ray.cluster_resources().get("GPU") else 0.0
     asked = {
-        "dataset": dataset_name,
-        "fingerprint": dataset.manifest.fingerprint,
+        "dataset": dataset.info.name,
+        "dataset_version": dataset.info.version,
+        "fingerprint": dataset.info.fingerprint,
         "config": config,
         "storage": home.storage(),
         "space": space,
         "trials": trials,
         "max_epochs": short.training.epochs,
-        "model": model or dataset_name,
+        "model": model or dataset.info.name,
         "init": registry.resolve(init).reference if init else None,
     }
     spec = validated(StudySpec, asked | options)

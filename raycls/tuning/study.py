@@ -1,6 +1,6 @@
 """Runs a study from its first trial to a registered model, and resumes an interrupted study.
 
-    spec = plan("cifar10", preset("fast", manifest), trials=24, max_epochs=2)
+    spec = plan("cifar10", preset("fast", info), trials=24, max_epochs=2)
     outcome = tune(spec)
     outcome = resume("cifar10", "cifar10-study-20260114-101500-3f2a")
 
@@ -21,7 +21,7 @@ from pathlib import Path
 
 from raycls import cluster, home, progress, registry, tracking
 from raycls.config import Config, override
-from raycls.data.packed import open_dataset
+from raycls.data.layout import parse
 from raycls.engines.predictor import Predictor
 from raycls.errors import RefusedError, StudyError, UsageError
 from raycls.registry.checks import examine
@@ -130,8 +130,7 @@ def resume(dataset_name: str, reference: str) -> Outcome:
 
     Raises UsageError if there is nothing to continue. Otherwise raises as `tune`.
     """
-    former = resumable.find(StudySpec, reference, dataset_name)
-    former.check(open_dataset(dataset_name).manifest)
+    former = resumable.find(StudySpec, reference, parse(dataset_name)[0])
     with resumable.again(former) as run:
         return _finish(_search(former.spec, former.name, run), run)
 
@@ -141,12 +140,13 @@ def _search(spec: StudySpec, name: str, run: tracking.Run) -> Study:
     from raycls.tuning.execution import execute, prestart, time_architectures
     from raycls.tuning.trial import StudyContext, study_directory
 
-    dataset = open_dataset(spec.dataset)
+    dataset = spec.open_dataset()
     cluster.connect()
     store = CheckpointStore(spec.storage, study_directory(name))
     store.prepare()
     progress.say(f"study {name}; to continue it after an interruption: {spec.resume_command(name)}")
     prestart(spec)
+    run.log_dataset(dataset.info)
     record = StudyRecord(spec, name, run)
     if spec.timed:
         _check_budget(spec, record.time_once(lambda: time_architectures(spec, dataset)))
@@ -225,10 +225,10 @@ def _log_page(study: Study, run: tracking.Run) -> None:
 
 def _train_winner(study: Study) -> TrainingResult:
     """Train the winner in full. If an earlier attempt began this training, continue it or return its result."""
-    spec, dataset = study.spec, open_dataset(study.spec.dataset)
+    spec, dataset = study.spec, study.spec.open_dataset()
     progress.say(
         f"training the winner, trial #{study.best.number} ({study.best.told()}), in full: "
-        f"{study.config.training.epochs} epochs on all {dataset.manifest.counts['train']:,} images"
+        f"{study.config.training.epochs} epochs on all {dataset.info.counts['train']:,} images"
         + (f", with lr {study.config.optim.lr:.4g} for the longer training" if study.lr_factor < 1 else "")
     )
     for found in resumable.of_study(study.name, spec.dataset):
@@ -240,7 +240,7 @@ def _train_winner(study: Study) -> TrainingResult:
                 run_id=found.info.run_id, metrics=version.metrics, evaluation=evaluation, version=version
             )
     return trainer.train(
-        spec.dataset,
+        dataset.info.reference,
         study.config,
         workers=spec.workers,
         model=spec.model,

@@ -22,6 +22,7 @@ from ray.tune import Trainable
 from raycls import registry
 from raycls.config import Config
 from raycls.data.packed import PackedDataset
+from raycls.data.versions import on_this_node
 from raycls.errors import RayclsError, StorageError
 from raycls.ray_patches.train_processes import free
 from raycls.tracking.resumable import TrainingSpec
@@ -103,7 +104,7 @@ def reason_of(error: Exception) -> str:
 
 def _alone(task: StudyContext, number: int, config: Config) -> Generator[dict[str, Any]]:
     """Yield a result per epoch from the training loop in this process."""
-    dataset = task.dataset.here()
+    dataset = on_this_node(task.dataset)
     check_unchanged(dataset)
     torch.set_num_threads(task.spec.cpus_per_trial)
     store = task.store(number)
@@ -163,6 +164,7 @@ def _drive(task: StudyContext, number: int, config: Config, heard: queue.SimpleQ
     }
     training = TrainingSpec(
         dataset=spec.dataset,
+        dataset_version=spec.dataset_version,
         fingerprint=spec.fingerprint,
         config=config,
         storage=spec.storage,

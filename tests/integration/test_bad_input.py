@@ -27,7 +27,7 @@ from raycls.engines.predictor import Predictor
 from raycls.errors import ImageError
 from raycls.serving.control.deploy import Served
 from tests.predict import OCTETS, await_pending, base64_of, counted, encoded, expect_problem
-from tests.unit.data.test_transforms import run_length_bmp
+from tests.unit.data.test_decode import run_length_bmp
 
 
 def png_header(width: int, height: int) -> bytes:

@@ -30,7 +30,7 @@ def saved(tmp_path: Path) -> Path:
 def _register(
     saved: Path, accuracy: float, name: str = "ab", fingerprint: str = "f"
 ) -> registry.ModelVersion:
-    metrics = {"val_accuracy": accuracy}
+    metrics = {"gate_accuracy": accuracy}
     with tracking.run(name, "run", {}) as run:
         return registry.register(
             name, run, saved, fingerprint=fingerprint, metrics=metrics, lineage={"study": "s", "trial": "t"}
@@ -68,7 +68,7 @@ def test_the_life_of_a_model(home: Path, saved: Path, capsys: pytest.CaptureFixt
     assert "ab/3 stays champion" in said and "raycls promote ab 4" in said
     registry.promote("ab", "4")
     assert [v.version for v in registry.list_models()] == ["4", "3", "2", "1"]
-    assert registry.resolve("ab/2").metrics == {"val_accuracy": 0.4}
+    assert registry.resolve("ab/2").metrics == {"gate_accuracy": 0.4}
     assert registry.resolve("ab/2").tags["trial"] == "t"
 
     _register(saved, 0.9, name="later")

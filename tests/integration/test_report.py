@@ -16,11 +16,12 @@ from PIL import Image
 from raycls import registry, tracking
 from raycls.cli import run
 from raycls.config import override, preset
-from raycls.data.packed import PackedDataset, open_dataset
-from raycls.data.writer import write_dataset
+from raycls.data.packed import PackedDataset
+from raycls.data.versions import open_dataset
 from raycls.registry import ModelVersion
 from raycls.training.loop import fit
 from raycls.training.trainer import TrainingResult
+from tests.datasets import make_version
 
 
 class _Page(HTMLParser):
@@ -69,19 +70,16 @@ def _many_classes() -> PackedDataset:
     labels = {"train": np.arange(240) % 24, "val": np.arange(48) % 24, "test": np.arange(66) % 22}
     rng = np.random.default_rng(0)
     ground = rng.integers(60, 190, (24, 1, 1, 3))
-    with write_dataset("hues") as writer:
-        for split, of in labels.items():
-            noise = rng.integers(-50, 50, (len(of), 16, 16, 3))
-            writer.fill(split, (ground[of] + noise).astype(np.uint8), np.arange(len(of)))
-        return writer.publish(
-            classes=tuple(f"hue {i}" for i in range(24)), labels=labels, mirrorable=True, source="a test",
-            licence="none",
-        )  # fmt: skip
+    images = {
+        split: (ground[of] + rng.integers(-50, 50, (len(of), 16, 16, 3))).astype(np.uint8)
+        for split, of in labels.items()
+    }
+    return make_version("hues", images, labels, tuple(f"hue {i}" for i in range(24)))
 
 
 def _register(name: str, dataset: PackedDataset, network: str, folder: Path) -> ModelVersion:
     """A model trained in this process; its run logs one epoch's curve."""
-    config = override(preset("smoke", dataset.manifest, network), ["epochs=1"])
+    config = override(preset("smoke", dataset.info, network), ["epochs=1"])
     with tracking.run(name, "run", {}) as current:
         metrics: dict[str, float] = {}
 
@@ -92,7 +90,7 @@ def _register(name: str, dataset: PackedDataset, network: str, folder: Path) -> 
         fit(config, dataset, on_epoch=on_epoch)
         current.log_metrics(metrics, step=1)
         return registry.register(
-            name, current, folder, fingerprint=dataset.manifest.fingerprint, metrics=metrics, lineage={}
+            name, current, folder, fingerprint=dataset.info.fingerprint, metrics=metrics, lineage={}
         )
 
 
@@ -147,18 +145,16 @@ def test_many_classes_and_a_network_without_places(digits_home: Path, tmp_path: 
 
 def test_another_dataset(trained: TrainingResult, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     digits = open_dataset("digits")
-    images, labels, names = digits.images("test"), digits.labels("test"), digits.manifest.classes
+    images, labels, names = digits.images("test"), digits.labels("test"), digits.info.classes
     chosen = np.flatnonzero(labels < 3)
-    with write_dataset("three") as writer:
-        for split in ("train", "val", "test"):
-            writer.fill(split, images.repeat(2, 1).repeat(2, 2), chosen)
-        writer.publish(
-            classes=(names[1], "else", names[2]),
-            labels=dict.fromkeys(("train", "val", "test"), (labels[chosen] + 2) % 3),
-            mirrorable=False,
-            source="a test",
-            licence="none",
-        )
+    splits = ("train", "val", "test")
+    make_version(
+        "three",
+        dict.fromkeys(splits, images[chosen].repeat(2, 1).repeat(2, 2)),
+        dict.fromkeys(splits, (labels[chosen] + 2) % 3),
+        (names[1], "else", names[2]),
+        mirrorable=False,
+    )
     path = tmp_path / "three.html"
     command = ["evaluate", "digits", "--dataset", "three", "--report", "--output", str(path), "--json"]
     assert run(command) == 0
@@ -181,7 +177,7 @@ def test_another_dataset(trained: TrainingResult, tmp_path: Path, capsys: pytest
         (["--output", "page.html"], "add --report"),
         (["--report", "--output", "nowhere/page.html"], "no file in a folder that exists"),
         (["--dataset", "nope"], "raycls data prepare"),
-        (["--split", "nope"], "train, val, test"),
+        (["--split", "nope"], "train, val, gate, test"),
     ],
 )
 def test_wrong_use_is_told_in_one_line(

@@ -8,7 +8,8 @@ import pytest
 
 from raycls import registry, tracking
 from raycls.config import Config, override, preset
-from raycls.data.packed import open_dataset
+from raycls.data.packed import INFO
+from raycls.data.versions import open_dataset
 from raycls.errors import BrokenOffError, DataError, TrainingError, UsageError
 from raycls.tracking import resumable
 from raycls.tracking.resumable import TrainingSpec
@@ -21,7 +22,7 @@ SETTINGS = ["epochs=16", "batch_size=16", "dropout=0.1", "translate=1", "precisi
 
 @pytest.fixture
 def config(digits_home: Path) -> Config:
-    return override(preset("smoke", open_dataset("digits").manifest), SETTINGS)
+    return override(preset("smoke", open_dataset("digits").info), SETTINGS)
 
 
 def _runs() -> set[str]:
@@ -32,22 +33,23 @@ def _runs() -> set[str]:
 def test_images_that_change_under_a_run_end_it_at_the_next_epoch(
     trained: TrainingResult, config: Config, storage: Path, at_epoch: AtEpoch
 ) -> None:
-    manifest = open_dataset("digits").path / "manifest.json"
-    before = manifest.read_text()
+    info = open_dataset("digits").path / INFO
+    before = info.read_text()
 
     def change() -> None:
-        other = manifest.with_suffix(".other")
-        other.write_text(before.replace(open_dataset("digits").manifest.fingerprint, "0" * 64))
-        other.replace(manifest)
+        other = info.with_suffix(".other")
+        other.write_text(before.replace(open_dataset("digits").info.fingerprint, "0" * 64))
+        other.replace(info)
 
     at_epoch(2, change)
     try:
         with pytest.raises(
-            DataError, match=r"digits was changed .*; the checkpoint of epoch (\d+) is kept in "
+            DataError,
+            match=r"digits@1 (was changed|is damaged).*; the checkpoint of epoch (\d+) is kept in ",
         ):
             train("digits", override(config, ["epochs=400"]), workers=1)
     finally:
-        manifest.write_text(before)
+        info.write_text(before)
     assert 2 <= max(saved_epochs()) < 400
 
 
@@ -93,8 +95,8 @@ def test_what_cannot_be_resumed_is_told(
         lineage={},
     )
     for fingerprint, told in (
-        ("0" * 64, "dataset digits has changed since training run other began"),
-        (open_dataset("digits").manifest.fingerprint, f"there is no {storage}/other"),
+        ("0" * 64, "no version of dataset digits on this machine has the fingerprint 0000"),
+        (open_dataset("digits").info.fingerprint, f"there is no {storage}/other"),
     ):
         with (
             pytest.raises(TrainingError),

@@ -9,7 +9,7 @@ import pytest
 
 from raycls import registry, tracking
 from raycls.config import override, preset
-from raycls.data.packed import open_dataset
+from raycls.data.versions import open_dataset
 from raycls.engines.predictor import Predictor
 from raycls.errors import ConfigError, UnknownDatasetError, UsageError
 from raycls.training.evaluation import evaluate
@@ -22,7 +22,7 @@ def test_a_run_is_logged_and_registered(trained: TrainingResult) -> None:
     logged = tracking.client().get_run(trained.run_id)
     assert logged.info.status == "FINISHED"
     assert logged.data.params["network.name"] == "fastcnn"
-    assert logged.data.tags["dataset_fingerprint"] == open_dataset("digits").manifest.fingerprint
+    assert logged.data.tags["dataset_fingerprint"] == open_dataset("digits").info.fingerprint
     history = tracking.client().get_metric_history(trained.run_id, "val_accuracy")
     assert [point.step for point in history][:5] == [1, 2, 3, 4, 5]
     artifacts = {file.path for file in tracking.client().list_artifacts(trained.run_id)}
@@ -44,7 +44,7 @@ def test_the_registered_model_is_the_best_epoch(trained: TrainingResult) -> None
 
 
 def test_two_workers_train_one_model(trained: TrainingResult) -> None:
-    config = override(preset("smoke", open_dataset("digits").manifest), ["epochs=4", "seed=3"])
+    config = override(preset("smoke", open_dataset("digits").info), ["epochs=4", "seed=3"])
     result = train("digits", config, workers=2, model="digits-by-two")
     assert result.metrics["test_accuracy"] > 0.6
     assert result.version is not None
@@ -53,7 +53,7 @@ def test_two_workers_train_one_model(trained: TrainingResult) -> None:
 
 
 def test_what_cannot_run_is_refused_before_anything_starts(digits_home: Path) -> None:
-    config = preset("smoke", open_dataset("digits").manifest)
+    config = preset("smoke", open_dataset("digits").info)
     with pytest.raises(UnknownDatasetError, match="raycls data prepare"):
         train("nope", config)
     with pytest.raises(ConfigError, match="batch_size=60000"):
@@ -62,4 +62,4 @@ def test_what_cannot_run_is_refused_before_anything_starts(digits_home: Path) ->
 
 def test_more_workers_than_cpus_are_refused(trained: TrainingResult) -> None:
     with pytest.raises(UsageError, match="--workers 3 is more than the cluster's 2 CPUs"):
-        train("digits", preset("smoke", open_dataset("digits").manifest), workers=3)
+        train("digits", preset("smoke", open_dataset("digits").info), workers=3)

@@ -10,7 +10,7 @@ import pytest
 
 from raycls import home, registry, tracking
 from raycls.config import Config, override, preset
-from raycls.data.packed import open_dataset
+from raycls.data.versions import open_dataset
 from raycls.errors import ConfigError, StudyError, UsageError
 from raycls.models.card import load_card
 from raycls.reports.study_report import write_report
@@ -25,7 +25,7 @@ from tests.studies import assert_whole
 
 @pytest.fixture
 def base(digits_home: Path) -> Config:
-    return override(preset("smoke", open_dataset("digits").manifest), ["epochs=6", "train_fraction=0.5"])
+    return override(preset("smoke", open_dataset("digits").info), ["epochs=6", "train_fraction=0.5"])
 
 
 def test_a_study_leaves_one_run_per_trial_and_a_better_champion(
@@ -55,7 +55,7 @@ def test_a_study_leaves_one_run_per_trial_and_a_better_champion(
     assert version is not None and former is not None
     assert version.tags["study"] == study.name
     assert version.tags["trial"] == str(study.best.number)
-    assert outcome.promoted == (version.metrics["val_accuracy"] > former.metrics["val_accuracy"])
+    assert outcome.promoted == (version.metrics["gate_accuracy"] > former.metrics["gate_accuracy"])
     assert registry.resolve("digits").version == (version if outcome.promoted else former).version
     with pytest.raises(UsageError, match="is finished"):
         resume("digits", study.name)

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 
 from raycls import registry, tracking
 from raycls.config import Config, override, preset
-from raycls.data.packed import open_dataset
+from raycls.data.versions import open_dataset
 from raycls.errors import BrokenOffError, UsageError
 from raycls.models import checkpoint
 from raycls.models.card import WEIGHTS
@@ -37,7 +37,7 @@ KILLED_EPOCHS = 24  # of the run that is killed at random moments
 
 @pytest.fixture
 def config(digits_home: Path) -> Config:
-    return override(preset("smoke", open_dataset("digits").manifest), SETTINGS)
+    return override(preset("smoke", open_dataset("digits").info), SETTINGS)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def undisturbed(
 
     threads = torch.get_num_threads()
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))  # as the worker has, by tests/conftest.py
-    loop.fit(override(preset("smoke", dataset.manifest), SETTINGS), dataset, on_epoch=keep)
+    loop.fit(override(preset("smoke", dataset.info), SETTINGS), dataset, on_epoch=keep)
     torch.set_num_threads(threads)
     return history, load_file(best / WEIGHTS)
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from raycls.data.packed import PackedDataset, open_dataset
+from raycls.data.packed import PackedDataset
+from raycls.data.versions import open_dataset
 from tests.unit.engines.test_export import (
     assert_answers_as_the_network,
     assert_int8_is_nearly_as_good,

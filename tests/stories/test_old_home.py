@@ -130,9 +130,12 @@ def test_what_is_in_an_old_home_is_found(old: OldHome) -> None:
     assert {answer["model_version"] for answer in answers} == {"1"}
 
 
-def test_digits_prepared_anew_is_the_same_dataset(old: OldHome) -> None:
-    """So that old runs can be resumed on a machine that has the home but not the dataset."""
-    assert old.json("data", "prepare", "digits", "--force")["fingerprint"] == FINGERPRINT
+def test_its_dataset_is_version_1_and_is_not_prepared_again(old: OldHome) -> None:
+    made = old.json("data", "prepare", "digits")
+    assert (made["version"], made["fingerprint"]) == (1, FINGERPRINT)
+    assert (
+        old.json("data", "show", "digits@1", "--sheet", str(old.folder / "sheet.png"))["counts"]["val"] == 359
+    )
 
 
 @pytest.mark.timeout(900)

@@ -69,7 +69,7 @@ def test_each_command_is_run_by_someone() -> None:
         "a page that no test runs"
     )
     assert {RESUME, RESUME_STUDY, OTHER_DATASET} <= set(commands)
-    for name in ("prepare", "list", "show"):
+    for name in ("prepare", "list", "show", "diff", "remove", "check"):
         assert any(command.startswith(f"raycls data {name}") for command in commands)
     for name in (
         "train",
@@ -155,10 +155,10 @@ def _fill(folder: Path) -> None:
     """The files that the pages take as given."""
     from torchvision.models import resnet18
 
-    for label in ("cat", "dog"):
-        _rgb(folder / f"{label}.png", 1, (40, 30))
+    for first, label in ((0, "cat"), (100, "dog")):
+        _rgb(folder / f"{label}.png", first, (40, 30))
         for i in range(12):
-            _rgb(folder / "photos" / label / f"{i}.jpg", i, (50, 70))
+            _rgb(folder / "photos" / label / f"{i}.jpg", first + i, (50, 70))
     torch.save(resnet18().state_dict(), folder / "resnet18.pth")
     (space,) = re.findall(r"```yaml\n(.*?)```", TUNING.read_text(), re.S)
     (folder / "space.yaml").write_text(space)

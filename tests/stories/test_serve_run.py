@@ -18,7 +18,7 @@ from PIL import Image
 
 from raycls import registry
 from raycls.cluster.environment import free_port
-from raycls.data.packed import open_dataset
+from raycls.data.versions import open_dataset
 from raycls.serving.auth import digest
 from raycls.training.trainer import TrainingResult
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from raycls.config import Config, override, preset
-from raycls.data.packed import open_dataset
+from raycls.data.versions import open_dataset
 from raycls.tuning.plan import plan
 from raycls.tuning.study import search
 from tests.studies import assert_whole
@@ -18,7 +18,7 @@ from tests.studies import assert_whole
 
 @pytest.fixture
 def base(digits_home: Path) -> Config:
-    return override(preset("smoke", open_dataset("digits").manifest), ["epochs=6", "train_fraction=0.5"])
+    return override(preset("smoke", open_dataset("digits").info), ["epochs=6", "train_fraction=0.5"])
 
 
 def test_a_trial_of_two_workers_has_the_same_record(ray_session: None, base: Config) -> None:
@@ -43,7 +43,7 @@ simulated = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
 import os
 os.environ["RAY_ADDRESS"] = simulated.address
 from raycls.config import override, preset
-from raycls.data.packed import open_dataset
+from raycls.data.versions import open_dataset
 from raycls.errors import StudyError
 from raycls.tuning import record
 from raycls.tuning.plan import plan
@@ -64,7 +64,7 @@ def join():
     atexit.register(node.terminate)
 
 threading.Thread(target=join, daemon=True).start()
-config = override(preset("smoke", open_dataset("digits").manifest), ["epochs=20", "batch_size=16", "precision=fp32"])
+config = override(preset("smoke", open_dataset("digits").info), ["epochs=20", "batch_size=16", "precision=fp32"])
 trials = search(plan("digits", config, trials=6, scheduler="none"), "joined").trials
 spans = sorted((trial.asked_at, trial.ended_at) for trial in trials)
 overlaps = sum(later[0] < earlier[1] - 0.5 for earlier, later in zip(spans, spans[1:]))

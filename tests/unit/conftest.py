@@ -13,7 +13,8 @@ from aiohttp import web
 from PIL import Image
 
 from raycls.config import override, preset
-from raycls.data.packed import PackedDataset, open_dataset
+from raycls.data.packed import PackedDataset
+from raycls.data.versions import open_dataset
 from raycls.engines.predictor import Predictor
 from raycls.training.loop import fit
 
@@ -82,7 +83,7 @@ def digits(digits_home: Path) -> PackedDataset:
 def directory(digits: PackedDataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The checkpoint directory of a small fastcnn."""
     path = tmp_path_factory.mktemp("checkpoint")
-    config = override(preset("smoke", digits.manifest), ["epochs=4"])
+    config = override(preset("smoke", digits.info), ["epochs=4"])
     fit(config, digits, on_epoch=lambda metrics, snapshot: snapshot.save(path))
     return path
 
@@ -91,6 +92,6 @@ def directory(digits: PackedDataset, tmp_path_factory: pytest.TempPathFactory) -
 def predictor(digits: PackedDataset, tmp_path_factory: pytest.TempPathFactory) -> Predictor:
     """A cnn that recognises most digits, computed in float32."""
     path = tmp_path_factory.mktemp("checkpoint")
-    config = override(preset("smoke", digits.manifest, "cnn"), ["epochs=6", "lr=0.01", "batch_size=50"])
+    config = override(preset("smoke", digits.info, "cnn"), ["epochs=6", "lr=0.01", "batch_size=50"])
     fit(config, digits, on_epoch=lambda metrics, snapshot: snapshot.save(path))
     return Predictor.load(path, device="cpu", engine="reference")

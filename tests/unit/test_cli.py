@@ -122,7 +122,7 @@ def test_json_is_the_whole_of_stdout(
     digits_home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(["data", "list", "--json"]) == 0
-    assert "digits" in [manifest["name"] for manifest in json.loads(capsys.readouterr().out)]
+    assert "digits" in [info["name"] for info in json.loads(capsys.readouterr().out)]
     sheet = tmp_path / "sheet.png"
     assert run(["data", "show", "digits", "--sheet", str(sheet), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["contact_sheet"] == str(sheet)

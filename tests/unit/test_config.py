@@ -5,32 +5,33 @@ from pathlib import Path
 import pytest
 
 from raycls.config import PRESETS, Config, ServingConfig, override, preset, validated
-from raycls.data.packed import Manifest, open_dataset
+from raycls.data.packed import DatasetInfo
+from raycls.data.versions import open_dataset
 from raycls.errors import ConfigError
 
 
 @pytest.fixture(scope="module")
-def digits(digits_home: Path) -> Manifest:
-    return open_dataset("digits").manifest
+def digits(digits_home: Path) -> DatasetInfo:
+    return open_dataset("digits").info
 
 
-def _of_size(manifest: Manifest, images: int) -> Manifest:
-    return manifest.model_copy(update={"counts": {**manifest.counts, "train": images}})
+def _of_size(info: DatasetInfo, images: int) -> DatasetInfo:
+    return info.model_copy(update={"counts": {**info.counts, "train": images}})
 
 
-def test_fast_on_cifar10_is_the_measured_recipe(digits: Manifest) -> None:
+def test_fast_on_cifar10_is_the_measured_recipe(digits: DatasetInfo) -> None:
     config = preset("fast", _of_size(digits, 45_000))
     assert (config.network.name, config.network.widths) == ("fastcnn", (48, 128, 176))
     assert (config.training.epochs, config.training.batch_size, config.optim.lr) == (6, 1000, 0.24)
 
 
 @pytest.mark.parametrize("network", ["mlp", "cnn", "resnet18"])
-def test_networks_that_learn_by_adamw_take_more_and_smaller_steps(digits: Manifest, network: str) -> None:
+def test_networks_that_learn_by_adamw_take_more_and_smaller_steps(digits: DatasetInfo, network: str) -> None:
     config = preset("fast", _of_size(digits, 45_000), network)
     assert (config.optim.name, config.optim.lr, config.training.batch_size) == ("adamw", 0.001, 125)
 
 
-def test_only_images_of_32_pixels_or_more_are_reduced(digits: Manifest) -> None:
+def test_only_images_of_32_pixels_or_more_are_reduced(digits: DatasetInfo) -> None:
     assert preset("fast", digits).training.reduced_share == 0
     assert preset("fast", digits.model_copy(update={"image_size": 32})).training.reduced_share > 0
 
@@ -38,7 +39,7 @@ def test_only_images_of_32_pixels_or_more_are_reduced(digits: Manifest) -> None:
 @pytest.mark.parametrize("name", PRESETS)
 @pytest.mark.parametrize("network", ["mlp", "cnn", "fastcnn", "resnet18"])
 def test_small_datasets_get_smaller_batches_and_more_passes(
-    digits: Manifest, name: str, network: str
+    digits: DatasetInfo, name: str, network: str
 ) -> None:
     small, large = (preset(name, _of_size(digits, n), network) for n in (500, 45_000))
     assert small.training.batch_size < large.training.batch_size
@@ -46,11 +47,11 @@ def test_small_datasets_get_smaller_batches_and_more_passes(
     assert small.network == large.network
 
 
-def test_a_batch_is_never_more_than_the_images(digits: Manifest) -> None:
+def test_a_batch_is_never_more_than_the_images(digits: DatasetInfo) -> None:
     assert preset("fast", _of_size(digits, 7)).training.batch_size == 7
 
 
-def test_larger_images_get_smaller_batches(digits: Manifest) -> None:
+def test_larger_images_get_smaller_batches(digits: DatasetInfo) -> None:
     many = _of_size(digits, 45_000)
     sizes = [
         preset("fast", many.model_copy(update={"image_size": side})).training.batch_size
@@ -59,11 +60,11 @@ def test_larger_images_get_smaller_batches(digits: Manifest) -> None:
     assert sizes == [1000, 500, 125, 40]
 
 
-def test_digits_are_not_mirrored(digits: Manifest) -> None:
+def test_digits_are_not_mirrored(digits: DatasetInfo) -> None:
     assert not preset("fast", digits).augment.flip
 
 
-def test_override_takes_paths_and_unique_names(digits: Manifest) -> None:
+def test_override_takes_paths_and_unique_names(digits: DatasetInfo) -> None:
     config = override(
         preset("fast", digits), ["optim.lr=0.5", "dropout=0.25", "widths=[8,8]", "precision=fp32"]
     )
@@ -72,7 +73,7 @@ def test_override_takes_paths_and_unique_names(digits: Manifest) -> None:
     assert config.training.epochs == preset("fast", digits).training.epochs
 
 
-def test_another_optimiser_brings_its_own_rate(digits: Manifest) -> None:
+def test_another_optimiser_brings_its_own_rate(digits: DatasetInfo) -> None:
     config = preset("fast", digits)
     assert override(config, ["optim.name=adamw"]).optim.lr == 0.001
     assert override(config, ["optim.name=sgd", "lr=0.3"]).optim.lr == 0.3
@@ -105,7 +106,7 @@ def test_a_wrong_override_is_one_line_that_names_the_field(assignment: str, told
     assert "\n" not in str(error.value)
 
 
-def test_unknown_preset_and_network_name_the_known_ones(digits: Manifest) -> None:
+def test_unknown_preset_and_network_name_the_known_ones(digits: DatasetInfo) -> None:
     with pytest.raises(ConfigError, match="smoke, quick, fast, strong, accurate"):
         preset("best", digits)
     with pytest.raises(ConfigError, match="mlp, cnn, fastcnn, resnet18"):

@@ -18,8 +18,9 @@ from PIL.Image import Image
 from torch import Tensor
 
 from raycls import machine
+from raycls.data.decode import decode
 from raycls.data.tensors import as_tensor, normalize
-from raycls.data.transforms import decode, to_square
+from raycls.data.transforms import to_square
 from raycls.models import checkpoint
 
 

@@ -25,7 +25,7 @@ from starlette.responses import Response
 
 from raycls import registry
 from raycls.config import ServingConfig
-from raycls.data.transforms import pixels_of
+from raycls.data.decode import pixels_of
 from raycls.errors import ImageError
 from raycls.serving.replica import openapi
 from raycls.serving.replica.answer import HTTPProblem, full, image_problem, json_response

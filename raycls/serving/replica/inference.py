@@ -22,7 +22,6 @@ import numpy as np
 from raycls import registry
 from raycls.cluster.environment import OWN_CORES
 from raycls.config import Engine, ServingConfig
-from raycls.data.transforms import decode
 from raycls.engines.build import best_device, to_serve
 from raycls.engines.predictor import Prediction, Predictor
 from raycls.errors import ImageError
@@ -74,7 +73,7 @@ class Inference:
 
     def decode(self, data: bytes) -> np.ndarray:
         """Return uint8 S×S×3 pixels of an encoded image. Raises ImageError."""
-        return self.predictor.prepare(decode(data, max_pixels=self._config.max_pixels, formats=FORMATS))
+        return self.predictor.read(data, max_pixels=self._config.max_pixels, formats=FORMATS)
 
     def check_health(self) -> None:
         """Raise RuntimeError where a forward pass hangs."""

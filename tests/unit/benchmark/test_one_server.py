@@ -24,7 +24,7 @@ from raycls.benchmark.batch_counts import between, forward_ms, scrape
 from raycls.benchmark.images import read_images, write_images
 from raycls.benchmark.results import Plan
 from raycls.cli import run
-from raycls.data.packed import open_dataset
+from raycls.data.versions import open_dataset
 from raycls.errors import BenchmarkError
 
 ROOT = Path(__file__).parents[3]
@@ -156,7 +156,7 @@ def test_the_images_are_the_test_split_without_loss(digits_home, tmp_path):
     for path in paths:
         index = int(path.stem)
         assert np.array_equal(np.asarray(Image.open(path)), dataset.images("test")[index])
-        assert path.parent.name == dataset.manifest.classes[dataset.labels("test")[index]]
+        assert path.parent.name == dataset.info.classes[dataset.labels("test")[index]]
 
 
 def test_bench_measures_a_running_server_and_ends_with_one_json_document(replicas, images, tmp_path, capsys):

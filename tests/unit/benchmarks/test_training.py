@@ -12,7 +12,7 @@ from harness import training_page
 from benchmarks.peers.plain_cnn import train_epochs
 from benchmarks.training import main
 from raycls import machine
-from raycls.data.packed import open_dataset
+from raycls.data.versions import open_dataset
 from raycls.errors import ConfigError, UnknownDatasetError
 
 

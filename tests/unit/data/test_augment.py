@@ -13,8 +13,9 @@ from torch import Tensor
 
 from raycls.config import AugmentConfig
 from raycls.data.augment import distort, mix, random_views, reduced, symmetric_beta
-from raycls.data.packed import PackedDataset, open_dataset
+from raycls.data.packed import PackedDataset
 from raycls.data.tensors import as_tensor, normalize
+from raycls.data.versions import open_dataset
 
 OFF = AugmentConfig(translate=0, flip=False)
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -38,12 +39,12 @@ def labels(digits: PackedDataset) -> Tensor:
 
 @pytest.fixture
 def inputs(images: Tensor, digits: PackedDataset) -> Tensor:
-    return normalize(images, digits.manifest.mean, digits.manifest.std)
+    return normalize(images, digits.info.mean, digits.info.std)
 
 
 @pytest.fixture
 def std(digits: PackedDataset) -> tuple[float, ...]:
-    return digits.manifest.std
+    return digits.info.std
 
 
 def _generator(seed: int = 0) -> torch.Generator:

@@ -16,8 +16,8 @@ import pytest
 from PIL import Image
 
 from raycls.data import cifar10
-from raycls.data.packed import list_datasets
-from raycls.data.sources import prepare
+from raycls.data.prepare import prepare
+from raycls.data.versions import list_datasets
 from raycls.errors import DataError, SourceError
 
 
@@ -91,11 +91,16 @@ def rows_of(dataset, *splits):
 def test_the_files_of_torchvision_come_first_and_only_train_is_split(small_cifar10, capsys):
     root, arrays = small_cifar10
     dataset = prepare("cifar10", root=root)
-    assert dataset.manifest.class_counts == {"train": (9,) * 10, "val": (1,) * 10, "test": (2,) * 10}
+    assert dataset.info.class_counts == {
+        "train": (8,) * 10,
+        "val": (1,) * 10,
+        "gate": (1,) * 10,
+        "test": (2,) * 10,
+    }
     assert np.array_equal(dataset.images("test"), arrays["test"][0]), "the official test split, in its order"
     expected = {(image.tobytes(), int(label)) for image, label in zip(*arrays["train"], strict=True)}
-    assert rows_of(dataset, "train", "val") == expected
-    assert dataset.manifest.classes[3] == "cat"
+    assert rows_of(dataset, "train", "val", "gate") == expected
+    assert dataset.info.classes[3] == "cat"
     assert "CIFAR-10 not from" not in capsys.readouterr().err
 
 
@@ -131,7 +136,7 @@ def test_the_official_archive_is_downloaded_checked_and_unpacked(small_cifar10, 
         monkeypatch.setattr(CIFAR10, "tgz_md5", hashlib.md5(archive.read_bytes()).hexdigest())
         dataset = prepare("cifar10")
         server.shutdown()
-    assert dataset.manifest.source == "CIFAR-10, from torchvision's official download"
+    assert dataset.info.source == "CIFAR-10, from torchvision's official download"
     assert np.array_equal(dataset.images("test"), arrays["test"][0])
 
 

@@ -4,7 +4,9 @@ import pickle
 import numpy as np
 import pytest
 
-from raycls.data.packed import ARRAYS, list_datasets, open_dataset
+from raycls.data.manifest import read_left_out, read_rows
+from raycls.data.packed import INFO, SPLITS, arrays_of
+from raycls.data.versions import list_datasets, open_dataset
 from raycls.errors import DataError, UnknownDatasetError
 from tests.unit.data import shapes
 
@@ -14,13 +16,19 @@ pytestmark = pytest.mark.usefixtures("home")
 def test_what_was_written_is_what_is_read():
     shapes.make()
     dataset = open_dataset("shapes")
-    assert np.array_equal(dataset.images("val"), shapes.PIXELS[20:26])
+    assert np.array_equal(dataset.images("val"), shapes.PIXELS[20:24])
     assert np.array_equal(dataset.labels("test"), shapes.LABELS[26:])
     assert dataset.labels("train").dtype == np.int64
-    assert dataset.manifest.counts == {"train": 20, "val": 6, "test": 4}
-    assert dataset.manifest.class_counts["val"] == (3, 3)
-    assert dataset.manifest.image_size == shapes.SIDE
-    assert dataset.manifest.skipped[0].path == "circle/notes.txt"
+    assert dataset.info.counts == {"train": 20, "val": 4, "gate": 2, "test": 4}
+    assert dataset.info.class_counts["val"] == (2, 2)
+    assert dataset.info.image_size == shapes.SIDE
+    assert (dataset.info.reference, dataset.info.left_out) == ("shapes@1", 1)
+    assert read_left_out(dataset)["source"].to_pylist() == ["circle/notes.txt"]
+    rows = read_rows(dataset)
+    assert rows["split"].to_pylist() == [
+        split for split, count in dataset.info.counts.items() for _ in range(count)
+    ]
+    assert rows["label"].to_pylist()[20:24] == [shapes.CLASSES[label] for label in dataset.labels("val")]
     dataset.verify()
 
 
@@ -34,26 +42,26 @@ def test_images_are_mapped_and_cannot_be_changed():
 def test_a_dataset_travels_without_its_arrays():
     dataset = shapes.make()
     copy = pickle.loads(pickle.dumps(dataset))
-    assert len(pickle.dumps(dataset)) < 4000
+    assert len(pickle.dumps(dataset)) < 5000
     assert np.array_equal(copy.images("train"), dataset.images("train"))
 
 
 def test_the_fingerprint_changes_with_one_byte_and_with_the_classes_and_with_nothing_else():
-    original = shapes.make().manifest.fingerprint
-    assert shapes.make("again").manifest.fingerprint == original
+    original = shapes.make().info.fingerprint
+    assert shapes.make("again").info.fingerprint == original
     changed = shapes.PIXELS.copy()
     changed[29, 7, 7, 2] ^= 1
-    assert shapes.make("byte", changed).manifest.fingerprint != original
-    assert shapes.make("names", classes=("square", "circle")).manifest.fingerprint != original
+    assert shapes.make("byte", changed).info.fingerprint != original
+    assert shapes.make("names", classes=("square", "circle")).info.fingerprint != original
 
 
-@pytest.mark.parametrize("array", ARRAYS)
+@pytest.mark.parametrize("array", arrays_of(SPLITS))
 def test_verify_names_the_file_with_a_wrong_byte(array):
     path = shapes.make().path / array
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
-    with pytest.raises(DataError, match=f"shapes is damaged: {array}"):
+    with pytest.raises(DataError, match=f"shapes@1 is damaged: {array}"):
         open_dataset("shapes").verify()
 
 
@@ -75,10 +83,10 @@ def test_an_array_of_another_shape_is_reported_at_once():
 
 
 @pytest.mark.parametrize("change", [{"classes": ["a", "b"]}, {"fingerprint": "0" * 64}, {"counts": 3}])
-def test_a_manifest_that_was_edited_is_reported(change):
-    file = shapes.make().path / "manifest.json"
+def test_a_description_that_was_edited_is_reported(change):
+    file = shapes.make().path / INFO
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
-    with pytest.raises(DataError, match=r"manifest\.json"):
+    with pytest.raises(DataError, match="shapes@1 is damaged"):
         open_dataset("shapes")
 
 
@@ -95,6 +103,6 @@ def test_an_unknown_dataset_names_those_that_exist_and_the_command():
 def test_the_list_leaves_out_a_damaged_dataset_and_says_so(capsys):
     assert list_datasets() == []
     shapes.make("whole")
-    (shapes.make("broken").path / "manifest.json").unlink()
-    assert [manifest.name for manifest in list_datasets()] == ["whole"]
-    assert "broken is damaged" in capsys.readouterr().err
+    (shapes.make("broken").path / INFO).write_text("{}")
+    assert [info.name for info in list_datasets()] == ["whole"]
+    assert "broken@1 is damaged" in capsys.readouterr().err

@@ -1,99 +1,56 @@
-"""Decoding to upright RGB: what the header decides, and which images are refused."""
+"""The square that is made of an image: cropped, padded or squashed."""
 
 from __future__ import annotations
 
 import io
-import struct
 
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image
 
-from raycls.data.transforms import decode, pixels_of
-from raycls.errors import ImageError, ImageTooLargeError, NotAnImageError
+from raycls.data.transforms import Resize, read_square, to_square
 
-
-def png(image: Image.Image, orientation: int = 1) -> bytes:
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", exif=exif)
-    return buffer.getvalue()
+LEFT, RIGHT = (250, 0, 0), (0, 0, 250)
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_sixteen_bits_are_scaled_and_turned_upright_like_eight(orientation: int) -> None:
-    grey = np.arange(6 * 4, dtype=np.uint8).reshape(6, 4) * 10
-    eight = decode(png(Image.fromarray(grey), orientation))
-    sixteen = decode(png(Image.fromarray(grey.astype(np.uint16) * 257), orientation))
-    assert sixteen.size == ((4, 6) if orientation < 5 else (6, 4))
-    assert np.array_equal(np.asarray(sixteen), np.asarray(eight))
-
-
-def run_length_bmp(width: int, height: int) -> bytes:
-    """An RLE8 bitmap of that size. Each of its lines ends after one pixel."""
-    rows = b"\x01\x00\x00\x00" * height + b"\x00\x01"
-    palette = bytes(1024)
-    offset = 14 + 40 + len(palette)
-    header = struct.pack("<2sIHHI", b"BM", offset + len(rows), 0, 0, offset)
-    info = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 8, 1, len(rows), 0, 0, 256, 0)
-    return header + info + palette + rows
-
-
-def test_a_run_length_encoded_bitmap_is_refused_unread() -> None:
-    assert Image.open(io.BytesIO(run_length_bmp(50_000, 900))).size == (50_000, 900)
-    with pytest.raises(ImageError, match="run-length"):
-        decode(run_length_bmp(50_000, 900))
-
-
-def test_pixels_are_counted_without_decoding() -> None:
-    whole = png(Image.new("RGB", (40, 30)))
-    assert pixels_of(whole) == pixels_of(whole[: whole.index(b"IDAT") + 8]) == 1200
-    with pytest.raises(ImageTooLargeError):
-        pixels_of(whole, max_pixels=1199)
-    with pytest.raises(NotAnImageError):
-        pixels_of(b"no image")
-
-
-def exif(*entries: bytes) -> bytes:
-    """A little-endian TIFF head with one directory of these entries, 12 bytes each."""
-    return b"II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + b"".join(entries) + bytes(4)
-
-
-QUARTER_TURN = struct.pack("<HHII", 0x0112, 3, 1, 6)
-ROUND_NOTHING = struct.pack("<HHII", 0x0112, 3, 1, 9)  # orientations end at 8
+def halves(width: int, height: int) -> Image.Image:
+    image = Image.new("RGB", (width, height), LEFT)
+    image.paste(RIGHT, (width // 2, 0, width, height))
+    return image
 
 
 @pytest.mark.parametrize(
-    ("kind", "metadata", "size"),
-    [
-        pytest.param("PNG", b"\0\x08\0\x02\x01\x12\0\x03", (6, 4), id="no TIFF head"),
-        pytest.param("PNG", b"II*\0\xff\xff\xff\x7f", (6, 4), id="a directory beyond the end"),
-        pytest.param("PNG", exif(QUARTER_TURN)[:15], (6, 4), id="cut off"),
-        pytest.param("PNG", exif(ROUND_NOTHING), (6, 4), id="no such orientation"),
-        pytest.param("JPEG", b"Exif\0\0" + bytes(range(64)), (6, 4), id="noise"),
-        pytest.param(
-            "JPEG",
-            b"Exif\0\0"
-            + exif(QUARTER_TURN, struct.pack("<HHII", 0x011A, 10, 1, 38))
-            + struct.pack("<ii", -1, 0),
-            (4, 6),
-            id="another tag is broken: the orientation is still heeded",
-        ),
-    ],
+    ("resize", "corner", "middle_of_the_top"),
+    [("crop", LEFT, LEFT), ("pad", (0, 0, 0), (0, 0, 0)), ("squash", LEFT, LEFT)],
 )
-@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's about such EXIF
-def test_sound_pixels_are_read_whatever_their_exif(kind: str, metadata: bytes, size: tuple[int, int]) -> None:
+def test_a_wide_image(
+    resize: Resize, corner: tuple[int, int, int], middle_of_the_top: tuple[int, int, int]
+) -> None:
+    square = to_square(halves(80, 40), 20, resize)
+    assert square.shape == (20, 20, 3)
+    assert tuple(square[0, 0]) == corner
+    assert tuple(square[0, 8]) == middle_of_the_top
+    assert tuple(square[10, 2]) == LEFT
+    assert tuple(square[10, 17]) == RIGHT
+
+
+def test_crop_shows_the_middle_and_squash_shows_all() -> None:
+    stripe = Image.new("RGB", (80, 40), LEFT)
+    stripe.paste(RIGHT, (0, 0, 10, 40))  # outside the centred square
+    assert tuple(to_square(stripe, 20, "crop")[10, 0]) == LEFT
+    assert tuple(to_square(stripe, 20, "squash")[10, 0]) == RIGHT
+    assert tuple(to_square(stripe, 20, "pad")[10, 0]) == RIGHT
+
+
+@pytest.mark.parametrize("resize", ["crop", "pad", "squash"])
+def test_an_image_of_the_size_is_not_resampled(resize: Resize) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 20, 3), dtype=np.uint8)
+    assert np.array_equal(to_square(Image.fromarray(pixels), 20, resize), pixels)
+
+
+@pytest.mark.parametrize("resize", ["crop", "pad", "squash"])
+@pytest.mark.parametrize("size", [(1, 400), (400, 1), (1, 1)])
+def test_any_shape_becomes_a_square(resize: Resize, size: tuple[int, int]) -> None:
     buffer = io.BytesIO()
-    Image.new("RGB", (6, 4), (200, 20, 30)).save(buffer, kind, exif=metadata)
-    image = decode(buffer.getvalue())
-    assert image.size == size
-    assert np.abs(np.asarray(image, dtype=int) - (200, 20, 30)).max() < 8
-
-
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_every_orientation_is_turned_as_pillow_does(orientation: int) -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8)
-    data = png(Image.fromarray(pixels), orientation)
-    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
-    assert np.array_equal(np.asarray(decode(data)), np.asarray(upright))
+    Image.new("RGB", size, LEFT).save(buffer, "PNG")
+    assert read_square(buffer.getvalue(), 16, resize).shape == (16, 16, 3)

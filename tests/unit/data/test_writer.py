@@ -8,9 +8,14 @@ import numpy as np
 import pytest
 
 from raycls import home as places
-from raycls.data.packed import list_datasets, open_dataset
-from raycls.data.writer import channel_statistics, write_dataset
+from raycls.data import sharing
+from raycls.data.forget import forget
+from raycls.data.manifest import read_left_out, read_rows
+from raycls.data.packed import SPLITS
+from raycls.data.versions import list_datasets, open_as_it_was, open_dataset, remove
+from raycls.data.writer import channel_statistics, reserved, write_version
 from raycls.errors import BusyError, DataError, UnknownDatasetError, UsageError
+from tests import datasets
 from tests.unit.data import shapes
 
 pytestmark = pytest.mark.usefixtures("home")
@@ -19,24 +24,22 @@ ROOT = Path(__file__).parents[3]
 # A preparation in a process of its own, which stops forever at the moment under test.
 CHILD = """
 import sys, time
-from pathlib import Path
 from raycls.data import writer as module
+from tests import datasets
 from tests.unit.data import shapes
 
 def stop(*arguments):
     print("here", flush=True)
     time.sleep(600)
 
-moment, rename = sys.argv[1], Path.rename
-if moment == "synchronising":  # everything is written, the manifest too, and nothing renamed
+if sys.argv[1] == "synchronising":  # everything is written, the description too, and nothing renamed
     module._sync = stop
-if moment == "replacing":  # the old dataset has moved out and the new one has not moved in
-    Path.rename = lambda path, target: (rename(path, target), stop())
-with module.write_dataset("shapes") as writer:
-    shapes.fill(writer, 255 - shapes.PIXELS)
-    if moment == "filling":
+images = shapes.images(255 - shapes.PIXELS)
+with module.reserved("shapes"), module.write_version("shapes", module.next_version("shapes")) as writer:
+    datasets.fill(writer, images)
+    if sys.argv[1] == "filling":
         stop()
-    shapes.publish(writer)
+    datasets.publish(writer, images, shapes.labels(), shapes.CLASSES)
 """
 
 
@@ -65,18 +68,23 @@ def end(child, how):
 
 
 def leftovers():
-    return sorted(path.name for path in places.datasets().iterdir() if path.suffix != ".lock")
+    """Versions and unfinished files. The lock and the last number of a name stay."""
+    return sorted(
+        str(path.relative_to(places.datasets()))
+        for path in places.datasets().glob("*/*")
+        if path.name != ".last"
+    )
 
 
 @pytest.mark.parametrize("moment", ["filling", "synchronising"])
 def test_a_killed_preparation_leaves_no_dataset_and_the_next_one_tidies_up(stopped_at, moment):
     end(stopped_at(moment), signal.SIGKILL)
-    assert leftovers() == [".shapes.tmp"]
+    assert leftovers() == ["shapes/.1.tmp"]
     assert list_datasets() == []
     with pytest.raises(UnknownDatasetError, match="prepared so far: none"):
         open_dataset("shapes")
-    shapes.make("other")
-    assert leftovers() == ["other"]
+    shapes.make()
+    assert leftovers() == ["shapes/1"]
 
 
 def test_ctrl_c_removes_what_was_written_at_once(stopped_at):
@@ -86,23 +94,40 @@ def test_ctrl_c_removes_what_was_written_at_once(stopped_at):
     assert leftovers() == []
 
 
-@pytest.mark.parametrize("moment", ["filling", "synchronising", "replacing"])
-def test_killed_while_replacing_a_dataset_the_old_one_is_still_there(stopped_at, moment):
-    old = shapes.make().manifest
+@pytest.mark.parametrize("moment", ["filling", "synchronising"])
+def test_a_killed_preparation_of_the_next_version_leaves_the_former_one(stopped_at, moment):
+    old = shapes.make().info
     end(stopped_at(moment), signal.SIGKILL)
     assert list_datasets() == [old]
     open_dataset("shapes").verify()
-    shapes.make("other")
-    assert leftovers() == ["other", "shapes"]
-    assert open_dataset("shapes").manifest == old
 
 
-def test_a_new_dataset_replaces_the_old_one():
-    old = shapes.make().manifest
-    new = shapes.make(pixels=255 - shapes.PIXELS).manifest
+def test_versions_stay_beside_each_other():
+    old = shapes.make().info
+    new = shapes.make(pixels=255 - shapes.PIXELS).info
+    assert (old.reference, new.reference) == ("shapes@1", "shapes@2")
     assert old.fingerprint != new.fingerprint
-    assert open_dataset("shapes").manifest == new
-    assert leftovers() == ["shapes"]
+    assert open_dataset("shapes").info == new
+    assert open_dataset("shapes@1").info == old
+    assert open_as_it_was("shapes", old.fingerprint).info == old
+    with pytest.raises(UnknownDatasetError, match="shapes@3; the versions of shapes are: shapes@1, shapes@2"):
+        open_dataset("shapes@3")
+    with pytest.raises(
+        UnknownDatasetError, match=r"no version of dataset shapes .* has the fingerprint 0000"
+    ):
+        open_as_it_was("shapes", "0" * 64)
+    with pytest.raises(UsageError, match="'shapes@x' is no dataset version"):
+        open_dataset("shapes@x")
+    remove("shapes@1")
+    assert list_datasets() == [new]
+    remove("shapes@2")
+    assert leftovers() == []
+    assert shapes.make().info.version == 3, "a number is never given twice"
+    remove("shapes@3")
+    with pytest.raises(UnknownDatasetError):
+        remove("shapes@3")
+    with pytest.raises(UsageError, match="say which version"):
+        remove("shapes")
 
 
 def test_a_second_preparation_of_a_name_is_refused_and_names_the_process(stopped_at):
@@ -110,28 +135,32 @@ def test_a_second_preparation_of_a_name_is_refused_and_names_the_process(stopped
     with pytest.raises(BusyError, match=f"process {child.pid} is preparing the dataset shapes:"):
         shapes.make()
     shapes.make("other")
-    assert ".shapes.tmp" in leftovers(), "the files of the running process must stay"
+    assert (places.datasets() / "shapes/.1.tmp").exists(), "the files of the running process must stay"
     end(child, signal.SIGKILL)
     shapes.make().verify()
 
 
 def test_a_failure_inside_leaves_nothing():
-    with pytest.raises(ZeroDivisionError), write_dataset("shapes") as writer:
-        shapes.fill(writer)
+    with pytest.raises(ZeroDivisionError), reserved("shapes"), write_version("shapes", 1) as writer:
+        datasets.fill(writer, shapes.images())
         raise ZeroDivisionError
     assert leftovers() == []
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", ".hidden", "a/b", "../a", "ä", "two words", "x\n"])
+@pytest.mark.parametrize("name", ["", ".", "..", ".hidden", "a/b", "../a", "ä", "two words", "x\n", "pets@1"])
 def test_a_name_that_is_no_plain_directory_name_is_refused(name):
-    with pytest.raises(UsageError, match="--name"), write_dataset(name):
+    with pytest.raises(UsageError, match="--name"), reserved(name):
         pass
     assert not places.datasets().exists()
 
 
 def test_a_disk_too_small_is_reported_before_anything_is_written():
-    with pytest.raises(DataError, match=r"images\.npy takes .* MB free"), write_dataset("shapes") as writer:
-        writer.array("train/images.npy", (10**9, 10**4, 10**4, 3))
+    with (
+        pytest.raises(DataError, match=r"images\.npy takes .* MB free"),
+        reserved("shapes"),
+        write_version("shapes", 1) as writer,
+    ):
+        writer.array("train", 10**9, 10**4)
 
 
 def test_a_home_that_cannot_be_written_is_reported(home):
@@ -147,3 +176,35 @@ def test_statistics_are_those_of_all_pixels_and_finite_for_a_flat_channel():
     assert np.allclose(mean, (images / 255).mean(axis=(0, 1, 2)))
     assert np.allclose(np.array(std)[[0, 2]], (images / 255).std(axis=(0, 1, 2))[[0, 2]])
     assert 0 < std[1] < 1 / 255
+
+
+def test_an_image_is_forgotten_in_every_version(tmp_path, monkeypatch):
+    monkeypatch.setenv("RAYCLS_STORAGE", str(tmp_path / "storage"))
+    first, second = shapes.make(), shapes.make(pixels=np.roll(shapes.PIXELS, 1, axis=0))
+    sharing.push(first)
+    digest = read_rows(first)["sha256"][3].as_py()
+    image = first.images("train")[3].copy()
+    assert forget(digest) == ["shapes@1", "shapes@2"]
+    for dataset, before in ((open_dataset("shapes@1"), first), (open_dataset("shapes@2"), second)):
+        dataset.verify()
+        assert digest not in read_rows(dataset)["sha256"].to_pylist()
+        assert not any((images == image).all((1, 2, 3)).any() for images in map(dataset.images, SPLITS))
+        assert sum(dataset.info.counts.values()) == 29
+        assert dataset.info.fingerprint != before.info.fingerprint
+        assert open_as_it_was("shapes", before.info.fingerprint).info == dataset.info
+        assert "forgotten" in read_left_out(dataset)["kind"].to_pylist()
+    monkeypatch.setenv("RAYCLS_HOME", str(tmp_path / "other"))
+    assert open_dataset("shapes@1").info.counts["train"] == 19, "the copy on the storage path forgets it, too"
+    assert forget(digest) == [], "a second time there is nothing to do"
+    with pytest.raises(UsageError, match="no dataset version on this machine has an image"):
+        forget("0" * 64)
+    with pytest.raises(UsageError, match="is no SHA-256"):
+        forget("photos/cat/1.jpg")
+
+
+def test_a_replacement_that_was_killed_between_two_renames_is_finished():
+    made = shapes.make()
+    made.path.rename(made.path.with_name(".1.ready"))
+    assert list_datasets() == []
+    with reserved("shapes"):
+        assert list_datasets() == [made.info]

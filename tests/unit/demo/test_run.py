@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from raycls.config import preset
-from raycls.data.packed import open_dataset
+from raycls.data.versions import open_dataset
 from raycls.demo.run import PRESET, Parts, _configuration, _space, run
 from raycls.errors import ClusterError
 from raycls.tuning import space as spaces
@@ -29,7 +29,7 @@ def test_the_search_begins_with_the_preset_and_keeps_its_batches_large(digits_ho
     dataset = open_dataset("digits")
     config = _configuration(dataset)
     space = _space(config)
-    batch_size = preset(PRESET, dataset.manifest).training.batch_size
+    batch_size = preset(PRESET, dataset.info).training.batch_size
     assert set(space) == {"training.batch_size", "optim.lr", "network.dropout"}
     assert spaces.own_values(space, config) is not None
     assert space["training.batch_size"].ends() == (batch_size // 2, batch_size)

@@ -22,7 +22,7 @@ from raycls.training import loop
 
 
 def train_a_little(network: str, digits: PackedDataset, directory: Path, *settings: str) -> Path:
-    config = override(preset("smoke", digits.manifest, network), ["epochs=2", *settings])
+    config = override(preset("smoke", digits.info, network), ["epochs=2", *settings])
     loop.fit(config, digits, on_epoch=lambda metrics, snapshot: snapshot.save(directory))
     return directory
 
@@ -49,7 +49,7 @@ def _answers(format: str, path: Path, images: np.ndarray) -> np.ndarray:
 def assert_answers_as_the_network(directory: Path, format: str, digits: PackedDataset, folder: Path) -> None:
     path = folder / "exports" / "digits.file"
     result = export(directory, digits, path, format=format, model="digits/7")
-    assert result.images == digits.manifest.counts["val"]
+    assert result.images == digits.info.counts["val"]
     assert result.max_logit_difference <= TOLERANCE
     assert result.accuracy_difference == 0
     assert result.size == path.stat().st_size
@@ -62,7 +62,7 @@ def assert_answers_as_the_network(directory: Path, format: str, digits: PackedDa
         assert difference <= min(TOLERANCE, np.ptp(expected) / 1000)
 
     described = json.loads(result.description.read_text())
-    assert described["classes"] == list(digits.manifest.classes)
+    assert described["classes"] == list(digits.info.classes)
     assert described["image_size"] == 8
     assert described["model"] == "digits/7"
     assert described["file_sha256"] == sha256_file(path)
@@ -102,7 +102,7 @@ def test_a_file_that_answers_otherwise_is_not_kept(
     monkeypatch.setitem(
         module._READ, "torchscript", lambda path: lambda batch: right(path)(batch) + np.float32(0.01)
     )
-    with pytest.raises(ExportError, match=r"by up to 0\.01 on 359 images"):
+    with pytest.raises(ExportError, match=r"by up to 0\.01 on 179 images"):
         export(fastcnn, digits, tmp_path / "wrong.pt", format="torchscript", model="digits/7")
     assert list(tmp_path.iterdir()) == []
 
@@ -120,7 +120,7 @@ def test_what_cannot_be_exported_is_told(
         tried(int8=True)
     with pytest.raises(ExportError, match=r"cannot write .*; choose another file with --output"):
         tried(path=Path("/dev/null/x"))
-    changed = digits.manifest.model_copy(update={"fingerprint": "0" * 64})
+    changed = digits.info.model_copy(update={"fingerprint": "0" * 64})
     with pytest.raises(UsageError, match="has changed since digits/7 was trained on it"):
         export(fastcnn, type(digits)(digits.path, changed), tmp_path / "x", format="onnx", model="digits/7")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)

@@ -12,7 +12,6 @@ from PIL import Image
 
 from raycls.data.packed import PackedDataset
 from raycls.data.tensors import normalize
-from raycls.data.transforms import decode
 from raycls.engines.predictor import Predictor
 from raycls.errors import ImageError, NotAnImageError
 from raycls.models import checkpoint
@@ -28,7 +27,7 @@ def _png(pixels: np.ndarray) -> bytes:
 def test_a_decoded_png_is_byte_for_byte_the_packed_image(directory: Path, digits: PackedDataset) -> None:
     predictor = Predictor.load(directory)
     images = digits.images("test")[:20]
-    served = np.stack([predictor.prepare(decode(_png(pixels))) for pixels in images])
+    served = np.stack([predictor.read(_png(pixels)) for pixels in images])
     assert served.tobytes() == images.tobytes()
 
 
@@ -41,7 +40,7 @@ def test_predict_agrees_with_evaluation(directory: Path, digits: PackedDataset) 
     assert accuracy == pytest.approx(evaluation.accuracy)
     assert evaluation.accuracy > 0.5
     assert evaluation.confusion.sum() == len(labels)
-    assert set(evaluation.class_accuracy) == set(digits.manifest.classes)
+    assert set(evaluation.class_accuracy) == set(digits.info.classes)
 
 
 def test_a_batch_answers_as_single_images_do(directory: Path, digits: PackedDataset) -> None:
@@ -57,7 +56,7 @@ def test_the_answer_follows_the_contract(directory: Path, digits: PackedDataset)
     (prediction,) = Predictor.load(directory).predict([_png(digits.images("test")[0])])
     answer = prediction.as_json()
     assert set(answer) == {"class_index", "class_name", "confidence"}
-    assert digits.manifest.classes[answer["class_index"]] == answer["class_name"]
+    assert digits.info.classes[answer["class_index"]] == answer["class_name"]
     top = prediction.as_json(top_k=3)["top_k"]
     assert top[0] == answer
     assert [entry["confidence"] for entry in top] == sorted((e["confidence"] for e in top), reverse=True)
@@ -81,6 +80,6 @@ def test_evaluation_feeds_the_network_normalised_pixels(directory: Path, digits:
     predictor = Predictor.load(directory, engine="reference")
     network, _ = checkpoint.load(directory)
     images = digits.images("test")[:5]
-    inputs = normalize(torch.from_numpy(np.array(images)), digits.manifest.mean, digits.manifest.std)
+    inputs = normalize(torch.from_numpy(np.array(images)), digits.info.mean, digits.info.std)
     with torch.no_grad():
         assert network(inputs).numpy() == pytest.approx(predictor.logits(images), abs=1e-5)

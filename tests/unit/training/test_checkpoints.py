@@ -17,7 +17,7 @@ from raycls.training.checkpoints import CheckpointStore, epoch_directory, saving
 
 def test_only_whole_checkpoints_count(digits: PackedDataset, tmp_path: Path) -> None:
     settings = ["epochs=4", "train_fraction=0.1", "batch_size=16", "precision=fp32"]
-    config = override(preset("smoke", digits.manifest), settings)
+    config = override(preset("smoke", digits.info), settings)
     store = CheckpointStore(str(tmp_path), "run")
     store.prepare()
     assert store.last() is None

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from raycls.data.packed import PackedDataset
-from raycls.data.writer import write_dataset
 from raycls.engines.predictor import Predictor
 from raycls.errors import UsageError
 from raycls.training.evaluation import evaluate, match, score
+from tests.datasets import make_version
 
 
 @pytest.fixture
@@ -23,20 +23,14 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, digits: PackedDat
 
 def _dataset(images: np.ndarray, labels: np.ndarray, classes: tuple[str, ...]) -> PackedDataset:
     """The same images in every split."""
-    with write_dataset("other") as writer:
-        for split in ("train", "val", "test"):
-            writer.fill(split, images, np.arange(len(images)))
-        return writer.publish(
-            classes=classes,
-            labels=dict.fromkeys(("train", "val", "test"), labels),
-            mirrorable=False,
-            source="a test",
-            licence="none",
-        )
+    splits = ("train", "val", "test")
+    return make_version(
+        "other", dict.fromkeys(splits, images), dict.fromkeys(splits, labels), classes, mirrorable=False
+    )
 
 
 def test_classes_are_matched_by_name(elsewhere: Path, digits: PackedDataset, predictor: Predictor) -> None:
-    images, labels, names = digits.images("test"), digits.labels("test"), digits.manifest.classes
+    images, labels, names = digits.images("test"), digits.labels("test"), digits.info.classes
     backwards = _dataset(images, len(names) - 1 - labels, names[::-1])
     own, other = evaluate(predictor, digits, "test"), evaluate(predictor, backwards, "test")
     assert own.accuracy > 0.8
@@ -48,7 +42,7 @@ def test_classes_are_matched_by_name(elsewhere: Path, digits: PackedDataset, pre
 def test_classes_without_a_partner_are_left_out(
     elsewhere: Path, digits: PackedDataset, predictor: Predictor, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    images, labels, names = digits.images("test"), digits.labels("test"), digits.manifest.classes
+    images, labels, names = digits.images("test"), digits.labels("test"), digits.info.classes
     chosen = np.flatnonzero(np.isin(labels, (3, 5, 8)))
     renamed = np.array([{3: 2, 5: 0, 8: 1}[label] for label in labels[chosen]])
     other = _dataset(images[chosen], renamed, (names[5], "unknown", names[3]))
@@ -72,29 +66,28 @@ def test_images_of_another_size_are_resized_as_preparation_does(
     elsewhere: Path, digits: PackedDataset, predictor: Predictor
 ) -> None:
     enlarged = digits.images("test").repeat(4, 1).repeat(4, 2)
-    other = _dataset(enlarged, digits.labels("test"), digits.manifest.classes)
+    other = _dataset(enlarged, digits.labels("test"), digits.info.classes)
     examples = match(predictor.card, other, "test")
     assert any("32 to 8 pixels" in remark for remark in examples.remarks)
     pixels = examples.pixels(slice(0, 3))
     assert (pixels.shape, pixels.dtype) == ((3, 8, 8, 3), np.uint8)
     assert examples.pixels(slice(0, 0)).shape == (0, 8, 8, 3)
-    assert evaluate(predictor, other, "test").accuracy == pytest.approx(
-        evaluate(predictor, digits, "test").accuracy, abs=0.1
-    )
+    own = evaluate(predictor, digits, "test").accuracy
+    assert evaluate(predictor, other, "test").accuracy == pytest.approx(own, abs=0.2)  # resizing blurs
 
 
 def test_what_cannot_be_matched_is_refused(
     elsewhere: Path, digits: PackedDataset, predictor: Predictor
 ) -> None:
-    names = digits.manifest.classes
+    names = digits.info.classes
     stranger = _dataset(digits.images("test")[:4], np.array([0, 1, 0, 1]), ("cat", names[1]))
     with pytest.raises(UsageError, match=f"cat, {names[1]}.* shares 1 class"):
         match(predictor.card, stranger, "test")
-    with pytest.raises(UsageError, match="train, val, test"):
+    with pytest.raises(UsageError, match="train, val, gate, test"):
         match(predictor.card, digits, "nope")
 
 
-def test_a_dataset_prepared_anew_is_remarked(digits: PackedDataset, predictor: Predictor) -> None:
+def test_another_version_of_the_dataset_is_remarked(digits: PackedDataset, predictor: Predictor) -> None:
     assert match(predictor.card, digits, "test").remarks == ()
     card = predictor.card.model_copy(update={"dataset_fingerprint": "of before"})
-    assert "prepared anew" in match(card, digits, "test").remarks[0]
+    assert "is another version than digits@1" in match(card, digits, "test").remarks[0]

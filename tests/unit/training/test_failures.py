@@ -12,7 +12,7 @@ from raycls.training.failures import check_unchanged, enough_memory
 
 def test_a_dataset_that_changes_under_a_run_ends_it(digits: PackedDataset) -> None:
     check_unchanged(digits)
-    other = digits.manifest.model_copy(update={"fingerprint": "0" * 64})
+    other = digits.info.model_copy(update={"fingerprint": "0" * 64})
     with pytest.raises(DataError, match="changed while the run went on"):
         check_unchanged(type(digits)(digits.path, other))
 

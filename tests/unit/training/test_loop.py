@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from raycls.config import Config, override, preset
-from raycls.data.packed import PackedDataset, open_dataset
+from raycls.data.packed import PackedDataset
+from raycls.data.versions import open_dataset
 from raycls.engines.predictor import Predictor
 from raycls.errors import ConfigError, TrainingError
 from raycls.models import checkpoint
@@ -30,7 +31,7 @@ def digits(digits_home: Path) -> PackedDataset:
 
 @pytest.fixture
 def smoke(digits: PackedDataset) -> Config:
-    return override(preset("smoke", digits.manifest), ["epochs=4", "dropout=0.1", "precision=fp32"])
+    return override(preset("smoke", digits.info), ["epochs=4", "dropout=0.1", "precision=fp32"])
 
 
 def _run(
@@ -48,7 +49,7 @@ def _weights(network: torch.nn.Module) -> torch.Tensor:
 
 @pytest.mark.parametrize("network", ["mlp", "cnn", "fastcnn"])
 def test_every_network_learns_digits(digits: PackedDataset, network: str) -> None:
-    config = override(preset("fast", digits.manifest, network), ["epochs=8", "widths=[32,32]"])
+    config = override(preset("fast", digits.info, network), ["epochs=8", "widths=[32,32]"])
     history, _ = _run(config, digits)
     assert history[-1]["val_accuracy"] > 0.85
     assert history[-1]["train_loss"] < history[0]["train_loss"]
@@ -94,7 +95,7 @@ def test_a_snapshot_is_a_whole_checkpoint(digits: PackedDataset, smoke: Config, 
     network = fit(smoke, digits, on_epoch=lambda metrics, snapshot: snapshot.save(tmp_path))
     loaded, card = checkpoint.load(tmp_path)
     assert torch.equal(_weights(loaded), _weights(network))
-    assert card.dataset_fingerprint == digits.manifest.fingerprint
+    assert card.dataset_fingerprint == digits.info.fingerprint
     assert card.metrics["val_accuracy"] > 0
     assert Config.model_validate(card.config) == smoke
 
@@ -102,7 +103,7 @@ def test_a_snapshot_is_a_whole_checkpoint(digits: PackedDataset, smoke: Config, 
 TWO_WORKERS = """
 import json, os, sys, torch, torch.distributed as dist, torch.multiprocessing as mp
 from raycls.config import Config
-from raycls.data.packed import open_dataset
+from raycls.data.versions import open_dataset
 from raycls.training.loop import Workers, fit
 
 def work(rank, store, configs, out):
@@ -128,12 +129,12 @@ def test_two_workers_take_the_steps_of_one_and_keep_one_averaged_network(
     configs = {
         # Without dropout and batch norm, whose randomness and statistics are each worker's own.
         "plain": override(
-            preset("smoke", digits.manifest, "mlp"),
+            preset("smoke", digits.info, "mlp"),
             ["epochs=2", "batch_size=64", "translate=0", "precision=fp32", "widths=[16]"],
         ),
         # With batch norm's statistics too, which each worker takes of its own images.
         "averaged": override(
-            preset("smoke", digits.manifest), ["epochs=1", "batch_size=64", "ema=0.5", "precision=fp32"]
+            preset("smoke", digits.info), ["epochs=1", "batch_size=64", "ema=0.5", "precision=fp32"]
         ),
     }
     script = tmp_path / "two_workers.py"
@@ -175,7 +176,7 @@ def test_weights_that_the_last_step_spoilt_are_not_kept(
 
 
 def test_what_the_images_cannot_give_is_refused(digits: PackedDataset, smoke: Config) -> None:
-    with pytest.raises(ConfigError, match="1259 training images"):
+    with pytest.raises(ConfigError, match="1260 training images"):
         check(override(smoke, ["batch_size=2000"]), digits)
     with pytest.raises(ConfigError, match="126 training images"):
         check(override(smoke, ["batch_size=500", "train_fraction=0.1"]), digits)
@@ -188,7 +189,7 @@ def test_validation_is_left_alone_by_the_training_fraction(digits: PackedDataset
     steps = []
     config = override(smoke, ["train_fraction=0.5", "epochs=1", "batch_size=50"])
     fit(config, digits, on_epoch=lambda m, s: None, on_step=lambda done, total: steps.append((done, total)))
-    assert steps[-1] == (12, 12)  # 630 of the 1,259 images, in whole batches
+    assert steps[-1] == (12, 12)  # 630 of the 1,260 images, in whole batches
 
 
 def test_the_first_epochs_may_see_smaller_images(digits: PackedDataset) -> None:
@@ -198,7 +199,7 @@ def test_the_first_epochs_may_see_smaller_images(digits: PackedDataset) -> None:
         if isinstance(module, CNN) and module.training:
             sides.append(inputs[0].shape[-1])
 
-    config = override(preset("smoke", digits.manifest, "cnn"), ["epochs=4", "reduced_share=0.5"])
+    config = override(preset("smoke", digits.info, "cnn"), ["epochs=4", "reduced_share=0.5"])
     hook = torch.nn.modules.module.register_module_forward_pre_hook(look)
     try:
         _run(config, digits)
@@ -300,7 +301,7 @@ def test_the_epoch_is_chosen_by_the_classes_where_they_are_balanced(
 
 
 def test_the_larger_part_of_a_mixed_image_counts(digits: PackedDataset) -> None:
-    config = override(preset("fast", digits.manifest), ["epochs=8", "widths=[32,32]", "mixup=0.2"])
+    config = override(preset("fast", digits.info), ["epochs=8", "widths=[32,32]", "mixup=0.2"])
     assert _run(config, digits)[0][-1]["train_accuracy"] > 0.75
 
 
@@ -317,6 +318,6 @@ def test_more_workers_than_images_are_refused(digits: PackedDataset, smoke: Conf
 
 
 def test_a_network_for_one_size_refuses_smaller_images(digits: PackedDataset) -> None:
-    config = override(preset("smoke", digits.manifest, "mlp"), ["reduced_share=0.5"])
+    config = override(preset("smoke", digits.info, "mlp"), ["reduced_share=0.5"])
     with pytest.raises(ConfigError, match="reduced_share=0"):
         check(config, digits)

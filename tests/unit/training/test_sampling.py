@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from raycls.config import override, preset
-from raycls.data.packed import PackedDataset, open_dataset
+from raycls.data.packed import PackedDataset
+from raycls.data.versions import open_dataset
 from raycls.training import sampling
 from raycls.training.loop import fit, whitening_sample
 from raycls.training.sampling import Split
@@ -47,7 +48,7 @@ def cold(split: Split, tmp_path: Path) -> np.memmap:
 
 
 def _dataset(path: Path) -> PackedDataset:
-    return PackedDataset(path, None)  # type: ignore[arg-type]  # the manifest is not asked
+    return PackedDataset(path, None)  # type: ignore[arg-type]  # the info is not asked
 
 
 def _resident(images: np.memmap) -> set[int]:
@@ -109,7 +110,7 @@ def test_training_reads_all_its_images_ahead_and_ends_where_it_did(
     digits_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dataset = open_dataset("digits")
-    config = override(preset("smoke", dataset.manifest), ["epochs=2", "precision=fp32"])
+    config = override(preset("smoke", dataset.info), ["epochs=2", "precision=fp32"])
     plain = fit(config, dataset, on_epoch=lambda metrics, snapshot: None)
     monkeypatch.setattr(sampling, "READ_AHEAD_FROM", 1)
     read: list[int] = []
@@ -123,7 +124,7 @@ def test_training_reads_all_its_images_ahead_and_ends_where_it_did(
     ahead = fit(config, dataset, on_epoch=lambda metrics, snapshot: None)
     for name, weights in plain.state_dict().items():
         assert torch.equal(weights, ahead.state_dict()[name]), name
-    train, val = (dataset.manifest.counts[name] for name in ("train", "val"))
+    train, val = (dataset.info.counts[name] for name in ("train", "val"))
     size = config.training.batch_size
-    whitened = min(train, whitening_sample(dataset.manifest.image_size))
+    whitened = min(train, whitening_sample(dataset.info.image_size))
     assert sum(read) == whitened + 2 * (train // size * size + val)

@@ -7,21 +7,21 @@ from pathlib import Path
 import pytest
 
 from raycls.config import preset
-from raycls.data.packed import open_dataset
+from raycls.data.versions import open_dataset
 from raycls.tuning.space import around
 from raycls.tuning.spec import StudySpec
 
 
 @pytest.fixture
 def spec(digits_home: Path) -> StudySpec:
-    manifest = open_dataset("digits").manifest
-    config = preset("quick", manifest)
+    info = open_dataset("digits").info
+    config = preset("quick", info)
     return StudySpec(
         dataset="digits",
-        fingerprint=manifest.fingerprint,
+        fingerprint=info.fingerprint,
         config=config,
         storage="unused",
-        space=around(config, manifest.counts["train"]),
+        space=around(config, info.counts["train"]),
         trials=4,
         max_epochs=3,
         scheduler="asha",

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from raycls.config import override, preset
-from raycls.data.packed import open_dataset
+from raycls.data.versions import open_dataset
 from raycls.errors import ConfigError, UsageError
 from raycls.tuning import space as spaces
 from raycls.tuning.pareto import choose, latencies, pareto_front
@@ -52,11 +52,11 @@ def test_the_budget_or_the_knee_chooses() -> None:
 
 def test_wider_and_deeper_networks_are_slower(digits_home: Path) -> None:
     dataset = open_dataset("digits")
-    config = override(preset("smoke", dataset.manifest), ["precision=fp32"])
+    config = override(preset("smoke", dataset.info), ["precision=fp32"])
     space = {"network.widths": Domain(choices=([8, 8, 8], [256, 256, 256]))}
     spec = StudySpec(
         dataset="digits",
-        fingerprint=dataset.manifest.fingerprint,
+        fingerprint=dataset.info.fingerprint,
         config=config,
         storage="unused",
         space=space,
@@ -75,7 +75,7 @@ def test_wider_and_deeper_networks_are_slower(digits_home: Path) -> None:
 
 def test_only_architectures_that_can_be_listed_are_timed(digits_home: Path) -> None:
     dataset = open_dataset("digits")
-    config = preset("smoke", dataset.manifest)
+    config = preset("smoke", dataset.info)
     many = {"network.widths": Domain(choices=tuple([8 + i, 8, 8] for i in range(65)))}
     spec = StudySpec(
         dataset="digits", fingerprint="0", config=config, storage="", space=many, trials=1, max_epochs=1
@@ -83,7 +83,7 @@ def test_only_architectures_that_can_be_listed_are_timed(digits_home: Path) -> N
     with pytest.raises(ConfigError, match="65 architectures; at most 64"):
         latencies(spec, dataset)
     with pytest.raises(ConfigError, match="resnet18 has a fixed shape"):
-        spaces.architectures(preset("smoke", dataset.manifest, "resnet18"))
+        spaces.architectures(preset("smoke", dataset.info, "resnet18"))
     grown = spaces.architectures(config)["network.widths"].choices
     assert grown is not None
     assert {len(widths) for widths in grown} == {2, 3, 4}

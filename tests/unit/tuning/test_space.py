@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from raycls.config import Config, preset
-from raycls.data.packed import open_dataset
+from raycls.data.versions import open_dataset
 from raycls.errors import ConfigError
 from raycls.tuning import space as spaces
 from raycls.tuning.space import Domain
@@ -15,7 +15,7 @@ from raycls.tuning.space import Domain
 
 @pytest.fixture
 def config(digits_home: Path) -> Config:
-    return preset("quick", open_dataset("digits").manifest)
+    return preset("quick", open_dataset("digits").info)
 
 
 def test_the_default_space_is_around_the_configuration_and_its_grid_is_4_by_4_by_3(config: Config) -> None:

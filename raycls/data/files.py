@@ -1,0 +1,92 @@
+"""Opens files of this machine and of buckets alike.
+
+    with open_file("s3://bucket/pets.zip") as file: …
+    for path, size, changed_ns in files_below("s3://bucket/pets"): …
+
+A URI needs a file system that pyarrow has (s3, gs, abfs, hdfs) or fsspec has with the package for it installed.
+"""
+
+from __future__ import annotations
+
+import re
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from raycls.errors import UsageError
+
+if TYPE_CHECKING:
+    from pyarrow.fs import FileSystem
+
+
+def is_uri(source: str) -> bool:
+    return "://" in source
+
+
+def shown(source: str) -> str:
+    """Return a source for messages and descriptions: without the name and the password that a URI may hold."""
+    return re.sub(r"(://)([^/?#\s]*|[^@\s]*:[^@\s]*)@", r"\1", source)
+
+
+def file_system(uri: str) -> tuple[FileSystem, str]:
+    """Return the file system of a URI, and the path in it. Raises UsageError if no installed package knows it."""
+    import pyarrow as pa
+    from pyarrow.fs import FileSystem, FSSpecHandler, PyFileSystem
+
+    try:
+        return FileSystem.from_uri(uri)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        reason = shown(str(error).splitlines()[0])
+    try:
+        import fsspec
+
+        opened, path = fsspec.core.url_to_fs(uri)
+    except (ImportError, ValueError, OSError) as error:
+        raise UsageError(f"{shown(uri)} cannot be opened: {reason}; {shown(str(error))}") from None
+    return PyFileSystem(FSSpecHandler(opened)), path
+
+
+def open_file(path: str) -> BinaryIO:
+    """Open a file by its path or URI, for reading at any place. Raises OSError."""
+    if not is_uri(path):
+        if not stat.S_ISREG(Path(path).stat().st_mode):
+            raise OSError("not a regular file")
+        return Path(path).open("rb")
+    filesystem, inside = file_system(path)
+    return filesystem.open_input_file(inside)
+
+
+def files_below(uri: str) -> Iterator[tuple[str, int, int]]:
+    """Yield path inside the folder, size in bytes and time of change in ns of all files below a URI."""
+    from pyarrow.fs import FileSelector, FileType
+
+    filesystem, root = file_system(uri)
+    for entry in filesystem.get_file_info(FileSelector(root, recursive=True)):
+        if entry.type == FileType.File:
+            yield entry.path[len(root.rstrip("/")) + 1 :], entry.size, entry.mtime_ns or 0
+
+
+def changed_ns(path: str) -> int:
+    """Return when a file was changed, in ns, or 0 where its file system does not say it."""
+    if not is_uri(path):
+        return Path(path).stat().st_mtime_ns
+    filesystem, inside = file_system(path)
+    return filesystem.get_file_info(inside).mtime_ns or 0
+
+
+def exists(path: str) -> str:
+    """Return `file`, `folder` or `nothing`."""
+    if not is_uri(path):
+        return "folder" if Path(path).is_dir() else "file" if Path(path).exists() else "nothing"
+    from pyarrow.fs import FileType
+
+    filesystem, inside = file_system(path)
+    kind = filesystem.get_file_info(inside).type
+    return {FileType.File: "file", FileType.Directory: "folder"}.get(kind, "nothing")
+
+
+def join(uri: str, inside: str) -> str:
+    """Return the URI of a file below a folder. What follows a question mark says how to reach the file system."""
+    address, mark, query = uri.partition("?")
+    return f"{address.rstrip('/')}/{inside}{mark}{query}"

@@ -1,0 +1,167 @@
+"""Copies of dataset versions on the storage path, from which the nodes of a cluster pull them.
+
+    push(open_dataset("pets@2"))    # to $RAYCLS_STORAGE/datasets/pets/2
+    pull("pets", 2)                 # to this machine's datasets, complete or not at all
+
+A version's description, `dataset.json`, is written last. `open_dataset` pulls a version that it does not find.
+RAYCLS_STORAGE must be a path that pyarrow supports. This module knows files only.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from raycls import home, progress
+from raycls.data import packed
+from raycls.data.files import shown
+from raycls.data.layout import location, versions_of
+from raycls.data.packed import INFO, DatasetInfo, PackedDataset
+from raycls.data.writer import reserved, write_version
+from raycls.errors import BusyError, DataError, UsageError
+
+if TYPE_CHECKING:
+    from pyarrow.fs import FileSystem
+
+WAIT_S = 0.5  # between two tries, while another process of this machine pulls the same dataset
+
+
+def push(dataset: PackedDataset) -> str:
+    """Copy a version to the storage path and return its folder there. A version that is there already is not copied.
+
+    Raises UsageError if RAYCLS_STORAGE is not set or has other data under the same reference, and DataError if the
+    files cannot be written.
+    """
+    from pyarrow.fs import copy_files
+
+    storage = home.shared_storage()
+    if not storage:
+        raise UsageError(
+            "RAYCLS_STORAGE is not set: set it to a path that all nodes share, like s3://bucket/raycls"
+        )
+    info = dataset.info
+    try:
+        filesystem, root = _datasets(storage)
+        there = f"{root}/{info.name}/{info.version}"
+        former = _info(filesystem, there)
+        if former and former.fingerprint != info.fingerprint:
+            raise UsageError(
+                f"{shown(storage)} has another {info.reference} (fingerprint {former.fingerprint[:12]}, here "
+                f"{info.fingerprint[:12]}): prepare under another name with --name, or remove the folder there"
+            )
+        if former is None:
+            with progress.bar(f"pushing {info.reference} to {shown(storage)}"):
+                filesystem.create_dir(there, recursive=True)
+                for entry in sorted(dataset.path.iterdir()):
+                    if entry.is_dir() and entry.name in info.counts:
+                        filesystem.create_dir(f"{there}/{entry.name}")
+                        copy_files(str(entry), f"{there}/{entry.name}", destination_filesystem=filesystem)
+                    elif entry.name in (packed.ROWS, packed.LEFT_OUT):
+                        copy_files(str(entry), f"{there}/{entry.name}", destination_filesystem=filesystem)
+            with filesystem.open_output_stream(f"{there}/{INFO}") as file:
+                file.write(info.model_dump_json(indent=2).encode())
+    except OSError as error:
+        raise DataError(f"cannot push {info.reference} to {shown(storage)}: {shown(str(error))}") from None
+    return f"{shown(storage).rstrip('/')}/datasets/{info.name}/{info.version}"
+
+
+def replace(dataset: PackedDataset) -> None:
+    """Push the version where the storage path has a former state of it, or an unfinished copy. Raises DataError."""
+    storage = home.shared_storage()
+    info = dataset.info
+    if not storage:
+        return
+    from pyarrow.fs import FileType
+
+    try:
+        filesystem, root = _datasets(storage)
+        there = f"{root}/{info.name}/{info.version}"
+        found = _info(filesystem, there)
+        if filesystem.get_file_info(there).type == FileType.NotFound or (
+            found and found.fingerprint not in info.former_fingerprints
+        ):
+            return
+        if found:
+            filesystem.delete_file(f"{there}/{INFO}")  # first, so that nobody pulls half of it
+        filesystem.delete_dir(there)
+    except OSError as error:
+        raise DataError(f"cannot replace {info.reference} on {shown(storage)}: {shown(str(error))}") from None
+    push(dataset)
+
+
+def pull(name: str, version: int | None = None) -> bool:
+    """Copy a pushed version, or the newest one, to this machine. Return whether it is on this machine now.
+
+    Raises DataError if the storage path cannot be read, or if the copied files differ from the pushed ones.
+    """
+    from pyarrow.fs import copy_files
+
+    storage = home.shared_storage()
+    if not storage:
+        return False
+    while True:
+        try:
+            filesystem, root = _datasets(storage)
+            if version is None:
+                version = _newest(filesystem, f"{root}/{name}")
+            info = version is not None and _info(filesystem, f"{root}/{name}/{version}")
+            if not info:
+                return False
+            with reserved(name):
+                if info.version in versions_of(name):
+                    here = packed.read(location(name, info.version), info.reference).info
+                    if here.fingerprint != info.fingerprint:
+                        raise DataError(
+                            f"this machine has another {info.reference} than {shown(storage)}: remove it with `raycls "
+                            f"data remove {info.reference} --force`, and pull again"
+                        )
+                else:
+                    with (
+                        write_version(name, info.version) as writer,
+                        progress.bar(f"pulling {info.reference} from {shown(storage)}"),
+                    ):
+                        copy_files(f"{root}/{name}/{version}", str(writer.path), source_filesystem=filesystem)
+                        PackedDataset(writer.path, info).verify()
+                        writer.place(info)
+            return True
+        except BusyError:
+            time.sleep(WAIT_S)
+        except OSError as error:
+            raise DataError(f"cannot pull {name} from {shown(storage)}: {shown(str(error))}") from None
+
+
+def _datasets(storage: str) -> tuple[FileSystem, str]:
+    from pyarrow.fs import FileSystem
+
+    try:
+        filesystem, root = FileSystem.from_uri(storage)
+    except ValueError as error:
+        raise DataError(
+            f"RAYCLS_STORAGE={shown(storage)} is not a storage path: {shown(str(error))}. Set it to a path like s3://bucket/raycls"
+        ) from None
+    return filesystem, f"{root.rstrip('/')}/datasets"
+
+
+def _newest(filesystem: FileSystem, folder: str) -> int | None:
+    from pyarrow.fs import FileSelector
+
+    entries = filesystem.get_file_info(FileSelector(folder, allow_not_found=True))
+    versions = sorted((int(entry.base_name) for entry in entries if entry.base_name.isdigit()), reverse=True)
+    # A folder without a description is still being pushed.
+    return next((version for version in versions if _info(filesystem, f"{folder}/{version}")), None)
+
+
+def _info(filesystem: FileSystem, folder: str) -> DatasetInfo | None:
+    """Return the description of a pushed version, or None."""
+    try:
+        with filesystem.open_input_file(f"{folder}/{INFO}") as file:
+            return DatasetInfo.model_validate_json(file.read())
+    except FileNotFoundError:
+        return None
+    except ValidationError as error:
+        raise DataError(
+            f"{folder}/{INFO} on the storage path is not a description: {str(error).splitlines()[0]}. Remove the "
+            "folder, and push the dataset again"
+        ) from None

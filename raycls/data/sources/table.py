@@ -1,0 +1,176 @@
+"""Tables that name images: CSV, JSON lines or Parquet.
+
+    listing = list_table("pets.csv")       # path,label    cat/1.jpg,cat
+
+The columns are `path` (in the table's folder, absolute, or a URI) or `bytes` (base64 in CSV and JSON lines), `label`,
+and if the table has them `split` and `group`. A Parquet file of Hugging Face has `image`, a record with `bytes`. This
+module reads the columns with names, labels, splits and groups, and no image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from raycls.data.class_names import printable
+from raycls.data.files import changed_ns, files_below, is_uri, join, open_file, shown
+from raycls.data.listing import SPLIT_NAMES, Listing, Where
+from raycls.errors import DataError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+TABLES = (".csv", ".jsonl", ".ndjson", ".parquet")
+PIXELS = ("bytes", "image")
+LONGEST_ROW = 64 << 20  # bytes of a row of text
+
+
+def list_table(path: str) -> Listing:
+    """Return the images of a table. Raises DataError, which names what the table lacks."""
+    listing = Listing(source=path)
+    with _readable(path):
+        add_table(listing, path)
+    return listing
+
+
+@contextmanager
+def _readable(path: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError) as error:  # pyarrow's errors are both
+        raise DataError(shown(f"{path} cannot be read as a table: {str(error).splitlines()[0]}")) from error
+
+
+def list_parquet_folder(folder: str) -> Listing:
+    """Return the images of all Parquet files below a folder, as Hugging Face keeps a dataset.
+
+    Where the table has no column for it, the name of a file begins with its split, as in train-00000-of-00002.parquet,
+    or that of its folder does.
+    """
+    listing = Listing(source=folder)
+    for file in parquet_files(folder):
+        inside = file.partition("?")[0].removeprefix(folder.partition("?")[0])
+        words = [part.split("-")[0].split(".")[0].lower() for part in inside.split("/")]
+        split = next((SPLIT_NAMES[word] for word in reversed(words) if word in SPLIT_NAMES), None)
+        with _readable(file):
+            add_table(listing, file, split=split)
+    return listing
+
+
+def parquet_files(folder: str) -> list[str]:
+    if is_uri(folder):
+        return sorted(join(folder, path) for path, _, _ in files_below(folder) if path.endswith(".parquet"))
+    return sorted(str(path) for path in Path(folder).rglob("*.parquet") if path.is_file())
+
+
+def add_table(listing: Listing, path: str, *, split: str | None = None) -> None:
+    """Add the rows of one table to a listing. split: of all rows, where the table has no such column."""
+    kind = path.partition("?")[0].lower().rpartition(".")[2]
+    columns, labels = _parquet_columns(path) if kind == "parquet" else (_text_columns(path, kind), None)
+    missing = [name for name in ("label",) if name not in columns]
+    if missing or not ({"path", *PIXELS} & set(columns)):
+        raise DataError(
+            f"{shown(path)} has the columns {', '.join(columns)}: it needs label, and path or bytes. Rename its columns"
+        )
+    count = len(columns["label"])
+    name = Path(path.partition("?")[0]).name
+    for row in range(count):
+        label = named(columns["label"][row], labels)
+        if not label:
+            listing.leave_out(f"{name}, row {row}", "unreadable", "no label")
+            continue
+        where, source = _where(path, name, columns, row)
+        own = columns["split"][row] if "split" in columns else split
+        if own and str(own).lower() not in SPLIT_NAMES:
+            raise DataError(
+                f"{shown(path)}, row {row}: {own!r} is no split; the splits are train, val, gate and test"
+            )
+        group = columns["group"][row] if "group" in columns else ""
+        listing.add(
+            source=source,
+            label=label,
+            split=SPLIT_NAMES[str(own).lower()] if own else None,
+            group="" if group is None else str(group),
+            where=where,
+        )
+
+
+def named(label: Any, names: list[str] | None) -> str:
+    """Return the name of a label, or "" for a row without one. Hugging Face marks those with -1."""
+    if names is None:
+        return "" if label is None else str(label)
+    return names[label] if isinstance(label, int) and 0 <= label < len(names) else ""
+
+
+def _where(path: str, name: str, columns: dict[str, Any], row: int) -> tuple[Where, str]:
+    if "path" in columns:
+        image = str(columns["path"][row])
+        if is_uri(image):
+            return ("file", image, 0, 0), shown(image)
+        if is_uri(path):
+            folder = path.partition("?")[0].rpartition("/")[0] + (
+                f"?{path.partition('?')[2]}" if "?" in path else ""
+            )
+            return ("file", join(folder, image), 0, 0), image
+        file = Path(path).parent / image
+        try:
+            status = file.stat()
+        except OSError:  # reading it says why
+            return ("file", str(file), 0, 0), printable(image)
+        return ("file", str(file), status.st_size, status.st_mtime_ns), printable(image)
+    pixels = next(column for column in PIXELS if column in columns)
+    where = columns[pixels][row]
+    return where, f"{name}, row {row}"
+
+
+def _text_columns(path: str, kind: str) -> dict[str, Any]:
+    import pyarrow.csv
+    import pyarrow.json
+
+    with open_file(path) as file:
+        if kind == "csv":
+            options = pyarrow.csv.ConvertOptions(
+                column_types=dict.fromkeys(("path", "label", "split", "group", "bytes"), pyarrow.string())
+            )
+            reading = pyarrow.csv.ReadOptions(block_size=LONGEST_ROW)
+            table = pyarrow.csv.read_csv(file, reading, convert_options=options)
+        else:
+            table = pyarrow.json.read_json(file, pyarrow.json.ReadOptions(block_size=LONGEST_ROW))
+    columns = {name: table[name].to_pylist() for name in table.column_names}
+    if "bytes" in columns:
+        columns["bytes"] = [("base64", text or "") for text in columns["bytes"]]
+    return columns
+
+
+def _parquet_columns(path: str) -> tuple[dict[str, Any], list[str] | None]:
+    """Return the columns of a Parquet file, with places instead of images, and the names of its labels or None."""
+    import pyarrow.parquet as pq
+
+    with open_file(path) as file:
+        opened = pq.ParquetFile(file)
+        schema = opened.schema_arrow
+        small = [name for name in ("path", "label", "split", "group") if name in schema.names]
+        table = opened.read(columns=small)
+        columns: dict[str, Any] = {name: table[name].to_pylist() for name in small}
+        changed = changed_ns(path)
+        for name in PIXELS:
+            if name in schema.names and "path" not in columns:
+                columns[name] = [
+                    ("parquet", path, group, name, row, changed)
+                    for group in range(opened.num_row_groups)
+                    for row in range(opened.metadata.row_group(group).num_rows)
+                ]
+        return columns, class_names(schema)
+
+
+def class_names(schema: pa.Schema) -> list[str] | None:
+    """Return the names of the labels' numbers, which `datasets` of Hugging Face writes into a schema."""
+    import json
+
+    try:
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        return features["label"]["names"]
+    except (KeyError, TypeError, ValueError):
+        return None

@@ -1,0 +1,49 @@
+"""How many workers train, and with which CPUs and GPUs each.
+
+ScalingConfig(**scaling_of(None, batch_size=2000))
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from raycls import progress
+from raycls.errors import UsageError
+
+# The smallest number of images of a batch for each worker, if --workers is not given.
+IMAGES_PER_WORKER = {"CPU": 250, "GPU": 32}
+RELEASE_S = 5  # how long to wait until the processes of a study that has just ended release their CPUs
+
+
+def scaling_of(workers: int | None, batch_size: int) -> dict[str, Any]:
+    """Return the arguments of Ray's ScalingConfig: one worker per GPU, or the free CPU cores divided among the workers.
+
+    The default is one worker per free GPU or, without GPUs, per free core. But each worker gets at least
+    IMAGES_PER_WORKER images of a batch. On CPUs, many processes are better than many threads: processes synchronise
+    once a step, threads at every layer, so other work on the machine delays processes less.
+    """
+    import ray
+
+    total = int(ray.cluster_resources().get("CPU", 1))
+    deadline = time.monotonic() + RELEASE_S
+    while int((free := ray.available_resources()).get("CPU", 0)) < total and time.monotonic() < deadline:
+        time.sleep(0.2)
+    gpus, cpus = int(free.get("GPU", 0)), int(free.get("CPU", 0))
+    if gpus and (workers or gpus) <= gpus:
+        count = workers or max(1, min(gpus, batch_size // IMAGES_PER_WORKER["GPU"]))
+        return {"num_workers": count, "use_gpu": True}
+    if (workers or 1) > total:
+        raise UsageError(f"--workers {workers} is more than the cluster's {total} CPUs")
+    if gpus:
+        progress.say(f"training on CPUs: --workers {workers} is more than the {gpus} GPUs that are free")
+    if cpus < max(workers or 1, total):
+        progress.say(
+            f"{cpus} of the cluster's {total} CPUs are free: other work, like serving, holds the rest"
+        )
+    count = workers or max(1, min(cpus, batch_size // IMAGES_PER_WORKER["CPU"]))
+    each = max(1, cpus // count)
+    nodes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+    while each > 1 and sum(cores // each for cores in nodes) < count:
+        each -= 1  # all cores of a worker must be on one node
+    return {"num_workers": count, "resources_per_worker": {"CPU": each}}

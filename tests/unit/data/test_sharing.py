@@ -1,0 +1,135 @@
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from raycls.data import sharing
+from raycls.data.packed import INFO
+from raycls.data.versions import list_datasets, on_this_node, open_dataset
+from raycls.errors import DataError, UnknownDatasetError, UsageError
+from tests.unit.data import shapes
+
+pytestmark = pytest.mark.usefixtures("home")
+
+
+@pytest.fixture
+def storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("RAYCLS_STORAGE", str(tmp_path / "storage"))
+    return tmp_path / "storage" / "datasets"
+
+
+@pytest.fixture
+def another_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Switch to an empty home, as on another machine."""
+    return lambda name="other": monkeypatch.setenv("RAYCLS_HOME", str(tmp_path / name))
+
+
+def test_another_machine_opens_what_was_pushed(storage, another_machine):
+    pushed = shapes.make()
+    assert sharing.push(pushed).endswith("datasets/shapes/1")
+    another_machine()
+    taken = open_dataset("shapes")
+    assert taken.info == pushed.info
+    assert taken.path != pushed.path
+    assert np.array_equal(taken.images("val"), pushed.images("val"))
+    assert [info.reference for info in list_datasets()] == ["shapes@1"]
+    with pytest.raises(UnknownDatasetError, match="prepared so far: shapes"):
+        open_dataset("circles")
+    with pytest.raises(UnknownDatasetError, match="no dataset shapes@2"):
+        open_dataset("shapes@2")
+
+
+def test_versions_are_pushed_and_pulled_one_by_one(storage, another_machine):
+    first, second = shapes.make(), shapes.make(pixels=255 - shapes.PIXELS)
+    sharing.push(first)
+    sharing.push(second)
+    sharing.push(second)
+    another_machine("newest")
+    assert open_dataset("shapes").info == second.info
+    assert open_dataset("shapes@1").info == first.info
+    another_machine("older")
+    assert sharing.pull("shapes", 1)
+    assert open_dataset("shapes").info == first.info, (
+        "what is here is opened without a look at the storage path"
+    )
+    assert sharing.pull("shapes")
+    assert open_dataset("shapes").info == second.info
+    assert not sharing.pull("shapes", 3)
+
+
+def test_a_version_that_is_still_being_pushed_is_not_pulled(storage, another_machine):
+    sharing.push(shapes.make())
+    second = shapes.make(pixels=255 - shapes.PIXELS)
+    sharing.push(second)
+    (storage / "shapes/2" / INFO).unlink()  # it is written last
+    another_machine()
+    assert open_dataset("shapes").info.version == 1
+
+
+def test_other_data_under_the_same_reference_is_refused(storage, another_machine):
+    sharing.push(shapes.make())
+    another_machine()
+    with pytest.raises(UsageError, match=r"has another shapes@1 .*--name"):
+        sharing.push(shapes.make(pixels=255 - shapes.PIXELS))
+
+
+def test_a_node_takes_a_dataset_that_is_not_where_the_driver_has_it(storage, another_machine):
+    pushed = shapes.make()
+    assert on_this_node(pushed) == pushed
+    sharing.push(pushed)
+    pushed.path.rename(pushed.path.with_name("elsewhere"))
+    another_machine()
+    expected = shapes.LABELS[shapes.PARTS["train"]]
+    assert np.array_equal(on_this_node(pushed).labels("train"), expected)
+
+
+def test_a_node_with_stale_data_refuses_to_train_on_it(another_machine):
+    wanted = shapes.make()
+    another_machine()
+    shapes.make(pixels=255 - shapes.PIXELS)
+    elsewhere = dataclasses.replace(wanted, path=Path("/nowhere/on/this/node"))
+    with pytest.raises(
+        DataError, match=r"has another dataset shapes@1 .*raycls data remove shapes@1 --force"
+    ):
+        on_this_node(elsewhere)
+    stale = dataclasses.replace(wanted, info=wanted.info.model_copy(update={"fingerprint": "0" * 64}))
+    with pytest.raises(DataError, match="has another dataset shapes@1"):
+        on_this_node(stale)
+
+
+def test_a_node_without_the_dataset_says_how_it_gets_there(another_machine, tmp_path):
+    dataset = dataclasses.replace(shapes.make(), path=tmp_path / "nowhere")
+    another_machine()
+    with pytest.raises(
+        DataError, match="RAYCLS_STORAGE to a path that all nodes share, and run `raycls data push shapes@1`"
+    ):
+        on_this_node(dataset)
+
+
+def test_a_dataset_damaged_on_the_storage_path_is_refused(storage, another_machine):
+    sharing.push(shapes.make())
+    images = storage / "shapes/1/val/images.npy"
+    content = bytearray(images.read_bytes())
+    content[-1] ^= 1
+    images.write_bytes(content)
+    another_machine()
+    with pytest.raises(DataError, match=r"val/images.npy does not have the SHA-256"):
+        open_dataset("shapes")
+    assert list_datasets() == []
+    (storage / "shapes/1" / INFO).write_text("{}")
+    with pytest.raises(DataError, match=r"dataset.json on the storage path is not a description"):
+        open_dataset("shapes")
+
+
+def test_pushing_needs_a_storage_path(tmp_path, monkeypatch):
+    dataset = shapes.make()
+    with pytest.raises(UsageError, match="RAYCLS_STORAGE is not set"):
+        sharing.push(dataset)
+    monkeypatch.setenv("RAYCLS_STORAGE", "nonsense://x")
+    with pytest.raises(DataError, match="is not a storage path"):
+        sharing.push(dataset)
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("RAYCLS_STORAGE", str(tmp_path / "file"))
+    with pytest.raises(DataError, match="cannot push shapes"):
+        sharing.push(dataset)
