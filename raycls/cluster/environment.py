@@ -90,6 +90,10 @@ def private(directory: Path) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(directory / "server-state"),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port(8404)),
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port(9101)),
+        # While HAProxy knows no replica yet, it turns to Ray's own proxies. Those share a port with another cluster's:
+        # requests to one cluster were answered by the other one, without its token.
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(free_port(8600)),
+        "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(free_port(9500)),
         # Together with a low priority for Ray's agent, this halves the p99 at half load on two cores.
         **({OWN_CORES: "1"} if _whole_machine() else {}),
         # There is no other node for the requests.
