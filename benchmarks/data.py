@@ -85,7 +85,7 @@ class Watch(threading.Thread):
             self.driver = max(self.driver, psutil.Process().memory_full_info().uss)
             for process in psutil.process_iter(["name", "cmdline"]):
                 try:
-                    if "decode_all_of" in " ".join(process.info["cmdline"] or ()):
+                    if "decode_batch" in " ".join(process.info["cmdline"] or ()):
                         self.worker = max(self.worker, process.memory_full_info().uss)
                 except psutil.Error:
                     continue

@@ -22,7 +22,7 @@ from raycls.benchmark import bound, one_server, usage
 from raycls.benchmark.images import write_images
 from raycls.benchmark.results import Plan, Point, Results
 from raycls.cluster.environment import environment
-from raycls.data.versions import open_as_it_was
+from raycls.data.versions import open_by_fingerprint
 from raycls.engines.build import to_serve
 from raycls.errors import BenchmarkError
 from raycls.models.card import load_card
@@ -59,7 +59,7 @@ def run(
         if images is None:
             images = Path(folder) / "images"
             card = load_card(directory)
-            trained_on = open_as_it_was(*card.learned_from)
+            trained_on = open_by_fingerprint(*card.learned_from)
             write_images(trained_on, images, DISTINCT_IMAGES)
         if plan.simulate_forward_ms:
             _simulate(document, plan)

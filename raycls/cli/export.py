@@ -31,7 +31,7 @@ def export(
     """
     with progress.bar("loading PyTorch"):
         from raycls import registry
-        from raycls.data.versions import open_as_it_was
+        from raycls.data.versions import open_by_fingerprint
         from raycls.engines.export import SUFFIX, check
         from raycls.engines.export import export as write
         from raycls.models.card import load_card
@@ -40,7 +40,7 @@ def export(
     version = registry.resolve(model)
     directory = registry.checkpoint(version)
     card = load_card(directory)
-    dataset = open_as_it_was(*card.learned_from)
+    dataset = open_by_fingerprint(*card.learned_from)
     name = f"{version.name}-{version.version}{'-int8' if int8 else ''}{SUFFIX[format]}"
     result = write(
         directory, dataset, output or Path(name), format=format, int8=int8, model=version.reference

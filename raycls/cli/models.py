@@ -40,7 +40,7 @@ def evaluate(
     """
     with progress.bar("loading PyTorch"):
         from raycls import registry
-        from raycls.data.versions import open_as_it_was, open_dataset
+        from raycls.data.versions import open_by_fingerprint, open_dataset
         from raycls.engines.predictor import Predictor
         from raycls.reports.model_report import write_report
         from raycls.training.evaluation import match, score
@@ -50,7 +50,7 @@ def evaluate(
     version = registry.resolve(model)
     predictor = Predictor.load(registry.checkpoint(version))
     card = predictor.card
-    measured = open_dataset(dataset) if dataset else open_as_it_was(*card.learned_from)
+    measured = open_dataset(dataset) if dataset else open_by_fingerprint(*card.learned_from)
     examples = match(card, measured, split)
     scores = score(predictor, examples)
     result = scores.evaluation()

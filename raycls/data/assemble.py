@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from raycls import progress
 from raycls.data.groups import Former, Groups, find_groups
-from raycls.data.history import known_before
+from raycls.data.history import former_splits
 from raycls.data.manifest import EXAMPLES, SCHEMA, LeftOut, difference, left_out_table, read_rows
 from raycls.data.packed import SPLITS, PackedDataset
 from raycls.data.splits import FILLED, MOST_FILLED, NEW, assign, too_few
@@ -86,7 +86,7 @@ def assemble(
     ignored: int,
 ) -> PackedDataset:
     """Write and return the next version of a dataset, whose name is reserved; `former` if nothing differs."""
-    before = known_before(name, images.columns, images.labels, images.classes, images.pixels)
+    before = former_splits(name, images.columns, images.labels, images.classes, images.pixels)
     with progress.bar(f"looking for copies among {len(images):,} images"):
         groups = _groups(images, before)
     split = _splits(images, groups, before, settings)
@@ -151,8 +151,8 @@ def _splits(images: Images, groups: Groups, former: Former, settings: Settings) 
     """Return the split of each image, an index into SPLITS, or NEW for an image that is left out: int64 N."""
     own = images.columns["own_split"]
     fixed = former.splits.copy()
-    split = np.full(len(images), NEW)
     if (own == "").all():
+        split = np.full(len(images), NEW)
         chosen = np.flatnonzero(~groups.left_out)
         split[chosen] = assign(images.labels[chosen], groups.names[chosen], fixed[chosen], settings.shares)
         _tell_small(images, split)
@@ -173,15 +173,15 @@ def _splits(images: Images, groups: Groups, former: Former, settings: Settings) 
         shares = {name: settings.shares[name] if images.official else FILLED for name in lacking}
         shares = {"train": 1 - sum(shares.values()), **shares}
         if not images.official:
-            say(f"{_and([f'{name}/' for name in lacking])} missing: each is made of {FILLED:.0%} of train/")
+            missing = " and ".join(f"{name}/" for name in lacking)
+            say(f"{missing} missing: each is made of {FILLED:.0%} of train/")
         chosen = np.flatnonzero(np.isin(fixed, [NEW, 0, *(SPLITS.index(name) for name in lacking)]))
         places = list(shares)
         inside = np.array([NEW if index == NEW else places.index(SPLITS[index]) for index in fixed[chosen]])
         found = assign(images.labels[chosen], groups.names[chosen], inside, shares, MOST_FILLED)
         fixed[chosen] = [SPLITS.index(places[index]) for index in found]
-    split[:] = fixed
-    _tell_small(images, split)
-    return split
+    _tell_small(images, fixed)
+    return fixed
 
 
 def _straddling(images: Images, groups: Groups) -> list[LeftOut]:
@@ -268,7 +268,3 @@ def _pairs(images: Images, pairs: np.ndarray) -> str:
     names = images.columns["source"]
     shown = ", ".join(f"{names[first]} and {names[second]}" for first, second in pairs[:EXAMPLES])
     return shown + (", …" if len(pairs) > EXAMPLES else "")
-
-
-def _and(words: list[str]) -> str:
-    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)

@@ -1,7 +1,7 @@
 """The images that a preparation leaves out because a person said so: excluded by a list, or forgotten for good.
 
-    away = left_out_by_hand("pets", Path("exclude.txt"))
-    away.kind_of(sha256, source)       # "excluded", "forgotten" or ""
+    exclusions = exclusions_of("pets", Path("exclude.txt"))
+    exclusions.kind_of(sha256, source)       # "excluded", "forgotten" or ""
 
 A line of the list is a SHA-256 or a path in the source; what follows a # after a space is a comment. Without a list,
 the version before says what is excluded.
@@ -26,7 +26,7 @@ FORGOTTEN, EXCLUDED = "forgotten", "excluded"  # kinds in left_out.parquet
 
 
 @dataclass(frozen=True)
-class Away:
+class Exclusions:
     """Digests and paths of the images to leave out."""
 
     forgotten: frozenset[str]
@@ -44,7 +44,7 @@ class Away:
             say(f"warning: {len(missing)} lines of the exclude list name no image here, like {min(missing)}")
 
 
-def left_out_by_hand(name: str, exclude: Path | None) -> Away:
+def exclusions_of(name: str, exclude: Path | None) -> Exclusions:
     """Return what a preparation of this dataset leaves out. Raises UsageError if the list cannot be read."""
     forgotten: set[str] = set()
     excluded: set[str] = set()
@@ -54,7 +54,7 @@ def left_out_by_hand(name: str, exclude: Path | None) -> Away:
         excluded = {row["sha256"] for row in rows if row["kind"] == EXCLUDED}
     if exclude is not None:
         excluded = _read(exclude)
-    return Away(frozenset(forgotten), frozenset(excluded))
+    return Exclusions(frozenset(forgotten), frozenset(excluded))
 
 
 def _read(path: Path) -> set[str]:

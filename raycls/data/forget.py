@@ -75,9 +75,8 @@ def _without(dataset: PackedDataset, rows: pa.Table, gone: np.ndarray) -> Packed
     with write_version(info.name, info.version) as writer:
         for split, chosen in kept.items():
             out = writer.array(split, len(chosen), info.image_size)
-            np.take(
-                dataset.images(split), chosen, axis=0, out=out, mode="clip"
-            )  # the default mode copies `out`
+            # The default mode would copy `out`.
+            np.take(dataset.images(split), chosen, axis=0, out=out, mode="clip")
             del out
         return writer.publish(
             classes=info.classes,

@@ -1,6 +1,6 @@
 """What the earlier versions of a dataset say of its images: the group and the split of each.
 
-    former = known_before("pets", columns, labels, classes, pixels)
+    former = former_splits("pets", columns, labels, classes, pixels)
     former.splits          # int64 N, an index into SPLITS, or NEW
 
 An image is found by its bytes. A dataset from before there were versions has no rows: there it is found by its pixels,
@@ -28,7 +28,7 @@ BLOCK = 1024  # images looked at at a time
 Place = tuple[str, str]  # group and split
 
 
-def known_before(
+def former_splits(
     name: str,
     columns: dict[str, np.ndarray],
     labels: np.ndarray,
@@ -40,7 +40,7 @@ def known_before(
     columns: source, sha256, key and phash. labels: int64 N, indices into classes. pixels returns the images at
     some positions. Copies of one image may have been in two splits of the source: the path decides.
     """
-    by_path: dict[Place, Place] = {}
+    by_path: dict[tuple[str, str], Place] = {}
     by_digest: dict[str, Place] = {}
     by_group: dict[str, Place] = {}
     unnamed: PackedDataset | None = None

@@ -21,7 +21,7 @@ from raycls.data.decode import decode_with_facts
 from raycls.data.files import shown
 from raycls.data.listing import Listing, Where
 from raycls.data.parts import SCHEMA, Chunk, Parts, key
-from raycls.data.readers import IN_ONE, Data, container_of, is_local, name_of, read_all, size_of
+from raycls.data.readers import SEQUENTIAL, Data, container_of, is_local, name_of, read_all, size_of
 from raycls.data.similarity import LEAST_CONTRAST, perceptual_hashes
 from raycls.data.transforms import Resize, to_square
 from raycls.errors import ClusterError, ImageError, NotAnImageError
@@ -56,7 +56,7 @@ def decode_all(listing: Listing, parts: Parts, resize: Resize) -> None:
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     limit = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
-    task = ray.remote(decode_all_of)
+    task = ray.remote(decode_batch)
     pending: list[Any] = []
     unreadable = 0
 
@@ -97,7 +97,7 @@ def decode_all(listing: Listing, parts: Parts, resize: Resize) -> None:
             parts.flush()
 
 
-def decode_all_of(wheres: list[Where], size: int, resize: Resize) -> Iterator[Chunk]:
+def decode_batch(wheres: list[Where], size: int, resize: Resize) -> Iterator[Chunk]:
     """Read and decode some images, and yield them in chunks of at most CHUNK_FILES.
 
     Images that cannot be read have a reason in their row, and no pixels.
@@ -129,7 +129,7 @@ def _decoded(encoded: list[tuple[Where, Data]], size: int, resize: Resize) -> Ch
         except (OSError, ImageError) as error:
             rows[-1] |= {
                 "kind": _kind(where, error),
-                "reason": getattr(error, "strerror", None) or str(error),
+                "reason": shown(getattr(error, "strerror", None) or str(error)),  # it may quote a URI
             }
             continue
         rows[-1] |= {"width": decoded.width, "height": decoded.height, "mode": decoded.mode, "row": count}
@@ -160,9 +160,13 @@ def _batches(wheres: list[Where]) -> Iterator[list[Where]]:
     size = 0
     for where in wheres:
         other = bool(batch) and (
-            container_of(where) != container_of(batch[0]) if where[0] in IN_ONE else batch[0][0] in IN_ONE
+            container_of(where) != container_of(batch[0])
+            if where[0] in SEQUENTIAL
+            else batch[0][0] in SEQUENTIAL
         )
-        if other or (batch and where[0] not in IN_ONE and (len(batch) == CHUNK_FILES or size > CHUNK_BYTES)):
+        if other or (
+            batch and where[0] not in SEQUENTIAL and (len(batch) == CHUNK_FILES or size > CHUNK_BYTES)
+        ):
             yield batch
             batch, size = [], 0
         batch.append(where)

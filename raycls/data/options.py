@@ -1,6 +1,6 @@
 """The options of a preparation: what the user asks for, and what the version before says for the rest.
 
-asked = Asked(size=64, …).after(open_dataset("pets@1"))
+options = PrepareOptions(size=64, …).or_of(open_dataset("pets@1"))
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from raycls.errors import UsageError
 
 
 @dataclass(frozen=True)
-class Asked:
+class PrepareOptions:
     """The options of a preparation; None where the user gave none."""
 
     size: int | None
@@ -27,7 +27,7 @@ class Asked:
     mirror: bool | None
     shares: tuple[float, ...] | None
 
-    def after(self, former: PackedDataset | None) -> Asked:
+    def or_of(self, former: PackedDataset | None) -> PrepareOptions:
         """Return the options, with those of the version before for what is None.
 
         Raises UsageError for what must stay as it is.
@@ -52,7 +52,7 @@ class Asked:
             )
             return replace(self, size=self.size or info.image_size, mirror=_or(self.mirror, info.mirrorable))
         shares = tuple(float(share) for share in options["shares"].split(","))
-        return Asked(
+        return PrepareOptions(
             size=self.size or info.image_size,
             resize=self.resize or info.resize,
             labels=self.labels or options["labels"],  # type: ignore[arg-type]

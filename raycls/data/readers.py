@@ -26,11 +26,8 @@ from raycls.data.files import is_uri, open_file, shown
 from raycls.data.listing import Where
 
 MAX_FILE_BYTES = 200 << 20  # a larger file is probably a video
-IN_ONE = (
-    "packed-tar",
-    "parquet",
-    "arrow",
-)  # containers that one task reads, because they are read from their start
+# Containers that are read from their start, so that one task reads all of one.
+SEQUENTIAL = ("packed-tar", "parquet", "arrow")
 ROWS = 32  # of a Parquet file read at a time
 TOO_LARGE = f"larger than {MAX_FILE_BYTES >> 20} MB"
 
@@ -46,7 +43,7 @@ def read_all(wheres: list[Where]) -> Iterator[tuple[Where, Data]]:
     """
     for container, members in groupby(wheres, container_of):
         inside = list(members)
-        if container[0] in IN_ONE:
+        if container[0] in SEQUENTIAL:
             inside.sort(key=lambda where: int(where[4]))
         try:
             yield from zip(inside, READERS[str(container[0])](container, inside), strict=True)
@@ -69,14 +66,8 @@ def header_of(where: Where) -> BinaryIO:
 
 def container_of(where: Where) -> Where:
     """Return what must be opened for an image. Images of one container are read one after another."""
-    kind = where[0]
-    return (
-        where[:3]
-        if kind in ("parquet", "arrow")
-        else where[:2]
-        if kind in ("zip", "tar", "packed-tar")
-        else where
-    )
+    parts = {"parquet": 3, "arrow": 3, "zip": 2, "tar": 2, "packed-tar": 2}
+    return where[: parts.get(str(where[0]), len(where))]
 
 
 def is_local(where: Where) -> bool:

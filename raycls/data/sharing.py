@@ -139,7 +139,8 @@ def _datasets(storage: str) -> tuple[FileSystem, str]:
         filesystem, root = FileSystem.from_uri(storage)
     except ValueError as error:
         raise DataError(
-            f"RAYCLS_STORAGE={shown(storage)} is not a storage path: {shown(str(error))}. Set it to a path like s3://bucket/raycls"
+            f"RAYCLS_STORAGE={shown(storage)} is not a storage path: {shown(str(error))}. Set it to a path like "
+            "s3://bucket/raycls"
         ) from None
     return filesystem, f"{root.rstrip('/')}/datasets"
 

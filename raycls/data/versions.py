@@ -45,7 +45,7 @@ def open_dataset(reference: str) -> PackedDataset:
     return read(location(name, chosen), f"{name}@{chosen}")
 
 
-def open_as_it_was(name: str, fingerprint: str, version: int | None = None) -> PackedDataset:
+def open_by_fingerprint(name: str, fingerprint: str, version: int | None = None) -> PackedDataset:
     """Return the version of a dataset that has this fingerprint, or had it before an image was forgotten.
 
     Models, runs and studies record all three. version is looked at first, and pulled if it is not on this machine; then

@@ -51,7 +51,7 @@ class ModelCard(BaseModel):
 
     @property
     def learned_from(self) -> tuple[str, str, int]:
-        """Name, fingerprint and version of the dataset, as `raycls.data.versions.open_as_it_was` takes them."""
+        """Name, fingerprint and version of the dataset, as `raycls.data.versions.open_by_fingerprint` takes them."""
         return self.dataset, self.dataset_fingerprint, self.dataset_version
 
     def build(self) -> nn.Module:

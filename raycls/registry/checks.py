@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from raycls import progress, registry
-from raycls.data.versions import open_as_it_was
+from raycls.data.versions import open_by_fingerprint
 from raycls.engines.predictor import Predictor
 from raycls.errors import (
     CheckpointError,
@@ -98,7 +98,7 @@ def _probe(card: ModelCard) -> tuple[np.ndarray, np.ndarray | None]:
     """
     random = np.random.default_rng(0)
     try:
-        dataset = open_as_it_was(*card.learned_from)
+        dataset = open_by_fingerprint(*card.learned_from)
     except (UnknownDatasetError, DataError):
         dataset = None
     if dataset is None:

@@ -20,7 +20,7 @@ from torch import nn
 
 from raycls import progress, registry, tracking
 from raycls.data.packed import PackedDataset
-from raycls.data.versions import open_as_it_was
+from raycls.data.versions import open_by_fingerprint
 from raycls.engines.build import best_device
 from raycls.engines.predictor import Predictor
 from raycls.errors import RayclsError, UsageError
@@ -52,7 +52,7 @@ def write_report(version: ModelVersion, predictor: Predictor, scores: Scores, ou
     if not output.parent.is_dir() or output.is_dir():
         raise UsageError(f"--output {output} is no file in a folder that exists")
     pictures: Pictures = {}
-    own = open_as_it_was(*predictor.card.learned_from)
+    own = open_by_fingerprint(*predictor.card.learned_from)
     network = checkpoint.load(registry.checkpoint(version))[0].to(best_device())
     report = _measure(version, predictor, network, scores, own, pictures)
     html = model_page.render(report, pictures)

@@ -26,7 +26,7 @@ from raycls import progress, tracking
 from raycls.cluster.processes import SessionLeader
 from raycls.config import Config
 from raycls.data.packed import PackedDataset
-from raycls.data.versions import open_as_it_was
+from raycls.data.versions import open_by_fingerprint
 from raycls.errors import UsageError
 
 JOB = "job"
@@ -60,7 +60,7 @@ class RunSpec(BaseModel):
 
     def open_dataset(self) -> PackedDataset:
         """Return the dataset version that the run began with. Raises UnknownDatasetError if it is not here any more."""
-        return open_as_it_was(self.dataset, self.fingerprint, self.dataset_version)
+        return open_by_fingerprint(self.dataset, self.fingerprint, self.dataset_version)
 
     def resume_command(self, name: str) -> str:
         """Return the shell command that resumes the run of this name."""

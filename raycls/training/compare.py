@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from raycls import progress, registry
-from raycls.data.versions import open_as_it_was
+from raycls.data.versions import open_by_fingerprint
 from raycls.engines.predictor import Predictor
 from raycls.registry import ModelVersion
 from raycls.training.evaluation import match, score
@@ -57,7 +57,7 @@ def _scores(version: ModelVersion, champion: ModelVersion) -> tuple[float, float
     ):
         return version.metrics[METRIC], champion.metrics[METRIC], "on the split gate"
     mine, theirs = (Predictor.load(registry.checkpoint(each)) for each in (version, champion))
-    dataset = open_as_it_was(*mine.card.learned_from)
+    dataset = open_by_fingerprint(*mine.card.learned_from)
     own, other = (match(each.card, dataset, dataset.gate) for each in (mine, theirs))
     own, other = own.only(np.isin(own.rows, other.rows)), other.only(np.isin(other.rows, own.rows))
     accuracy, others = (

@@ -14,7 +14,7 @@ from typing import Literal
 
 from raycls import registry, tracking
 from raycls.config import Config
-from raycls.data.versions import open_as_it_was
+from raycls.data.versions import open_by_fingerprint
 from raycls.errors import RayclsError, UnknownDatasetError
 from raycls.models.card import ModelCard, load_card
 from raycls.registry import ModelVersion
@@ -58,7 +58,7 @@ def _dataset(version: ModelVersion, card: ModelCard | None) -> LineageStep:
     if card and card.dataset_fingerprint != version.fingerprint:
         return LineageStep("dataset", value, "broken", f"the checkpoint names {card.dataset_fingerprint}")
     try:
-        open_as_it_was(name, version.fingerprint)
+        open_by_fingerprint(name, version.fingerprint)
     except UnknownDatasetError:
         return LineageStep("dataset", value, "absent", "not on this machine")
     return LineageStep("dataset", value, "verified", "on this machine, with the same images")

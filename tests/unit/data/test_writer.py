@@ -12,7 +12,7 @@ from raycls.data import sharing
 from raycls.data.forget import forget
 from raycls.data.manifest import read_left_out, read_rows
 from raycls.data.packed import SPLITS
-from raycls.data.versions import list_datasets, open_as_it_was, open_dataset, remove
+from raycls.data.versions import list_datasets, open_by_fingerprint, open_dataset, remove
 from raycls.data.writer import channel_statistics, reserved, write_version
 from raycls.errors import BusyError, DataError, UnknownDatasetError, UsageError
 from tests import datasets
@@ -109,13 +109,13 @@ def test_versions_stay_beside_each_other():
     assert old.fingerprint != new.fingerprint
     assert open_dataset("shapes").info == new
     assert open_dataset("shapes@1").info == old
-    assert open_as_it_was("shapes", old.fingerprint).info == old
+    assert open_by_fingerprint("shapes", old.fingerprint).info == old
     with pytest.raises(UnknownDatasetError, match="shapes@3; the versions of shapes are: shapes@1, shapes@2"):
         open_dataset("shapes@3")
     with pytest.raises(
         UnknownDatasetError, match=r"no version of dataset shapes .* has the fingerprint 0000"
     ):
-        open_as_it_was("shapes", "0" * 64)
+        open_by_fingerprint("shapes", "0" * 64)
     with pytest.raises(UsageError, match="'shapes@x' is no dataset version"):
         open_dataset("shapes@x")
     remove("shapes@1")
@@ -191,7 +191,7 @@ def test_an_image_is_forgotten_in_every_version(tmp_path, monkeypatch):
         assert not any((images == image).all((1, 2, 3)).any() for images in map(dataset.images, SPLITS))
         assert sum(dataset.info.counts.values()) == 29
         assert dataset.info.fingerprint != before.info.fingerprint
-        assert open_as_it_was("shapes", before.info.fingerprint).info == dataset.info
+        assert open_by_fingerprint("shapes", before.info.fingerprint).info == dataset.info
         assert "forgotten" in read_left_out(dataset)["kind"].to_pylist()
     monkeypatch.setenv("RAYCLS_HOME", str(tmp_path / "other"))
     assert open_dataset("shapes@1").info.counts["train"] == 19, "the copy on the storage path forgets it, too"
