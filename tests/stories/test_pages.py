@@ -37,7 +37,7 @@ RESUME_STUDY = "raycls tune cifar10 --resume STUDY"
 OTHER_DATASET = "raycls evaluate cifar10 --dataset pets --split val"
 
 # `raycls up` takes another port where 8265 is not free, and keeps a record of it.
-DASHBOARD = """$(python -c "import json; print(json.load(open('home/cluster.json'))['dashboard'])")"""
+DASHBOARD = """$(python -c "import json; print(json.load(open('$RAYCLS_HOME/cluster.json'))['dashboard'])")"""
 
 SHORTER = [
     ("data prepare cifar10", "data prepare digits"),
