@@ -125,7 +125,7 @@ def models(ctx: typer.Context, as_json: AsJson = False) -> None:
 @versions.command()
 def show(
     name: Annotated[str, typer.Argument(help="name of a registered model")],
-    version: Annotated[str, typer.Argument(help="version number")],
+    version: Annotated[str, typer.Argument(help="version number; default: the newest")] = "",
     as_json: AsJson = False,
 ) -> None:
     """Show the origin of a version, from dataset to checkpoint, and check every step. Exit code 1: a step is broken.
@@ -135,7 +135,7 @@ def show(
     from raycls import registry
     from raycls.tuning.lineage import trace
 
-    found = registry.resolve(f"{name}/{version}")
+    found = registry.resolve(f"{name}/{version}") if version else registry.newest(name)
     links = trace(found)
     if as_json:
         print_json(

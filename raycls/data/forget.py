@@ -14,11 +14,12 @@ import time
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from raycls.data import sharing
 from raycls.data.exclusion import DIGEST, FORGOTTEN
-from raycls.data.layout import names, versions_of
-from raycls.data.manifest import LeftOut, left_out_table, read_left_out, read_rows
+from raycls.data.layout import names, removed_rows, versions_of
+from raycls.data.manifest import LeftOut, left_out_table, read_left_out, read_rows, write_table
 from raycls.data.packed import PackedDataset
 from raycls.data.versions import open_dataset
 from raycls.data.writer import reserved, write_version
@@ -49,6 +50,9 @@ def forget(sha256: str) -> list[str]:
                 if sha256 in (row["sha256"] for row in read_left_out(dataset).to_pylist()):
                     known = True
                     sharing.replace(dataset)
+            for file in removed_rows(name).values():
+                rows = pq.read_table(file)
+                write_table(rows.filter(pc.not_equal(rows["sha256"], sha256)), file)
     if unnamed:
         say(
             f"warning: {', '.join(unnamed)} are of before there were versions and do not know their files: they may "

@@ -10,12 +10,15 @@ or by its class and perceptual hash, because a large JPEG is decoded in another 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from raycls.data.groups import Former
-from raycls.data.layout import versions_of
+from raycls.data.layout import removed_rows, versions_of
 from raycls.data.manifest import read_rows
 from raycls.data.packed import SPLITS, PackedDataset
 from raycls.data.similarity import perceptual_hashes
@@ -25,7 +28,7 @@ from raycls.progress import say
 
 BLOCK = 1024  # images looked at at a time
 
-Place = tuple[str, str]  # group and split
+Place = tuple[str, int]  # group, and index into SPLITS
 
 
 def former_splits(
@@ -40,18 +43,23 @@ def former_splits(
     columns: source, sha256, key and phash. labels: int64 N, indices into classes. pixels returns the images at
     some positions. Copies of one image may have been in two splits of the source: the path decides.
     """
-    by_path: dict[tuple[str, str], Place] = {}
+    by_path: dict[tuple[str, str], Place] = {}  # only of bytes that a version has more than once
     by_digest: dict[str, Place] = {}
     by_group: dict[str, Place] = {}
+    has_keys = bool((columns["key"] != "").any())
     unnamed: PackedDataset | None = None
-    for version in versions_of(name):
-        dataset = open_dataset(f"{name}@{version}")
-        rows = read_rows(dataset)
+    for rows, dataset in _versions(name):
         if not len(rows):
             unnamed = dataset
-        values = (rows[column].to_pylist() for column in ("sha256", "source", "group", "split"))
-        for digest, source, group, split in zip(*values, strict=True):
-            by_path[digest, source] = by_digest[digest] = by_group[group] = (group, split)
+        counts = pc.value_counts(rows["sha256"])
+        repeated = set(pc.filter(counts.field("values"), pc.greater(counts.field("counts"), 1)).to_pylist())
+        for batch in rows.select(("sha256", "source", "group", "split")).to_batches(BLOCK):
+            for digest, source, group, split in zip(*(column.to_pylist() for column in batch), strict=True):
+                by_digest[digest] = place = (group, SPLITS.index(split))
+                if digest in repeated:
+                    by_path[digest, source] = place
+                if has_keys:
+                    by_group[group] = place
     groups, splits = np.full(len(labels), "", dtype=object), np.full(len(labels), NEW)
     for position, (digest, source) in enumerate(zip(columns["sha256"], columns["source"], strict=True)):
         # The files of a user's group may all be others now.
@@ -60,7 +68,7 @@ def former_splits(
             or by_digest.get(digest)
             or (columns["key"][position] and by_group.get(columns["key"][position]))
         ):
-            groups[position], splits[position] = found[0], SPLITS.index(found[1])
+            groups[position], splits[position] = found
     if unnamed is not None:
         _find_by_pixels(unnamed, Former(groups, splits), columns, labels, classes, pixels)
         found = np.count_nonzero(splits != NEW)
@@ -68,6 +76,17 @@ def former_splits(
             f"{found:,} of {len(labels):,} images are those of {unnamed.info.reference}, and keep their splits"
         )
     return Former(groups, splits)
+
+
+def _versions(name: str) -> Iterator[tuple[pa.Table, PackedDataset | None]]:
+    """Yield rows and dataset of each version that a name has or had, in order. A removed one has rows only."""
+    present, removed = versions_of(name), removed_rows(name)
+    for version in sorted({*present, *removed}):
+        if version in present:
+            dataset = open_dataset(f"{name}@{version}")
+            yield read_rows(dataset), dataset
+        else:
+            yield pq.read_table(removed[version]), None
 
 
 def _find_by_pixels(

@@ -40,6 +40,17 @@ def location(name: str, version: int) -> Path:
     return folder if version == 1 and (folder / FORMER_INFO).exists() else folder / str(version)
 
 
+def removed_rows(name: str) -> dict[int, Path]:
+    """Return {version: file} of the rows of removed versions. They say in which split an image was."""
+    files = (home.datasets() / name).glob(".rows-*.parquet")
+    return {int(file.stem.removeprefix(".rows-")): file for file in files}
+
+
+def removed_rows_file(name: str, version: int) -> Path:
+    """Return the file that `removed_rows` finds, whether it exists or not."""
+    return home.datasets() / name / f".rows-{version}.parquet"
+
+
 def parse(reference: str) -> tuple[str, int | None]:
     """Return name and version of NAME or NAME@VERSION. Raises UsageError for anything else."""
     name, at, version = reference.partition("@")

@@ -24,10 +24,11 @@ from typing import BinaryIO
 
 from raycls.data.files import is_uri, open_file, shown
 from raycls.data.listing import Where
+from raycls.data.text_tables import text_blocks
 
 MAX_FILE_BYTES = 200 << 20  # a larger file is probably a video
 # Containers that are read from their start, so that one task reads all of one.
-SEQUENTIAL = ("packed-tar", "parquet", "arrow")
+SEQUENTIAL = ("packed-tar", "parquet", "arrow", "text")
 ROWS = 32  # of a Parquet file read at a time
 TOO_LARGE = f"larger than {MAX_FILE_BYTES >> 20} MB"
 
@@ -66,7 +67,7 @@ def header_of(where: Where) -> BinaryIO:
 
 def container_of(where: Where) -> Where:
     """Return what must be opened for an image. Images of one container are read one after another."""
-    parts = {"parquet": 3, "arrow": 3, "zip": 2, "tar": 2, "packed-tar": 2}
+    parts = {"parquet": 3, "arrow": 3, "text": 3, "zip": 2, "tar": 2, "packed-tar": 2}
     return where[: parts.get(str(where[0]), len(where))]
 
 
@@ -194,13 +195,21 @@ def _bytes_of(value: object) -> Data:
     return data if isinstance(data, bytes) else OSError("the row has no bytes")
 
 
-def _base64(container: Where, members: list[Where]) -> Iterator[Data]:
-    """Read ("base64", the bytes as text), from a table that is text itself."""
-    for member in members:
-        try:
-            yield base64.b64decode(str(member[1]), validate=True)
-        except binascii.Error as error:
-            yield OSError(f"no base64: {error}")
+def _text(container: Where, members: list[Where]) -> Iterator[Data]:
+    """Read ("text", path, 0, column, row, time of change), a CSV or JSON lines. The column holds base64."""
+    column = str(members[0][3])
+    rows = (text for block in text_blocks(str(container[1]), (column,)) for text in block[column])
+    wanted = {int(member[4]) for member in members}
+    for row, text in enumerate(rows):
+        if row in wanted:
+            wanted.remove(row)
+            try:
+                yield base64.b64decode(text or "", validate=True)
+            except binascii.Error as error:
+                yield OSError(f"no base64: {error}")
+        if not wanted:
+            return
+    yield from (OSError("the table is cut short") for _ in wanted)
 
 
 READERS: dict[str, Callable[[Where, list[Where]], Iterator[Data]]] = {
@@ -210,6 +219,6 @@ READERS: dict[str, Callable[[Where, list[Where]], Iterator[Data]]] = {
     "packed-tar": _packed_tar,
     "parquet": _parquet,
     "arrow": _arrow,
-    "base64": _base64,
+    "text": _text,
 }
 SIZE_AT = {"file": 2, "zip": 3, "tar": 3, "packed-tar": 3}  # where the size is in a Where

@@ -10,13 +10,19 @@ A dataset that was made before there were versions lies in `pets/` itself, and i
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import socket
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from raycls import home
 from raycls.data import sharing
-from raycls.data.layout import location, names, parse, versions_of
-from raycls.data.packed import FORMER_INFO, INFO, DatasetInfo, PackedDataset, read
+from raycls.data.layout import location, names, parse, removed_rows, removed_rows_file, versions_of
+from raycls.data.manifest import write_table
+from raycls.data.packed import FORMER_INFO, INFO, ROWS, DatasetInfo, PackedDataset, read
 from raycls.data.writer import reserved
 from raycls.errors import DataError, UnknownDatasetError, UsageError
 from raycls.progress import say
@@ -106,23 +112,33 @@ def list_datasets() -> list[DatasetInfo]:
 
 
 def remove(reference: str) -> None:
-    """Delete one version from this machine. Raises UnknownDatasetError if it is not there."""
+    """Delete one version from this machine. Raises UnknownDatasetError if it is not there.
+
+    Its rows stay as long as the dataset has another version, because they say in which split an image was.
+    """
     name, version = parse(reference)
     if version is None:
         raise UsageError(f"say which version to remove, like {name}@1")
     if version not in versions_of(name):
         raise UnknownDatasetError(f"no dataset {reference} on this machine")
     with reserved(name):
-        _delete(name, version)
+        path = location(name, version)
+        if versions_of(name) == [version]:
+            for rows in removed_rows(name).values():
+                rows.unlink()
+        else:
+            _keep_rows(path / ROWS, removed_rows_file(name, version))
+        if path == home.datasets() / name:  # of before there were versions: later ones lie in the same folder
+            for entry in path.iterdir():
+                if not entry.name.isdigit() and not entry.name.startswith("."):
+                    shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        else:
+            aside = path.with_name(f".{version}.removed")
+            path.rename(aside)
+            shutil.rmtree(aside)
 
 
-def _delete(name: str, version: int) -> None:
-    path = location(name, version)
-    if path == home.datasets() / name:  # of before there were versions: later ones lie in the same folder
-        for entry in path.iterdir():
-            if not entry.name.isdigit() and not entry.name.startswith("."):
-                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-    else:
-        aside = path.with_name(f".{version}.removed")
-        path.rename(aside)
-        shutil.rmtree(aside)
+def _keep_rows(rows: Path, target: Path) -> None:
+    """Copy the rows of a version that is removed, unless it has none or they are damaged."""
+    with contextlib.suppress(pa.ArrowInvalid, OSError):
+        write_table(pq.read_table(rows), target)

@@ -136,6 +136,11 @@ def list_models() -> list[ModelVersion]:
     ]
 
 
+def newest(name: str) -> ModelVersion:
+    """Return the version of a model that was registered last. Raises UnknownModelError if there is none."""
+    return next((v for v in list_models() if v.name == name), None) or resolve(f"{name}/1")
+
+
 def resolve(reference: str | None = None) -> ModelVersion:
     """Return the version that a reference names: NAME (its champion), NAME@ALIAS or NAME/VERSION.
 

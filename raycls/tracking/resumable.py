@@ -22,9 +22,10 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from raycls import progress, tracking
+from raycls import home, progress, tracking
 from raycls.cluster.processes import SessionLeader
 from raycls.config import Config
+from raycls.data.files import shown
 from raycls.data.packed import PackedDataset
 from raycls.data.versions import open_by_fingerprint
 from raycls.errors import UsageError
@@ -118,6 +119,8 @@ def find(kind: type[AnySpec], reference: str, dataset: str) -> UnfinishedRun[Any
         raise UsageError(
             f"run {name} was begun by another version of raycls, with other settings: resume it with that one"
         ) from None
+    if shown(storage := home.storage()) == spec.storage:
+        spec = spec.model_copy(update={"storage": storage})
     history = tracking.client().get_metric_history(found.info.run_id, "epoch")
     return UnfinishedRun(found.info.run_id, name, spec, frozenset(p.step for p in history))
 
@@ -138,7 +141,8 @@ def begin(spec: RunSpec, name: str, tags: dict[str, str]) -> Iterator[tracking.R
 
     Raises UsageError if the specification is too long for an MLflow tag.
     """
-    written = spec.model_dump_json()
+    # Anyone who may read MLflow sees the tag, so it has no password.
+    written = spec.model_copy(update={"storage": shown(spec.storage)}).model_dump_json()
     if len(written) > LONGEST_TAG:
         raise UsageError(
             f"what was asked for takes {len(written)} characters to write down; MLflow keeps {LONGEST_TAG}"

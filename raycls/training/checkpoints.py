@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from raycls.data.files import shown
 from raycls.errors import StorageError, TrainingError
 from raycls.models import checkpoint
 from raycls.training.loop import STATE
@@ -107,7 +108,9 @@ class CheckpointStore:
         try:
             self.filesystem, root = FileSystem.from_uri(uri)
         except (OSError, ValueError) as error:
-            raise TrainingError(f"RAYCLS_STORAGE={uri} is no storage path: {first_line(error)}") from None
+            raise TrainingError(
+                f"RAYCLS_STORAGE={shown(uri)} is no storage path: {shown(first_line(error))}"
+            ) from None
         self.root = root.rstrip("/")
         self.path = f"{self.root}/{run}"
 
@@ -121,7 +124,7 @@ class CheckpointStore:
             self.filesystem.delete_file(probe)
         except OSError as error:
             raise TrainingError(
-                f"cannot write to the storage path {self.uri}: {first_line(error)}; "
+                f"cannot write to the storage path {shown(self.uri)}: {shown(first_line(error))}; "
                 "make room there, or name another with RAYCLS_STORAGE"
             ) from None
 

@@ -14,7 +14,8 @@ import numpy as np
 
 from raycls import progress
 from raycls.config import Config, preset
-from raycls.data.packed import DatasetInfo, PackedDataset
+from raycls.data.manifest import read_rows
+from raycls.data.packed import PackedDataset
 from raycls.engines.predictor import Predictor
 from raycls.training.loop import fit
 
@@ -24,22 +25,29 @@ BATCH = 512
 def out_of_fold(dataset: PackedDataset, preset_name: str, folds: int) -> np.ndarray:
     """Return float32 N×C: for each row of the manifest, what a model says that was trained without its fold.
 
-    Images of one group are in one fold. Raises TrainingError if a training fails.
+    Images of one group are in one fold. While a fold is trained, a copy of the dataset is on disk. Raises TrainingError
+    if a training fails.
     """
-    images, labels, groups = _everything(dataset)
-    fold_of = _folds(groups, folds)
-    probabilities = np.zeros((len(labels), len(dataset.info.classes)), dtype=np.float32)
-    with tempfile.TemporaryDirectory() as temporary, progress.bar("training on all but a part", folds) as bar:
+    whole = _Whole(dataset)
+    fold_of = _folds(whole.groups(), folds)
+    probabilities = np.zeros((len(whole.labels), len(dataset.info.classes)), dtype=np.float32)
+    with progress.bar("training on all but a part", folds) as bar:
         for fold in range(folds):
             outside, inside = np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)
-            part = _subset(dataset.info, images, labels, outside, inside, Path(temporary) / str(fold))
-            checkpoint = Path(temporary) / f"checkpoint-{fold}"
-            predictor = _trained(preset(preset_name, part.info), part, checkpoint)
-            for start in range(0, len(inside), BATCH):
-                chosen = inside[start : start + BATCH]
-                probabilities[chosen] = predictor.probabilities(images[chosen])
+            with tempfile.TemporaryDirectory() as temporary:
+                part = whole.subset(outside, inside, Path(temporary) / "dataset")
+                predictor = _trained(preset(preset_name, part.info), part, Path(temporary) / "checkpoint")
+            for positions in _batches(inside):
+                probabilities[positions] = predictor.probabilities(whole.images(positions))
             bar.advance()
     return probabilities
+
+
+def predicted(dataset: PackedDataset, predictor: Predictor) -> np.ndarray:
+    """Return float32 N×C: what one model says of each row of the manifest. Its classes must be the dataset's."""
+    whole = _Whole(dataset)
+    everything = np.arange(len(whole.labels))
+    return np.concatenate([predictor.probabilities(whole.images(some)) for some in _batches(everything)])
 
 
 def _trained(config: Config, dataset: PackedDataset, checkpoint: Path) -> Predictor:
@@ -47,21 +55,43 @@ def _trained(config: Config, dataset: PackedDataset, checkpoint: Path) -> Predic
     return Predictor.load(checkpoint)
 
 
-def predicted(dataset: PackedDataset, predictor: Predictor) -> np.ndarray:
-    """Return float32 N×C: what one model says of each row of the manifest. Its classes must be the dataset's."""
-    images, labels, _ = _everything(dataset)
-    starts = range(0, len(labels), BATCH)
-    return np.concatenate([predictor.probabilities(images[start : start + BATCH]) for start in starts])
+class _Whole:
+    """All splits of a dataset as one sequence, in the order of the manifest. Only what is asked for is in memory."""
 
+    def __init__(self, dataset: PackedDataset):
+        self._dataset = dataset
+        splits = dataset.info.counts
+        self.labels = np.concatenate([dataset.labels(split) for split in splits])
+        self._images = [dataset.images(split) for split in splits]
+        self._starts = np.cumsum([0, *splits.values()])
 
-def _everything(dataset: PackedDataset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return images (uint8 N×S×S×3), labels (int64 N) and groups (str N) of all splits."""
-    from raycls.data.manifest import read_rows
+    def groups(self) -> np.ndarray:
+        """Return the group of each image: str N."""
+        return read_rows(self._dataset)["group"].to_numpy(zero_copy_only=False).astype(str)
 
-    splits = dataset.info.counts
-    images = np.concatenate([dataset.images(split) for split in splits])
-    labels = np.concatenate([dataset.labels(split) for split in splits])
-    return images, labels, read_rows(dataset)["group"].to_numpy(zero_copy_only=False).astype(str)
+    def images(self, positions: np.ndarray) -> np.ndarray:
+        """Return the images at M positions: uint8 M×S×S×3."""
+        side = self._dataset.info.image_size
+        found = np.empty((len(positions), side, side, 3), dtype=np.uint8)
+        split_of = np.searchsorted(self._starts, positions, side="right") - 1
+        for split in np.unique(split_of):
+            chosen = split_of == split
+            found[chosen] = self._images[split][positions[chosen] - self._starts[split]]
+        return found
+
+    def subset(self, train: np.ndarray, val: np.ndarray, folder: Path) -> PackedDataset:
+        """Write some of the images as a dataset whose validation split has the others."""
+        info = self._dataset.info
+        for split, chosen in (("train", train), ("val", val)):
+            (folder / split).mkdir(parents=True)
+            np.save(folder / split / "labels.npy", self.labels[chosen])
+            shape = (len(chosen), info.image_size, info.image_size, 3)
+            out = np.lib.format.open_memmap(folder / split / "images.npy", "w+", np.uint8, shape)
+            for start in range(0, len(chosen), BATCH):
+                out[start : start + BATCH] = self.images(chosen[start : start + BATCH])
+        return PackedDataset(
+            folder, info.model_copy(update={"counts": {"train": len(train), "val": len(val)}})
+        )
 
 
 def _folds(groups: np.ndarray, folds: int) -> np.ndarray:
@@ -69,18 +99,5 @@ def _folds(groups: np.ndarray, folds: int) -> np.ndarray:
     return (np.random.default_rng(0).permutation(len(names)) % folds)[member_of]
 
 
-def _subset(
-    info: DatasetInfo,
-    images: np.ndarray,
-    labels: np.ndarray,
-    train: np.ndarray,
-    val: np.ndarray,
-    folder: Path,
-) -> PackedDataset:
-    """Write some of the images as a dataset whose validation split has the others."""
-    for split, chosen in (("train", train), ("val", val)):
-        (folder / split).mkdir(parents=True)
-        np.save(folder / split / "images.npy", images[chosen])
-        np.save(folder / split / "labels.npy", labels[chosen])
-    counts = {"train": len(train), "val": len(val)}
-    return PackedDataset(folder, info.model_copy(update={"counts": counts}))
+def _batches(positions: np.ndarray) -> list[np.ndarray]:
+    return np.array_split(positions, range(BATCH, len(positions), BATCH))

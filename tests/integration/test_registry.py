@@ -68,6 +68,9 @@ def test_the_life_of_a_model(home: Path, saved: Path, capsys: pytest.CaptureFixt
     assert "ab/3 stays champion" in said and "raycls promote ab 4" in said
     registry.promote("ab", "4")
     assert [v.version for v in registry.list_models()] == ["4", "3", "2", "1"]
+    assert registry.newest("ab").reference == "ab/4"
+    with pytest.raises(UnknownModelError, match="unknown model 'ba'; the models are: ab"):
+        registry.newest("ba")
     assert registry.resolve("ab/2").metrics == {"gate_accuracy": 0.4}
     assert registry.resolve("ab/2").tags["trial"] == "t"
 

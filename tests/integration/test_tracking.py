@@ -9,7 +9,10 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 
 from raycls import tracking
+from raycls.config import Config
 from raycls.errors import RegistryError
+from raycls.tracking import resumable
+from raycls.tracking.resumable import TrainingSpec
 
 
 def test_a_run_says_how_it_ended(home: Path) -> None:
@@ -24,6 +27,24 @@ def test_a_run_says_how_it_ended(home: Path) -> None:
         ended = tracking.client().get_run(run.id)
         endings[ended.info.status] = ended.data.tags.get("ended")
     assert endings == {"FINISHED": None, "FAILED": "ValueError: too bad", "KILLED": "interrupted"}
+
+
+def test_the_password_of_the_storage_path_stays_out_of_mlflow(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = "s3://key:secret@bucket/runs?region=eu"
+    spec = TrainingSpec(
+        dataset="shapes", fingerprint="f", config=Config(), storage=storage, workers=1, lineage={}
+    )
+    with pytest.raises(KeyboardInterrupt), resumable.begin(spec, "run", {}) as run:
+        raise KeyboardInterrupt
+    assert "secret" not in str(tracking.client().get_run(run.id).to_dictionary())
+
+    assert resumable.find(TrainingSpec, "run", "shapes").spec.storage == "s3://bucket/runs?region=eu"
+    monkeypatch.setenv("RAYCLS_STORAGE", storage)
+    assert resumable.find(TrainingSpec, "run", "shapes").spec.storage == storage
+    monkeypatch.setenv("RAYCLS_STORAGE", "s3://key:secret@other/runs")
+    assert resumable.find(TrainingSpec, "run", "shapes").spec.storage == "s3://bucket/runs?region=eu"
 
 
 def test_the_history_of_a_run_counts_each_epoch_once(home: Path, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from raycls.data.class_names import printable
 from raycls.data.files import changed_ns, files_below, is_uri, join, open_file, shown
 from raycls.data.listing import SPLIT_NAMES, Listing, Where
+from raycls.data.text_tables import column_names, text_blocks
 from raycls.errors import DataError
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 TABLES = (".csv", ".jsonl", ".ndjson", ".parquet")
 PIXELS = ("bytes", "image")
-LONGEST_ROW = 64 << 20  # bytes of a row of text
+SMALL = ("path", "label", "split", "group")  # columns that are read when a table is listed
 
 
 def list_table(path: str) -> Listing:
@@ -67,13 +68,13 @@ def parquet_files(folder: str) -> list[str]:
 
 def add_table(listing: Listing, path: str, *, split: str | None = None) -> None:
     """Add the rows of one table to a listing. split: of all rows, where the table has no such column."""
-    kind = path.partition("?")[0].lower().rpartition(".")[2]
-    columns, labels = _parquet_columns(path) if kind == "parquet" else (_text_columns(path, kind), None)
-    missing = [name for name in ("label",) if name not in columns]
-    if missing or not ({"path", *PIXELS} & set(columns)):
+    is_parquet = path.partition("?")[0].lower().endswith(".parquet")
+    names = _parquet_names(path) if is_parquet else column_names(path)
+    if "label" not in names or not ({"path", *(PIXELS if is_parquet else ("bytes",))} & set(names)):
         raise DataError(
-            f"{shown(path)} has the columns {', '.join(columns)}: it needs label, and path or bytes. Rename its columns"
+            f"{shown(path)} has the columns {', '.join(names)}: it needs label, and path or bytes. Rename its columns"
         )
+    columns, labels = _parquet_columns(path) if is_parquet else (_text_columns(path), None)
     count = len(columns["label"])
     name = Path(path.partition("?")[0]).name
     for row in range(count):
@@ -125,23 +126,23 @@ def _where(path: str, name: str, columns: dict[str, Any], row: int) -> tuple[Whe
     return where, f"{name}, row {row}"
 
 
-def _text_columns(path: str, kind: str) -> dict[str, Any]:
-    import pyarrow.csv
-    import pyarrow.json
+def _text_columns(path: str) -> dict[str, Any]:
+    """Return the columns of a table that is text, with places instead of images."""
+    columns: dict[str, Any] = {"label": []}
+    for block in text_blocks(path, SMALL):
+        for name, values in block.items():
+            columns.setdefault(name, []).extend(values)
+    if "path" not in columns:
+        changed = changed_ns(path)
+        columns["bytes"] = [("text", path, 0, "bytes", row, changed) for row in range(len(columns["label"]))]
+    return columns
+
+
+def _parquet_names(path: str) -> list[str]:
+    import pyarrow.parquet as pq
 
     with open_file(path) as file:
-        if kind == "csv":
-            options = pyarrow.csv.ConvertOptions(
-                column_types=dict.fromkeys(("path", "label", "split", "group", "bytes"), pyarrow.string())
-            )
-            reading = pyarrow.csv.ReadOptions(block_size=LONGEST_ROW)
-            table = pyarrow.csv.read_csv(file, reading, convert_options=options)
-        else:
-            table = pyarrow.json.read_json(file, pyarrow.json.ReadOptions(block_size=LONGEST_ROW))
-    columns = {name: table[name].to_pylist() for name in table.column_names}
-    if "bytes" in columns:
-        columns["bytes"] = [("base64", text or "") for text in columns["bytes"]]
-    return columns
+        return pq.read_schema(file).names
 
 
 def _parquet_columns(path: str) -> tuple[dict[str, Any], list[str] | None]:
@@ -151,7 +152,7 @@ def _parquet_columns(path: str) -> tuple[dict[str, Any], list[str] | None]:
     with open_file(path) as file:
         opened = pq.ParquetFile(file)
         schema = opened.schema_arrow
-        small = [name for name in ("path", "label", "split", "group") if name in schema.names]
+        small = [name for name in SMALL if name in schema.names]
         table = opened.read(columns=small)
         columns: dict[str, Any] = {name: table[name].to_pylist() for name in small}
         changed = changed_ns(path)

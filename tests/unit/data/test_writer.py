@@ -5,13 +5,17 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from raycls import home as places
 from raycls.data import sharing
 from raycls.data.forget import forget
+from raycls.data.history import former_splits
+from raycls.data.layout import removed_rows
 from raycls.data.manifest import read_left_out, read_rows
 from raycls.data.packed import SPLITS
+from raycls.data.splits import NEW
 from raycls.data.versions import list_datasets, open_by_fingerprint, open_dataset, remove
 from raycls.data.writer import channel_statistics, reserved, write_version
 from raycls.errors import BusyError, DataError, UnknownDatasetError, UsageError
@@ -130,6 +134,25 @@ def test_versions_stay_beside_each_other():
         remove("shapes")
 
 
+def test_the_splits_of_a_removed_version_are_remembered_while_there_is_another():
+    shapes.make()
+    rows = read_rows(open_dataset("shapes"))
+    shapes.make(pixels=255 - shapes.PIXELS)
+
+    def splits():
+        columns = {name: rows[name].to_numpy(zero_copy_only=False) for name in ("source", "sha256", "phash")}
+        columns["key"] = np.full(len(rows), "")
+        found = former_splits(
+            "shapes", columns, shapes.LABELS, shapes.CLASSES, lambda positions: shapes.PIXELS
+        )
+        return [SPLITS[split] if split != NEW else "new" for split in found.splits]
+
+    remove("shapes@1")
+    assert splits() == rows["split"].to_pylist()
+    remove("shapes@2")
+    assert set(splits()) == {"new"}
+
+
 def test_a_second_preparation_of_a_name_is_refused_and_names_the_process(stopped_at):
     child = stopped_at("filling")
     with pytest.raises(BusyError, match=f"process {child.pid} is preparing the dataset shapes:"):
@@ -196,6 +219,13 @@ def test_an_image_is_forgotten_in_every_version(tmp_path, monkeypatch):
     monkeypatch.setenv("RAYCLS_HOME", str(tmp_path / "other"))
     assert open_dataset("shapes@1").info.counts["train"] == 19, "the copy on the storage path forgets it, too"
     assert forget(digest) == [], "a second time there is nothing to do"
+    shapes.make(pixels=255 - shapes.PIXELS)
+    other = read_rows(open_dataset("shapes@1"))["sha256"][0].as_py()
+    remove("shapes@1")
+    with pytest.raises(UsageError, match="no dataset version on this machine has an image"):
+        forget(other)
+    (file,) = removed_rows("shapes").values()
+    assert other not in pq.read_table(file)["sha256"].to_pylist()
     with pytest.raises(UsageError, match="no dataset version on this machine has an image"):
         forget("0" * 64)
     with pytest.raises(UsageError, match="is no SHA-256"):
