@@ -52,6 +52,7 @@ class DatasetInfo(BaseModel):
     left_out: int = Field(0, description="images of the source that are not in this version")
     ignored: int = Field(0, description="files of the source that are no images, by their names")
     sha256: dict[str, str] = Field(description="of each array file")
+    tables: dict[str, str] = Field({}, description="SHA-256 of each table; not part of the fingerprint")
     fingerprint: str
     former_fingerprints: tuple[str, ...] = Field((), description="of before an image was forgotten")
 
@@ -87,9 +88,9 @@ class PackedDataset:
 
     def verify(self) -> None:
         """Read every byte and raise DataError, which names the first file that has changed since it was written."""
-        for array, digest in self.info.sha256.items():
-            if sha256_file(self.path / array) != digest:
-                raise damaged(self.info.reference, f"{array} does not have the SHA-256 of {INFO}")
+        for file, digest in {**self.info.sha256, **self.info.tables}.items():
+            if sha256_file(self.path / file) != digest:
+                raise damaged(self.info.reference, f"{file} does not have the SHA-256 of {INFO}")
 
     def check(self) -> None:
         """Compare the description with its fingerprint and with the dtype and shape of every array. Read no pixels.

@@ -115,6 +115,7 @@ class VersionWriter:
             left_out=len(left_out),
             ignored=ignored,
             sha256={array: sha256_file(self.path / array) for array in arrays_of(SPLITS)},
+            tables={table: sha256_file(self.path / table) for table in (ROWS, LEFT_OUT)},
             fingerprint="",
             former_fingerprints=former_fingerprints,
         )

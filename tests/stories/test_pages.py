@@ -55,6 +55,14 @@ SHORTER = [
     ("--seconds 1 --repeats 1", "--seconds 0.3 --repeats 1 --connections 2 --rates none"),
 ]
 
+MADE_ONCE = (
+    "raycls data prepare ",
+    "raycls train ",
+    "raycls tune digits ",
+    "raycls evaluate ",
+    "raycls export ",
+)
+
 
 def _commands(page: Path) -> list[str]:
     blocks = re.findall(r"```bash\n(.*?)```", page.read_text(), re.S)
@@ -111,14 +119,14 @@ def _adapted(command: str, port: int) -> str:
 
 
 def _script(commands: list[str], port: int) -> list[str]:
-    """The commands as the test runs them, without the datasets and trainings that an earlier command has made."""
+    """The commands as the test runs them, without what an earlier command has made."""
     adapted = [_adapted(command, port) for command in commands if not _elsewhere(command)]
     made: set[str] = set()
     script = []
     for command in adapted:
         if command not in made:
             script.append(command)
-        if command.startswith(("raycls data prepare ", "raycls train ")):
+        if command.startswith(MADE_ONCE):
             made.add(command)
     return script
 
@@ -166,20 +174,16 @@ def _fill(folder: Path) -> None:
         (folder / name).symlink_to(ROOT / name)
 
 
-@pytest.mark.timeout(1200)
-def test_the_readme_from_top_to_bottom(tmp_path: Path) -> None:
+@pytest.mark.timeout(1800)
+def test_the_readme_and_the_documentation_from_top_to_bottom(tmp_path: Path) -> None:
     _fill(tmp_path)
-    output = _run(tmp_path, README)
+    pages = (README, *PAGES)
+    output = _run(tmp_path, *pages)
     assert '"model_version": "1"' in output or '"model_version":"1"' in output
     assert (tmp_path / "pets.png").exists()
     assert (tmp_path / "bench" / "serving.md").exists()
-    assert output.count("succeeded") == 2  # the jobs
-
-
-@pytest.mark.timeout(1800)
-def test_the_documentation_from_page_to_page(tmp_path: Path) -> None:
-    _fill(tmp_path)
-    output = _run(tmp_path, *PAGES)
+    jobs = sum("ray job submit" in command for page in pages for command in _commands(page))
+    assert output.count("succeeded") == jobs
     assert "registered pets/1" in output
     assert (tmp_path / "digits.html").stat().st_size > 100_000
     assert (tmp_path / "small.onnx").stat().st_size > 1000

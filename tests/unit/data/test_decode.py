@@ -7,6 +7,7 @@ import struct
 from pathlib import Path
 
 import numpy as np
+import pillow_heif
 import pytest
 from PIL import Image, ImageCms, ImageOps
 
@@ -197,3 +198,24 @@ def test_a_program_that_claims_to_be_an_image_is_not_run(
     with pytest.raises(NotAnImageError):
         decode(eps)
     assert not ran.exists()
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize("kind", ["HEIF", "AVIF"])
+def test_photographs_of_phones_are_decoded_upright(kind: str, orientation: int) -> None:
+    pillow_heif.register_heif_opener()
+    image = Image.new("RGB", (64, 48), (200, 40, 40))
+    image.paste((30, 60, 210), (0, 0, 32, 48))  # the left half is blue
+    metadata = Image.Exif()
+    metadata[0x0112] = orientation
+    buffer = io.BytesIO()
+    # HEIF states how to turn an image in a property of its own, and its EXIF does not count.
+    image.info["exif"] = metadata.tobytes()
+    image.save(buffer, kind, quality=95, exif=metadata.tobytes())
+    pixels = np.asarray(decode(buffer.getvalue()), np.int16)
+    if orientation == 6:  # shown turned by a quarter to the right: what was left is above
+        assert pixels.shape == (64, 48, 3)
+        pixels = np.rot90(pixels)
+    assert pixels.shape == (48, 64, 3)
+    assert np.abs(pixels[:, 4:28] - (30, 60, 210)).mean() < 5
+    assert np.abs(pixels[:, 36:60] - (200, 40, 40)).mean() < 5

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from raycls.data import text_tables
 from raycls.data.files import shown
 from raycls.data.listing import Listing
 from raycls.data.readers import read_all
@@ -150,7 +151,7 @@ def table_of(folder: Path, kind: str, columns: dict[str, list[object]]) -> Path:
     path = folder / f"pets.{kind}"
     rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     if kind == "csv":
-        lines = [",".join(columns), *(",".join(str(value) for value in row.values()) for row in rows)]
+        lines = [",".join(columns), *(",".join(str(value or "") for value in row.values()) for row in rows)]
         path.write_text("\n".join(lines) + "\n")
     elif kind == "jsonl":
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -178,6 +179,21 @@ def test_a_table_of_bytes(tmp_path: Path, kind: str) -> None:
     assert listing.sources == [f"pets.{kind}, row {row}" for row in range(3)]
 
 
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_a_table_of_text_is_read_in_blocks(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(text_tables, "BLOCK", 256)  # two or three rows
+    encoded = [base64.b64encode(bytes([i]) * 40).decode() for i in range(30)]
+    encoded[7] = "no base64!"
+    labels = [f"class-{i % 3}" if i % 5 else None for i in range(30)]
+    listing = listed(table_of(tmp_path, kind, {"bytes": encoded, "label": labels}))
+    assert [entry[0] for entry in listing.left_out] == [f"pets.{kind}, row {row}" for row in range(0, 30, 5)]
+    found = {where[4]: data for where, data in read_all(listing.wheres[::-1])}
+    assert isinstance(found.pop(7), OSError)
+    assert found == {i: bytes([i]) * 40 for i in range(30) if i % 5 and i != 7}
+
+
 def test_numbers_in_a_csv_stay_the_text_that_they_are(tmp_path: Path) -> None:
     path = table_of(tmp_path, "csv", {"path": ["1", "2", "3"], "label": ["007", "1.0", "1"]})
     assert listed(path).labels == ["007", "1.0", "1"]
@@ -188,6 +204,7 @@ def test_numbers_in_a_csv_stay_the_text_that_they_are(tmp_path: Path) -> None:
     [
         ({"path": ["a"]}, "has the columns path: it needs label, and path or bytes"),
         ({"label": ["a"], "file": ["b"]}, "has the columns label, file: it needs label"),
+        ({"label": ["a"], "image": ["b"]}, "has the columns label, image: it needs label, and path or bytes"),
         ({"path": ["a"], "label": ["b"], "split": ["holdout"]}, "row 0: 'holdout' is no split"),
     ],
 )

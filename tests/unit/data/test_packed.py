@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from raycls.data.manifest import read_left_out, read_rows
-from raycls.data.packed import INFO, SPLITS, arrays_of
+from raycls.data.packed import INFO, LEFT_OUT, ROWS, SPLITS, arrays_of
 from raycls.data.versions import list_datasets, open_dataset
 from raycls.errors import DataError, UnknownDatasetError
 from tests.unit.data import shapes
@@ -55,13 +55,13 @@ def test_the_fingerprint_changes_with_one_byte_and_with_the_classes_and_with_not
     assert shapes.make("names", classes=("square", "circle")).info.fingerprint != original
 
 
-@pytest.mark.parametrize("array", arrays_of(SPLITS))
-def test_verify_names_the_file_with_a_wrong_byte(array):
-    path = shapes.make().path / array
+@pytest.mark.parametrize("file", [*arrays_of(SPLITS), ROWS, LEFT_OUT])
+def test_verify_names_the_file_with_a_wrong_byte(file):
+    path = shapes.make().path / file
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
-    with pytest.raises(DataError, match=f"shapes@1 is damaged: {array}"):
+    with pytest.raises(DataError, match=f"shapes@1 is damaged: {file}"):
         open_dataset("shapes").verify()
 
 
