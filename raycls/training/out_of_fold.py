@@ -38,7 +38,9 @@ def out_of_fold(dataset: PackedDataset, preset_name: str, folds: int) -> np.ndar
                 part = whole.subset(outside, inside, Path(temporary) / "dataset")
                 predictor = _trained(preset(preset_name, part.info), part, Path(temporary) / "checkpoint")
             for positions in _batches(inside):
-                probabilities[positions] = predictor.probabilities(whole.images(positions))
+                probabilities[positions] = _predict(
+                    predictor, whole.images(positions), dataset.info.mirrorable
+                )
             bar.advance()
     return probabilities
 
@@ -47,7 +49,18 @@ def predicted(dataset: PackedDataset, predictor: Predictor) -> np.ndarray:
     """Return float32 N×C: what one model says of each row of the manifest. Its classes must be the dataset's."""
     whole = _Whole(dataset)
     everything = np.arange(len(whole.labels))
-    return np.concatenate([predictor.probabilities(whole.images(some)) for some in _batches(everything)])
+    mirrorable = dataset.info.mirrorable
+    return np.concatenate(
+        [_predict(predictor, whole.images(some), mirrorable) for some in _batches(everything)]
+    )
+
+
+def _predict(predictor: Predictor, images: np.ndarray, mirrorable: bool) -> np.ndarray:
+    """Return float32 N×C: the mean over an image and its mirror image, where that shows the same class."""
+    found = predictor.probabilities(images)
+    if mirrorable:
+        found = (found + predictor.probabilities(np.ascontiguousarray(images[:, :, ::-1]))) / 2
+    return found
 
 
 def _trained(config: Config, dataset: PackedDataset, checkpoint: Path) -> Predictor:
