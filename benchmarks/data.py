@@ -17,7 +17,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from harness import data_decoding, data_labels, data_rows, results_page
+from harness import data_decoding, data_rows, results_page
 from harness.results_page import Document, median, ratio, table
 
 from raycls import command
@@ -154,6 +154,8 @@ def main(arguments: list[str]) -> None:
     elif options.part == "rows":
         found = data_rows.measure(options.count)
     else:
+        from harness import data_labels  # imports PyTorch, whose memory is not the decoding's
+
         choice = (options.share, options.preset, options.folds)
         found = [data_labels.measure("cifar10", *choice, seed) for seed in options.seeds]
     document = results_page.document(name, given, found)

@@ -23,6 +23,7 @@ from PIL import Image
 
 from raycls import cluster, progress
 from raycls.data.ingest import decode_all
+from raycls.data.listing import Listing
 from raycls.data.parts import Parts
 from raycls.data.sources import Choice, list_source
 from raycls.data.transforms import read_square
@@ -54,11 +55,15 @@ def make(folder: Path, files: int, width: int, height: int) -> None:
 def bare(paths: list[str], size: int) -> float:
     """Return the seconds that one process for each core needs to decode and resize the files."""
     cores = os.cpu_count() or 1
-    with multiprocessing.get_context("fork").Pool(cores) as pool:
+    pool = multiprocessing.get_context("spawn").Pool(cores)
+    try:
         pool.map(_decode, [(paths[:1], size)] * cores)  # imports and first allocations
         started = time.perf_counter()
         pool.map(_decode, [(paths[core::cores], size) for core in range(cores)], chunksize=1)
         return time.perf_counter() - started
+    finally:
+        pool.close()
+        pool.join()
 
 
 def _decode(task: tuple[list[str], int]) -> int:
@@ -72,7 +77,7 @@ class Watch(threading.Thread):
     def __init__(self, scratch: Path):
         super().__init__(daemon=True)
         self.driver = self.worker = self.disk = 0
-        self._scratch, self._done = scratch, threading.Event()
+        self.scratch, self._done = scratch, threading.Event()
 
     def run(self) -> None:
         while not self._done.wait(0.5):
@@ -83,12 +88,16 @@ class Watch(threading.Thread):
                         self.worker = max(self.worker, process.memory_full_info().uss)
                 except psutil.Error:
                     continue
-            sizes = (file.stat().st_size for file in self._scratch.rglob("*") if file.is_file())
-            self.disk = max(self.disk, sum(sizes))
+            self.look_at_disk()
+
+    def look_at_disk(self) -> None:
+        sizes = (file.stat().st_size for file in self.scratch.rglob("*") if file.is_file())
+        self.disk = max(self.disk, sum(sizes))
 
     def stop(self) -> None:
         self._done.set()
         self.join()
+        self.look_at_disk()
 
 
 def measure(files: int, width: int, height: int, size: int, rounds: int) -> list[dict[str, Any]]:
@@ -98,27 +107,36 @@ def measure(files: int, width: int, height: int, size: int, rounds: int) -> list
         folder = Path(temporary) / "pictures"
         folder.mkdir()
         with progress.bar(f"making {files:,} pictures of {width}×{height}"):
-            make(folder, files, width, height)
+            # In a process of its own, whose memory is not the driver's.
+            maker = multiprocessing.get_context("spawn").Process(
+                target=make, args=(folder, files, width, height)
+            )
+            maker.start()
+            maker.join()
         listing = list_source(str(folder), Choice())
         paths = [str(where[1]) for where in listing.wheres]
         cluster.connect()
-        for number in range(rounds + 1):
-            scratch = Path(temporary) / f"scratch-{number}"
-            watch = Watch(scratch)
-            watch.start()
-            parts = Parts(scratch, size, "crop")
-            started = time.perf_counter()
-            decode_all(listing, parts, "crop")
-            seconds = time.perf_counter() - started
-            watch.stop()
-            row = {
-                "raycls_per_s": len(paths) / seconds,
-                "bare_per_s": len(paths) / bare(paths, size),
-                "driver_mb": watch.driver / 1e6,
-                "worker_mb": watch.worker / 1e6,
-                "disk_share": watch.disk / (len(paths) * size**2 * 3),
-            }
-            if number:  # the first round starts Ray's workers
-                rows.append(row)
-                progress.say(json.dumps(row))
+        # The first round starts Ray's workers, and is watched. To watch takes CPU, so the others are only timed.
+        watch = Watch(Path(temporary) / "scratch-0")
+        watch.start()
+        _decode_all(listing, watch.scratch, size)
+        watch.stop()
+        watched = {
+            "driver_mb": watch.driver / 1e6,
+            "worker_mb": watch.worker / 1e6,
+            "disk_share": watch.disk / (len(paths) * size**2 * 3),
+        }
+        for number in range(1, rounds + 1):
+            seconds = _decode_all(listing, Path(temporary) / f"scratch-{number}", size)
+            rates = {"raycls_per_s": len(paths) / seconds, "bare_per_s": len(paths) / bare(paths, size)}
+            rows.append({**rates, **watched})
+            progress.say(json.dumps(rows[-1]))
     return rows
+
+
+def _decode_all(listing: Listing, scratch: Path, size: int) -> float:
+    """Return the seconds."""
+    parts = Parts(scratch, size, "crop")
+    started = time.perf_counter()
+    decode_all(listing, parts, "crop")
+    return time.perf_counter() - started

@@ -26,7 +26,8 @@ from raycls.data.similarity import LEAST_CONTRAST, perceptual_hashes
 from raycls.data.transforms import Resize, to_square
 from raycls.errors import ClusterError, ImageError, NotAnImageError
 
-CHUNK_FILES, CHUNK_BYTES = 64, 16 << 20  # limits of one task: about a second of work, and little memory
+TASK_FILES, TASK_BYTES = 512, 64 << 20  # limits of one task: about a second of work
+CHUNK_FILES, CHUNK_BYTES = 256, 64 << 20  # limits of what a task holds in memory at a time
 PATIENCE_SECONDS = 30  # without a finished task; then a message says why
 # A file with such a name that is no image is told as unreadable; another one is taken for a note beside the images.
 IMAGE_SUFFIXES = {
@@ -103,12 +104,14 @@ def decode_batch(wheres: list[Where], size: int, resize: Resize) -> Iterator[Chu
     Images that cannot be read have a reason in their row, and no pixels.
     """
     waiting: list[tuple[Where, Data]] = []
+    held = 0
     most = max(1, min(CHUNK_FILES, CHUNK_BYTES // (size**2 * 3)))
     for where, data in read_all(wheres):
         waiting.append((where, data))
-        if len(waiting) >= most or sum(len(d) for _, d in waiting if isinstance(d, bytes)) > CHUNK_BYTES:
+        held += len(data) if isinstance(data, bytes) else 0
+        if len(waiting) >= most or held > CHUNK_BYTES:
             yield _decoded(waiting, size, resize)
-            waiting = []
+            waiting, held = [], 0
     if waiting:
         yield _decoded(waiting, size, resize)
 
@@ -151,7 +154,11 @@ def _kind(where: Where, error: Exception) -> str:
 
 def _blank(images: np.ndarray) -> np.ndarray:
     """Return which images show one colour: bool N."""
-    return (images.max((1, 2)) - images.min((1, 2)) <= LEAST_CONTRAST).all(1)
+    count, side = len(images), images.shape[1]
+    # First over the lines, whose bytes lie in sequence: numpy is ten times as fast so.
+    lines = images.reshape(count, side, side * 3)
+    highest, lowest = (each.reshape(count, side, 3) for each in (lines.max(1), lines.min(1)))
+    return (highest.max(1) - lowest.min(1) <= LEAST_CONTRAST).all(1)
 
 
 def _batches(wheres: list[Where]) -> Iterator[list[Where]]:
@@ -165,7 +172,7 @@ def _batches(wheres: list[Where]) -> Iterator[list[Where]]:
             else batch[0][0] in SEQUENTIAL
         )
         if other or (
-            batch and where[0] not in SEQUENTIAL and (len(batch) == CHUNK_FILES or size > CHUNK_BYTES)
+            batch and where[0] not in SEQUENTIAL and (len(batch) == TASK_FILES or size > TASK_BYTES)
         ):
             yield batch
             batch, size = [], 0

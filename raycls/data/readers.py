@@ -104,9 +104,12 @@ def _whole(path: str) -> bytes:
             return _limited(file.read(MAX_FILE_BYTES + 1))
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # to open a FIFO could wait for ever
     with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
             raise OSError("not a regular file")
-        return _limited(file.read(MAX_FILE_BYTES + 1))
+        if status.st_size > MAX_FILE_BYTES:
+            raise OSError(TOO_LARGE)
+        return file.read()
 
 
 def _limited(data: bytes) -> bytes:
