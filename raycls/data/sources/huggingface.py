@@ -57,6 +57,8 @@ def on_the_hub(name: str) -> str:
             if any(path.endswith(".parquet") for path, _, _ in files_below(uri)):
                 return uri
             reasons.append("it has no Parquet files")
+        except FileNotFoundError:
+            reasons.append("there is none of this name, or it is private")
         except (OSError, ValueError) as error:
             reasons.append(str(error).splitlines()[0])
     raise UsageError(f"the hub does not give the dataset {dataset}: {reasons[0]}")
