@@ -89,7 +89,11 @@ class PackedDataset:
     def verify(self) -> None:
         """Read every byte and raise DataError, which names the first file that has changed since it was written."""
         for file, digest in {**self.info.sha256, **self.info.tables}.items():
-            if sha256_file(self.path / file) != digest:
+            try:
+                is_whole = sha256_file(self.path / file) == digest
+            except OSError as error:
+                raise damaged(self.info.reference, f"{file}: {error.strerror}") from error
+            if not is_whole:
                 raise damaged(self.info.reference, f"{file} does not have the SHA-256 of {INFO}")
 
     def check(self) -> None:
