@@ -280,10 +280,11 @@ def test_a_class_that_is_only_in_test_is_named(tmp_path):
 
 PREPARE = """
 import signal, sys
-from raycls.data import parts
+from raycls.data import ingest, parts
 from raycls.data.prepare import prepare
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have started us with it ignored
+ingest.TASK_FILES = 64
 parts.PART_BYTES = 0  # every chunk is written at once
 flush = parts.Parts.flush
 def tell(self):
