@@ -14,11 +14,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow.parquet as pq
-
-from raycls.data.layout import kept_tables, versions_of
+from raycls.data.layout import versions_of
 from raycls.data.manifest import read_left_out
-from raycls.data.packed import LEFT_OUT
 from raycls.data.versions import open_dataset
 from raycls.errors import UsageError
 from raycls.progress import say
@@ -55,10 +52,6 @@ def exclusions_of(name: str, exclude: Path | None) -> Exclusions:
         rows = read_left_out(open_dataset(f"{name}@{version}")).to_pylist()
         forgotten |= {row["sha256"] for row in rows if row["kind"] == FORGOTTEN}
         excluded = {row["sha256"] for row in rows if row["kind"] == EXCLUDED}
-    for folder in kept_tables(name).values():
-        if (file := folder / LEFT_OUT).exists():
-            rows = pq.read_table(file).to_pylist()
-            forgotten |= {row["sha256"] for row in rows if row["kind"] == FORGOTTEN}
     if exclude is not None:
         excluded = _read(exclude)
     return Exclusions(frozenset(forgotten), frozenset(excluded))

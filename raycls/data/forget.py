@@ -18,9 +18,9 @@ import pyarrow.parquet as pq
 
 from raycls.data import sharing
 from raycls.data.exclusion import DIGEST, FORGOTTEN
-from raycls.data.layout import kept_tables, names, versions_of
+from raycls.data.layout import names, removed_rows, versions_of
 from raycls.data.manifest import LeftOut, left_out_table, read_left_out, read_rows, write_table
-from raycls.data.packed import ROWS, PackedDataset
+from raycls.data.packed import PackedDataset
 from raycls.data.versions import open_dataset
 from raycls.data.writer import reserved, write_version
 from raycls.errors import DataError, UsageError
@@ -50,10 +50,9 @@ def forget(sha256: str) -> list[str]:
                 if sha256 in (row["sha256"] for row in read_left_out(dataset).to_pylist()):
                     known = True
                     sharing.replace(dataset)
-            for folder in kept_tables(name).values():
-                if (file := folder / ROWS).exists():
-                    rows = pq.read_table(file)
-                    write_table(rows.filter(pc.not_equal(rows["sha256"], sha256)), file)
+            for file in removed_rows(name).values():
+                rows = pq.read_table(file)
+                write_table(rows.filter(pc.not_equal(rows["sha256"], sha256)), file)
     if unnamed:
         say(
             f"warning: {', '.join(unnamed)} are of before there were versions and do not know their files: they may "

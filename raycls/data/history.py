@@ -18,9 +18,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from raycls.data.groups import Former
-from raycls.data.layout import kept_tables, versions_of
+from raycls.data.layout import removed_rows, versions_of
 from raycls.data.manifest import read_rows
-from raycls.data.packed import ROWS, SPLITS, PackedDataset
+from raycls.data.packed import SPLITS, PackedDataset
 from raycls.data.similarity import perceptual_hashes
 from raycls.data.splits import NEW
 from raycls.data.versions import open_dataset
@@ -80,13 +80,13 @@ def former_splits(
 
 def _versions(name: str) -> Iterator[tuple[pa.Table, PackedDataset | None]]:
     """Yield rows and dataset of each version that a name has or had, in order. A removed one has rows only."""
-    present, removed = versions_of(name), kept_tables(name)
+    present, removed = versions_of(name), removed_rows(name)
     for version in sorted({*present, *removed}):
         if version in present:
             dataset = open_dataset(f"{name}@{version}")
             yield read_rows(dataset), dataset
-        elif (rows := removed[version] / ROWS).exists():
-            yield pq.read_table(rows), None
+        else:
+            yield pq.read_table(removed[version]), None
 
 
 def _find_by_pixels(

@@ -40,15 +40,15 @@ def location(name: str, version: int) -> Path:
     return folder if version == 1 and (folder / FORMER_INFO).exists() else folder / str(version)
 
 
-def kept_tables(name: str) -> dict[int, Path]:
-    """Return {version: folder} of what stays of removed versions: their manifest and what they left out."""
-    folders = (home.datasets() / name).glob(".tables-*")
-    return {int(folder.name.removeprefix(".tables-")): folder for folder in folders}
+def removed_rows(name: str) -> dict[int, Path]:
+    """Return {version: file} of the rows of removed versions. They say in which split an image was."""
+    files = (home.datasets() / name).glob(".rows-*.parquet")
+    return {int(file.stem.removeprefix(".rows-")): file for file in files}
 
 
-def kept_tables_of(name: str, version: int) -> Path:
-    """Return the folder that `kept_tables` finds, whether it exists or not."""
-    return home.datasets() / name / f".tables-{version}"
+def removed_rows_file(name: str, version: int) -> Path:
+    """Return the file that `removed_rows` finds, whether it exists or not."""
+    return home.datasets() / name / f".rows-{version}.parquet"
 
 
 def parse(reference: str) -> tuple[str, int | None]:

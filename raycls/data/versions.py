@@ -20,9 +20,9 @@ import pyarrow.parquet as pq
 
 from raycls import home
 from raycls.data import sharing
-from raycls.data.layout import kept_tables, kept_tables_of, location, names, parse, versions_of
+from raycls.data.layout import location, names, parse, removed_rows, removed_rows_file, versions_of
 from raycls.data.manifest import write_table
-from raycls.data.packed import FORMER_INFO, INFO, LEFT_OUT, ROWS, DatasetInfo, PackedDataset, read
+from raycls.data.packed import FORMER_INFO, INFO, ROWS, DatasetInfo, PackedDataset, read
 from raycls.data.writer import reserved
 from raycls.errors import DataError, UnknownDatasetError, UsageError
 from raycls.progress import say
@@ -114,8 +114,7 @@ def list_datasets() -> list[DatasetInfo]:
 def remove(reference: str) -> None:
     """Delete one version from this machine. Raises UnknownDatasetError if it is not there.
 
-    Its tables stay as long as the dataset has another version: they say in which split an image was, and which images
-    were forgotten.
+    Its rows stay as long as the dataset has another version, because they say in which split an image was.
     """
     name, version = parse(reference)
     if version is None:
@@ -125,10 +124,10 @@ def remove(reference: str) -> None:
     with reserved(name):
         path = location(name, version)
         if versions_of(name) == [version]:
-            for folder in kept_tables(name).values():
-                shutil.rmtree(folder)
+            for rows in removed_rows(name).values():
+                rows.unlink()
         else:
-            _keep_tables(path, kept_tables_of(name, version))
+            _keep_rows(path / ROWS, removed_rows_file(name, version))
         if path == home.datasets() / name:  # of before there were versions: later ones lie in the same folder
             for entry in path.iterdir():
                 if not entry.name.isdigit() and not entry.name.startswith("."):
@@ -139,9 +138,7 @@ def remove(reference: str) -> None:
             shutil.rmtree(aside)
 
 
-def _keep_tables(version: Path, target: Path) -> None:
-    """Copy the tables of a version that is removed. One that it does not have, or that is damaged, is not copied."""
-    target.mkdir(exist_ok=True)
-    for table in (ROWS, LEFT_OUT):
-        with contextlib.suppress(pa.ArrowInvalid, OSError):
-            write_table(pq.read_table(version / table), target / table)
+def _keep_rows(rows: Path, target: Path) -> None:
+    """Copy the rows of a version that is removed, unless it has none or they are damaged."""
+    with contextlib.suppress(pa.ArrowInvalid, OSError):
+        write_table(pq.read_table(rows), target)
