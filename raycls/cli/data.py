@@ -135,11 +135,11 @@ def list_command(as_json: AsJson = False) -> None:
 def show_command(
     dataset: Dataset,
     sheet: Annotated[
-        Path | None, typer.Option(help="file for the contact sheet; default: NAME-VERSION.png")
+        Path | None, typer.Option(help="PNG file for a contact sheet: the first images of each class")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show counts per class and split and what was left out, and write a contact sheet.
+    """Show counts per class and split and what was left out; with --sheet, write a contact sheet.
 
     Example: raycls data show cifar10 --sheet /tmp/cifar10.png
     """
@@ -149,16 +149,22 @@ def show_command(
 
     opened = open_dataset(dataset)
     info = opened.info
-    path = sheet or Path(f"{info.name}-{info.version}.png")
-    try:
-        contact_sheet(opened).save(path, format="PNG")
-    except OSError as error:
-        raise RayclsError(
-            f"cannot write the contact sheet {path}: {error.strerror}; choose another file with --sheet"
-        ) from None
+    if sheet:
+        try:
+            contact_sheet(opened).save(sheet, format="PNG")
+        except OSError as error:
+            raise RayclsError(
+                f"cannot write the contact sheet {sheet}: {error.strerror}; choose another file with --sheet"
+            ) from None
     left_out = read_left_out(opened).to_pylist()
     if as_json:
-        print_json({**info.model_dump(mode="json"), "left_out_files": left_out, "contact_sheet": str(path)})
+        print_json(
+            {
+                **info.model_dump(mode="json"),
+                "left_out_files": left_out,
+                "contact_sheet": sheet and str(sheet),
+            }
+        )
         return
     splits = list(info.class_counts)
     print_table(
@@ -179,7 +185,8 @@ def show_command(
     print(f"ignored      {info.ignored} files that programs leave behind")
     for file in left_out:
         print(f"left out     {file['source']}: {file['reason']} ({file['kind']})")
-    print(f"contact sheet: {path}")
+    if sheet:
+        print(f"contact sheet: {sheet}")
 
 
 @app.command("check")

@@ -213,7 +213,9 @@ def _tell(images: Images, groups: Groups, split: np.ndarray) -> None:
     same = images.columns["sha256"][first] == images.columns["sha256"][second]
     torn = groups.pairs[same & (labels[first] != labels[second])]
     if len(torn):
-        say(f"warning: {len(torn):,} images have two labels: {_pairs(images, torn)}")
+        first, second = torn[0]
+        two = " and ".join(images.classes[label] for label in labels[[first, second]])
+        say(f"warning: {len(torn):,} images have two labels, like {two}: {_pairs(images, torn)}")
     keys = images.columns["key"]
     kept = (keys != "") & (split != NEW)
     places = Counter(key for key, _ in {*zip(keys[kept], split[kept], strict=True)})

@@ -20,8 +20,19 @@ from raycls.progress import say
 
 
 def printable(name: str) -> str:
-    """Return a file's name with the bytes that are no UTF-8 as `\\xe9`, which every program can print and store."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    """Return a file's name as one line that every program can print and store.
+
+    Bytes that are no UTF-8 and control characters become escapes like `\\xe9`.
+    """
+    text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return "".join(
+        letter.encode("unicode_escape").decode() if _controls(letter) else letter for letter in text
+    )
+
+
+def _controls(letter: str) -> bool:
+    """Return whether a letter moves the cursor or ends a line: categories Cc, Zl and Zp of Unicode."""
+    return unicodedata.category(letter) in ("Cc", "Zl", "Zp")
 
 
 @dataclass(frozen=True)
@@ -69,9 +80,9 @@ class ClassNames:
 
 
 def _plain(label: str) -> str:
-    name = unicodedata.normalize("NFC", printable(label)).strip()
+    name = unicodedata.normalize("NFC", printable(label.strip())).strip()
     if not name:
         raise DataError(f"{label!r} cannot name a class: it has no letter; rename it")
-    if any(unicodedata.category(letter) == "Cc" for letter in name):
+    if any(map(_controls, label.strip())):
         raise DataError(f"{label!r} cannot name a class: it has control characters; rename it")
     return name

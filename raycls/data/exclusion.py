@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from raycls import home
 from raycls.data.layout import versions_of
 from raycls.data.manifest import read_left_out
 from raycls.data.versions import open_dataset
@@ -23,6 +24,7 @@ from raycls.progress import say
 DIGEST = re.compile(r"[0-9a-f]{64}")
 COMMENT = re.compile(r"(^|\s)#.*")
 FORGOTTEN, EXCLUDED = "forgotten", "excluded"  # kinds in left_out.parquet
+FORGOTTEN_HERE = ".forgotten"  # file beside the datasets: a digest on each line
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Exclusions:
 
 def exclusions_of(name: str, exclude: Path | None) -> Exclusions:
     """Return what a preparation of this dataset leaves out. Raises UsageError if the list cannot be read."""
-    forgotten: set[str] = set()
+    forgotten = forgotten_here()
     excluded: set[str] = set()
     for version in versions_of(name):
         rows = read_left_out(open_dataset(f"{name}@{version}")).to_pylist()
@@ -55,6 +57,19 @@ def exclusions_of(name: str, exclude: Path | None) -> Exclusions:
     if exclude is not None:
         excluded = _read(exclude)
     return Exclusions(frozenset(forgotten), frozenset(excluded))
+
+
+def forgotten_here() -> set[str]:
+    """Return the digests of all images that were forgotten on this machine, whatever became of their versions."""
+    file = home.datasets() / FORGOTTEN_HERE
+    return set(file.read_text().split()) if file.exists() else set()
+
+
+def remember_forgotten(sha256: str) -> None:
+    """Add a digest to those of `forgotten_here`."""
+    if sha256 not in forgotten_here():
+        with (home.datasets() / FORGOTTEN_HERE).open("a") as file:
+            file.write(f"{sha256}\n")
 
 
 def _read(path: Path) -> set[str]:

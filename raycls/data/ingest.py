@@ -27,7 +27,7 @@ from raycls.data.transforms import Resize, to_square
 from raycls.errors import ClusterError, ImageError, NotAnImageError
 
 TASK_FILES, TASK_BYTES = 512, 64 << 20  # limits of one task: about a second of work
-CHUNK_FILES, CHUNK_BYTES = 256, 64 << 20  # limits of what a task holds in memory at a time
+CHUNK_FILES, CHUNK_BYTES = 128, 64 << 20  # limits of what a task holds in memory at a time
 PATIENCE_SECONDS = 30  # without a finished task; then a message says why
 # A file with such a name that is no image is told as unreadable; another one is taken for a note beside the images.
 IMAGE_SUFFIXES = {

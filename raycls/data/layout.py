@@ -15,7 +15,7 @@ from raycls import home
 from raycls.data.packed import FORMER_INFO, INFO
 from raycls.errors import UsageError
 
-NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 
 def names() -> list[str]:
@@ -54,6 +54,8 @@ def removed_rows_file(name: str, version: int) -> Path:
 def parse(reference: str) -> tuple[str, int | None]:
     """Return name and version of NAME or NAME@VERSION. Raises UsageError for anything else."""
     name, at, version = reference.partition("@")
+    if at and not name:
+        raise UsageError(f"{reference!r} names no dataset: `raycls data list` shows them")
     if at and not version.isdecimal():
         raise UsageError(
             f"{reference!r} is no dataset version: write {name}@1 for a version, or {name} for the newest"

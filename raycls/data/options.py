@@ -52,6 +52,8 @@ class PrepareOptions:
             )
             return replace(self, size=self.size or info.image_size, mirror=_or(self.mirror, info.mirrorable))
         shares = tuple(float(share) for share in options["shares"].split(","))
+        if self.shares not in (None, shares):
+            progress.say("an image keeps the split that it has: --shares counts for new images only")
         return PrepareOptions(
             size=self.size or info.image_size,
             resize=self.resize or info.resize,

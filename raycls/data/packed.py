@@ -118,6 +118,8 @@ class PackedDataset:
                     info.reference,
                     f"{array} is {found.dtype} {found.shape}, which does not match {INFO}",
                 )
+            if not images and count and not 0 <= found.min() <= found.max() < len(info.classes):
+                raise damaged(info.reference, f"{array} has labels of no class")
 
 
 def read(path: Path, reference: str) -> PackedDataset:

@@ -133,6 +133,8 @@ class Parts:
 
     def copy(self, part: np.ndarray, row: np.ndarray, out: np.ndarray, to: np.ndarray) -> None:
         """Copy images into out[to], one part after another."""
+        if not len(part):
+            return
         order = np.lexsort((row, part))
         numbers, first = np.unique(part[order], return_index=True)
         for number, chosen in zip(numbers, np.split(order, first[1:]), strict=True):

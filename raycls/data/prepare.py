@@ -22,7 +22,7 @@ from raycls.data import built_in
 from raycls.data.assemble import Images, Settings, assemble
 from raycls.data.class_names import ClassNames
 from raycls.data.decode import every_format
-from raycls.data.exclusion import Exclusions, exclusions_of
+from raycls.data.exclusion import FORGOTTEN, Exclusions, exclusions_of
 from raycls.data.files import shown
 from raycls.data.ingest import decode_all
 from raycls.data.layout import versions_of
@@ -80,6 +80,8 @@ def prepare(
         if any(option is not None for option in (*given, exclude)) or merge_case:
             raise UsageError(f"{source} is prepared in one way only: remove all options but --root")
         return _built_in(source, root)
+    if not source or name == "":
+        raise UsageError("the source or the name is empty: an unset variable of the shell?")
     full = existing(source)
     name = name or _name_of(shown(full))
     if name in built_in.NAMES:
@@ -118,7 +120,7 @@ def _pack(
     names = ClassNames.of(listing.labels, former=known, merge_case=merge_case)
     index_of = {name: index for index, name in enumerate(names.classes)}
     labels = np.array([index_of[names.of_label[label]] for label in listing.labels], dtype=np.int64)
-    _check_counts(listing, names.classes, labels, "files")
+    _check_counts(listing, names.classes, known, labels, "files")
     size = options.size or default_size(listing)
     resize = options.resize or "crop"
     mirrorable = options.mirror is not False
@@ -147,13 +149,19 @@ def _pack(
         )
     ]
     exclusions.tell_unmatched(digests, listing.sources)
-    _check_unreadable(left_out, len(listing) - int((kinds == "ignored").sum()))
+    unlisted = sum(kind == "unreadable" for _, kind, _ in listing.left_out)
+    _check_unreadable(left_out, len(listing) + unlisted - int((kinds == "ignored").sum()))
     left_out += [
-        LeftOut(listing.sources[position], by_hand[position], "by a person", digests[position])
+        LeftOut(
+            "an image" if by_hand[position] == FORGOTTEN else listing.sources[position],
+            by_hand[position],
+            "by a person",
+            digests[position],
+        )
         for position in np.flatnonzero(by_hand != "")
     ]
     kept = np.flatnonzero((kinds == "") & (by_hand == ""))
-    _check_counts(listing, names.classes, labels[kept], "readable images")
+    _check_counts(listing, names.classes, known, labels[kept], "readable images")
     columns = {
         column: table[column].to_numpy(zero_copy_only=False)[kept]
         for column in ("sha256", "width", "height", "mode", "phash", "noticed")
@@ -249,18 +257,25 @@ def _built_in(name: str, root: Path | None) -> PackedDataset:
         )
 
 
-def _check_counts(listing: Listing, classes: tuple[str, ...], labels: np.ndarray, what: str) -> None:
+def _check_counts(
+    listing: Listing, classes: tuple[str, ...], known: tuple[str, ...], labels: np.ndarray, what: str
+) -> None:
     if len(classes) < 2:
         raise DataError(
             f"{listing.source} has {len(classes)} class folders with files ({', '.join(classes) or 'none'}): make at "
             "least two, each with the images of its class"
         )
     counts = np.bincount(labels, minlength=len(classes))
+    if gone := [name for name, count in zip(classes, counts, strict=True) if not count and name in known]:
+        raise DataError(
+            f"{listing.source} has no {what} of {', '.join(gone[:10])}, which the version before has: a class of a "
+            "dataset stays. Make another dataset, with --name"
+        )
     small = [f"{name} has {count}" for name, count in zip(classes, counts, strict=True) if count < MIN_IMAGES]
     if small:
         raise DataError(
             f"too few {what} in {len(small)} classes: {', '.join(small[:10])}. At least {MIN_IMAGES} are needed: add "
-            "some, or leave the class out under another --name"
+            "some, or remove the class"
         )
 
 

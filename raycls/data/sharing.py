@@ -53,6 +53,7 @@ def push(dataset: PackedDataset) -> str:
             )
         if former is None:
             with progress.bar(f"pushing {info.reference} to {shown(storage)}"):
+                dataset.verify()  # what is damaged here would only be noticed where it is pulled
                 filesystem.create_dir(there, recursive=True)
                 for entry in sorted(dataset.path.iterdir()):
                     if entry.is_dir() and entry.name in info.counts:
@@ -98,6 +99,8 @@ def pull(name: str, version: int | None = None) -> bool:
     """
     from pyarrow.fs import copy_files
 
+    from raycls.data.forget import without_forgotten  # which imports this module
+
     storage = home.shared_storage()
     if not storage:
         return False
@@ -112,7 +115,7 @@ def pull(name: str, version: int | None = None) -> bool:
             with reserved(name):
                 if info.version in versions_of(name):
                     here = packed.read(location(name, info.version), info.reference).info
-                    if here.fingerprint != info.fingerprint:
+                    if info.fingerprint not in (here.fingerprint, *here.former_fingerprints):
                         raise DataError(
                             f"this machine has another {info.reference} than {shown(storage)}: remove it with `raycls "
                             f"data remove {info.reference} --force`, and pull again"
@@ -123,8 +126,15 @@ def pull(name: str, version: int | None = None) -> bool:
                         progress.bar(f"pulling {info.reference} from {shown(storage)}"),
                     ):
                         copy_files(f"{root}/{name}/{version}", str(writer.path), source_filesystem=filesystem)
-                        PackedDataset(writer.path, info).verify()
-                        writer.place(info)
+                        try:
+                            PackedDataset(writer.path, info).verify()
+                        except DataError as error:
+                            raise DataError(
+                                f"the copy of {info.reference} on {shown(storage)} is damaged: remove "
+                                f"{root}/{name}/{version} and push it again ({error})"
+                            ) from None
+                        pulled = writer.place(info)
+                    without_forgotten(pulled)
             return True
         except BusyError:
             time.sleep(WAIT_S)

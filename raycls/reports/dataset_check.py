@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from raycls import progress, registry
+from raycls.config import PRESETS
 from raycls.data.check import Finding, check
 from raycls.data.packed import PackedDataset
 from raycls.data.versions import open_dataset
@@ -47,6 +48,9 @@ def run_check(
     dataset = open_dataset(reference)
     info = dataset.info
     page = output or Path(f"{info.name}-{info.version}-check.html")
+    dataset_report.check_output(page)
+    if preset_name not in (*PRESETS, "none"):
+        raise UsageError(f"unknown preset {preset_name!r}; the presets are: {', '.join(PRESETS)}, none")
     if model:
         version = registry.resolve(model)
         predictor = Predictor.load(registry.checkpoint(version))

@@ -34,8 +34,7 @@ def write_report(
     predictions: a sentence that says where the predictions come from. Raises UsageError if `output` is not a file in an
     existing folder, and RayclsError if it cannot be written.
     """
-    if not output.parent.is_dir() or output.is_dir():
-        raise UsageError(f"--output {output} is no file in a folder that exists")
+    check_output(output)
     shown = {suspect.index for finding in findings for suspect in finding.images[:MOST]}
     html = (
         environment()
@@ -57,6 +56,12 @@ def write_report(
     except OSError as error:
         raise RayclsError(f"cannot write {output}: {error.strerror}; choose --output") from None
     return output, excluded
+
+
+def check_output(output: Path) -> None:
+    """Raise UsageError if a page cannot be written there, before anything is computed for it."""
+    if not output.parent.is_dir() or output.is_dir():
+        raise UsageError(f"--output {output} is no file in a folder that exists")
 
 
 def as_json(dataset: PackedDataset, findings: list[Finding]) -> dict[str, Any]:

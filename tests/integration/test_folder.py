@@ -28,6 +28,7 @@ from raycls.data.prepare import prepare
 from raycls.data.transforms import read_square
 from raycls.data.versions import list_datasets
 from raycls.errors import DataError, UsageError
+from raycls.reports.dataset_check import run_check
 
 pytestmark = pytest.mark.usefixtures("home", "ray_session")
 ROOT = Path(__file__).parents[2]
@@ -145,7 +146,7 @@ def test_unreadable_files_are_counted_listed_and_skipped(photos, capsys):
     assert "10000×10000" in reasons["green/enormous.png"][1]
     assert dataset.info.classes == ("blue", "green", "red")
     assert sum(dataset.info.counts.values()) == 160
-    assert "skipped 4 of 163 files" in capsys.readouterr().err
+    assert "skipped 4 of 164 files" in capsys.readouterr().err
 
 
 def test_notes_and_litter_beside_the_images_are_ignored(photos):
@@ -208,6 +209,34 @@ def test_a_class_with_too_few_images_is_named(photos, tmp_path):
     for file in (tmp_path / "more").iterdir():
         file.rename(photos / "rare" / f"more-{file.name}")
     assert prepare(str(photos)).info.class_counts["test"] == (2, 1, 2)
+
+
+def test_three_images_of_each_class_are_enough(tmp_path, capsys):
+    for index, name in enumerate(("red", "blue")):
+        photographs(tmp_path / "few" / name, (200 * (1 - index), 20, 200 * index), 3)
+    made = prepare(str(tmp_path / "few"), size=16).info
+    assert made.counts == {"train": 2, "val": 2, "gate": 0, "test": 2}
+    assert "warning: gate has no image" in capsys.readouterr().err
+
+
+def test_a_class_that_vanished_is_told_as_one_that_stays(photos):
+    prepare(str(photos), size=16)
+    shutil.rmtree(photos / "red")
+    with pytest.raises(DataError, match=r"no files of red, which the version before has.*--name"):
+        prepare(str(photos), size=16)
+
+
+def test_a_hostile_file_name_excludes_nothing_and_no_other_file(photos, tmp_path, capsys):
+    innocent = sorted((photos / "red").iterdir())[0]
+    digest = hashlib.sha256(innocent.read_bytes()).hexdigest()
+    Image.new("RGB", (40, 40), (9, 9, 9)).save(photos / "red" / f"q\n{digest}  #\x1b[31m.png")
+    dataset = prepare(str(photos), size=16)
+    page = tmp_path / "check.html"
+    checked = run_check(dataset.info.reference, model=None, folds=2, preset_name="none", output=page)
+    assert any(finding.title == "Blank pictures" for finding in checked.findings)
+    again = prepare(str(photos), size=16, exclude=checked.excluded)
+    assert again.info.reference == dataset.info.reference, "nothing differs"
+    assert "\x1b" not in capsys.readouterr().err + page.read_text() + checked.excluded.read_text()
 
 
 def test_fewer_than_two_classes_are_an_error(tmp_path):
@@ -362,7 +391,7 @@ def test_an_image_that_comes_back_has_its_former_split_and_a_forgotten_one_stays
     photographs(photos / "brown", (120, 90, 10), 20)
     dataset = prepare(str(photos), size=16)
     assert "red/001.jpg" not in read_rows(dataset)["source"].to_pylist()
-    assert left_out(dataset) == {"red/001.jpg": ("forgotten", "by a person")}
+    assert left_out(dataset) == {"an image": ("forgotten", "by a person")}
 
 
 def test_a_list_of_images_is_left_out_until_there_is_another_list(photos, tmp_path):

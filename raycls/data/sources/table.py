@@ -33,6 +33,8 @@ def list_table(path: str) -> Listing:
     listing = Listing(source=path)
     with _readable(path):
         add_table(listing, path)
+    if not listing.sources and not listing.left_out:
+        raise DataError(f"{shown(path)} has no rows")
     return listing
 
 
@@ -72,7 +74,12 @@ def add_table(listing: Listing, path: str, *, split: str | None = None) -> None:
     names = _parquet_names(path) if is_parquet else column_names(path)
     if "label" not in names or not ({"path", *(PIXELS if is_parquet else ("bytes",))} & set(names)):
         raise DataError(
-            f"{shown(path)} has the columns {', '.join(names)}: it needs label, and path or bytes. Rename its columns"
+            f"{shown(path)} has the columns {', '.join(names)}: it needs label, and path or bytes. "
+            + (
+                "Separate the columns by commas"
+                if any(";" in name for name in names)
+                else "Rename its columns"
+            )
         )
     columns, labels = _parquet_columns(path) if is_parquet else (_text_columns(path), None)
     count = len(columns["label"])
@@ -99,9 +106,9 @@ def add_table(listing: Listing, path: str, *, split: str | None = None) -> None:
 
 
 def named(label: Any, names: list[str] | None) -> str:
-    """Return the name of a label, or "" for a row without one. Hugging Face marks those with -1."""
+    """Return the name of a label, or "" for a row without one, or one that is no text or number. -1 is none."""
     if names is None:
-        return "" if label is None else str(label)
+        return str(label) if isinstance(label, str | int | float) else ""
     return names[label] if isinstance(label, int) and 0 <= label < len(names) else ""
 
 

@@ -4,6 +4,11 @@ from raycls.data.class_names import ClassNames, printable
 from raycls.errors import DataError
 
 
+def test_a_name_is_one_line_that_a_terminal_prints_as_it_is() -> None:
+    assert printable("q\n0123  #\x1b[31m.png") == r"q\n0123  #\x1b[31m.png"
+    assert printable("caf\udce9 \u2028 é 😀") == r"caf\xe9 \u2028 é 😀"
+
+
 def test_names_are_sorted_and_later_ones_follow_the_former():
     assert ClassNames.of(["dog", "cat"]).classes == ("cat", "dog")
     assert ClassNames.of(["ant", "dog", "cat", "bee"], former=("cat", "dog")).classes == (

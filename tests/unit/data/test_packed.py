@@ -65,6 +65,15 @@ def test_verify_names_the_file_with_a_wrong_byte(file):
         open_dataset("shapes").verify()
 
 
+def test_a_label_of_no_class_is_damage():
+    path = shapes.make().path / "train/labels.npy"
+    labels = np.load(path)
+    labels[3] = 77
+    np.save(path, labels)
+    with pytest.raises(DataError, match=r"shapes@1 is damaged: train/labels.npy has labels of no class"):
+        open_dataset("shapes")
+
+
 def test_an_array_cut_short_or_missing_is_reported_at_once():
     path = shapes.make().path
     images = path / "train/images.npy"

@@ -114,12 +114,24 @@ def test_a_dataset_damaged_on_the_storage_path_is_refused(storage, another_machi
     content[-1] ^= 1
     images.write_bytes(content)
     another_machine()
-    with pytest.raises(DataError, match=r"val/images.npy does not have the SHA-256"):
+    with pytest.raises(
+        DataError,
+        match=r"the copy of shapes@1 on .* is damaged: remove .*val/images.npy does not have the SHA-256",
+    ):
         open_dataset("shapes")
     assert list_datasets() == []
     (storage / "shapes/1" / INFO).write_text("{}")
     with pytest.raises(DataError, match=r"dataset.json on the storage path is not a description"):
         open_dataset("shapes")
+
+
+def test_what_is_damaged_here_is_not_pushed(storage):
+    made = shapes.make()
+    images = made.path / "val/images.npy"
+    images.write_bytes(images.read_bytes()[:-1] + b"?")
+    with pytest.raises(DataError, match=r"shapes@1 is damaged: val/images.npy"):
+        sharing.push(made)
+    assert not (storage / "shapes/1" / INFO).exists()
 
 
 def test_pushing_needs_a_storage_path(tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ import pytest
 
 from raycls import home as places
 from raycls.data import sharing
+from raycls.data.exclusion import exclusions_of
 from raycls.data.forget import forget
 from raycls.data.history import former_splits
 from raycls.data.layout import removed_rows
@@ -230,6 +231,40 @@ def test_an_image_is_forgotten_in_every_version(tmp_path, monkeypatch):
         forget("0" * 64)
     with pytest.raises(UsageError, match="is no SHA-256"):
         forget("photos/cat/1.jpg")
+
+
+def test_a_forgotten_image_does_not_come_back_with_a_copy_and_leaves_no_path(tmp_path, monkeypatch, capsys):
+    made = shapes.make()
+    digest = read_rows(made)["sha256"][3].as_py()
+    monkeypatch.setenv("RAYCLS_STORAGE", str(tmp_path / "storage"))
+    sharing.push(made)
+    monkeypatch.delenv("RAYCLS_STORAGE")
+    assert forget(digest.upper()) == ["shapes@1"]
+    assert "set RAYCLS_STORAGE and run the command again" in capsys.readouterr().err
+    forgotten = open_dataset("shapes")
+    assert {row["source"] for row in read_left_out(forgotten).to_pylist() if row["kind"] == "forgotten"} == {
+        "an image"
+    }
+    monkeypatch.setenv("RAYCLS_STORAGE", str(tmp_path / "storage"))
+    assert sharing.pull("shapes", 1), "the copy has a former state, and is not pulled"
+    assert open_dataset("shapes").info == forgotten.info
+    remove("shapes@1")
+    assert exclusions_of("shapes", None).forgotten == {digest}
+    pulled = open_dataset("shapes@1")
+    assert digest not in read_rows(pulled)["sha256"].to_pylist()
+    assert sum(pulled.info.counts.values()) == 29
+
+
+def test_a_damaged_version_does_not_keep_an_image_in_the_others():
+    made = shapes.make("b")
+    damaged = shapes.make("a").path / "train/images.npy"
+    damaged.write_bytes(damaged.read_bytes()[:-9])
+    digest = read_rows(made)["sha256"][3].as_py()
+    with pytest.raises(
+        DataError, match=r"forgotten in b@1; 1 versions may still have it: dataset a@1 is damaged"
+    ):
+        forget(digest)
+    assert digest not in read_rows(open_dataset("b"))["sha256"].to_pylist()
 
 
 def test_a_replacement_that_was_killed_between_two_renames_is_finished():
