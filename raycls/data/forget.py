@@ -68,9 +68,7 @@ def forget(sha256: str) -> list[str]:
             "hold the image; remove them with `raycls data remove`"
         )
     if changed and not home.shared_storage():
-        say(
-            "copies on a storage path still have it: set RAYCLS_STORAGE and run the command again to change them"
-        )
+        say("a copy on a storage path would still have it: set RAYCLS_STORAGE and run the command again")
     if failed:
         done = f"forgotten in {', '.join(changed)}" if changed else "forgotten in no version"
         raise DataError(f"{done}; {len(failed)} versions may still have it: {'; '.join(failed)}")

@@ -26,7 +26,7 @@ from raycls.data.similarity import LEAST_CONTRAST, perceptual_hashes
 from raycls.data.transforms import Resize, to_square
 from raycls.errors import ClusterError, ImageError, NotAnImageError
 
-TASK_FILES, TASK_BYTES = 512, 64 << 20  # limits of one task: about a second of work
+TASK_FILES, TASK_BYTES = 512, 64 << 20  # limits of one task: at most about a second of work
 CHUNK_FILES, CHUNK_BYTES = 128, 64 << 20  # limits of what a task holds in memory at a time
 PATIENCE_SECONDS = 30  # without a finished task; then a message says why
 # A file with such a name that is no image is told as unreadable; another one is taken for a note beside the images.
@@ -155,7 +155,7 @@ def _kind(where: Where, error: Exception) -> str:
 def _blank(images: np.ndarray) -> np.ndarray:
     """Return which images show one colour: bool N."""
     count, side = len(images), images.shape[1]
-    # First over the lines, whose bytes lie in sequence: numpy is ten times as fast so.
+    # First over the lines, whose bytes lie in sequence, which numpy does faster.
     lines = images.reshape(count, side, side * 3)
     highest, lowest = (each.reshape(count, side, 3) for each in (lines.max(1), lines.min(1)))
     return (highest.max(1) - lowest.min(1) <= LEAST_CONTRAST).all(1)

@@ -32,30 +32,32 @@ def text_blocks(path: str, columns: tuple[str, ...]) -> Iterator[dict[str, list[
 
 def column_names(path: str) -> list[str]:
     """Return the names of a table's columns; of JSON lines, those of the first block. Raises as `text_blocks`."""
-    with open_file(path) as file, _opened(path)(file, ()) as reader:
+    with open_file(path) as file, _opened(path)(file, None) as reader:
         return reader.schema.names
 
 
-def _opened(path: str) -> Callable[[BinaryIO, tuple[str, ...]], Any]:
+def _opened(path: str) -> Callable[[BinaryIO, tuple[str, ...] | None], Any]:
     return _csv if path.partition("?")[0].lower().endswith(".csv") else _json_lines
 
 
-def _csv(file: BinaryIO, columns: tuple[str, ...]) -> Any:
+def _csv(file: BinaryIO, columns: tuple[str, ...] | None) -> Any:
+    """Return pyarrow's reader of those columns that the table has, as text; None: of all, for their names."""
     from pyarrow import csv, string
 
-    header = csv.open_csv(file, csv.ReadOptions(block_size=BLOCK)).schema.names
+    reading = csv.ReadOptions(block_size=BLOCK, use_threads=False)
+    everything = csv.open_csv(file, reading)
+    if columns is None:
+        return everything
     file.seek(0)
-    return csv.open_csv(
-        file,
-        csv.ReadOptions(block_size=BLOCK, use_threads=False),
-        convert_options=csv.ConvertOptions(
-            include_columns=[name for name in header if name in columns] or None,
-            column_types=dict.fromkeys(columns, string()),
-        ),
+    converting = csv.ConvertOptions(
+        include_columns=[name for name in everything.schema.names if name in columns],
+        column_types=dict.fromkeys(columns, string()),
     )
+    return csv.open_csv(file, reading, convert_options=converting)
 
 
-def _json_lines(file: BinaryIO, columns: tuple[str, ...]) -> Any:
+def _json_lines(file: BinaryIO, columns: tuple[str, ...] | None) -> Any:
+    """Return pyarrow's reader. It has no choice of columns that leaves their types open."""
     from pyarrow import json
 
     return json.open_json(file, json.ReadOptions(block_size=BLOCK, use_threads=False))

@@ -13,6 +13,8 @@ from raycls.data.check import Finding, check
 from raycls.data.exclusion import exclusions_of
 from raycls.data.manifest import SCHEMA, read_rows, write_table
 from raycls.data.packed import ROWS, PackedDataset
+from raycls.errors import UsageError
+from raycls.reports import dataset_check
 from raycls.reports.dataset_report import as_json, write_report
 from tests.datasets import make_version
 
@@ -140,3 +142,20 @@ def test_the_page_shows_the_pictures_and_its_list_excludes_them(tmp_path: Path) 
     chosen = exclusions_of("noise", excluded)
     assert chosen.kind_of(digest, "any.png")
     assert not chosen.kind_of("0" * 64, "other.png")
+
+
+@pytest.mark.parametrize(
+    ("preset", "output", "complaint"),
+    [
+        ("nonee", "check.html", "unknown preset 'nonee'.*accurate, none"),
+        ("none", "gone/check.html", "is no file in a folder"),
+    ],
+)
+def test_what_cannot_be_done_is_told_before_anything_is_computed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, preset: str, output: str, complaint: str
+) -> None:
+    made()
+    monkeypatch.setattr(dataset_check, "check", lambda *_: pytest.fail("it was computed"))
+    monkeypatch.setattr(dataset_check, "out_of_fold", lambda *_: pytest.fail("it was trained"))
+    with pytest.raises(UsageError, match=complaint):
+        dataset_check.run_check("noise", model=None, folds=2, preset_name=preset, output=tmp_path / output)

@@ -109,3 +109,9 @@ def test_a_dataset_from_before_there_were_versions_is_version_1(home):
     assert later.info.reference == "digits@2"
     assert open_dataset("digits").info == later.info
     assert open_dataset("digits@1").info == dataset.info
+
+
+@pytest.mark.parametrize(("source", "name"), [("", None), ("", "pets"), (".", "")])
+def test_an_unset_variable_of_the_shell_is_not_the_present_folder(home, source, name):
+    with pytest.raises(UsageError, match="the source or the name is empty"):
+        prepare(source, name=name)
