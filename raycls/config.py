@@ -168,11 +168,27 @@ class ServingConfig(_Section):
     no_auth: bool = Field(
         False, description="ask nobody for a token, even where other machines reach the server"
     )
+    allowed_hosts: tuple[str, ...] = Field(
+        (),
+        description="names by which clients reach the server, beside localhost and addresses; *: every name",
+    )
     access_log: float = Field(
         0, ge=0, le=1, description="share of the requests that the replica logs, each as one line of JSON"
     )
     simulate_forward_ms: float = Field(
         0, ge=0, description="sleep for each image of a forward pass, milliseconds: for scaling tests only"
+    )
+
+
+class ControlPlaneConfig(_Section):
+    """The arguments of the control plane's application in serve_config.yaml: see raycls/control_plane/app.py."""
+
+    max_upload_bytes: int = Field(
+        200 * 2**20, ge=1024, description="largest body of an upload: files, or one zip, bytes"
+    )
+    allowed_hosts: tuple[str, ...] = Field(
+        (),
+        description="names by which clients reach the server, beside localhost and addresses; *: every name",
     )
 
 

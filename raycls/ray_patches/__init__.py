@@ -16,6 +16,7 @@ def patches() -> list[Patch]:
     """Return every patch."""
     from raycls.ray_patches import (
         client_connection,
+        control_routes,
         direct_predict,
         driver_address,
         driver_token,
@@ -33,6 +34,7 @@ def patches() -> list[Patch]:
         client_connection,
         keep_routes,
         haproxy_rules,
+        control_routes,
         train_processes,
         key_value_channel,
         driver_address,

@@ -22,7 +22,7 @@ from raycls import registry
 from raycls.config import ServingConfig, validated
 from raycls.errors import RayclsError, UnknownModelError, UsageError
 from raycls.ray_patches import serve_host
-from raycls.serving import auth
+from raycls.serving import auth, state
 from raycls.serving.replica.answer import HTTPProblem
 
 
@@ -35,7 +35,9 @@ def build(args: dict[str, Any]) -> Application:
     config = None
     try:
         config = validated(ServingConfig, args)
-        check_exposure(config, serve_host.host())
+        host = serve_host.host()
+        state.ensure_signing_key()
+        check_exposure(config, host)
         version = registry.resolve(config.model)
         registry.checkpoint(
             version
@@ -48,16 +50,19 @@ def build(args: dict[str, Any]) -> Application:
         raise RayServeException(f"raycls: {error}") from None
     from raycls.serving.replica.classifier import Classifier
 
-    return Classifier.bind(config, version)  # type: ignore[attr-defined]
+    return Classifier.bind(config, version, host)  # type: ignore[attr-defined]
 
 
 def check_exposure(config: ServingConfig, host: str | None) -> None:
     """Raise UsageError where other machines reach `host` and nothing says who may ask. None: the host is unknown."""
     if config.token_sha256 or config.no_auth or (host is not None and not auth.needed(host)):
         return
+    if state.load().has("predict"):
+        return
     raise UsageError(
-        f"other machines reach {host or 'this server'}, and the application asks for no token: add token_sha256 "
-        f'(printf %s "${auth.TOKEN}" | sha256sum) or no_auth: true to its args'
+        f"other machines reach {host or 'this server'}, and the application asks for no token: add a token with "
+        f'`raycls tokens add NAME --role predict`, or token_sha256 (printf %s "${auth.TOKEN}" | sha256sum) or '
+        "no_auth: true to its args"
     )
 
 

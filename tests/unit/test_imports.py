@@ -30,6 +30,8 @@ ORDER = [
     {"training"},
     {"tuning", "reports"},
     {"serving"},
+    {"lifecycle"},
+    {"control_plane"},
     {"benchmark"},
     {"demo"},
     {"cli", "__main__"},
@@ -37,7 +39,8 @@ ORDER = [
 RAY = {
     "cluster", "ray_patches", "data/ingest", "training/trainer", "training/scaling",
     "training/failures", "training/events",
-    "training/worker", "tuning/plan", "tuning/execution", "tuning/callbacks", "tuning/trial", "serving", "demo",
+    "training/worker", "tuning/plan", "tuning/execution", "tuning/callbacks", "tuning/trial", "serving",
+    "control_plane/app", "demo",
 }  # fmt: skip
 MLFLOW = {"tracking", "registry"}
 NAMED_TUPLE = {"_replace", "_asdict"}  # public methods, whatever their names

@@ -19,9 +19,10 @@ import yaml
 from raycls.cluster.environment import LOOPBACK
 from raycls.config import ServingConfig, validated
 from raycls.errors import ConfigError, UsageError
-from raycls.serving import auth
+from raycls.serving import auth, state
 
 IMPORT_PATH, DEPLOYMENT = "raycls.serving.app:build", "Classifier"
+CONTROL_PATH = "raycls.control_plane.app:build"  # the import path of the application that manages a server
 
 
 class ServeConfiguration:
@@ -35,16 +36,26 @@ class ServeConfiguration:
         """Raises ConfigError for content of another schema."""
         try:
             self.content = content
-            self.application: dict[str, Any] = content["applications"][0]
+            (self.application,) = [a for a in content["applications"] if a["import_path"] == IMPORT_PATH]
             (self.deployment,) = [d for d in self.application["deployments"] if d["name"] == DEPLOYMENT]
-        except (TypeError, KeyError, IndexError, ValueError):
-            raise ConfigError(f"there is no application with a deployment called {DEPLOYMENT}") from None
+        except (TypeError, KeyError, ValueError):
+            raise ConfigError(
+                f"no application is {IMPORT_PATH} with a deployment called {DEPLOYMENT}"
+            ) from None
         self.arguments: dict[str, Any] = self.application.get("args") or {}
         self.application["args"] = self.arguments
+        self._follow_names()
         self._options = content["http_options"] = content.get("http_options") or {}
         for key, default in (("host", LOOPBACK), ("port", 8000)):  # Serve's default host is everywhere
             if self._options.get(key) is None:
                 self._options[key] = default
+
+    def _follow_names(self) -> None:
+        """Let the control plane be reached by the same names."""
+        for application in self.content["applications"]:
+            if application.get("import_path") == CONTROL_PATH and "allowed_hosts" in self.arguments:
+                names = {"allowed_hosts": self.arguments["allowed_hosts"]}
+                application["args"] = names | (application.get("args") or {})
 
     @classmethod
     def read(cls, path: Path) -> ServeConfiguration:
@@ -84,10 +95,10 @@ class ServeConfiguration:
         Raises UsageError where there is no token and other machines reach the host.
         """
         own = auth.own_token()
-        if own is None and self.is_exposed:
+        if own is None and self.is_exposed and not state.load().has("predict"):
             raise UsageError(
                 f"other machines reach {self.host}: export {auth.TOKEN}=$(openssl rand -hex 32), which clients then "
-                "send, or say --no-auth"
+                "send, make tokens with `raycls tokens add NAME --role predict`, or say --no-auth"
             )
         other = self.pinned()
         if own:

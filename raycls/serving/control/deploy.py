@@ -20,19 +20,29 @@ import requests
 from raycls import cluster, local_http, progress, registry
 from raycls.cluster.environment import port_in_use, token
 from raycls.errors import ClusterError, ConfigError
-from raycls.serving.control.configuration import DEPLOYMENT, IMPORT_PATH, ServeConfiguration
+from raycls.serving import tokens
+from raycls.serving.control.configuration import (
+    CONTROL_PATH,
+    DEPLOYMENT,
+    IMPORT_PATH,
+    ServeConfiguration,
+)
 
 DEPLOY_TIMEOUT_S = 180
 
 
 @dataclass(frozen=True, kw_only=True)
 class Served:
-    """The addresses of what `up` started: HTTP, Ray for drivers, Ray's dashboard; and the model that it serves."""
+    """The addresses of what `up` started: HTTP, Ray for drivers, Ray's dashboard; and the model that it serves.
+
+    admin_token: the file with the token for what changes the server.
+    """
 
     url: str
     address: str
     dashboard: str
     model: str
+    admin_token: str
 
 
 def up(
@@ -54,13 +64,19 @@ def up(
             f"port {document.port} is in use by another program: choose one with --port, or stop it"
         )
     version = registry.resolve(document.model)
+    admin_token = tokens.ensure_admin()
     started = cluster.start(num_cpus=num_cpus)
     try:
         url = _deploy(started, document, version)
         served = Served(
-            url=url, address=started.address, dashboard=started.dashboard, model=version.reference
+            url=url,
+            address=started.address,
+            dashboard=started.dashboard,
+            model=version.reference,
+            admin_token=str(admin_token),
         )
         progress.say(f"serving {served.model} at {served.url}; Ray's dashboard: {served.dashboard}")
+        progress.say(f"admin token: {admin_token}")
         if not detach:
             progress.say("press Ctrl-C to stop")
             while cluster.status():
@@ -102,7 +118,7 @@ def served(running: cluster.Cluster) -> ServeConfiguration | None:
     configs = [app.get("deployed_app_config") for app in found["applications"].values()]
     if not configs:
         return None
-    if len(configs) > 1 or not configs[0] or configs[0].get("import_path") != IMPORT_PATH:
+    if not all(config and config.get("import_path") in (IMPORT_PATH, CONTROL_PATH) for config in configs):
         raise ClusterError(
             f"the cluster serves {', '.join(found['applications'])}, which raycls did not deploy: it would be stopped"
         )

@@ -1,4 +1,4 @@
-"""The routes of one replica: POST /predict, GET /health, GET /metrics, GET /openapi.json.
+"""The routes of one replica: POST /predict, GET /livez, /readyz, /health, /metrics and /openapi.json.
 
     serve run serve_config.yaml          # raycls/serving/app.py binds the classifier to a model version
 
@@ -27,6 +27,9 @@ from raycls import registry
 from raycls.config import ServingConfig
 from raycls.data.decode import pixels_of
 from raycls.errors import ImageError
+from raycls.ray_patches.control_routes import PREFIX, ROUTES
+from raycls.serving.access import Access
+from raycls.serving.prediction_id import HEADER, Signer
 from raycls.serving.replica import openapi
 from raycls.serving.replica.answer import HTTPProblem, full, image_problem, json_response
 from raycls.serving.replica.batching import ClientGone
@@ -35,8 +38,10 @@ from raycls.serving.replica.explainer import Explainer
 from raycls.serving.replica.inference import FORMATS, Inference
 from raycls.serving.replica.metrics import exposition
 from raycls.serving.replica.middleware import REFUSED_BEFORE
-from raycls.serving.replica.request import check_token, explain_of, images_of, top_k_of
+from raycls.serving.replica.request import explain_of, images_of, top_k_of
+from raycls.serving.state import Follower
 
+OPEN_ROUTES = ("/livez", "/readyz", "/health", "/openapi.json")
 CLIENT_LEFT = 499  # nginx's status for a request whose client has left
 # Bodies that may be arriving at one replica. Beside max_pending, they stay below Serve's max_ongoing_requests.
 INCOMING_BODIES = 256
@@ -57,8 +62,21 @@ class Classifier:
 
     takes_requests = True
 
-    def __init__(self, config: ServingConfig, version: registry.ModelVersion):
+    def __init__(self, config: ServingConfig, version: registry.ModelVersion, host: str | None):
+        """Host: the address that the server listens on; None: it is not known."""
         self.config, self.version = config, version
+        follower = Follower()
+        self.access = Access(
+            follower,
+            host=host,
+            token_sha256=config.token_sha256,
+            no_auth=config.no_auth,
+            allowed_hosts=config.allowed_hosts,
+        )
+        self._signer = (
+            Signer(follower.now.signing_key, version.reference) if follower.now.signing_key else None
+        )
+        self._following = asyncio.create_task(follower.follow())  # a task that nobody holds may be collected
         access_log.setLevel(logging.INFO)
         gc.set_threshold(GARBAGE_THRESHOLD, *gc.get_threshold()[1:])
         self.pending = 0  # requests whose body is here
@@ -113,18 +131,23 @@ class Classifier:
 
     async def _route(self, request: Request) -> Response:
         path, method = request.scope["path"], request.method  # `request.url` would parse the path again
+        self.access.check_host(request.headers)
         if path == "/predict":
             if method != "POST":
                 raise HTTPProblem(405, "/predict takes POST", {"Allow": "POST"})
-            check_token(request.headers, self.config.token_sha256)
+            self.access.check_role(request.headers, "predict")
             return await self._predict(request)
-        if path not in ("/health", "/metrics", "/openapi.json"):
+        if path.split("/", 2)[1] in ROUTES:  # HAProxy has no such rule where `raycls env` is not set
+            return Response(status_code=307, headers={"Location": PREFIX + path})
+        if path not in OPEN_ROUTES and path != "/metrics":
             raise HTTPProblem(404, f"there is no {path[:80]}: /openapi.json lists the routes")
         if method not in ("GET", "HEAD"):
             raise HTTPProblem(405, f"{path} takes GET", {"Allow": "GET, HEAD"})
         if path == "/metrics":
-            check_token(request.headers, self.config.token_sha256)
+            self.access.check_role(request.headers, "predict")
             return await self._all_metrics()
+        if path in ("/livez", "/readyz"):  # a replica takes requests when its model is ready
+            return Response("ok\n", media_type="text/plain")
         if path == "/openapi.json":
             return json_response(openapi.document(self.inference.predictor.card.classes, self.config))
         model = {
@@ -162,7 +185,9 @@ class Classifier:
                 raise ClientGone
         finally:
             self.pending -= 1
-        return json_response({"predictions": predictions} if many else predictions[0])
+        answered = [(prediction["class_index"], prediction["confidence"]) for prediction in predictions]
+        headers = {HEADER: self._signer.sign(answered)} if self._signer else None
+        return json_response({"predictions": predictions} if many else predictions[0], headers)
 
     def _check_queue(self) -> None:
         if self.pending >= self.config.max_pending:

@@ -1,6 +1,5 @@
-"""What a request asks for: its token, its query and its encoded images.
+"""What a request asks for: its query and its encoded images.
 
-    check_token(request.headers, config.token_sha256)
     images, many = await images_of(request.headers, body, max_images=64)
 
 Every input that cannot be served ends in an HTTPProblem, whatever its bytes. Images stay encoded: the inference decodes
@@ -10,29 +9,17 @@ them and says which is broken. Nothing here fetches a URL.
 from __future__ import annotations
 
 import binascii
-import hmac
 import json
 from base64 import b64decode
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 
 from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
-from raycls.serving.auth import TOKEN, digest
 from raycls.serving.replica.answer import HTTPProblem
 
 ACCEPTED = "send image/*, application/octet-stream, multipart/form-data or application/json"
-
-
-def check_token(headers: Mapping[str, str], expected: str | None) -> None:
-    """Raise HTTPProblem 401 unless the headers carry the token with the digest `expected`, or none is expected."""
-    if expected is None:
-        return
-    scheme, _, token = headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not hmac.compare_digest(digest(token.strip()), expected):
-        detail = f"send the server's token: Authorization: Bearer ${TOKEN}"
-        raise HTTPProblem(401, detail, {"WWW-Authenticate": "Bearer"})
 
 
 def top_k_of(request: Request) -> int:

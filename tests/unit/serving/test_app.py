@@ -13,7 +13,7 @@ DIGEST = "0" * 64
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.1.2.3", "192.168.0.7", "serving.example.org", None])
 def test_a_server_that_others_reach_needs_a_token_or_a_word(host: str | None) -> None:
-    with pytest.raises(UsageError, match="asks for no token: add token_sha256"):
+    with pytest.raises(UsageError, match="asks for no token: add a token with"):
         check_exposure(ServingConfig(), host)
     check_exposure(ServingConfig(token_sha256=DIGEST), host)
     check_exposure(ServingConfig(no_auth=True), host)

@@ -5,38 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from starlette.datastructures import Headers
 
 from raycls.cli import run
 from raycls.errors import UsageError
 from raycls.serving import auth
 from raycls.serving.control.configuration import ServeConfiguration
-from raycls.serving.replica.answer import HTTPProblem
-from raycls.serving.replica.request import check_token
 
 CONFIG = Path(__file__).parents[3] / "serve_config.yaml"
 SECRET = "correct-horse-battery-staple"
-
-
-def test_the_token_is_taken_and_nothing_else() -> None:
-    expected = auth.digest(SECRET)
-    check_token(Headers({"Authorization": f"Bearer {SECRET}"}), expected)
-    check_token(Headers({"authorization": f"bearer {SECRET}"}), expected)
-    check_token(Headers(), None)
-    for given in (
-        f"Bearer {SECRET}x",
-        f"Basic {SECRET}",
-        SECRET,
-        "Bearer",
-        f"Bearer {expected}",
-        "Bearer \xff",
-    ):
-        with pytest.raises(HTTPProblem, match="Authorization") as caught:
-            check_token(Headers({"Authorization": given}), expected)
-        assert caught.value.status == 401
-        assert caught.value.headers == {"WWW-Authenticate": "Bearer"}
-    with pytest.raises(HTTPProblem):
-        check_token(Headers(), expected)
 
 
 @pytest.mark.parametrize(

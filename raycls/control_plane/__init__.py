@@ -1,0 +1,1 @@
+"""What manages a running server, over HTTP: a deployment of its own, beside the replicas that answer predictions."""

@@ -1,0 +1,47 @@
+"""The application of the control plane: the second one that serve_config.yaml names.
+
+    serve run serve_config.yaml
+
+It is one process, which no prediction waits for. Behind HAProxy its routes have the names of the table in
+raycls/control_plane/application.py, like /uploads; behind Ray's own proxy they are below /control.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray import serve
+from ray.serve import Application
+from ray.serve.exceptions import RayServeException
+from starlette.applications import Starlette
+
+from raycls.config import ControlPlaneConfig, validated
+from raycls.errors import RayclsError
+from raycls.ray_patches import serve_host
+
+
+def build(args: dict[str, Any]) -> Application:
+    """Return the application for `args`, the fields of raycls.config.ControlPlaneConfig.
+
+    Raises RayServeException, with one line, for a wrong setting.
+    """
+    try:
+        config = validated(ControlPlaneConfig, args)
+        host = serve_host.host()
+    except RayclsError as error:
+        raise RayServeException(f"raycls: {error}") from None
+    return ControlPlane.bind(config, host)  # type: ignore[attr-defined]
+
+
+@serve.deployment
+@serve.ingress()
+class ControlPlane:
+    """The process. Ray asks it for its routes when it starts."""
+
+    def __init__(self, config: ControlPlaneConfig, host: str | None):
+        self._config, self._host = config, host
+
+    def __serve_build_asgi_app__(self) -> Starlette:
+        from raycls.control_plane.application import application
+
+        return application(self._config, self._host)

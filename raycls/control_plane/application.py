@@ -1,0 +1,105 @@
+"""All routes of the control plane, and what holds for each of them.
+
+    application(ControlPlaneConfig(), host="127.0.0.1")     # any ASGI server runs it
+    ROUTES                                                  # the table
+
+Before a handler runs, the client's host, origin and role are checked. An error becomes a problem document (RFC 9457).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from raycls.config import ControlPlaneConfig
+from raycls.control_plane import models
+from raycls.control_plane.route import ControlRoute, Handler
+from raycls.errors import (
+    ClusterError,
+    RayclsError,
+    RefusedError,
+    RegistryError,
+    UnknownDatasetError,
+    UnknownModelError,
+    UsageError,
+)
+from raycls.serving.access import Access
+from raycls.serving.replica.answer import HTTPProblem
+from raycls.serving.state import Follower
+
+ROUTES: list[ControlRoute] = [*models.ROUTES]
+METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+# The first class that an error is of decides its status. Others are 500: the library failed, and not the client.
+STATUSES: tuple[tuple[type[RayclsError], int], ...] = (
+    (UnknownModelError, 404),
+    (UnknownDatasetError, 404),
+    (UsageError, 400),
+    (RefusedError, 409),
+    (RegistryError, 503),
+    (ClusterError, 503),
+)
+FAILED = "the server failed on this request; its log says why"
+
+logger = logging.getLogger("ray.serve")
+
+
+def application(config: ControlPlaneConfig, host: str | None) -> Starlette:
+    """Return the ASGI application. host: the address that the server listens on; None: it is not known.
+
+    Raises ClusterError where the server's tokens cannot be read.
+    """
+    follower = Follower()
+    access = Access(follower, host=host, allowed_hosts=config.allowed_hosts)
+    by_path: dict[str, dict[str, ControlRoute]] = {}
+    for route in ROUTES:
+        by_path.setdefault(route.path, {})[route.method] = route
+    app = Starlette(
+        routes=[Route(path, _guarded(routes, access), methods=METHODS) for path, routes in by_path.items()],
+        exception_handlers={HTTPException: _unknown},
+    )
+    app.state.config = config
+    return app
+
+
+def _guarded(routes: dict[str, ControlRoute], access: Access) -> Handler:
+    """Return the endpoint of a path. routes: by method."""
+
+    async def endpoint(request: Request) -> Response:
+        try:
+            access.check_host(request.headers)
+            route = routes.get("GET" if request.method == "HEAD" else request.method)
+            if route is None:
+                allowed = ", ".join(sorted(routes))
+                raise HTTPProblem(405, f"{request.url.path} takes {allowed}", {"Allow": allowed})
+            if route.changes:
+                access.check_origin(request.headers)
+            await asyncio.to_thread(access.refresh)
+            request.state.by = access.check_role(request.headers, route.role)
+            return await route.handler(request)
+        except HTTPProblem as problem:
+            return problem.response()
+        except RayclsError as error:
+            status = next((status for kind, status in STATUSES if isinstance(error, kind)), 500)
+            if status == 500:
+                logger.exception("raycls failed on a request")
+            return HTTPProblem(status, str(error)).response()
+        except Exception:
+            logger.exception("raycls failed on a request")
+            return HTTPProblem(500, FAILED).response()
+
+    return endpoint
+
+
+async def _unknown(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # Starlette raises it where no route fits
+    if error.status_code == 404:
+        return HTTPProblem(
+            404, f"there is no {request.url.path[:80]}: /openapi.json lists the routes"
+        ).response()
+    return HTTPProblem(error.status_code, error.detail).response()

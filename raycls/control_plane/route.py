@@ -1,0 +1,32 @@
+"""One route of the control plane, as the modules of this folder list them."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from raycls.serving.state import Role
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+@dataclass(frozen=True)
+class ControlRoute:
+    """A method and a path, the role that it needs, and the function that answers.
+
+    The function finds the name of the client's token in `request.state.by`. What it raises becomes a problem document.
+    """
+
+    method: str
+    path: str
+    role: Role
+    handler: Handler
+    summary: str
+
+    @property
+    def changes(self) -> bool:
+        """Whether a request changes something."""
+        return self.method != "GET"

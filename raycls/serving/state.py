@@ -1,0 +1,170 @@
+"""What a running server follows without a restart: who may use it, and for what. One small JSON file.
+
+    state.change(lambda now: now.model_copy(update={"tokens": (*now.tokens, token)}))
+    follower = state.Follower()
+    asyncio.create_task(follower.follow())      # from then on, follower.now is what the file holds
+
+The file is serving/state.json below RAYCLS_STORAGE, or below the home. Every replica reads it, those too that
+autoscaling adds later. Only its owner can read the local file. Two machines that change the file of a bucket at the
+same moment may lose one of the changes: buckets have no lock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from raycls import home
+from raycls.data import files
+from raycls.errors import ClusterError
+
+Role = Literal["predict", "contribute", "admin"]
+ROLES: tuple[Role, ...] = ("predict", "contribute", "admin")
+LOCK = "serving-state.lock"
+LOCAL_S, REMOTE_S = 0.5, 2.0  # the time between two looks at the file, on this machine and in a bucket
+
+logger = logging.getLogger("ray.serve")
+
+
+class Token(BaseModel):
+    """One named token, of which only the digest is kept."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][\w.@-]{0,63}$")
+    roles: tuple[Role, ...] = Field(min_length=1)
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    created: str = Field(description="date and time, ISO 8601, UTC")
+
+
+class ServingState(BaseModel):
+    """The whole file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    tokens: tuple[Token, ...] = ()
+    signing_key: str = Field("", description="hex; replicas sign the ids of predictions with it")
+
+    def has(self, role: Role) -> bool:
+        """Return whether a token was made for the role. An admin token does not close /predict for others."""
+        return any(
+            role in token.roles or (role != "predict" and "admin" in token.roles) for token in self.tokens
+        )
+
+
+def place() -> str:
+    """Return the path or the URI of the file."""
+    shared = home.shared_storage()
+    if shared and files.is_uri(shared):
+        return files.join(shared, "serving/state.json")
+    return str(Path(shared or home.home()) / "serving" / "state.json")
+
+
+def load() -> ServingState:
+    """Return the state; an empty one where there is no file. Raises ClusterError where the file cannot be read."""
+    where = place()
+    try:
+        if files.exists(where) == "nothing":
+            return ServingState()
+        with files.open_file(where) as file:
+            return ServingState.model_validate_json(bytes(file.read()))
+    except ValidationError as error:
+        problem = str(error).splitlines()[0]
+    except OSError as error:
+        problem = files.shown(str(error))
+    raise ClusterError(f"the server's state cannot be read: {files.shown(where)}: {problem}")
+
+
+def change(changed: Callable[[ServingState], ServingState]) -> ServingState:
+    """Replace the state by `changed(state)` and return it. Processes of one machine wait for each other.
+
+    Raises ClusterError where the file cannot be read or written.
+    """
+    with home.lock(LOCK, "", wait=True):
+        new = changed(load())
+        _write(place(), new.model_dump_json(indent=2).encode() + b"\n")
+    return new
+
+
+def ensure_signing_key() -> None:
+    """Make the key where there is none. Raises ClusterError as `change` does."""
+    if not load().signing_key:
+        change(
+            lambda now: (
+                now if now.signing_key else now.model_copy(update={"signing_key": secrets.token_hex(32)})
+            )
+        )
+
+
+def _write(where: str, content: bytes) -> None:
+    try:
+        if files.is_uri(where):
+            filesystem, inside = files.file_system(where)
+            filesystem.create_dir(inside.rpartition("/")[0], recursive=True)
+            with filesystem.open_output_stream(inside) as stream:
+                stream.write(content)
+            return
+        path = Path(where)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, written = tempfile.mkstemp(dir=path.parent)  # readable by its owner alone
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(written).replace(path)
+    except OSError as error:
+        problem = files.shown(str(error))
+        raise ClusterError(f"the server's state cannot be written: {files.shown(where)}: {problem}") from None
+
+
+class Follower:
+    """The state as a process knows it."""
+
+    def __init__(self) -> None:
+        """Raises ClusterError where the state cannot be read: without it, nobody's token is known."""
+        self._place = place()
+        self.is_local = not files.is_uri(self._place)
+        self._mark = self._marked()
+        self.now = load()
+
+    def look(self) -> bool:
+        """Read the file where it has changed, and return whether it has. Where that fails, the former state stays."""
+        try:
+            mark = self._marked()
+            if mark == self._mark:
+                return False
+            self.now = load()
+        except (OSError, ClusterError) as error:
+            logger.error(f"raycls keeps the former state of the server: {error}")
+            return False
+        self._mark = mark
+        return True
+
+    async def follow(self) -> None:
+        """Look at the file again and again, until cancelled."""
+        while True:
+            await asyncio.sleep(LOCAL_S if self.is_local else REMOTE_S)
+            if self.is_local:
+                self.look()
+            else:
+                await asyncio.to_thread(self.look)
+
+    def _marked(self) -> tuple[int, ...]:
+        """Return what differs after each change; () where there is no file."""
+        if self.is_local:
+            try:
+                status = Path(self._place).stat()
+            except FileNotFoundError:
+                return ()
+            return (status.st_mtime_ns, status.st_ino, status.st_size)
+        filesystem, inside = files.file_system(self._place)
+        info = filesystem.get_file_info(inside)
+        return (info.mtime_ns or 0, info.size or 0)
