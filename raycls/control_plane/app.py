@@ -8,6 +8,7 @@ raycls/control_plane/application.py, like /uploads; behind Ray's own proxy they 
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from ray import serve
@@ -39,7 +40,10 @@ class ControlPlane:
     """The process. Ray asks it for its routes when it starts."""
 
     def __init__(self, config: ControlPlaneConfig, host: str | None):
+        from raycls.control_plane.experiment_watch import ExperimentWatch
+
         self._config, self._host = config, host
+        self._watch = asyncio.create_task(ExperimentWatch().run())
 
     def __serve_build_asgi_app__(self) -> Starlette:
         from raycls.control_plane.application import application

@@ -18,7 +18,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from raycls.config import ControlPlaneConfig
-from raycls.control_plane import models
+from raycls.control_plane import experiments, models
 from raycls.control_plane.route import ControlRoute, Handler
 from raycls.errors import (
     ClusterError,
@@ -33,7 +33,7 @@ from raycls.serving.access import Access
 from raycls.serving.replica.answer import HTTPProblem
 from raycls.serving.state import Follower
 
-ROUTES: list[ControlRoute] = [*models.ROUTES]
+ROUTES: list[ControlRoute] = [*models.ROUTES, *experiments.ROUTES]
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 # The first class that an error is of decides its status. Others are 500: the library failed, and not the client.
 STATUSES: tuple[tuple[type[RayclsError], int], ...] = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -25,6 +26,7 @@ class ControlRoute:
     role: Role
     handler: Handler
     summary: str
+    body: type[BaseModel] | None = None  # of a JSON body, for the OpenAPI document
 
     @property
     def changes(self) -> bool:

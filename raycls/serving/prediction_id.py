@@ -5,7 +5,8 @@
     claims = read(key, text)                # raises UsageError for an id that this server has not issued
 
 The id holds what was predicted, signed, so that a server keeps nothing about predictions that nobody comments on. The
-signature is keyed BLAKE2 (RFC 7693), which takes a microsecond. Who has the id can read the claims: they are the answer.
+signature is keyed BLAKE2 (RFC 7693), which takes a microsecond. Whoever has the id can read the claims: they are the
+answer.
 """
 
 from __future__ import annotations

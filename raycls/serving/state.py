@@ -2,7 +2,7 @@
 
     state.change(lambda now: now.model_copy(update={"tokens": (*now.tokens, token)}))
     follower = state.Follower()
-    asyncio.create_task(follower.follow())      # from then on, follower.now is what the file holds
+    asyncio.create_task(follower.follow(take_up))       # from then on, follower.now is what the file holds
 
 The file is serving/state.json below RAYCLS_STORAGE, or below the home. Every replica reads it, those too that
 autoscaling adds later. Only its owner can read the local file. Two machines that change the file of a bucket at the
@@ -13,10 +13,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import secrets
-import tempfile
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Literal
 
@@ -45,12 +43,27 @@ class Token(BaseModel):
     created: str = Field(description="date and time, ISO 8601, UTC")
 
 
+class Experiment(BaseModel):
+    """A challenger on live traffic: see raycls/serving/replica/experiment.py."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str
+    champion: str = Field(description="NAME/VERSION")
+    challenger: str = Field(description="NAME/VERSION")
+    mode: Literal["shadow", "split"]
+    share: float = Field(gt=0, le=1, description="of the requests")
+    started: str = Field(description="date and time, ISO 8601, UTC")
+    by: str = Field(description="who started it")
+
+
 class ServingState(BaseModel):
     """The whole file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     tokens: tuple[Token, ...] = ()
+    experiment: Experiment | None = None
     signing_key: str = Field("", description="hex; replicas sign the ids of predictions with it")
 
     def has(self, role: Role) -> bool:
@@ -62,10 +75,7 @@ class ServingState(BaseModel):
 
 def place() -> str:
     """Return the path or the URI of the file."""
-    shared = home.shared_storage()
-    if shared and files.is_uri(shared):
-        return files.join(shared, "serving/state.json")
-    return str(Path(shared or home.home()) / "serving" / "state.json")
+    return files.shared("serving/state.json")
 
 
 def load() -> ServingState:
@@ -90,7 +100,13 @@ def change(changed: Callable[[ServingState], ServingState]) -> ServingState:
     """
     with home.lock(LOCK, "", wait=True):
         new = changed(load())
-        _write(place(), new.model_dump_json(indent=2).encode() + b"\n")
+        try:
+            files.write(where := place(), new.model_dump_json(indent=2).encode() + b"\n")
+        except OSError as error:
+            problem = files.shown(str(error))
+            raise ClusterError(
+                f"the server's state cannot be written: {files.shown(where)}: {problem}"
+            ) from None
     return new
 
 
@@ -102,27 +118,6 @@ def ensure_signing_key() -> None:
                 now if now.signing_key else now.model_copy(update={"signing_key": secrets.token_hex(32)})
             )
         )
-
-
-def _write(where: str, content: bytes) -> None:
-    try:
-        if files.is_uri(where):
-            filesystem, inside = files.file_system(where)
-            filesystem.create_dir(inside.rpartition("/")[0], recursive=True)
-            with filesystem.open_output_stream(inside) as stream:
-                stream.write(content)
-            return
-        path = Path(where)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, written = tempfile.mkstemp(dir=path.parent)  # readable by its owner alone
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(written).replace(path)
-    except OSError as error:
-        problem = files.shown(str(error))
-        raise ClusterError(f"the server's state cannot be written: {files.shown(where)}: {problem}") from None
 
 
 class Follower:
@@ -148,9 +143,13 @@ class Follower:
         self._mark = mark
         return True
 
-    async def follow(self) -> None:
-        """Look at the file again and again, until cancelled."""
+    async def follow(self, take_up: Callable[[ServingState], Awaitable[None]]) -> None:
+        """Look at the file again and again, and call `take_up` with the state after each look, until cancelled."""
         while True:
+            try:
+                await take_up(self.now)
+            except Exception:
+                logger.exception("raycls could not take up the state of the server")
             await asyncio.sleep(LOCAL_S if self.is_local else REMOTE_S)
             if self.is_local:
                 self.look()

@@ -22,6 +22,7 @@ from raycls.errors import ConfigError, UsageError
 from raycls.serving import auth, state
 
 IMPORT_PATH, DEPLOYMENT = "raycls.serving.app:build", "Classifier"
+CHALLENGERS = "raycls-challenger-"  # with an experiment's id, the name of its challenger's application
 CONTROL_PATH = "raycls.control_plane.app:build"  # the import path of the application that manages a server
 
 

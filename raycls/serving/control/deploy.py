@@ -22,6 +22,7 @@ from raycls.cluster.environment import port_in_use, token
 from raycls.errors import ClusterError, ConfigError
 from raycls.serving import tokens
 from raycls.serving.control.configuration import (
+    CHALLENGERS,
     CONTROL_PATH,
     DEPLOYMENT,
     IMPORT_PATH,
@@ -115,7 +116,11 @@ def served(running: cluster.Cluster) -> ServeConfiguration | None:
     Raises ClusterError where it serves an application that raycls did not deploy: an update would stop that.
     """
     found = applications(running)
-    configs = [app.get("deployed_app_config") for app in found["applications"].values()]
+    configs = [
+        app.get("deployed_app_config")
+        for name, app in found["applications"].items()
+        if not name.startswith(CHALLENGERS)  # which the control plane deploys by itself
+    ]
     if not configs:
         return None
     if not all(config and config.get("import_path") in (IMPORT_PATH, CONTROL_PATH) for config in configs):

@@ -15,7 +15,9 @@ import logging
 import random
 import time
 from base64 import b64encode
+from collections.abc import Sequence
 from contextlib import suppress
+from typing import Any
 
 from prometheus_client import Metric
 from ray import serve
@@ -26,6 +28,7 @@ from starlette.responses import Response
 from raycls import registry
 from raycls.config import ServingConfig
 from raycls.data.decode import pixels_of
+from raycls.engines.predictor import Prediction
 from raycls.errors import ImageError
 from raycls.ray_patches.control_routes import PREFIX, ROUTES
 from raycls.serving.access import Access
@@ -34,12 +37,14 @@ from raycls.serving.replica import openapi
 from raycls.serving.replica.answer import HTTPProblem, full, image_problem, json_response
 from raycls.serving.replica.batching import ClientGone
 from raycls.serving.replica.body import IncomingBodies, connected, read_body
+from raycls.serving.replica.challenger_link import ChallengerError, connect
+from raycls.serving.replica.experiment import LiveExperiment
 from raycls.serving.replica.explainer import Explainer
 from raycls.serving.replica.inference import FORMATS, Inference
 from raycls.serving.replica.metrics import exposition
 from raycls.serving.replica.middleware import REFUSED_BEFORE
 from raycls.serving.replica.request import explain_of, images_of, top_k_of
-from raycls.serving.state import Follower
+from raycls.serving.state import Follower, ServingState
 
 OPEN_ROUTES = ("/livez", "/readyz", "/health", "/openapi.json")
 CLIENT_LEFT = 499  # nginx's status for a request whose client has left
@@ -73,18 +78,20 @@ class Classifier:
             no_auth=config.no_auth,
             allowed_hosts=config.allowed_hosts,
         )
-        self._signer = (
-            Signer(follower.now.signing_key, version.reference) if follower.now.signing_key else None
-        )
-        self._following = asyncio.create_task(follower.follow())  # a task that nobody holds may be collected
+        self._signing_key = follower.now.signing_key
+        self._signers: dict[str, Signer] = {}  # by version
+        self.live: LiveExperiment | None = None
         access_log.setLevel(logging.INFO)
         gc.set_threshold(GARBAGE_THRESHOLD, *gc.get_threshold()[1:])
         self.pending = 0  # requests whose body is here
         self.incoming = IncomingBodies(INCOMING_BODIES, INCOMING_LARGEST * config.max_body_bytes)
         # Ray constructs a replica in the event loop's thread, as Inference asks.
-        self.inference = Inference(config, version, serve.get_replica_context().replica_id.unique_id)
+        self.replica = serve.get_replica_context().replica_id.unique_id
+        self.inference = Inference(config, version, self.replica)
         self.metrics = self.inference.metrics
         self.explainer = Explainer(self.inference.checkpoint, self.inference.decode)
+        # A task that nobody holds may be collected.
+        self._following = asyncio.create_task(follower.follow(self._take_up))
 
     async def __call__(self, request: Request) -> Response:
         started = time.perf_counter()
@@ -172,10 +179,15 @@ class Classifier:
                 self.explainer.check(len(images))
             still_wanted = connected(request)
             predictions = []
-            for position, outcome in enumerate(await self.inference.run(images, still_wanted)):
+            if self.live is None or explain:
+                outcomes: Sequence[Prediction | ImageError] = await self.inference.run(images, still_wanted)
+                answering = self.version.version
+            else:
+                outcomes, answering = await self.live.run(images, request.headers, still_wanted)
+            for position, outcome in enumerate(outcomes):
                 if isinstance(outcome, ImageError):
                     raise image_problem(outcome, f"image {position}: " if many else "")
-                predictions.append(outcome.as_json(top_k) | {"model_version": self.version.version})
+                predictions.append(outcome.as_json(top_k) | {"model_version": answering})
             if explain:
                 classes = [prediction["class_index"] for prediction in predictions]
                 overlays = await self.explainer.overlays(images, classes, still_wanted)
@@ -185,9 +197,48 @@ class Classifier:
                 raise ClientGone
         finally:
             self.pending -= 1
-        answered = [(prediction["class_index"], prediction["confidence"]) for prediction in predictions]
-        headers = {HEADER: self._signer.sign(answered)} if self._signer else None
-        return json_response({"predictions": predictions} if many else predictions[0], headers)
+        answer = {"predictions": predictions} if many else predictions[0]
+        return json_response(answer, self._signed(answering, predictions))
+
+    def _signed(self, version: str, predictions: Sequence[dict[str, Any]]) -> dict[str, str]:
+        """Return the header with which a client says later what was right."""
+        if not self._signing_key:
+            return {}
+        signer = self._signers.get(version)
+        if signer is None:
+            signer = self._signers[version] = Signer(self._signing_key, f"{self.version.name}/{version}")
+        return {HEADER: signer.sign([(each["class_index"], each["confidence"]) for each in predictions])}
+
+    async def _take_up(self, now: ServingState) -> None:
+        """Begin, change or end this replica's part in an experiment, as the server's state says."""
+        wanted = now.experiment
+        if wanted and wanted.champion != self.version.reference:
+            wanted = None
+        if self.live and (wanted is None or wanted.id != self.live.experiment.id):
+            self.live.end()
+            self.live = None
+        if wanted and self.live:
+            self.live.experiment = wanted
+        elif wanted:
+            try:
+                link = await connect(wanted.id, self.config.max_batch_size)
+            except ChallengerError:
+                return  # it is not running yet
+            self.live = LiveExperiment(wanted, self.inference, link, self.version.version)
+
+    async def served(self) -> tuple[str, ServingConfig]:
+        """Return the version, NAME/VERSION, and the settings, for the control plane."""
+        return self.version.reference, self.config
+
+    async def experiment_counts(self) -> dict[str, Any] | None:
+        """Return this replica's counts of the experiment, and the new images on which both disagreed, or None."""
+        if self.live is None:
+            return None
+        counts = self.live.counts.as_json() | {"replica": self.replica}
+        counts["disagreements"] = [
+            self.live.disagreements.popleft() for _ in range(len(self.live.disagreements))
+        ]
+        return counts
 
     def _check_queue(self) -> None:
         if self.pending >= self.config.max_pending:

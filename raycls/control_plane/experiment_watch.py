@@ -1,0 +1,87 @@
+"""Keeps the challenger's deployment as the server's state says, collects counts, and ends what goes wrong.
+
+    task = asyncio.create_task(ExperimentWatch().run())
+
+The state is what is wanted; this loop makes it so, also after a restart of the control plane or of the cluster.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from raycls.control_plane import served
+from raycls.errors import ClusterError, UsageError
+from raycls.lifecycle import experiment
+from raycls.lifecycle.experiment import Record
+from raycls.serving import state
+from raycls.serving.state import Experiment
+
+PERIOD_S = 1.0
+BY = "raycls"  # who ended an experiment that nobody ended
+
+logger = logging.getLogger("ray.serve")
+
+
+class ExperimentWatch:
+    """The loop of one control plane."""
+
+    async def run(self) -> None:
+        """Run until cancelled. What one turn raises does not stop the next one."""
+        while True:
+            await asyncio.sleep(PERIOD_S)
+            try:
+                await self.step()
+            except Exception:
+                logger.exception("raycls failed to watch the experiment")
+
+    async def step(self) -> None:
+        """Look once, and do what is needed now."""
+        wanted = (await asyncio.to_thread(state.load)).experiment
+        running = await asyncio.to_thread(served.challengers)
+        for identifier in running:
+            if wanted is None or identifier != wanted.id:
+                await asyncio.to_thread(served.remove_challenger, identifier)
+        if wanted is None:
+            return
+        status, message = running.get(wanted.id, ("", ""))
+        if status == "RUNNING":
+            await self._collect(wanted)
+        elif status in ("DEPLOY_FAILED", "UNHEALTHY"):
+            await _end(wanted, f"the challenger does not run: {message.strip().splitlines()[-1][:300]}")
+        elif not status:
+            try:
+                config = await served.settings()
+            except ClusterError:
+                return  # the champion is starting
+            await asyncio.to_thread(served.deploy_challenger, wanted, config)
+
+    async def _collect(self, wanted: Experiment) -> None:
+        try:
+            reference = await served.version()
+        except ClusterError:
+            return
+        if reference != wanted.champion:
+            await _end(wanted, f"{reference} is served now, and not {wanted.champion}")
+            return
+        record = (await asyncio.to_thread(experiment.load, wanted.id)).with_counts(await served.counts())
+        await asyncio.to_thread(experiment.save, record)
+        if reason := trouble(record):
+            await _end(wanted, reason)
+
+
+def trouble(record: Record) -> str:
+    """Return why the experiment must end, "" where it need not."""
+    if record.broken:
+        failures = record.arm("challenger").failures
+        counted = ", ".join(f"{count} {kind.replace('_', ' ')}" for kind, count in sorted(failures.items()))
+        return f"the challenger failed several times in a row ({counted})"
+    return ""
+
+
+async def _end(wanted: Experiment, reason: str) -> None:
+    try:
+        await asyncio.to_thread(experiment.stop, reason, by=BY, only=wanted.id)
+    except UsageError:  # somebody else was first
+        return
+    logger.warning(f"raycls ended the experiment with {wanted.challenger}: {reason}")

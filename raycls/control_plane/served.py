@@ -1,0 +1,102 @@
+"""What the control plane asks the replicas of the champion, and the deployment of a challenger.
+
+    await version()                 # "pets/6"
+    await counts()                  # of the experiment, by replica
+
+Ray's names stand here; the other modules of this folder do not know them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from ray import serve
+from ray.serve import RunTarget
+from ray.serve.exceptions import RayServeException
+
+from raycls import registry
+from raycls.config import ServingConfig
+from raycls.errors import ClusterError
+from raycls.serving.challenger import Challenger
+from raycls.serving.control.configuration import CHALLENGERS, DEPLOYMENT
+from raycls.serving.state import Experiment
+
+SERVING = "raycls"  # the name of the application that answers predictions
+ANSWER_S = 2.0
+CHALLENGER_CPUS = 0.25  # small, so that it fits beside an update of the champion
+
+
+async def broadcast(method: str) -> list[Any]:
+    """Return what each replica of the champion answers. Those that do not answer in time are left out."""
+
+    def call() -> list[Any]:
+        try:
+            handle = serve.get_deployment_handle(DEPLOYMENT, SERVING)
+            results = handle.broadcast(method).results(timeout_s=ANSWER_S, return_exceptions=True)
+        except (TimeoutError, RayServeException):
+            return []
+        return [result for result in results if not isinstance(result, BaseException)]
+
+    return await asyncio.to_thread(call)
+
+
+async def version() -> str:
+    """Return the version that is served, NAME/VERSION. Raises ClusterError where no replica answers."""
+    for reference, _ in await broadcast("served"):
+        return reference
+    raise ClusterError("no replica answers: `raycls doctor` says why")
+
+
+async def settings() -> ServingConfig:
+    """Return the settings of the champion's replicas. Raises ClusterError where none answers."""
+    for _, config in await broadcast("served"):
+        return config
+    raise ClusterError("no replica answers: `raycls doctor` says why")
+
+
+async def counts() -> list[dict[str, Any]]:
+    """Return the counts of the experiment from each replica that takes part."""
+    return [found for found in await broadcast("experiment_counts") if found]
+
+
+def challengers() -> dict[str, tuple[str, str]]:
+    """Return the challengers' deployments: the experiment's id → the status and Serve's message."""
+    return {
+        name.removeprefix(CHALLENGERS): (str(application.status.value), application.message)
+        for name, application in serve.status().applications.items()
+        if name.startswith(CHALLENGERS) and application.status != "DELETING"
+    }
+
+
+def replicas() -> int:
+    """Return how many replicas of the champion run."""
+    deployments = serve.status().applications[SERVING].deployments
+    return max(
+        1, sum(count for state, count in deployments[DEPLOYMENT].replica_states.items() if state == "RUNNING")
+    )
+
+
+def deploy_challenger(experiment: Experiment, config: ServingConfig) -> None:
+    """Begin to start the challenger's replicas, as many as the champion has. Raises UnknownModelError."""
+    challenger = registry.resolve(experiment.challenger)
+    options = {
+        "num_replicas": replicas(),
+        "max_ongoing_requests": 64,
+        "ray_actor_options": {"num_cpus": CHALLENGER_CPUS},
+        "health_check_period_s": 0.5,
+        "health_check_timeout_s": 5,
+        "graceful_shutdown_timeout_s": 5,
+        "logging_config": {"log_level": "WARNING", "enable_access_log": False},
+    }
+    target = Challenger.options(**options).bind(config, challenger)  # type: ignore[attr-defined]
+    serve.run_many(
+        [RunTarget(target, name=CHALLENGERS + experiment.id, route_prefix=None)],
+        wait_for_ingress_deployment_creation=False,
+        wait_for_applications_running=False,
+    )
+
+
+def remove_challenger(identifier: str) -> None:
+    """Stop the replicas of an experiment's challenger."""
+    serve.delete(CHALLENGERS + identifier)
