@@ -4,7 +4,8 @@ RayclsError                 the work failed (exit code 1)
 ├── UsageError              the command or call is wrong; the message names the fix (exit code 2)
 │   ├── ConfigError         a setting is unknown, of the wrong type or out of range
 │   ├── UnknownDatasetError there is no such dataset
-│   └── UnknownModelError   there is no such model, version or alias
+│   ├── UnknownModelError   there is no such model, version or alias
+│   └── UnknownExperimentError there is no such experiment
 ├── DataError               a dataset cannot be made, or its files are damaged
 │   ├── SourceError         no source delivered the images or the weights
 │   └── BusyError           another process is preparing the same dataset
@@ -46,6 +47,10 @@ class UnknownDatasetError(UsageError):
 
 
 class UnknownModelError(UsageError):
+    pass
+
+
+class UnknownExperimentError(UsageError):
     pass
 
 

@@ -18,7 +18,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from raycls.config import ControlPlaneConfig
-from raycls.control_plane import experiments, models
+from raycls.control_plane import experiments, models, openapi
 from raycls.control_plane.route import ControlRoute, Handler
 from raycls.errors import (
     ClusterError,
@@ -26,11 +26,12 @@ from raycls.errors import (
     RefusedError,
     RegistryError,
     UnknownDatasetError,
+    UnknownExperimentError,
     UnknownModelError,
     UsageError,
 )
 from raycls.serving.access import Access
-from raycls.serving.replica.answer import HTTPProblem
+from raycls.serving.replica.answer import HTTPProblem, json_response
 from raycls.serving.state import Follower
 
 ROUTES: list[ControlRoute] = [*models.ROUTES, *experiments.ROUTES]
@@ -39,6 +40,7 @@ METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 STATUSES: tuple[tuple[type[RayclsError], int], ...] = (
     (UnknownModelError, 404),
     (UnknownDatasetError, 404),
+    (UnknownExperimentError, 404),
     (UsageError, 400),
     (RefusedError, 409),
     (RegistryError, 503),
@@ -59,8 +61,14 @@ def application(config: ControlPlaneConfig, host: str | None) -> Starlette:
     by_path: dict[str, dict[str, ControlRoute]] = {}
     for route in ROUTES:
         by_path.setdefault(route.path, {})[route.method] = route
+    described = openapi.document(ROUTES)
+
+    async def describe(request: Request) -> Response:
+        return json_response(described)
+
+    guarded = [Route(path, _guarded(routes, access), methods=METHODS) for path, routes in by_path.items()]
     app = Starlette(
-        routes=[Route(path, _guarded(routes, access), methods=METHODS) for path, routes in by_path.items()],
+        routes=[Route("/openapi.json", describe), *guarded],
         exception_handlers={HTTPException: _unknown},
     )
     app.state.config = config
@@ -100,6 +108,6 @@ async def _unknown(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # Starlette raises it where no route fits
     if error.status_code == 404:
         return HTTPProblem(
-            404, f"there is no {request.url.path[:80]}: /openapi.json lists the routes"
+            404, f"there is no {request.url.path[:80]}: /control/openapi.json lists the routes"
         ).response()
     return HTTPProblem(error.status_code, error.detail).response()

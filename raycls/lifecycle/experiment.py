@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from raycls import registry
 from raycls.data import files
-from raycls.errors import ClusterError, UsageError
+from raycls.errors import ClusterError, UnknownExperimentError, UsageError
 from raycls.serving import state
 from raycls.serving.replica.metrics import SECONDS
 from raycls.serving.state import Experiment, ServingState
@@ -204,16 +204,18 @@ def stop(reason: str, *, by: str, only: str | None = None) -> Record:
 
 
 def load(identifier: str) -> Record:
-    """Return the record of an experiment. Raises UsageError where there is none, ClusterError where it is damaged."""
-    if not identifier.isalnum() or files.exists(where := _place(identifier)) == "nothing":
-        raise UsageError(f"there is no experiment {identifier[:40]!r}: `raycls experiment` lists them")
+    """Return the record of an experiment. Raises UnknownExperimentError where there is none, ClusterError where it is
+    damaged."""
+    where = _place(identifier)
+    if not identifier.isalnum() or files.exists(where) == "nothing":
+        listed = "`raycls experiment` lists them"
+        raise UnknownExperimentError(f"there is no experiment {identifier[:40]!r}: {listed}")
     try:
         with files.open_file(where) as file:
             return Record.model_validate_json(bytes(file.read()))
     except (OSError, ValidationError) as error:
-        raise ClusterError(
-            f"the record of experiment {identifier} cannot be read: {str(error).splitlines()[0]}"
-        ) from None
+        problem = str(error).splitlines()[0]
+        raise ClusterError(f"the record of experiment {identifier} cannot be read: {problem}") from None
 
 
 def save(record: Record) -> None:

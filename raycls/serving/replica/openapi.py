@@ -10,6 +10,8 @@ from http import HTTPStatus
 from typing import Any
 
 from raycls.config import ServingConfig
+from raycls.ray_patches.control_routes import PREFIX
+from raycls.serving.prediction_id import HEADER as PREDICTION_ID
 from raycls.serving.replica.explainer import MOST_AT_ONCE
 
 _BINARY = {"type": "string", "format": "binary"}
@@ -17,9 +19,11 @@ _BASE64 = {"type": "string", "contentEncoding": "base64"}
 _PROBLEMS = {
     400: "the request or an image in it is damaged",
     401: "the server's token is missing",
+    403: "the token has another role",
     408: "the body took too long",
     413: "too many bytes, pixels, images, or images to explain",
     415: "no image, or a content type that is not accepted",
+    421: "the server is not called so: see allowed_hosts",
     429: "too many requests are waiting, or predictions left no core for an explanation: see Retry-After",
     431: "too many bytes of headers",
     500: "the server failed; its log says why",
@@ -34,8 +38,11 @@ def document(classes: Sequence[str], config: ServingConfig) -> dict[str, Any]:
     return {
         "openapi": "3.1.0",
         "info": {"title": "raycls", "description": "An image classifier.", "version": "1"},
+        "externalDocs": {"url": f"{PREFIX}/openapi.json", "description": "the routes that manage the server"},
         "paths": {
             "/predict": {"post": _predict(config) | guarded},
+            "/livez": {"get": _get("the process answers", "text/plain", {"type": "string"})},
+            "/readyz": {"get": _get("its model is ready", "text/plain", {"type": "string"})},
             "/health": {"get": _get("the model that answers", "application/json", {"type": "object"})},
             "/metrics": {"get": _get("Prometheus text", "text/plain", {"type": "string"}, 401) | guarded},
             "/openapi.json": {"get": _get("this document", "application/json", {"type": "object"})},
@@ -72,7 +79,12 @@ def _predict(config: ServingConfig) -> dict[str, Any]:
             },
         },
         "responses": {
-            "200": _content("one prediction, or a list of them in the order of the images", "Answer"),
+            "200": _content("one prediction, or a list of them in the order of the images", "Answer")
+            | {
+                "headers": {
+                    PREDICTION_ID: {"schema": {"type": "string"}, "description": "for POST /feedback"}
+                }
+            },
             **{str(status): _problem(status) for status in _PROBLEMS},
         },
     }

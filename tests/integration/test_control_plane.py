@@ -1,0 +1,107 @@
+"""The control plane behind HAProxy: each role on each route, hosts, origins, and tokens without a restart."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import requests
+
+from raycls import registry
+from raycls.control_plane.application import ROUTES
+from raycls.control_plane.route import ControlRoute
+from raycls.serving import tokens
+from raycls.serving.control.deploy import Served
+from raycls.serving.prediction_id import HEADER, read
+from raycls.serving.state import ROLES, Role, load
+from tests.predict import encoded
+
+
+@pytest.fixture
+def token() -> Callable[[Role], str]:
+    def made(role: Role) -> str:
+        name = f"test-{role}"
+        if any(known.name == name for known in load().tokens):
+            tokens.revoke(name)
+        return tokens.add(name, [role])
+
+    return made
+
+
+def _ask(served: Served, route: ControlRoute, secret: str | None, **headers: str) -> int:
+    path = route.path.replace("{id}", "0" * 8)
+    sent = headers | ({"Authorization": f"Bearer {secret}"} if secret else {})
+    return requests.request(route.method, served.url + path, headers=sent, timeout=30).status_code
+
+
+def test_each_role_reaches_its_own_routes(served: Served, token: Callable[[Role], str]) -> None:
+    for role in ROLES[1:]:  # a token with the role `predict` would close /predict for the other tests
+        secret = token(role)
+        for route in ROUTES:
+            status = _ask(served, route, secret)
+            assert (status == 403) == (role not in (route.role, "admin")), (role, route, status)
+            assert status not in (401, 404, 405, 500) or (route.path.endswith("{id}") and status == 404)
+    for route in ROUTES:
+        assert _ask(served, route, None) == 401
+        assert _ask(served, route, "x" * 64) == 401
+
+
+def test_no_page_of_another_site_presses_a_button(served: Served, token: Callable[[Role], str]) -> None:
+    secret = token("admin")
+    for route in ROUTES:
+        status = _ask(served, route, secret, Origin="http://evil.example")
+        assert (status == 403) == route.changes
+        assert _ask(served, route, secret, Host="evil.example") == 421
+
+
+@pytest.mark.parametrize(
+    "path", ["/predict", "/health", "/metrics", "/livez", "/readyz", "/openapi.json", "/models"]
+)
+def test_every_route_knows_its_host(served: Served, path: str) -> None:
+    method = "POST" if path == "/predict" else "GET"
+    foreign = requests.request(method, served.url + path, headers={"Host": "evil.example"}, timeout=30)
+    assert foreign.status_code == 421
+    assert foreign.headers["content-type"] == "application/problem+json"
+
+
+def test_the_admin_token_of_up_lists_the_models_until_it_is_revoked(served: Served) -> None:
+    headers = {"Authorization": f"Bearer {Path(served.admin_token).read_text().strip()}"}
+    listed = requests.get(f"{served.url}/models", headers=headers, timeout=30)
+    assert listed.ok
+    assert {model["name"] for model in listed.json()["models"]} >= {"digits"}
+    assert requests.get(f"{served.url}/control/models", headers=headers, timeout=30).json() == listed.json()
+    tokens.revoke("admin")
+    assert requests.get(f"{served.url}/models", headers=headers, timeout=30).status_code in (401, 403)
+    tokens.ensure_admin()
+
+
+def test_a_predict_token_closes_predictions_for_others_within_seconds(
+    served: Served, post: Callable[..., requests.Response]
+) -> None:
+    secret = tokens.add("client", ["predict"])
+    try:
+        _until(lambda: post(encoded()).status_code == 401)
+        assert post(encoded(), headers={"Authorization": f"Bearer {secret}"}).ok
+        assert requests.get(f"{served.url}/metrics", timeout=30).status_code == 401
+        assert requests.get(f"{served.url}/readyz", timeout=30).status_code == 200
+    finally:
+        tokens.revoke("client")
+    _until(lambda: post(encoded()).ok)
+
+
+def test_an_answer_carries_a_signed_id(served: Served, post: Callable[..., requests.Response]) -> None:
+    answer = post(encoded())
+    claims = read(load().signing_key, answer.headers[HEADER])
+    assert claims.model == registry.resolve("digits").reference
+    ((index, confidence),) = claims.predicted
+    assert index == answer.json()["class_index"]
+    assert confidence == pytest.approx(answer.json()["confidence"], abs=1e-4)
+
+
+def _until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)

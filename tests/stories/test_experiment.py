@@ -1,0 +1,113 @@
+"""A challenger on live traffic: shadow, split, change, end; and challengers that raise, hang, answer NaN or die."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import requests
+
+from raycls import registry
+from raycls.lifecycle import experiment
+from raycls.serving.client.manage import call
+from raycls.serving.control.deploy import Served
+from raycls.training.trainer import TrainingResult
+from tests.predict import OCTETS, encoded
+
+
+@pytest.fixture
+def challenger(trained: TrainingResult) -> registry.ModelVersion:
+    """Another version of the session's model: the same network, registered once more."""
+    from raycls import tracking
+
+    version = trained.version
+    assert version is not None
+    with tracking.run("digits", "challenger", tags={}) as current:
+        return registry.register(
+            "digits",
+            current,
+            registry.checkpoint(version),
+            fingerprint=version.fingerprint,
+            metrics=version.metrics,
+            lineage={},
+        )
+
+
+@pytest.fixture
+def traffic(served: Served) -> Iterator[Traffic]:
+    running = Traffic(served.url)
+    running.start()
+    yield running
+    running.stop()
+
+
+class Traffic(threading.Thread):
+    """Sends pictures until stopped, each as another client, and keeps what was answered."""
+
+    def __init__(self, url: str):
+        super().__init__(daemon=True)
+        self._url, self._stopped = url, threading.Event()
+        self.statuses: list[int] = []
+        self.versions: list[str] = []
+
+    def run(self) -> None:
+        session, image = requests.Session(), encoded()
+        while not self._stopped.is_set():
+            headers = {"Content-Type": OCTETS, "X-Client-Id": str(len(self.statuses))}
+            answer = session.post(f"{self._url}/predict", image, headers=headers, timeout=30)
+            self.statuses.append(answer.status_code)
+            self.versions.append(answer.json().get("model_version", ""))
+            time.sleep(0.005)
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self.join(timeout=60)
+
+
+def _until(true: Callable[[], Any], seconds: float = 90) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def _shown(served: Served, identifier: str) -> dict[str, Any]:
+    return call(served.url, "GET", f"/experiments/{identifier}")
+
+
+@pytest.mark.timeout(300)
+def test_shadow_then_split_then_the_end(
+    served: Served, challenger: registry.ModelVersion, traffic: Traffic
+) -> None:
+    champion = registry.resolve("digits")
+    replicas = _replicas(served)
+    wanted = {"challenger": challenger.reference, "mode": "shadow", "share": 1.0}
+    started = call(served.url, "POST", "/experiments", wanted)
+    assert (started["champion"], started["state"]) == (champion.reference, "running")
+    _until(lambda: _shown(served, started["id"])["compared"] > 100)
+    assert _shown(served, started["id"])["agreement"] == 1.0  # it is the same network
+    ended = call(served.url, "DELETE", "/experiments", {"reason": "seen enough"})
+    assert (ended["state"], ended["reason"], ended["ended_by"]) == ("ended", "seen enough", "admin")
+    assert set(traffic.versions) == {champion.version}
+
+    started = call(served.url, "POST", "/experiments", wanted | {"mode": "split", "share": 0.5})
+    _until(lambda: traffic.versions.count(challenger.version) > 100)
+    call(served.url, "PATCH", "/experiments", {"share": 0.001})
+    _until(lambda: challenger.version not in traffic.versions[-100:])
+    call(served.url, "DELETE", "/experiments")
+    _until(lambda: not any(record.is_running for record in experiment.records()))
+    arms = _shown(served, started["id"])["arms"]
+    assert arms["challenger"]["requests"] > 100
+    assert arms["challenger"]["failures"] == {}
+    assert set(traffic.statuses) == {200}
+    assert _replicas(served) == replicas  # none was restarted
+
+
+def _replicas(served: Served) -> set[str]:
+    text = requests.get(f"{served.url}/metrics", timeout=30).text
+    return {
+        line.split('replica="')[1].split('"')[0] for line in text.splitlines() if "raycls_pending{" in line
+    }
