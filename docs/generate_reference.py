@@ -18,8 +18,9 @@ from pydantic import BaseModel
 
 # The only modules of raycls that this program uses.
 from raycls.cli import app
-from raycls.config import AugmentConfig, NetworkConfig, OptimConfig, ServingConfig, TrainingConfig
+from raycls.config import AugmentConfig, NetworkConfig, OptimConfig, TrainingConfig
 from raycls.serving.replica.metrics import Metrics
+from raycls.serving.settings import ServingConfig
 from raycls.tuning.space import Domain
 from raycls.tuning.spec import StudySpec
 

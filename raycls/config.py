@@ -27,11 +27,13 @@ Engine = Literal["reference", "torch", "openvino", "cuda-graphs"]  # see raycls/
 _RATES = {"muon": 0.24, "sgd": 0.1, "adam": 1e-3, "adamw": 1e-3}
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
+    """A part of a configuration: frozen, checked when it is made, without unknown fields."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class NetworkConfig(_Section):
+class NetworkConfig(Section):
     """The network: see raycls/models/networks.py."""
 
     name: str = Field("fastcnn", description="a name in raycls.models.networks")
@@ -46,7 +48,7 @@ class NetworkConfig(_Section):
         return {**widths, "dropout": self.dropout}
 
 
-class OptimConfig(_Section):
+class OptimConfig(Section):
     """The optimiser and the loss: see raycls/training/optim.py."""
 
     name: Literal["muon", "sgd", "adam", "adamw"] = Field(
@@ -74,7 +76,7 @@ class OptimConfig(_Section):
     )
 
 
-class AugmentConfig(_Section):
+class AugmentConfig(Section):
     """The augmentation of the training images: see raycls/data/augment.py. 0 (or false) turns a field off."""
 
     translate: int = Field(2, ge=0, le=64, description="largest shift in each direction, pixels")
@@ -88,7 +90,7 @@ class AugmentConfig(_Section):
     cutmix: float = Field(0.0, ge=0, le=10, description="alpha of the Beta distribution of CutMix's areas")
 
 
-class TrainingConfig(_Section):
+class TrainingConfig(Section):
     """Epochs, batches, seed and precision: see raycls/training/loop.py."""
 
     epochs: int = Field(4, ge=1, le=10_000, description="passes over the training split")
@@ -124,7 +126,7 @@ class TrainingConfig(_Section):
         return "val_accuracy" if self.balance == "none" else "val_macro_accuracy"
 
 
-class Config(_Section):
+class Config(Section):
     """All settings of a training run, except the dataset and the number of workers."""
 
     network: NetworkConfig = NetworkConfig()
@@ -135,61 +137,6 @@ class Config(_Section):
     def flat(self) -> dict[str, Any]:
         """Return `{"network.name": …, "optim.lr": …}`: one value for each leaf, as MLflow logs it."""
         return {f"{s}.{f}": value for s, section in self for f, value in section.model_dump().items()}
-
-
-class ServingConfig(_Section):
-    """The arguments of the application in serve_config.yaml: see raycls/serving/app.py."""
-
-    model: str | None = Field(
-        None, description="NAME, NAME@ALIAS or NAME/VERSION; none: the champion that was promoted last"
-    )
-    max_batch_size: int = Field(64, ge=1, le=4096, description="most images in one forward pass")
-    threads: int = Field(1, ge=1, le=256, description="CPU threads of one replica's forward pass")
-    engine: Engine | Literal["auto"] = Field(
-        "auto",
-        description="what computes the forward pass; auto: the fastest engine when the version was promoted",
-    )
-    max_body_bytes: int = Field(10 * 2**20, ge=1024, description="largest request body, bytes")
-    body_timeout_s: float = Field(20, gt=0, description="limit for the arrival of a request's body, seconds")
-    max_pixels: int = Field(
-        50_000_000,
-        ge=1,
-        description="most pixels (width × height) of an image, and of all images of a request together",
-    )
-    max_images: int = Field(64, ge=1, description="most images in one request")
-    max_pending: int = Field(
-        100, ge=1, description="most requests in one replica; it answers others 429 with Retry-After"
-    )
-    token_sha256: str | None = Field(
-        None,
-        pattern="^[0-9a-f]{64}$",
-        description="SHA-256 of the bearer token that /predict and /metrics require; none: no token is needed",
-    )
-    no_auth: bool = Field(
-        False, description="ask nobody for a token, even where other machines reach the server"
-    )
-    allowed_hosts: tuple[str, ...] = Field(
-        (),
-        description="names by which clients reach the server, beside localhost and addresses; *: every name",
-    )
-    access_log: float = Field(
-        0, ge=0, le=1, description="share of the requests that the replica logs, each as one line of JSON"
-    )
-    simulate_forward_ms: float = Field(
-        0, ge=0, description="sleep for each image of a forward pass, milliseconds: for scaling tests only"
-    )
-
-
-class ControlPlaneConfig(_Section):
-    """The arguments of the control plane's application in serve_config.yaml: see raycls/control_plane/app.py."""
-
-    max_upload_bytes: int = Field(
-        200 * 2**20, ge=1024, description="largest body of an upload: files, or one zip, bytes"
-    )
-    allowed_hosts: tuple[str, ...] = Field(
-        (),
-        description="names by which clients reach the server, beside localhost and addresses; *: every name",
-    )
 
 
 _AnySection = TypeVar("_AnySection", bound=BaseModel)

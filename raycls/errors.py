@@ -5,7 +5,7 @@ RayclsError                 the work failed (exit code 1)
 │   ├── ConfigError         a setting is unknown, of the wrong type or out of range
 │   ├── UnknownDatasetError there is no such dataset
 │   ├── UnknownModelError   there is no such model, version or alias
-│   └── UnknownExperimentError there is no such experiment
+│   └── UnknownRecordError  there is no such experiment or retraining
 ├── DataError               a dataset cannot be made, or its files are damaged
 │   ├── SourceError         no source delivered the images or the weights
 │   └── BusyError           another process is preparing the same dataset
@@ -50,7 +50,7 @@ class UnknownModelError(UsageError):
     pass
 
 
-class UnknownExperimentError(UsageError):
+class UnknownRecordError(UsageError):
     pass
 
 

@@ -16,13 +16,14 @@ from ray.serve import Application
 from ray.serve.exceptions import RayServeException
 from starlette.applications import Starlette
 
-from raycls.config import ControlPlaneConfig, validated
+from raycls.config import validated
 from raycls.errors import RayclsError
 from raycls.ray_patches import serve_host
+from raycls.serving.settings import ControlPlaneConfig
 
 
 def build(args: dict[str, Any]) -> Application:
-    """Return the application for `args`, the fields of raycls.config.ControlPlaneConfig.
+    """Return the application for `args`, the fields of raycls.serving.settings.ControlPlaneConfig.
 
     Raises RayServeException, with one line, for a wrong setting.
     """
@@ -41,9 +42,10 @@ class ControlPlane:
 
     def __init__(self, config: ControlPlaneConfig, host: str | None):
         from raycls.control_plane.experiment_watch import ExperimentWatch
+        from raycls.control_plane.retrain_watch import RetrainWatch
 
         self._config, self._host = config, host
-        self._watch = asyncio.create_task(ExperimentWatch().run())
+        self._loops = [asyncio.create_task(loop.run()) for loop in (ExperimentWatch(), RetrainWatch())]
 
     def __serve_build_asgi_app__(self) -> Starlette:
         from raycls.control_plane.application import application

@@ -17,8 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from raycls.config import ControlPlaneConfig
-from raycls.control_plane import experiments, models, openapi
+from raycls.control_plane import experiments, models, openapi, retrain
 from raycls.control_plane.route import ControlRoute, Handler
 from raycls.errors import (
     ClusterError,
@@ -26,21 +25,22 @@ from raycls.errors import (
     RefusedError,
     RegistryError,
     UnknownDatasetError,
-    UnknownExperimentError,
     UnknownModelError,
+    UnknownRecordError,
     UsageError,
 )
 from raycls.serving.access import Access
 from raycls.serving.replica.answer import HTTPProblem, json_response
+from raycls.serving.settings import ControlPlaneConfig
 from raycls.serving.state import Follower
 
-ROUTES: list[ControlRoute] = [*models.ROUTES, *experiments.ROUTES]
+ROUTES: list[ControlRoute] = [*models.ROUTES, *retrain.ROUTES, *experiments.ROUTES]
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 # The first class that an error is of decides its status. Others are 500: the library failed, and not the client.
 STATUSES: tuple[tuple[type[RayclsError], int], ...] = (
     (UnknownModelError, 404),
     (UnknownDatasetError, 404),
-    (UnknownExperimentError, 404),
+    (UnknownRecordError, 404),
     (UsageError, 400),
     (RefusedError, 409),
     (RegistryError, 503),

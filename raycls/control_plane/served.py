@@ -16,10 +16,10 @@ from ray.serve import RunTarget
 from ray.serve.exceptions import RayServeException
 
 from raycls import registry
-from raycls.config import ServingConfig
 from raycls.errors import ClusterError
 from raycls.serving.challenger import Challenger
 from raycls.serving.control.configuration import CHALLENGERS, DEPLOYMENT
+from raycls.serving.settings import ServingConfig
 from raycls.serving.state import Experiment
 
 SERVING = "raycls"  # the name of the application that answers predictions

@@ -121,3 +121,14 @@ def shared(inside: str) -> str:
     if storage and is_uri(storage):
         return join(storage, inside)
     return str(Path(storage or home.home()) / inside)
+
+
+def names(folder: str, suffix: str) -> list[str]:
+    """Return the names, without the suffix, of the files in a folder that have it. None where there is no folder."""
+    if exists(folder) != "folder":
+        return []
+    if is_uri(folder):
+        found = [path for path, _, _ in files_below(folder)]
+    else:
+        found = [path.name for path in Path(folder).iterdir()]
+    return [name.removesuffix(suffix) for name in found if name.endswith(suffix) and not name.startswith(".")]

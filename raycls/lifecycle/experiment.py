@@ -13,14 +13,13 @@ from __future__ import annotations
 
 import secrets
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from raycls import registry
 from raycls.data import files
-from raycls.errors import ClusterError, UnknownExperimentError, UsageError
+from raycls.errors import ClusterError, UnknownRecordError, UsageError
 from raycls.serving import state
 from raycls.serving.replica.metrics import SECONDS
 from raycls.serving.state import Experiment, ServingState
@@ -204,12 +203,12 @@ def stop(reason: str, *, by: str, only: str | None = None) -> Record:
 
 
 def load(identifier: str) -> Record:
-    """Return the record of an experiment. Raises UnknownExperimentError where there is none, ClusterError where it is
+    """Return the record of an experiment. Raises UnknownRecordError where there is none, ClusterError where it is
     damaged."""
     where = _place(identifier)
     if not identifier.isalnum() or files.exists(where) == "nothing":
         listed = "`raycls experiment` lists them"
-        raise UnknownExperimentError(f"there is no experiment {identifier[:40]!r}: {listed}")
+        raise UnknownRecordError(f"there is no experiment {identifier[:40]!r}: {listed}")
     try:
         with files.open_file(where) as file:
             return Record.model_validate_json(bytes(file.read()))
@@ -230,12 +229,7 @@ def save(record: Record) -> None:
 
 def records() -> list[Record]:
     """Return all experiments, the newest first."""
-    folder = _place("x").removesuffix("x.json").rstrip("/")
-    if files.is_uri(folder):
-        names = [path for path, _, _ in files.files_below(folder)] if files.exists(folder) == "folder" else []
-    else:
-        names = [path.name for path in Path(folder).glob("*.json")]
-    found = [load(name.removesuffix(".json")) for name in names if name.endswith(".json")]
+    found = [load(name) for name in files.names(files.shared("experiments"), ".json")]
     return sorted(found, key=lambda record: record.experiment.started, reverse=True)
 
 

@@ -80,7 +80,7 @@ def install() -> None:
     rays_own: Any = haproxy.HAProxyManager
     original = rays_own.__ray_metadata__.modified_class.__ray_actor_class__
 
-    class Manager(original):  # type: ignore[misc]
+    class Manager(original):  # type: ignore[misc,valid-type]
         """Ray's own actor, which writes HAProxy's configuration, from the template with our lines."""
 
         def __init__(self, *arguments: Any, **named: Any):
@@ -89,4 +89,4 @@ def install() -> None:
             haproxy.HAPROXY_CONFIG_TEMPLATE = routed(haproxy.HAPROXY_CONFIG_TEMPLATE)
             super().__init__(*arguments, **named)
 
-    controller.HAProxyManager = ray.remote(num_cpus=0)(Manager)  # type: ignore[misc]
+    controller.HAProxyManager = ray.remote(num_cpus=0)(Manager)  # type: ignore[misc,assignment]

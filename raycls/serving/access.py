@@ -77,7 +77,7 @@ class Access:
         raise HTTPProblem(401, detail, {"WWW-Authenticate": "Bearer"})
 
     @staticmethod
-    def _with_role(name: str, roles: Collection[Role], role: Role) -> str:
+    def _with_role(name: str, roles: Collection[str], role: Role) -> str:
         if role in roles or "admin" in roles:
             return name
         raise HTTPProblem(403, f"the token {name} has the role {', '.join(roles)}, and this needs {role}")

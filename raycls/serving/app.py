@@ -19,15 +19,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from raycls import registry
-from raycls.config import ServingConfig, validated
+from raycls.config import validated
 from raycls.errors import RayclsError, UnknownModelError, UsageError
 from raycls.ray_patches import serve_host
 from raycls.serving import auth, state
 from raycls.serving.replica.answer import HTTPProblem
+from raycls.serving.settings import ServingConfig
 
 
 def build(args: dict[str, Any]) -> Application:
-    """Return the application for `args`, the fields of raycls.config.ServingConfig.
+    """Return the application for `args`, the fields of raycls.serving.settings.ServingConfig.
 
     Without a champion, the application answers 503 and says how to make one. Raises RayServeException with one line
     for a setting or a model that does not exist: Serve shows this message as it is, and other exceptions as tracebacks.

@@ -15,14 +15,15 @@ from ray.serve import Application
 from ray.serve.exceptions import RayServeException
 
 from raycls import registry
-from raycls.config import ServingConfig, validated
+from raycls.config import validated
 from raycls.engines.predictor import Prediction
 from raycls.errors import RayclsError
 from raycls.serving.replica.inference import Inference
+from raycls.serving.settings import ServingConfig
 
 
 def build(args: dict[str, Any]) -> Application:
-    """Return the application for `args`, the fields of raycls.config.ServingConfig. Raises RayServeException."""
+    """Return the application for `args`, the fields of ServingConfig. Raises RayServeException."""
     try:
         config = validated(ServingConfig, args)
         version = registry.resolve(config.model)

@@ -325,7 +325,9 @@ def test_a_client_cannot_say_that_others_were_refused(
 
 
 def test_slow_senders_keep_nobody_else_out(served: Served, post: Callable[..., requests.Response]) -> None:
-    head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: {OCTETS}\r\nContent-Length: 100\r\n\r\n"
+    head = (
+        f"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: {OCTETS}\r\nContent-Length: 100\r\n\r\n"
+    )
     chunked = head.replace("Content-Length: 100", "Transfer-Encoding: chunked")
     _flood(served)  # HAProxy knows now how many a replica holds
     assert _until(200, post).status_code == 200
@@ -355,9 +357,7 @@ def _connected(served: Served) -> socket.socket:
 
 
 def _asked(connection: socket.socket, data: bytes) -> tuple[int, Message, bytes]:
-    head = (
-        f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: {OCTETS}\r\nContent-Length: {len(data)}\r\n\r\n"
-    )
+    head = f"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: {OCTETS}\r\nContent-Length: {len(data)}\r\n\r\n"
     connection.sendall(head.encode() + data)
     response = HTTPResponse(connection)
     response.begin()

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from raycls.config import PRESETS, Config, ServingConfig, override, preset, validated
+from raycls.config import PRESETS, Config, override, preset, validated
 from raycls.data.packed import DatasetInfo
 from raycls.data.versions import open_dataset
 from raycls.errors import ConfigError
+from raycls.serving.settings import ServingConfig
 
 
 @pytest.fixture(scope="module")

@@ -40,7 +40,7 @@ RAY = {
     "cluster", "ray_patches", "data/ingest", "training/trainer", "training/scaling",
     "training/failures", "training/events",
     "training/worker", "tuning/plan", "tuning/execution", "tuning/callbacks", "tuning/trial", "serving",
-    "control_plane/app", "demo",
+    "control_plane/app", "control_plane/served", "control_plane/retrain_watch", "demo",
 }  # fmt: skip
 MLFLOW = {"tracking", "registry"}
 NAMED_TUPLE = {"_replace", "_asdict"}  # public methods, whatever their names

@@ -17,9 +17,10 @@ from typing import Any
 import yaml
 
 from raycls.cluster.environment import LOOPBACK
-from raycls.config import ServingConfig, validated
+from raycls.config import validated
 from raycls.errors import ConfigError, UsageError
 from raycls.serving import auth, state
+from raycls.serving.settings import ServingConfig
 
 IMPORT_PATH, DEPLOYMENT = "raycls.serving.app:build", "Classifier"
 CHALLENGERS = "raycls-challenger-"  # with an experiment's id, the name of its challenger's application

@@ -73,7 +73,7 @@ class ChallengerLink:
 
     def _start(self) -> None:
         while self._waiting and len(self._calls) < CALLS:
-            batch = []
+            batch: list[tuple[bytes, asyncio.Future[np.ndarray]]] = []
             while self._waiting and len(batch) < self._most:
                 entry = self._waiting.popleft()
                 if not entry[1].done():  # its request has waited too long

@@ -26,7 +26,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from raycls import registry
-from raycls.config import ServingConfig
 from raycls.data.decode import pixels_of
 from raycls.engines.predictor import Prediction
 from raycls.errors import ImageError
@@ -44,6 +43,7 @@ from raycls.serving.replica.inference import FORMATS, Inference
 from raycls.serving.replica.metrics import exposition
 from raycls.serving.replica.middleware import REFUSED_BEFORE
 from raycls.serving.replica.request import explain_of, images_of, top_k_of
+from raycls.serving.settings import ServingConfig
 from raycls.serving.state import Follower, ServingState
 
 OPEN_ROUTES = ("/livez", "/readyz", "/health", "/openapi.json")

@@ -21,13 +21,14 @@ import numpy as np
 
 from raycls import registry
 from raycls.cluster.environment import OWN_CORES
-from raycls.config import Engine, ServingConfig
+from raycls.config import Engine
 from raycls.engines.build import best_device, to_serve
 from raycls.engines.predictor import Prediction, Predictor
 from raycls.errors import ImageError
 from raycls.serving.replica.batching import Batcher
 from raycls.serving.replica.core_pinning import PinnedCore
 from raycls.serving.replica.metrics import Metrics
+from raycls.serving.settings import ServingConfig
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")  # the image formats that a request may have
 # A forward pass that takes longer than HUNG_S plus HUNG_TIMES the time of a full batch counts as hung.

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
 
-from raycls.config import ServingConfig
 from raycls.ray_patches.control_routes import PREFIX
 from raycls.serving.prediction_id import HEADER as PREDICTION_ID
 from raycls.serving.replica.explainer import MOST_AT_ONCE
+from raycls.serving.settings import ServingConfig
 
 _BINARY = {"type": "string", "format": "binary"}
 _BASE64 = {"type": "string", "contentEncoding": "base64"}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from raycls.config import ServingConfig
 from raycls.errors import UsageError
 from raycls.serving.app import check_exposure
+from raycls.serving.settings import ServingConfig
 
 DIGEST = "0" * 64
 

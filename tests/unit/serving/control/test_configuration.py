@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from ray.serve.schema import ServeDeploySchema
 
-from raycls.config import ServingConfig
 from raycls.errors import ConfigError
 from raycls.serving.control.configuration import ServeConfiguration
+from raycls.serving.settings import ServingConfig
 
 CONFIG = Path(__file__).parents[4] / "serve_config.yaml"
 

@@ -1,0 +1,49 @@
+"""Routes about retraining."""
+
+from __future__ import annotations
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+
+from raycls import registry
+from raycls.control_plane.body import document_of
+from raycls.control_plane.route import ControlRoute
+from raycls.lifecycle import retraining
+from raycls.lifecycle.retraining import Wanted
+from raycls.serving.replica.answer import HTTPProblem, json_response
+
+KEY = "Idempotency-Key"
+LONGEST_KEY = 200
+
+
+async def list_all(request: Request) -> Response:
+    records = await run_in_threadpool(retraining.records)
+    return json_response({"retrainings": [record.model_dump() for record in records]})
+
+
+async def show(request: Request) -> Response:
+    record = await run_in_threadpool(retraining.load, request.path_params["id"])
+    return json_response(record.model_dump())
+
+
+async def start(request: Request) -> Response:
+    """Begin a retraining. The control plane's loop submits its Ray job (raycls/control_plane/retrain_watch.py)."""
+    wanted = await document_of(request, Wanted)
+    key = request.headers.get(KEY, "")
+    if len(key) > LONGEST_KEY:
+        raise HTTPProblem(400, f"{KEY} has more than {LONGEST_KEY} characters")
+    await run_in_threadpool(registry.newest, wanted.model)  # an unknown model is said now
+    record = await run_in_threadpool(retraining.begin, wanted, by=request.state.by, key=key)
+    return json_response(record.model_dump())
+
+
+ROUTES = [
+    ControlRoute("GET", "/retrain", "admin", list_all, "List the retrainings, the newest first"),
+    ControlRoute(
+        "GET", "/retrain/{id}", "admin", show, "Show one retraining: state, step, figures, decision"
+    ),
+    ControlRoute(
+        "POST", "/retrain", "admin", start, f"Retrain a model. The same {KEY} gives one retraining", Wanted
+    ),
+]

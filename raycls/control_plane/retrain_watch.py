@@ -1,0 +1,81 @@
+"""Submits a Ray job for each retraining that is not done, and again where a job has died.
+
+    task = asyncio.create_task(RetrainWatch().run())
+
+The records are what is wanted; this loop makes it so, also after a restart of the control plane or of the cluster.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import time
+from typing import Any
+
+from raycls import local_http
+from raycls.lifecycle import retraining
+from raycls.lifecycle.retraining import Retraining
+
+PERIOD_S = 2.0
+MOST_JOBS = 5  # for one retraining: if each of them dies, a person must look at the machine
+ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
+
+logger = logging.getLogger("ray.serve")
+
+
+class RetrainWatch:
+    """The loop of one control plane."""
+
+    def __init__(self) -> None:
+        self._client: Any = None
+
+    async def run(self) -> None:
+        """Run until cancelled. What one turn raises does not stop the next one."""
+        while True:
+            await asyncio.sleep(PERIOD_S)
+            try:
+                await asyncio.to_thread(self.step)
+            except Exception:
+                logger.exception("raycls failed to watch the retrainings")
+
+    def step(self) -> None:
+        """Look once, and submit what is missing."""
+        for record in retraining.records():
+            if record.is_open and not self._works(record):
+                self._submit(retraining.load(record.id))
+
+    def _works(self, record: Retraining) -> bool:
+        """Return whether the retraining's last job is on its way."""
+        from ray.job_submission import JobSubmissionClient
+
+        if self._client is None:
+            self._client = JobSubmissionClient()
+            local_http.exempt(self._client.get_address())
+        mine = [
+            job for job in self._client.list_jobs() if (job.submission_id or "").startswith(_name(record, ""))
+        ]
+        return any(str(job.status.value) not in ENDED for job in mine)
+
+    def _submit(self, record: Retraining) -> None:
+        if not record.is_open:
+            return
+        if record.jobs >= MOST_JOBS:
+            error = (
+                f"{record.jobs} jobs died; the log of the last one, {_name(record, record.jobs)}, says why"
+            )
+            retraining.save(
+                record.model_copy(update={"state": "failed", "error": error, "ended": retraining.now()})
+            )
+            return
+        # Counted before it is submitted: a control plane that dies in between leaves a job out, and none is run twice.
+        record = retraining.save(record.model_copy(update={"jobs": record.jobs + 1}))
+        self._client.submit_job(
+            entrypoint=f"{sys.executable} -m raycls retrain run {record.id}",
+            submission_id=_name(record, f"{record.jobs}-{int(time.time())}"),
+            entrypoint_num_cpus=0,
+        )
+
+
+def _name(record: Retraining, number: object) -> str:
+    return f"raycls-retrain-{record.id}-{number}"

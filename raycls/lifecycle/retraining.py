@@ -1,0 +1,125 @@
+"""The record of a retraining: what is wanted, which steps are done, and what they found.
+
+    record = begin(Wanted(model="pets"), by="ada", key="monday")    # the same key gives the same retraining
+    record = load(record.id)
+    record.state, record.done["train"]["model"]
+
+A record is retrainings/ID.json below RAYCLS_STORAGE, or below the home. raycls/lifecycle/retrain.py carries it out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from raycls import home
+from raycls.data import files
+from raycls.errors import ClusterError, UnknownRecordError, UsageError
+
+State = Literal["waiting", "running", "done", "failed"]
+LOCK = "retrainings.lock"
+
+
+class Wanted(BaseModel):
+    """What a retraining is to do: the body of POST /retrain."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str = Field(description="name of the registered model", min_length=1, max_length=200)
+    then: Literal["challenger", "promote", "nothing"] = Field(
+        "challenger", description="what the new version becomes where it passes the comparison"
+    )
+    preset: str = Field("fast", description="of the training: smoke, quick, fast, strong or accurate")
+    settings: tuple[str, ...] = Field((), description="like training.epochs=4, as `raycls train --set`")
+    tune: int = Field(0, ge=0, le=10_000, description="trials of a study in place of one training; 0: none")
+    trust: tuple[str, ...] = Field((), description="senders who may give more than a tenth of a class")
+
+
+class Retraining(BaseModel):
+    """One retraining. done: what each step that is done has found, by its name."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    wanted: Wanted
+    by: str
+    created: str
+    state: State = "waiting"
+    step: str = Field("", description="the step that runs")
+    jobs: int = Field(0, description="Ray jobs that were submitted for it")
+    ended: str = ""
+    error: str = ""
+    done: dict[str, dict[str, Any]] = Field(default_factory=dict)
+
+    @property
+    def is_open(self) -> bool:
+        return self.state in ("waiting", "running")
+
+
+def begin(wanted: Wanted, *, by: str, key: str = "") -> Retraining:
+    """Make a record and return it; the record that there is for a key that was used before.
+
+    Raises UsageError where the key was used for something else, or where another retraining of the model is open.
+    """
+    identifier = (
+        hashlib.sha256(f"{wanted.model}\n{key}".encode()).hexdigest()[:12] if key else secrets.token_hex(6)
+    )
+    with home.lock(LOCK, "", wait=True):
+        former = {record.id: record for record in records()}
+        if known := former.get(identifier):
+            if known.wanted != wanted:
+                raise UsageError("the Idempotency-Key was used for another retraining: choose another one")
+            return known
+        for record in former.values():
+            if record.is_open and record.wanted.model == wanted.model:
+                raise UsageError(
+                    f"retraining {record.id} of {wanted.model} is not done yet: wait for it, or end it"
+                )
+        new = Retraining(id=identifier, wanted=wanted, by=by, created=now())
+        save(new)
+    return new
+
+
+def load(identifier: str) -> Retraining:
+    """Return a record. Raises UnknownRecordError where there is none, and ClusterError where it cannot be read."""
+    where = _place(identifier)
+    if not identifier.isalnum() or files.exists(where) == "nothing":
+        raise UnknownRecordError(
+            f"there is no retraining {identifier[:40]!r}: `raycls retrain list` lists them"
+        )
+    try:
+        with files.open_file(where) as file:
+            return Retraining.model_validate_json(bytes(file.read()))
+    except (OSError, ValidationError) as error:
+        problem = str(error).splitlines()[0]
+        raise ClusterError(f"the record of retraining {identifier} cannot be read: {problem}") from None
+
+
+def save(record: Retraining) -> Retraining:
+    """Keep the record and return it. Raises ClusterError where it cannot be written."""
+    try:
+        files.write(_place(record.id), record.model_dump_json(indent=2).encode())
+    except OSError as error:
+        raise ClusterError(
+            f"the record of a retraining cannot be written: {files.shown(str(error))}"
+        ) from None
+    return record
+
+
+def records() -> list[Retraining]:
+    """Return all retrainings, the newest first."""
+    found = [load(name) for name in files.names(files.shared("retrainings"), ".json")]
+    return sorted(found, key=lambda record: record.created, reverse=True)
+
+
+def now() -> str:
+    """Return date and time, ISO 8601, UTC."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _place(identifier: str) -> str:
+    return files.shared(f"retrainings/{identifier}.json")

@@ -1,0 +1,67 @@
+"""The arguments of the two applications in serve_config.yaml.
+
+validated(ServingConfig, {"max_batch_size": 32})        # raises ConfigError
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from raycls.config import Engine, Section
+
+
+class ServingConfig(Section):
+    """The arguments of the application in serve_config.yaml: see raycls/serving/app.py."""
+
+    model: str | None = Field(
+        None, description="NAME, NAME@ALIAS or NAME/VERSION; none: the champion that was promoted last"
+    )
+    max_batch_size: int = Field(64, ge=1, le=4096, description="most images in one forward pass")
+    threads: int = Field(1, ge=1, le=256, description="CPU threads of one replica's forward pass")
+    engine: Engine | Literal["auto"] = Field(
+        "auto",
+        description="what computes the forward pass; auto: the fastest engine when the version was promoted",
+    )
+    max_body_bytes: int = Field(10 * 2**20, ge=1024, description="largest request body, bytes")
+    body_timeout_s: float = Field(20, gt=0, description="limit for the arrival of a request's body, seconds")
+    max_pixels: int = Field(
+        50_000_000,
+        ge=1,
+        description="most pixels (width × height) of an image, and of all images of a request together",
+    )
+    max_images: int = Field(64, ge=1, description="most images in one request")
+    max_pending: int = Field(
+        100, ge=1, description="most requests in one replica; it answers others 429 with Retry-After"
+    )
+    token_sha256: str | None = Field(
+        None,
+        pattern="^[0-9a-f]{64}$",
+        description="SHA-256 of the bearer token that /predict and /metrics require; none: no token is needed",
+    )
+    no_auth: bool = Field(
+        False, description="ask nobody for a token, even where other machines reach the server"
+    )
+    allowed_hosts: tuple[str, ...] = Field(
+        (),
+        description="names by which clients reach the server, beside localhost and addresses; *: every name",
+    )
+    access_log: float = Field(
+        0, ge=0, le=1, description="share of the requests that the replica logs, each as one line of JSON"
+    )
+    simulate_forward_ms: float = Field(
+        0, ge=0, description="sleep for each image of a forward pass, milliseconds: for scaling tests only"
+    )
+
+
+class ControlPlaneConfig(Section):
+    """The arguments of the control plane's application in serve_config.yaml: see raycls/control_plane/app.py."""
+
+    max_upload_bytes: int = Field(
+        200 * 2**20, ge=1024, description="largest body of an upload: files, or one zip, bytes"
+    )
+    allowed_hosts: tuple[str, ...] = Field(
+        (),
+        description="names by which clients reach the server, beside localhost and addresses; *: every name",
+    )

@@ -1,0 +1,101 @@
+"""Experiments as records: one at a time, started, changed, counted, ended."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raycls.errors import UnknownRecordError, UsageError
+from raycls.lifecycle import experiment
+from raycls.lifecycle.experiment import Arm, Record
+from raycls.serving import state
+from raycls.serving.replica.arm_counts import ArmCounts, ExperimentCounts
+from raycls.serving.state import Experiment
+
+
+def _running(share: float = 0.2) -> Experiment:
+    """An experiment whose versions were not looked up: `start` needs a registry (tests/stories/test_experiment.py)."""
+    new = Experiment(
+        id="a1b2c3d4",
+        champion="pets/6",
+        challenger="pets/7",
+        mode="split",
+        share=share,
+        started="2026-01-01",
+        by="ada",
+    )
+    experiment.save(Record(experiment=new))
+    state.change(lambda now: now.model_copy(update={"experiment": new}))
+    return new
+
+
+def _counts(replica: str, identifier: str = "a1b2c3d4") -> dict[str, Any]:
+    counts = ExperimentCounts(identifier, 2, 2)
+    counts.champion.requests, counts.challenger.requests = 30, 10
+    counts.champion.seconds[3], counts.challenger.seconds[6] = 30, 10
+    counts.challenger.failed("late")
+    counts.agreed, counts.disagreed = 6, 2
+    return counts.as_json() | {"replica": replica, "disagreements": []}
+
+
+def test_the_state_follows_an_experiment_to_its_end(home: Path) -> None:
+    started = _running()
+    changed = experiment.change_share(0.5, by="bob")
+    assert state.load().experiment == changed
+    assert (changed.id, changed.share) == (started.id, 0.5)
+    with pytest.raises(UsageError, match="above 0 and up to 1"):
+        experiment.change_share(1.5, by="bob")
+    ended = experiment.stop("seen enough", by="bob")
+    assert state.load().experiment is None
+    assert experiment.load(started.id) == ended
+    assert (ended.reason, ended.ended_by, ended.experiment.share, ended.is_running) == (
+        "seen enough",
+        "bob",
+        0.5,
+        False,
+    )
+    for action in (
+        lambda: experiment.stop("again", by="bob"),
+        lambda: experiment.change_share(0.1, by="bob"),
+    ):
+        with pytest.raises(UsageError, match="no experiment is running"):
+            action()
+
+
+def test_only_the_experiment_that_was_meant_is_ended(home: Path) -> None:
+    started = _running()
+    with pytest.raises(UsageError, match="the experiment ffff has ended already"):
+        experiment.stop("it failed", by="raycls", only="ffff")
+    assert state.load().experiment == started
+
+
+def test_counts_of_replicas_are_added_and_those_that_are_gone_stay(home: Path) -> None:
+    record = Record(experiment=_running()).with_counts([_counts("a"), _counts("b"), _counts("c", "ffffffff")])
+    record = record.with_counts([_counts("b"), _counts("d")])
+    shown = record.as_json()
+    assert shown["arms"]["champion"]["requests"] == 90
+    assert shown["arms"]["challenger"]["requests"] == 30
+    assert shown["arms"]["challenger"]["failures"] == {"late": 3}
+    assert shown["compared"] == 24
+    assert shown["agreement"] == 0.75
+    experiment.save(record)
+    assert experiment.records() == [record]
+
+
+def test_quantiles_are_the_bounds_of_buckets() -> None:
+    counts = ArmCounts(2)
+    for seconds in [0.0004] * 50 + [0.002] * 45 + [0.2] * 5:
+        counts.answered([], seconds)
+    arm = Arm.of([counts.as_json()])
+    assert arm.quantile_ms(0.5) == 0.5
+    assert arm.quantile_ms(0.9) == 2.5
+    assert arm.quantile_ms(0.99) == 250
+    assert Arm().quantile_ms(0.5) is None
+
+
+@pytest.mark.parametrize("identifier", ["zzz", "../state", ""])
+def test_an_unknown_id_is_said(home: Path, identifier: str) -> None:
+    with pytest.raises(UnknownRecordError, match="there is no experiment"):
+        experiment.load(identifier)
