@@ -35,7 +35,7 @@ from raycls.serving.replica.explainer import Explainer
 from raycls.serving.replica.inference import FORMATS, Inference
 from raycls.serving.replica.metrics import exposition
 from raycls.serving.replica.middleware import REFUSED_BEFORE
-from raycls.serving.replica.request import check_token, explain_of, images_of, top_k_of
+from raycls.serving.replica.request import check_token, embedding_of, explain_of, images_of, top_k_of
 
 CLIENT_LEFT = 499  # nginx's status for a request whose client has left
 # Bodies that may be arriving at one replica. Beside max_pending, they stay below Serve's max_ongoing_requests.
@@ -136,7 +136,7 @@ class Classifier:
 
     async def _predict(self, request: Request) -> Response:
         self._check_queue()
-        top_k, explain = top_k_of(request), explain_of(request)
+        top_k, explain, embedding = top_k_of(request), explain_of(request), embedding_of(request)
         body = await read_body(request, self.config.max_body_bytes, self.config.body_timeout_s, self.incoming)
         self._check_queue()  # other bodies may have arrived first
         self.pending += 1
@@ -152,7 +152,8 @@ class Classifier:
             for position, outcome in enumerate(await self.inference.run(images, still_wanted)):
                 if isinstance(outcome, ImageError):
                     raise image_problem(outcome, f"image {position}: " if many else "")
-                predictions.append(outcome.as_json(top_k) | {"model_version": self.version.version})
+                answer = outcome.as_json(top_k, embedding=embedding)
+                predictions.append(answer | {"model_version": self.version.version})
             if explain:
                 classes = [prediction["class_index"] for prediction in predictions]
                 overlays = await self.explainer.overlays(images, classes, still_wanted)
