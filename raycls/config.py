@@ -61,6 +61,9 @@ class OptimConfig(Section):
         description="peak learning rate (under muon, of the filters); default: "
         + ", ".join(f"{rate:g} for {name}" for name, rate in _RATES.items()),
     )
+    head_lr_factor: float = Field(
+        1.0, gt=0, le=100, description="learning rate of the head, as a multiple of its usual one"
+    )
     weight_decay: float = Field(
         0.015, ge=0, le=1, description="of matrices and filters under sgd, adam and adamw; not used by muon"
     )

@@ -11,6 +11,9 @@ from __future__ import annotations
 
 import numpy as np
 
+# Equal bins of confidence, as in Guo et al., "On Calibration of Modern Neural Networks" (arXiv:1706.04599).
+BINS = 15
+
 
 def confusion(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
     """Return the confusion matrix of int64 N true and predicted classes."""
@@ -60,7 +63,7 @@ def averages(by_class: dict[str, np.ndarray], counts: np.ndarray, *, weighted: b
     return {name: float(np.average(values, weights=weights)) for name, values in by_class.items()}
 
 
-def reliability(confidence: np.ndarray, bins: int) -> list[tuple[float, float, np.ndarray]]:
+def reliability(confidence: np.ndarray, bins: int = BINS) -> list[tuple[float, float, np.ndarray]]:
     """Return (low, high, bool N) for each of `bins` equal ranges of confidence that holds an answer."""
     edges = np.linspace(0, 1, bins + 1)
     which = np.searchsorted(edges[1:-1], confidence)
@@ -68,7 +71,7 @@ def reliability(confidence: np.ndarray, bins: int) -> list[tuple[float, float, n
     return [each for each in found if each[2].any()]
 
 
-def calibration_error(confidence: np.ndarray, correct: np.ndarray, bins: int) -> float:
+def calibration_error(confidence: np.ndarray, correct: np.ndarray, bins: int = BINS) -> float:
     """Return the expected calibration error (0..1) over equal bins (Guo et al., arXiv:1706.04599).
 
     confidence: float N, of the predicted class. correct: bool N.

@@ -18,11 +18,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from raycls import cluster, progress
+from raycls import cluster, progress, registry
 from raycls.cluster.environment import ALLOCATOR
 from raycls.config import Config, override, preset
 from raycls.data.versions import open_dataset
 from raycls.errors import BenchmarkError
+from raycls.models.card import load_card
+from raycls.training.recipes import configured
 from raycls.training.trainer import train
 
 Row = dict[str, Any]
@@ -110,13 +112,15 @@ def networks(dataset: str, seeds: list[int], init: str | None) -> Iterator[Row]:
         starts.append(("fastcnn", init))
     for seed in seeds:
         for network, start in starts:
-            config = _config(dataset, "fast", [f"training.seed={seed}"], network)
+            card = load_card(registry.checkpoint(registry.resolve(start))) if start else None
+            settings = [f"training.seed={seed}"]
+            config = configured(open_dataset(dataset).info, network=network, settings=settings, init=card)
             row = under_ray(config, dataset, init=start)
             yield {"network": network, "init": start or "", "seed": seed, **row}
 
 
-def _config(dataset: str, name: str, settings: list[str], network: str | None = None) -> Config:
-    return override(preset(name, open_dataset(dataset).info, network), settings)
+def _config(dataset: str, name: str, settings: list[str]) -> Config:
+    return override(preset(name, open_dataset(dataset).info), settings)
 
 
 def under_ray(

@@ -102,27 +102,21 @@ def configuration(
     init: str | None = None,
 ) -> Any:
     """Return the configuration that a command's options describe, and print all of it on stderr."""
-    from raycls.config import override, preset
+    from raycls import registry
     from raycls.data.versions import open_dataset
+    from raycls.models.card import load_card
+    from raycls.training.recipes import configured
 
-    info = open_dataset(dataset).info
-    own: list[str] = []
-    if init and network is None:
-        network, own = _network_of(init)
-    config = preset(preset_name or "fast", info, network)
-    config = override(config, [f"training.seed={seed or 0}", *own, *(settings or ())])
+    card = load_card(registry.checkpoint(registry.resolve(init))) if init else None
+    config = configured(
+        open_dataset(dataset).info,
+        preset_name or "fast",
+        network=network,
+        settings=[f"training.seed={seed or 0}", *(settings or ())],
+        init=card,
+    )
     progress.say(f"{dataset}: " + "  ".join(f"{key}={value}" for key, value in config.flat().items()))
     return config
-
-
-def _network_of(init: str) -> tuple[str, list[str]]:
-    """Return the registered model's network by name, and its widths (if it has any) as a setting."""
-    from raycls import registry
-    from raycls.models.card import load_card
-
-    card = load_card(registry.checkpoint(registry.resolve(init)))
-    widths = card.arguments.get("widths")
-    return card.network, [f"network.widths={list(widths)}"] if widths else []
 
 
 def weights_path(weights: str | None, init: str | None) -> str | None:

@@ -1,7 +1,7 @@
 """The engines that compute a forward pass, and the devices on which each one runs.
 
     run = load("openvino", checkpoint_directory, "cpu", threads=1)
-    logits = run(images)                        # uint8 N×S×S×3 to float32 N×C
+    logits, embeddings = run(images)            # uint8 N×S×S×3 to float32 N×C and N×D
 
 | engine | computes with |
 |---|---|
@@ -10,7 +10,9 @@
 | `openvino` | the network compiled by OpenVINO for this CPU, in bfloat16 if the CPU multiplies bfloat16 in hardware |
 | `cuda-graphs` | `torch` on a GPU; its kernels are recorded once as a CUDA graph |
 
-`openvino` runs without importing PyTorch, so a replica starts in half the time. This module knows neither requests nor
+One pass gives both: the embedding is the input of the network's head. `openvino` runs without importing PyTorch, so a
+replica starts in half the time. Logits are those of the network: raycls/engines/predictor.py divides them by the card's
+temperature. This module knows neither requests nor
 registries; raycls/engines/choice.py decides which engine is the fastest.
 """
 
@@ -29,11 +31,11 @@ from raycls.errors import EngineError, UsageError
 from raycls.models.card import ModelCard
 
 if TYPE_CHECKING:
-    from torch import nn
+    from raycls.models.base import Network
 
 Device = Literal["cpu", "cuda"]
 ENGINES: tuple[Engine, ...] = get_args(Engine)
-Run = Callable[[np.ndarray], np.ndarray]
+Run = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]  # images to logits and embeddings
 
 
 def best_device() -> Device:
@@ -67,7 +69,7 @@ def fitting(chosen: Engine, device: Device) -> Engine:
 
 
 def load(engine: Engine, directory: Path, device: Device, threads: int | None = None) -> Run:
-    """Return the network of a checkpoint directory as a function: uint8 N×S×S×3 to float32 N×C.
+    """Return the network of a checkpoint directory as a function: uint8 N×S×S×3 to float32 N×C and N×D.
 
     Only one thread at a time may call the function. threads: CPU threads of a forward pass, by default one for each
     core; PyTorch's engines set it for the whole process. Raises CheckpointError for a damaged checkpoint, EngineError
@@ -87,7 +89,7 @@ def load(engine: Engine, directory: Path, device: Device, threads: int | None = 
 
 
 def build(
-    engine: Engine, network: nn.Module, card: ModelCard, device: Device, threads: int | None = None
+    engine: Engine, network: Network, card: ModelCard, device: Device, threads: int | None = None
 ) -> Run:
     """Return what `load` returns, for a network that is in memory and in eval mode. Raises EngineError."""
     if engine == "openvino":
@@ -111,7 +113,12 @@ def build(
             ) from error
     network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     dtype = compute_dtype("fp32" if engine == "reference" else "auto", torch.device(device))
-    return lambda images: forward(network, as_tensor(images).to(device), card, dtype).cpu().numpy()
+
+    def run(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        logits, embeddings = forward(network, as_tensor(images).to(device), card, dtype)
+        return logits.cpu().numpy(), embeddings.cpu().numpy()
+
+    return run
 
 
 def first_line(error: Exception) -> str:

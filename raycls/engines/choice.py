@@ -21,8 +21,9 @@ from raycls import progress
 from raycls.config import Engine
 from raycls.engines import build as engines
 from raycls.engines.build import Device, Run
-from raycls.engines.predictor import softmax
+from raycls.engines.predictor import Predictor
 from raycls.errors import CheckpointError, EngineError
+from raycls.models.card import load_card
 
 THREADS = 1  # CPU threads of a timed pass, like the default of `threads` in serve_config.yaml
 ONE, MANY = 1, 32  # batch sizes, images: a single request, and a server under load
@@ -83,7 +84,10 @@ def choose(directory: Path, images: np.ndarray, device: Device | None = None) ->
     before = torch.get_num_threads()
     try:
         runs = able(lambda engine: engines.load(engine, directory, device, THREADS), device)
-        answers = {engine: _probabilities(run, images) for engine, run in runs.items()}
+        card = load_card(directory)
+        answers = {
+            engine: _probabilities(Predictor(run, card, engine), images) for engine, run in runs.items()
+        }
         one, many = (
             {engine: statistics.median(times) for engine, times in _time(runs, images, count).items()}
             for count in (ONE, MANY)
@@ -128,9 +132,9 @@ def able(load: Callable[[Engine], Run], device: Device) -> dict[Engine, Run]:
     return runs
 
 
-def _probabilities(run: Run, images: np.ndarray) -> np.ndarray:
-    parts = [run(images[start : start + MANY]) for start in range(0, len(images), MANY)]
-    return softmax(np.concatenate(parts))
+def _probabilities(predictor: Predictor, images: np.ndarray) -> np.ndarray:
+    starts = range(0, len(images), MANY)
+    return np.concatenate([predictor.probabilities(images[start : start + MANY]) for start in starts])
 
 
 def _time(runs: dict[Engine, Run], images: np.ndarray, count: int) -> dict[Engine, list[float]]:

@@ -1,7 +1,7 @@
 """The engine `cuda-graphs`: one copy moves a batch to the GPU, and one launch runs all of its kernels.
 
     run = CUDAGraphs(network.to("cuda"), card)
-    logits = run(images)                        # uint8 N×S×S×3 to float32 N×C
+    logits, embeddings = run(images)            # uint8 N×S×S×3 to float32 N×C and N×D
 
 For a small network, launching the kernels one by one takes longer than computing them. This module knows a network and
 its card, not checkpoints. Source: PyTorch's notes on CUDA graphs,
@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from raycls.data.tensors import as_tensor
+from raycls.models.base import Network
 from raycls.models.card import ModelCard
 from raycls.models.forward import WithNormalization, compute_dtype
 
@@ -24,11 +25,12 @@ WARM_UP = 3  # passes of each size before the recording
 
 
 class CUDAGraphs:
-    """A network as a function: uint8 N×S×S×3 to float32 N×C. The network must be on a GPU; it stays there."""
+    """A network as a function: uint8 N×S×S×3 to float32 N×C and N×D. The network must be on a GPU; it stays there."""
 
-    def __init__(self, network: nn.Module, card: ModelCard):
+    def __init__(self, network: Network, card: ModelCard):
         device = next(network.parameters()).device
         side, dtype = card.image_size, compute_dtype("auto", device)
+        self._classes = len(card.classes)
         # A graph reads fixed addresses in memory. So all of its inputs must stay alive: the images, the weights, and
         # the constants of the normalisation.
         self._network = WithNormalization(network, card).to(device).eval()
@@ -47,23 +49,25 @@ class CUDAGraphs:
             for size in reversed(RECORDED):  # largest first: the smaller graphs share its memory in the pool
                 graph = torch.cuda.CUDAGraph()
                 with torch.cuda.graph(graph, pool=pool):
-                    logits = self._forward(size, dtype)
-                self._recorded[size] = graph, logits
+                    outputs = self._forward(size, dtype)
+                self._recorded[size] = graph, outputs
 
     def _forward(self, size: int, dtype: torch.dtype) -> Tensor:
+        """Return logits and embeddings side by side, N×(C+D), so that one copy moves both to the host."""
         # Autocast's cache must be off during the recording of a graph.
         with torch.autocast("cuda", dtype, enabled=dtype != torch.float32, cache_enabled=False):
-            return self._network(self._pixels[:size]).float()
+            logits, embeddings = self._network(self._pixels[:size])
+            return torch.cat([logits.float(), embeddings.float()], 1)
 
-    def __call__(self, images: np.ndarray) -> np.ndarray:
+    def __call__(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         parts = []
         for part in as_tensor(images).split(RECORDED[-1]):
             count = len(part)
-            graph, logits = self._recorded[next(size for size in RECORDED if size >= count)]
+            graph, outputs = self._recorded[next(size for size in RECORDED if size >= count)]
             self._host_pixels[:count].copy_(part)
             self._pixels[:count].copy_(self._host_pixels[:count], non_blocking=True)
             graph.replay()
-            parts.append(
-                logits[:count].cpu()
-            )  # waits for the GPU: then the pinned memory can be filled again
-        return torch.cat(parts).numpy()
+            # The copy waits for the GPU: then the pinned memory can be filled again.
+            parts.append(outputs[:count].cpu())
+        both = torch.cat(parts).numpy()
+        return both[:, : self._classes], both[:, self._classes :]

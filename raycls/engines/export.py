@@ -3,10 +3,11 @@
     result = export(checkpoint_directory, open_dataset("cifar10"), Path("cats.onnx"), format="onnx", model="cats/3")
     result.max_logit_difference, result.accuracy_difference
 
-A program without raycls can load the file. The graph takes uint8 N×S×S×3 (RGB, any N) and returns float32 N×C logits.
-It normalises the images itself, so its user needs neither mean nor std. FILE.json beside it names the classes, the
-image size and the model. This module knows checkpoints and packed datasets, not the registry. It imports the packages
-of a format when that format is exported.
+A program without raycls can load the file. The graph takes uint8 N×S×S×3 (RGB, any N) and returns logits (float32 N×C)
+and embeddings (float32 N×D). It normalises the images and divides the logits by the temperature itself, so its user
+needs neither mean nor std, and softmax gives the confidence that raycls serves. FILE.json beside it names the classes,
+the image size and the model. This module knows checkpoints and packed datasets, not the registry. It imports the
+packages of a format when that format is exported.
 """
 
 from __future__ import annotations
@@ -27,9 +28,11 @@ from torch import Tensor, nn
 from raycls import progress
 from raycls.data.packed import PackedDataset, sha256_file
 from raycls.data.tensors import as_tensor
+from raycls.engines.build import Run
 from raycls.engines.int8 import quantize_onnx, quantize_torch
 from raycls.errors import ExportError, UsageError
 from raycls.models import checkpoint
+from raycls.models.base import Network
 from raycls.models.card import WEIGHTS, ModelCard, sha256
 from raycls.models.forward import WithNormalization
 
@@ -37,21 +40,33 @@ SUFFIX = {"onnx": ".onnx", "torch-export": ".pt2", "torchscript": ".pt"}
 NEEDS = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "torch-export": (), "torchscript": ()}
 NEEDS_INT8 = {"onnx": (), "torch-export": ("torchao",)}  # PyTorch has deprecated quantization for torchscript
 
-# The largest difference of a logit that is accepted. Float32 sums in another order change a logit by about 1e-5; a much
-# larger difference means another computation. A difference of 1e-3 changes a probability by at most 0.00025.
+# The largest difference of a logit that is accepted, and of an embedding as a share of the largest value. Float32 sums
+# in another order change a logit by about 1e-5; a much larger difference means another computation. A difference of
+# 1e-3 changes a probability by at most 0.00025.
 TOLERANCE = 1e-3
 IMAGES = 1000  # validation images for the check
 CALIBRATION = 512  # training images that give the range of every int8 tensor
 BATCH = 250  # images in one forward pass of the check
 
-Run = Callable[[np.ndarray], np.ndarray]
+
+class _WithTemperature(nn.Module):
+    """A network as a file holds it: uint8 N×S×S×3 to calibrated logits N×C and embeddings N×D."""
+
+    def __init__(self, network: Network, card: ModelCard):
+        super().__init__()
+        self.network, self.temperature = WithNormalization(network, card), card.temperature
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        logits, embeddings = self.network(images)
+        return logits / self.temperature, embeddings
 
 
 @dataclass(frozen=True, kw_only=True)
 class Exported:
     """An exported file, compared with the float32 network on `images` validation images.
 
-    Accuracies are in 0..1. Sizes are in bytes; original_size is the size of the checkpoint's weights.
+    max_embedding_difference is a share of the largest value. Accuracies are in 0..1. Sizes are in bytes; original_size
+    is the size of the checkpoint's weights.
     """
 
     path: Path
@@ -60,6 +75,7 @@ class Exported:
     original_size: int
     images: int
     max_logit_difference: float
+    max_embedding_difference: float
     accuracy: float
     original_accuracy: float
 
@@ -90,7 +106,7 @@ def export(
             "images, or train the model again"
         )
     # Without gradients, the output of a loaded file converts to NumPy directly.
-    wrapped = WithNormalization(network, card).eval().requires_grad_(False)
+    wrapped = _WithTemperature(network, card).eval().requires_grad_(False)
     part = path.with_name(f".{path.name}.part")
     try:
         with warnings.catch_warnings():
@@ -100,12 +116,15 @@ def export(
                 calibration = _sample(dataset, "train", CALIBRATION)[0] if int8 else None
                 _WRITE[format](wrapped, _example(card), calibration, part)
             result = _compare(wrapped, _READ[format](part), dataset, path, part, directory)
-        if not int8 and not result.max_logit_difference <= TOLERANCE:
-            raise ExportError(
-                f"{path.name} was deleted: its logits differ from the network's by up to "
-                f"{result.max_logit_difference:.2g} on {result.images} images; rounding explains at most "
-                f"{TOLERANCE:g}. Choose another --format"
-            )
+        for what, difference in (
+            ("logits", result.max_logit_difference),
+            ("embeddings", result.max_embedding_difference),
+        ):
+            if not int8 and not difference <= TOLERANCE:
+                raise ExportError(
+                    f"{path.name} was deleted: its {what} differ from the network's by up to {difference:.2g} on "
+                    f"{result.images} images; rounding explains at most {TOLERANCE:g}. Choose another --format"
+                )
         part.replace(path)
     except OSError as error:
         raise ExportError(
@@ -153,10 +172,11 @@ def _compare(
     originals, answers = [], []
     with progress.bar(f"checking on {len(images)} images", total=len(images)) as bar, torch.inference_mode():
         for batch in batches:
-            originals.append(network(as_tensor(batch)).numpy())
+            originals.append([output.numpy() for output in network(as_tensor(batch))])
             answers.append(run(batch))
             bar.advance(len(batch))
-    original, exported = np.concatenate(originals), np.concatenate(answers)
+    original, embeddings = (np.concatenate(parts) for parts in zip(*originals, strict=True))
+    exported, exported_embeddings = (np.concatenate(parts) for parts in zip(*answers, strict=True))
     return Exported(
         path=path,
         description=path.with_name(f"{path.name}.json"),
@@ -164,6 +184,9 @@ def _compare(
         original_size=(directory / WEIGHTS).stat().st_size,
         images=len(images),
         max_logit_difference=float(np.abs(original - exported).max()),
+        max_embedding_difference=float(
+            np.abs(embeddings - exported_embeddings).max() / max(1.0, np.abs(embeddings).max())
+        ),
         accuracy=float((exported.argmax(1) == labels).mean()),
         original_accuracy=float((original.argmax(1) == labels).mean()),
     )
@@ -182,6 +205,7 @@ def _describe(
         "needs": list(NEEDS_INT8[format] if int8 else ()),
         "input": f"images: uint8 N×{side}×{side}×3, RGB, the largest centred square resized; not normalised",
         "output": f"logits: float32 N×{len(card.classes)}",
+        "second_output": "embedding: float32 N×D, the input of the network's last layer",
         "image_size": side,
         "classes": list(card.classes),
         "dataset_fingerprint": card.dataset_fingerprint,
@@ -200,7 +224,7 @@ def _write_onnx(network: nn.Module, example: Tensor, calibration: np.ndarray | N
             (example,),
             plain,
             input_names=["images"],
-            output_names=["logits"],
+            output_names=["logits", "embedding"],
             dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
             dynamo=True,
             external_data=False,  # one file
@@ -217,7 +241,7 @@ def _read_onnx(path: Path) -> Run:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    return lambda batch: session.run(None, {"images": np.ascontiguousarray(batch)})[0]
+    return lambda batch: tuple(session.run(None, {"images": np.ascontiguousarray(batch)}))
 
 
 def _write_torch_export(
@@ -235,7 +259,7 @@ def _write_torch_export(
 def _read_torch_export(path: Path) -> Run:
     with path.open("rb") as file:
         module = torch.export.load(file).module()
-    return lambda batch: module(as_tensor(batch)).numpy()
+    return lambda batch: tuple(output.numpy() for output in module(as_tensor(batch)))
 
 
 def _write_torchscript(
@@ -248,7 +272,7 @@ def _write_torchscript(
 
 def _read_torchscript(path: Path) -> Run:
     module = torch.jit.load(path)
-    return lambda batch: module(as_tensor(batch)).numpy()
+    return lambda batch: tuple(output.numpy() for output in module(as_tensor(batch)))
 
 
 _WRITE: dict[str, Callable[[nn.Module, Tensor, np.ndarray | None, Path], None]] = {

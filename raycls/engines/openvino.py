@@ -1,7 +1,7 @@
 """The engine `openvino`: a network compiled by OpenVINO for this CPU.
 
     run = load(checkpoint_directory, threads=1)
-    logits = run(images)                             # uint8 N×S×S×3 to float32 N×C
+    logits, embeddings = run(images)                 # uint8 N×S×S×3 to float32 N×C and N×D
 
 PyTorch is needed only for the first conversion of a checkpoint. The converted graph is cached in
 `$RAYCLS_HOME/cache/openvino`, so a replica starts in a third of the time. The cache may be deleted at any time: a
@@ -36,7 +36,7 @@ from raycls.models import card as cards
 from raycls.models.card import ModelCard
 
 if TYPE_CHECKING:
-    from torch import nn
+    from raycls.models.base import Network
 
 PIECES = (32, 16, 8, 4, 2, 1)  # sizes into which a batch is cut, images
 UNREAD_S = 60 * 24 * 3600.0  # a cached graph is deleted after that time without a read
@@ -44,6 +44,7 @@ GRAPH, CONSTANTS, DIGEST = "model.xml", "model.bin", "sha256"
 # The graph of a checkpoint depends on these libraries' versions and on these source files.
 LIBRARIES = ("torch", "torchvision", "openvino")
 SOURCES = (
+    "models/base.py",
     "models/card.py",
     "models/checkpoint.py",
     "models/networks.py",
@@ -77,7 +78,7 @@ def load(directory: Path, threads: int) -> Run:
     return _run(graph, card, threads)
 
 
-def build(network: nn.Module, card: ModelCard, threads: int) -> Run:
+def build(network: Network, card: ModelCard, threads: int) -> Run:
     """Return a network that is in memory as a function. Raises EngineError if OpenVINO cannot run it."""
     return _run(_convert(network, card), card, threads)
 
@@ -102,7 +103,7 @@ def _convert_into(folder: Path, directory: Path, card: ModelCard) -> None:
         raise EngineError(reason.removeprefix("error: "))
 
 
-def _convert(network: nn.Module, card: ModelCard) -> Any:
+def _convert(network: Network, card: ModelCard) -> Any:
     """Return the OpenVINO graph of a network, for batches of any size."""
     import torch
 
@@ -138,28 +139,31 @@ def _run(graph: Any, card: ModelCard, threads: int) -> Run:
     # One compiled model for each batch size: a model for any size adds a fixed cost to each pass, which is large for a
     # small network.
     @cache
-    def compiled(size: int) -> tuple[Any, np.ndarray, np.ndarray]:
-        """Return the request for batches of that size, its input memory and its output memory."""
+    def compiled(size: int) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray]:
+        """Return the request for batches of that size, its input memory, and its memory of logits and embeddings."""
         graph.reshape([size, side, side, 3])
         request = core.compile_model(graph, "CPU", settings).create_infer_request()
-        return request, request.get_input_tensor(0).data, request.get_output_tensor(0).data
+        logits, embeddings = (request.get_output_tensor(i).data for i in (0, 1))
+        return request, request.get_input_tensor(0).data, logits, embeddings
 
     with _as_engine_errors(card):
         core = _without_telemetry().Core()
         compiled(1)
 
-    def run(images: np.ndarray) -> np.ndarray:
-        logits, start = [], 0
+    def run(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        pieces, start = [], 0
         for size in PIECES:
             while len(images) - start >= size:
-                request, pixels, answers = compiled(size)
+                request, pixels, logits, embeddings = compiled(size)
                 # Writing into the input memory avoids the Python code of `infer(images)`, which costs a tenth of a
                 # small network's pass.
                 pixels[:] = images[start : start + size]
                 request.infer(share_outputs=True)
-                logits.append(answers.copy())
+                pieces.append((logits.copy(), embeddings.copy()))
                 start += size
-        return np.concatenate(logits)
+        if len(pieces) == 1:
+            return pieces[0]
+        return np.concatenate([each[0] for each in pieces]), np.concatenate([each[1] for each in pieces])
 
     return run
 

@@ -2,9 +2,11 @@
 
     predictor = Predictor.load(directory)
     predictor.predict([Path("cat.png").read_bytes()])[0].class_name
+    logits, embeddings = predictor.outputs(batch)      # uint8 N×S×S×3 to float32 N×C and N×D, in one pass
 
-Evaluation, the command line, serving and benchmarks use this one class, so all of them give the same answers. It knows
-a checkpoint directory, and neither registries nor HTTP nor Ray. It imports PyTorch only if the engine needs it.
+Every engine's logits are divided by the card's temperature here and nowhere else. Evaluation, the command line, serving
+and benchmarks use this one class, so all of them give the same answers with the same confidence. It knows a checkpoint
+directory, and neither registries nor HTTP nor Ray. It imports PyTorch only if the engine needs it.
 """
 
 from __future__ import annotations
@@ -25,16 +27,24 @@ from raycls.models.card import ModelCard, load_card
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """The answer for one image. `probabilities` are of all classes, in the order of the card, and sum to 1."""
+    """The answer for one image.
+
+    probabilities: float32 C, of all classes, in the order of the card; they sum to 1. embedding: float32 D, the input
+    of the network's head.
+    """
 
     class_index: int
     class_name: str
     confidence: float
     probabilities: np.ndarray
+    embedding: np.ndarray
     classes: tuple[str, ...]
 
-    def as_json(self, top_k: int = 0) -> dict[str, Any]:
-        """Return the fields of the HTTP contract. With top_k > 0, add the top_k most probable classes, at most all."""
+    def as_json(self, top_k: int = 0, *, embedding: bool = False) -> dict[str, Any]:
+        """Return the fields of the HTTP contract.
+
+        With top_k > 0, add the top_k most probable classes, at most all. With embedding, add it as a list of numbers.
+        """
         answer: dict[str, Any] = {
             "class_index": self.class_index,
             "class_name": self.class_name,
@@ -50,6 +60,8 @@ class Prediction:
                 }
                 for i in order
             ]
+        if embedding:
+            answer["embedding"] = self.embedding.tolist()
         return answer
 
 
@@ -83,34 +95,55 @@ class Predictor:
             data, self.card.image_size, self.card.resize, max_pixels=max_pixels, formats=formats
         )
 
+    def at_temperature(self, temperature: float) -> Predictor:
+        """Return a predictor that runs the same network and divides its logits by this temperature."""
+        return Predictor(self._run, self.card.model_copy(update={"temperature": temperature}), self.engine)
+
+    def outputs(self, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return logits (float32 N×C) and embeddings (float32 N×D) for uint8 N×S×S×3, computed in one pass.
+
+        The logits are calibrated: divided by the card's temperature (Guo et al., arXiv:1706.04599).
+        """
+        logits, embeddings = self._run(batch)
+        temperature = self.card.temperature
+        return logits if temperature == 1 else logits / np.float32(temperature), embeddings
+
     def logits(self, batch: np.ndarray) -> np.ndarray:
-        """Return float32 N×C for uint8 N×S×S×3."""
-        return self._run(batch)
+        """Return calibrated logits, float32 N×C, for uint8 N×S×S×3."""
+        return self.outputs(batch)[0]
 
     def probabilities(self, batch: np.ndarray) -> np.ndarray:
         """Return float32 N×C for uint8 N×S×S×3. Each row sums to 1."""
         return softmax(self.logits(batch))
 
-    def predictions(self, probabilities: np.ndarray) -> list[Prediction]:
-        """Return one prediction for each row of `probabilities` (N×C)."""
-        best = probabilities.argmax(1)
-        return [
-            Prediction(
-                class_index=int(index),
-                class_name=self.card.classes[index],
-                confidence=float(row[index]),
-                probabilities=row,
-                classes=self.card.classes,
-            )
-            for index, row in zip(best, probabilities, strict=True)
-        ]
+    def predictions(self, logits: np.ndarray, embeddings: np.ndarray) -> list[Prediction]:
+        """Return one prediction for each row of what `outputs` returns: logits (N×C) and embeddings (N×D)."""
+        return predictions_of(softmax(logits), embeddings, self.card.classes)
 
     def predict(self, images: Sequence[bytes], *, max_pixels: int = MAX_PIXELS) -> list[Prediction]:
         """Return one prediction for each encoded image, in order. Raises ImageError for the first unreadable image."""
         if not images:
             return []
         batch = np.stack([self.read(data, max_pixels=max_pixels) for data in images])
-        return self.predictions(self.probabilities(batch))
+        return self.predictions(*self.outputs(batch))
+
+
+def predictions_of(
+    probabilities: np.ndarray, embeddings: np.ndarray, classes: tuple[str, ...]
+) -> list[Prediction]:
+    """Return one prediction for each row of probabilities (float32 N×C) and embeddings (float32 N×D)."""
+    best = probabilities.argmax(1)
+    return [
+        Prediction(
+            class_index=int(index),
+            class_name=classes[index],
+            confidence=float(row[index]),
+            probabilities=row,
+            embedding=embedding,
+            classes=classes,
+        )
+        for index, row, embedding in zip(best, probabilities, embeddings, strict=True)
+    ]
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

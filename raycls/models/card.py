@@ -21,7 +21,7 @@ from raycls.data.transforms import Resize
 from raycls.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from torch import nn
+    from raycls.models.base import Network
 
 WEIGHTS, CARD = "model.safetensors", "model.json"
 
@@ -41,6 +41,9 @@ class ModelCard(BaseModel):
     std: tuple[float, float, float] = Field(description="per channel, in units of the 0..1 range")
     metrics: dict[str, float] = Field(description="by their names in MLflow: val_accuracy, val_loss, …")
     resize: Resize = Field("crop", description="how an image becomes a square")
+    temperature: float = Field(
+        1.0, gt=0, description="what logits are divided by, so that a confidence is a probability"
+    )
     dataset: str
     dataset_version: int = 1
     dataset_fingerprint: str
@@ -54,7 +57,7 @@ class ModelCard(BaseModel):
         """Name, fingerprint and version of the dataset, as `raycls.data.versions.open_by_fingerprint` takes them."""
         return self.dataset, self.dataset_fingerprint, self.dataset_version
 
-    def build(self) -> nn.Module:
+    def build(self) -> Network:
         """Return the card's network with random weights."""
         from raycls.models.networks import build  # imports PyTorch, which a reader of the card does not need
 
@@ -98,9 +101,14 @@ def sha256(directory: Path) -> str:
     return digest.hexdigest()
 
 
-def update_metrics(directory: Path, metrics: dict[str, float]) -> ModelCard:
-    """Add metrics to the card and return it: those of the test split are measured after the card was saved."""
+def update_card(directory: Path, *, metrics: dict[str, float], temperature: float | None = None) -> ModelCard:
+    """Add what is measured after the card was saved, and return the card: metrics, and the temperature if given."""
     card = load_card(directory)
-    card = card.model_copy(update={"metrics": {**card.metrics, **metrics}})
+    card = card.model_copy(
+        update={
+            "metrics": {**card.metrics, **metrics},
+            "temperature": card.temperature if temperature is None else temperature,
+        }
+    )
     (directory / CARD).write_text(card.model_dump_json(indent=2) + "\n")
     return card

@@ -14,11 +14,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from raycls.errors import CheckpointError, ConfigError
+from raycls.models.base import Network
 from raycls.models.card import CARD, WEIGHTS, ModelCard, load_card
 from raycls.models.networks import MLP
 
@@ -31,7 +33,7 @@ def save(directory: Path, network: nn.Module, card: ModelCard) -> None:
     (directory / CARD).write_text(card.model_dump_json(indent=2) + "\n")
 
 
-def load(directory: Path) -> tuple[nn.Module, ModelCard]:
+def load(directory: Path) -> tuple[Network, ModelCard]:
     """Return the network (eval mode, CPU, float32) and its card. Raises CheckpointError if a file is damaged."""
     card = load_card(directory)
     network = card.build()
@@ -43,31 +45,43 @@ def load(directory: Path) -> tuple[nn.Module, ModelCard]:
 
 
 def transfer(network: nn.Module, card: ModelCard, directory: Path) -> list[str]:
-    """Copy a checkpoint's weights into a new network. Return the names of weights that stay random, at least in part.
+    """Copy a checkpoint's weights into a new network. Return the names of weights that stay random (`fresh_weights`).
 
     card describes the new network. Classes and image size may differ from those of the checkpoint. Rows of the head
-    are copied for classes of the same name, and the first layer of an mlp is resampled. These weights stay random: the
-    head's, if it has new classes; those of a fastcnn's first two layers, if the size of its patches differs (images
-    of 192 pixels or more). Raises CheckpointError for a damaged checkpoint, ConfigError for another network or other
-    widths.
+    are copied for classes of the same name, and the first layer of an mlp is resampled. Raises CheckpointError for a
+    damaged checkpoint, ConfigError for another network or other widths.
     """
     source, source_card = load(directory)
-    _check_same_kind(card, source_card)
+    fresh = fresh_weights(card, source_card)
     given = source.state_dict()
     if isinstance(network, MLP):
         given["layers.1.weight"] = network.resampled(given["layers.1.weight"])
     rows = [row for row, name in enumerate(card.classes) if name in source_card.classes]
     source_rows = [source_card.classes.index(card.classes[row]) for row in rows]
-    fresh = []
     # Matched by position: a cnn for another image size may have fewer poolings, which shifts the numbers in the names.
     for (name, tensor), value in zip(network.state_dict().items(), given.values(), strict=True):
         if name.startswith("head."):
             tensor[rows] = value[source_rows].to(tensor.device)
-            if len(rows) < len(card.classes):
-                fresh.append(name)
-        elif tensor.shape == value.shape:
+        elif name not in fresh:
             tensor.copy_(value)
-        else:
+    return fresh
+
+
+def fresh_weights(card: ModelCard, source: ModelCard) -> list[str]:
+    """Return the names of weights that a network of `card` cannot take from one of `source`, at least in part.
+
+    They are the head's, if it has new classes, and those of a fastcnn's first two layers, if the size of its patches
+    differs (images of 192 pixels or more). Raises ConfigError for another network or other widths.
+    """
+    _check_same_kind(card, source)
+    with torch.device("meta"):  # shapes without values
+        own, other = card.build(), source.build()
+    fresh = []
+    for (name, tensor), value in zip(own.state_dict().items(), other.state_dict().values(), strict=True):
+        if name.startswith("head."):
+            if not set(card.classes) <= set(source.classes):
+                fresh.append(name)
+        elif tensor.shape != value.shape and not (isinstance(own, MLP) and name == "layers.1.weight"):
             fresh.append(name)
     return fresh
 

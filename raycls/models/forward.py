@@ -1,6 +1,6 @@
-"""The forward pass in PyTorch: uint8 images to logits, in a dtype that is fast on the device.
+"""The forward pass in PyTorch: uint8 images to logits and embeddings, in a dtype that is fast on the device.
 
-    logits = forward(network, as_tensor(images).to(device), card, compute_dtype("auto", device))
+    logits, embedding = forward(network, as_tensor(images).to(device), card, compute_dtype("auto", device))
 
 Training and PyTorch's engines share this code, so they compute the same. It knows a network and its card, not files.
 """
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from raycls import machine
 from raycls.data.tensors import normalize, rescale, scale_and_shift
+from raycls.models.base import Network
 from raycls.models.card import ModelCard
 
 Precision = Literal["auto", "bf16", "fp32"]
@@ -34,24 +35,29 @@ def compute_dtype(precision: Precision, device: torch.device) -> torch.dtype:
 
 
 @torch.inference_mode()
-def forward(network: nn.Module, images: Tensor, card: ModelCard, dtype: torch.dtype) -> Tensor:
-    """Return the logits (float32 N×C) of images (uint8 N×S×S×3) that are on the network's device."""
+def forward(network: Network, images: Tensor, card: ModelCard, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return logits (float32 N×C) and embeddings (float32 N×D) of images (uint8 N×S×S×3) on the network's device.
+
+    The logits are those that the network was trained with: not divided by the card's temperature.
+    """
     inputs = normalize(images, card.mean, card.std)
     with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
-        return network(inputs.to(dtype)).float()
+        embedding = network.embed(inputs.to(dtype))
+        return network.classify(embedding).float(), embedding.float()
 
 
 class WithNormalization(nn.Module):
-    """A network and its normalisation as one module: uint8 N×S×S×3 to logits N×C."""
+    """A network and its normalisation as one module: uint8 N×S×S×3 to logits N×C and embeddings N×D."""
 
     _scale: Tensor
     _shift: Tensor
 
-    def __init__(self, network: nn.Module, card: ModelCard):
+    def __init__(self, network: Network, card: ModelCard):
         super().__init__()
         self.network = network
         for name, values in zip(("_scale", "_shift"), scale_and_shift(card.mean, card.std), strict=True):
             self.register_buffer(name, values, persistent=False)
 
-    def forward(self, images: Tensor) -> Tensor:
-        return self.network(rescale(images, self._scale, self._shift))
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        embedding = self.network.embed(rescale(images, self._scale, self._shift))
+        return self.network.classify(embedding), embedding

@@ -6,8 +6,8 @@
     freeze_body(network, True)
 
 Every network can be built for any square image of 8 pixels or more and for any number of classes. Its last layer is a
-linear `head`, with dropout before it. `any_size` says whether a built network also takes images of another size. This
-module knows neither Ray nor MLflow nor datasets nor optimisers.
+linear `head`, with dropout before it (raycls/models/base.py). This module knows neither Ray nor MLflow nor datasets nor
+optimisers.
 """
 
 from __future__ import annotations
@@ -28,10 +28,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from raycls.errors import ConfigError
+from raycls.models.base import Network
 from raycls.models.torchvision_networks import LAST_LAYERS, TorchvisionNetwork, imagenet_weights
 
 
-class MLP(nn.Module):
+class MLP(Network):
     """The baseline: flatten, then one hidden layer with ReLU for each width. It sees no neighbourhoods."""
 
     any_size = False  # the first layer has one weight for each pixel
@@ -61,11 +62,11 @@ class MLP(nn.Module):
         )
         return pictures.reshape(units, -1) * (side / self.image_size) ** 2
 
-    def forward(self, images: Tensor) -> Tensor:
-        return self.head(self.layers(images))
+    def embed(self, images: Tensor) -> Tensor:
+        return self.layers(images)
 
 
-class CNN(nn.Module):
+class CNN(Network):
     """A plain convolutional network. For each width: 3×3 convolution, batch norm, ReLU, 2×2 max pooling."""
 
     any_size = True
@@ -89,8 +90,8 @@ class CNN(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(widths[-1], num_classes)
 
-    def forward(self, images: Tensor) -> Tensor:
-        return self.head(self.dropout(self.layers(images).mean(dim=(2, 3))))
+    def embed(self, images: Tensor) -> Tensor:
+        return self.dropout(self.layers(images).mean(dim=(2, 3)))
 
 
 class _ConvGroup(nn.Module):
@@ -117,7 +118,7 @@ def _batch_norm(channels: int) -> nn.BatchNorm2d:
     return nn.BatchNorm2d(channels, momentum=0.4)
 
 
-class FastCNN(nn.Module):
+class FastCNN(Network):
     """A small CNN with whitened input and Dirac initialisation. Source: airbench94_muon, K. Jordan, arXiv:2404.00498.
 
     A fixed 2×2 convolution decorrelates the input patches; `init_whitening` computes it from training images. A group
@@ -180,14 +181,15 @@ class FastCNN(nn.Module):
         for parameter in itertools.chain(self.whiten.parameters(), self.groups[0].parameters()):
             parameter.requires_grad_(False)
 
-    def forward(self, images: Tensor) -> Tensor:
-        x = self.groups(F.gelu(self.whiten(images)))
-        x = self.dropout(x.amax(dim=(2, 3)))
+    def embed(self, images: Tensor) -> Tensor:
+        return self.dropout(self.groups(F.gelu(self.whiten(images))).amax(dim=(2, 3)))
+
+    def classify(self, embedding: Tensor) -> Tensor:
         # Divided by the width, the first logits are small for any width. The head's learning rate relies on that.
-        return self.head(x) / x.shape[-1]
+        return self.head(embedding) / embedding.shape[-1]
 
 
-NETWORKS: dict[str, Callable[..., nn.Module]] = {
+NETWORKS: dict[str, Callable[..., Network]] = {
     "mlp": MLP,
     "cnn": CNN,
     "fastcnn": FastCNN,
@@ -195,7 +197,7 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
 }
 
 
-def build(name: str, *, num_classes: int, image_size: int, **arguments: Any) -> nn.Module:
+def build(name: str, *, num_classes: int, image_size: int, **arguments: Any) -> Network:
     """Return a network with random weights, on the CPU in float32.
 
     arguments: `dropout` (probability before the head) and `widths` (channels or units of each stage; torchvision's

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from raycls import progress
 from raycls.errors import SourceError
+from raycls.models.base import Network
 
 # For each network torchvision's name of the last layer, which is replaced.
 LAST_LAYERS = {
@@ -28,7 +29,7 @@ LAST_LAYERS = {
 ANSWER_SECONDS = 5  # limit for the first answer of the weights' host
 
 
-class TorchvisionNetwork(nn.Module):
+class TorchvisionNetwork(Network):
     """A network of LAST_LAYERS: torchvision's body with random weights, then dropout and a new `head`.
 
     The body halves the side of an image five times. For images below 64 pixels, the first convolution keeps the side,
@@ -56,8 +57,8 @@ class TorchvisionNetwork(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(features, num_classes)
 
-    def forward(self, images: Tensor) -> Tensor:
-        return self.head(self.dropout(self.body(images)))
+    def embed(self, images: Tensor) -> Tensor:
+        return self.dropout(self.body(images))
 
     def renamed(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return weights with torchvision's names under this network's names. Weights with its names are unchanged."""

@@ -17,9 +17,6 @@ import torch
 from raycls import metrics
 from raycls.training.evaluation import Scores
 
-# Equal bins of confidence, as in Guo et al., "On Calibration of Modern Neural Networks" (arXiv:1706.04599).
-BINS = 15
-
 
 @dataclass(frozen=True, kw_only=True)
 class ClassFigures:
@@ -56,7 +53,7 @@ class Figures:
     interval: 95% confidence interval of the accuracy (Wilson's score interval).
     macro, weighted: precision, recall and f1, as the mean over classes and as the mean weighted by images per class.
     log_loss: mean cross entropy in nats.
-    calibration_error: expected calibration error over BINS bins (L1).
+    calibration_error: expected calibration error over metrics.BINS bins (L1).
     confidence: mean confidence of the answers.
     confusion: int64 C×C, true classes in rows.
     """
@@ -84,7 +81,7 @@ def figures(scores: Scores) -> Figures:
     evaluation = scores.evaluation()
     counts, count = evaluation.confusion, len(evaluation.classes)
     each = metrics.precision_recall_f1(counts)
-    confidence, correct = _answers(scores)
+    confidence, _ = scores.answers()
     right = int(evaluation.confusion.trace())
     interval = binomtest(right, len(scores.labels)).proportion_ci(0.95, method="wilson")
     return Figures(
@@ -94,7 +91,7 @@ def figures(scores: Scores) -> Figures:
         macro=metrics.averages(each, counts, weighted=False),
         weighted=metrics.averages(each, counts, weighted=True),
         log_loss=evaluation.loss,
-        calibration_error=metrics.calibration_error(confidence, correct, BINS),
+        calibration_error=evaluation.calibration_error,
         confidence=float(confidence.mean()),
         classes=tuple(
             _class_figures(
@@ -122,14 +119,8 @@ def _class_figures(
     )
 
 
-def _answers(scores: Scores) -> tuple[np.ndarray, np.ndarray]:
-    """Return the confidence of each answer (float64 N) and whether it is right (bool N)."""
-    confidence, predicted = scores.probabilities.max(1)
-    return confidence.double().numpy(), (predicted == scores.labels).numpy()
-
-
 def _reliability(scores: Scores) -> tuple[Bin, ...]:
-    confidence, correct = _answers(scores)
+    confidence, correct = scores.answers()
     return tuple(
         Bin(
             low=low,
@@ -138,7 +129,7 @@ def _reliability(scores: Scores) -> tuple[Bin, ...]:
             confidence=float(confidence[inside].mean()),
             accuracy=float(correct[inside].mean()),
         )
-        for low, high, inside in metrics.reliability(confidence, BINS)
+        for low, high, inside in metrics.reliability(confidence)
     )
 
 

@@ -18,6 +18,7 @@ from raycls import registry
 from raycls.config import validated
 from raycls.engines.predictor import Prediction
 from raycls.errors import RayclsError
+from raycls.serving.replica.challenger_link import Answers
 from raycls.serving.replica.inference import Inference
 from raycls.serving.settings import ServingConfig
 
@@ -45,13 +46,14 @@ class Challenger:
         """Return the version, as answers name it, and its classes in the order of the probabilities."""
         return self.version.version, self.inference.predictor.card.classes
 
-    async def classify(self, images: list[bytes]) -> tuple[list[int], np.ndarray]:
-        """Return the positions of the images that can be read, and their probabilities (float32 M×C)."""
+    async def classify(self, images: list[bytes]) -> Answers:
+        """Return the positions of the M readable images, their probabilities (float32 M×C) and embeddings (M×D)."""
         outcomes = await self.inference.run(images, lambda: True)
-        answers = [(i, o.probabilities) for i, o in enumerate(outcomes) if isinstance(o, Prediction)]
-        rows = [row for _, row in answers]
-        classes = len(self.inference.predictor.card.classes)
-        return [i for i, _ in answers], np.stack(rows) if rows else np.empty((0, classes), np.float32)
+        found = {i: outcome for i, outcome in enumerate(outcomes) if isinstance(outcome, Prediction)}
+        if not found:
+            return [], np.empty(0, np.float32), np.empty(0, np.float32)
+        probabilities = np.stack([prediction.probabilities for prediction in found.values()])
+        return list(found), probabilities, np.stack([prediction.embedding for prediction in found.values()])
 
     def check_health(self) -> None:
         """Raise where the forward pass hangs. Serve calls it, and replaces a replica that raises."""

@@ -1,7 +1,7 @@
 """Evaluate a model on a split of a packed dataset. Training, the command line and reports use the same metrics.
 
     evaluation = evaluate(Predictor.load(directory), open_dataset("cifar10"), "test")
-    evaluation.metrics("test")   # {"test_accuracy": 0.903, "test_loss": 0.31, "test_macro_accuracy": …}
+    evaluation.metrics("test")   # {"test_accuracy": 0.903, "test_loss": 0.31, "test_calibration_error": …}
 
 The model can be evaluated on a dataset that it was not trained on. Classes are then matched by name, and images are
 resized to the model's size. The test split is only for the final report. Code that selects a model must not use it.
@@ -132,12 +132,13 @@ class Evaluation:
     """The metrics of a model on a split.
 
     confusion (int64 C×C): image counts, with true classes in rows and predicted classes in columns.
-    loss: mean cross entropy.
+    loss: mean cross entropy. calibration_error: 0..1, as in `metrics.calibration_error`.
     """
 
     classes: tuple[str, ...]
     confusion: np.ndarray
     loss: float
+    calibration_error: float
 
     @property
     def accuracy(self) -> float:
@@ -155,12 +156,16 @@ class Evaluation:
 
     def metrics(self, split: str) -> dict[str, float]:
         """Return the metrics under their MLflow names, such as test_accuracy."""
-        return metrics.summary(split, self.confusion.diagonal(), self.confusion.sum(1), self.loss)
+        found = metrics.summary(split, self.confusion.diagonal(), self.confusion.sum(1), self.loss)
+        return found | {f"{split}_calibration_error": self.calibration_error}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
-    """The model's output for each example: logits (float32 N×C, over the examples' classes) and labels (int64 N)."""
+    """The model's output for each example: logits (float32 N×C, over the examples' classes) and labels (int64 N).
+
+    The logits are calibrated, as `Predictor.outputs` returns them.
+    """
 
     examples: Examples
     logits: Tensor
@@ -176,6 +181,11 @@ class Scores:
         """Return the class index of each example, int64 N."""
         return self.logits.argmax(1)
 
+    def answers(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the confidence of each answer (float64 N) and whether it is right (bool N)."""
+        confidence, predicted = self.probabilities.max(1)
+        return confidence.double().numpy(), (predicted == self.labels).numpy()
+
     def evaluation(self) -> Evaluation:
         """Return the metrics of these scores."""
         classes = self.examples.classes
@@ -183,6 +193,7 @@ class Scores:
             classes=classes,
             confusion=metrics.confusion(self.labels.numpy(), self.predicted.numpy(), len(classes)),
             loss=F.cross_entropy(self.logits, self.labels).item(),
+            calibration_error=metrics.calibration_error(*self.answers()),
         )
 
 

@@ -15,7 +15,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -28,12 +28,13 @@ from raycls.data.packed import PackedDataset
 from raycls.data.tensors import normalize
 from raycls.errors import TrainingError
 from raycls.models import checkpoint
-from raycls.models.card import ModelCard
+from raycls.models.base import Network
+from raycls.models.card import ModelCard, load_card
 from raycls.models.forward import compute_dtype
 from raycls.models.networks import FastCNN, freeze_body, load_weights
 from raycls.training.optim import Optimizer
 from raycls.training.sampling import EpochOrder, Split, images_in_use
-from raycls.training.setup import card_of, check, untrained, whitening_sample
+from raycls.training.setup import card_for, check, untrained, whitening_sample
 from raycls.training.validation import validate
 from raycls.training.workers import Workers
 
@@ -64,7 +65,7 @@ def fit(
     resume: Path | None = None,
     init: Path | None = None,
     weights: str | None = None,
-) -> nn.Module:
+) -> Network:
     """Train until the last epoch or until patience ends. Return the trained network (float32, on the device).
 
     Every worker calls on_epoch(metrics, snapshot) after each epoch, with the values that `Training.epochs` yields.
@@ -91,7 +92,7 @@ def start(
 ) -> Training:
     """Return a Training that is ready for its first epoch, or for the next epoch of a resumed run.
 
-    init: a checkpoint directory to take weights from. Its network must be the same; its classes may differ.
+    init: a checkpoint directory to take weights and normalisation from. Its network must be the same, not its classes.
     weights: a source of weights for `networks.load_weights`. Without init and weights, the weights are random.
     resume: a checkpoint directory of the same run.
 
@@ -100,17 +101,16 @@ def start(
     check(config, dataset, workers.size)
     started = time.perf_counter()
     device = torch.device(device)
-    card = card_of(config, dataset)
+    parent = resume or init
+    card = card_for(config, dataset.info, load_card(parent) if parent else None)
     torch.manual_seed(config.training.seed)
     network = untrained(config, dataset).to(device, memory_format=torch.channels_last)
     train = Split(dataset, "train", device, images_in_use(config, dataset))
     val = Split(dataset, "val", device)
-    fresh = ["whiten.weight"]
+    fresh = checkpoint.transfer(network, card, init) if init else ["whiten.weight"]
     if weights:
         load_weights(network, weights)
         fresh = []
-    elif init:
-        fresh = checkpoint.transfer(network, card, init)
     if isinstance(network, FastCNN) and "whiten.weight" in fresh:
         (sample,) = train.read_ahead([train.chosen[: whitening_sample(card.image_size)]])
         network.init_whitening(normalize(train.images[sample].to(device), card.mean, card.std))
@@ -130,7 +130,7 @@ class Training:
         self,
         config: Config,
         card: ModelCard,
-        network: nn.Module,
+        network: Network,
         train: Split,
         val: Split,
         workers: Workers,
@@ -157,9 +157,9 @@ class Training:
         return len(self.history)
 
     @property
-    def kept(self) -> nn.Module:
+    def kept(self) -> Network:
         """Return the network that is validated, saved and returned: the averaged one if averaging is on."""
-        return self.average.module if self.average else self.network
+        return cast(Network, self.average.module) if self.average else self.network
 
     def epochs(
         self, on_step: Callable[[int, int], None] = lambda done, total: None

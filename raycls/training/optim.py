@@ -84,6 +84,7 @@ class Optimizer:
         self._config = config
         self._whitening = getattr(network, "whiten", None)
         self._trained = [p for p in network.parameters() if p.requires_grad]
+        self._head = {id(p) for p in network.get_submodule("head").parameters()}
         self._all = self._with_muon(network, batch_size, dtype) if config.name == "muon" else [self._alone()]
         self._peaks = [[group["lr"] for group in opt.param_groups] for opt in self._all]
         self.lr = 0.0  # config.lr times the schedule's factor at the last scheduled step
@@ -91,12 +92,11 @@ class Optimizer:
     def _with_muon(
         self, network: nn.Module, batch_size: int, dtype: torch.dtype
     ) -> list[torch.optim.Optimizer]:
-        lr = self._config.lr
-        head = {id(p) for p in network.get_submodule("head").parameters()}
+        lr, head = self._config.lr, self._head
         filters = [p for p in self._trained if p.ndim > 1 and id(p) not in head]
         groups: list[dict[str, Any]] = []
         for ratio, members in (
-            (HEAD_LR, [p for p in self._trained if id(p) in head]),
+            (HEAD_LR * self._config.head_lr_factor, [p for p in self._trained if id(p) in head]),
             (BIAS_LR, [p for p in self._trained if p.ndim <= 1 and id(p) not in head]),
         ):
             rate = ratio * lr * batch_size
@@ -107,13 +107,18 @@ class Optimizer:
         ]
 
     def _alone(self) -> torch.optim.Optimizer:
-        # Weight decay helps matrices and filters. It does not help biases and norms.
-        decay = self._config.weight_decay
-        groups: list[dict[str, Any]] = [
-            {"params": [p for p in self._trained if p.ndim > 1], "weight_decay": decay},
-            {"params": [p for p in self._trained if p.ndim <= 1], "weight_decay": 0.0},
-        ]
-        lr = self._config.lr
+        lr, factor = self._config.lr, self._config.head_lr_factor
+        apart = self._head if factor != 1 else set()
+        groups: list[dict[str, Any]] = []
+        for members, rate in (
+            ([p for p in self._trained if id(p) not in apart], lr),
+            ([p for p in self._trained if id(p) in apart], lr * factor),
+        ):
+            # Weight decay helps matrices and filters. It does not help biases and norms.
+            for matrices, decay in ((True, self._config.weight_decay), (False, 0.0)):
+                chosen = [p for p in members if (p.ndim > 1) == matrices]
+                if chosen:
+                    groups.append({"params": chosen, "lr": rate, "weight_decay": decay})
         if self._config.name == "sgd":
             return torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True)
         return {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[self._config.name](groups, lr=lr)

@@ -17,6 +17,7 @@ from raycls.config import Config, preset
 from raycls.data.manifest import read_rows
 from raycls.data.packed import PackedDataset
 from raycls.engines.predictor import Predictor
+from raycls.training.calibration import calibrated
 from raycls.training.loop import fit
 
 BATCH = 512
@@ -65,7 +66,7 @@ def _predict(predictor: Predictor, images: np.ndarray, mirrorable: bool) -> np.n
 
 def _trained(config: Config, dataset: PackedDataset, checkpoint: Path) -> Predictor:
     fit(config, dataset, on_epoch=lambda metrics, snapshot: snapshot.save(checkpoint))
-    return Predictor.load(checkpoint)
+    return calibrated(Predictor.load(checkpoint), dataset)[0]
 
 
 class _Whole:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from raycls.config import Config
-from raycls.data.packed import PackedDataset
+from raycls.data.packed import DatasetInfo, PackedDataset
 from raycls.errors import ConfigError
 from raycls.models.card import ModelCard, provenance
 from raycls.models.networks import build
@@ -59,16 +59,19 @@ def untrained(config: Config, dataset: PackedDataset) -> Any:
     )
 
 
-def card_of(config: Config, dataset: PackedDataset) -> ModelCard:
-    """Return the model card for checkpoints of this configuration. Its metrics are empty."""
-    info = dataset.info
+def card_for(config: Config, info: DatasetInfo, parent: ModelCard | None = None) -> ModelCard:
+    """Return the model card for checkpoints of this configuration. Its metrics are empty.
+
+    parent: the card of the checkpoint that the weights come from. Its normalisation replaces the dataset's, because the
+    weights expect it.
+    """
     return ModelCard(
         network=config.network.name,
         arguments=config.network.arguments(),
         classes=info.classes,
         image_size=info.image_size,
-        mean=info.mean,
-        std=info.std,
+        mean=(parent or info).mean,
+        std=(parent or info).std,
         metrics={},
         resize=info.resize,
         dataset=info.name,

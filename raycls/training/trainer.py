@@ -29,10 +29,11 @@ from raycls.data.packed import PackedDataset
 from raycls.data.prepare import open_or_prepare
 from raycls.engines.predictor import Predictor
 from raycls.errors import BrokenOffError, RayclsError, TrainingError, UsageError
-from raycls.models.card import CARD, WEIGHTS, update_metrics
+from raycls.models.card import CARD, WEIGHTS, update_card
 from raycls.tracking import resumable
 from raycls.tracking.resumable import TrainingSpec
 from raycls.training import setup
+from raycls.training.calibration import calibrated
 from raycls.training.checkpoints import CheckpointStore, SavedCheckpoint
 from raycls.training.evaluation import Evaluation, confusion_png, evaluate
 from raycls.training.events import EpochListener, EpochLogger, listening
@@ -178,19 +179,25 @@ def _file(
     dataset: PackedDataset,
     run: tracking.Run,
 ) -> TrainingResult:
-    """Evaluate the best epoch on test and gate, log it and register it. last: the metrics of the last epoch."""
+    """Calibrate the best epoch, evaluate it on test and gate, log it and register it.
+
+    last: the metrics of the last epoch.
+    """
     with tempfile.TemporaryDirectory() as folder, best.directory() as source:
         directory = Path(folder) / tracking.CHECKPOINT
         directory.mkdir()
         for name in (WEIGHTS, CARD):  # the state for resuming stays in the run's storage
             shutil.copyfile(source / name, directory / name)
-        predictor = Predictor.load(directory)
+        predictor, found = calibrated(Predictor.load(directory), dataset)
         evaluation = evaluate(predictor, dataset, "test")
-        found = evaluation.metrics("test") | {"total_train_seconds": last["train_seconds"]}
+        found |= evaluation.metrics("test") | {"total_train_seconds": last["train_seconds"]}
         if dataset.gate == "gate":  # what promotion compares
             found |= evaluate(predictor, dataset, "gate").metrics("gate")
-        card = update_metrics(directory, found)
-        run.log_metrics(found, step=best.epoch)
+        temperature = predictor.card.temperature
+        card = update_card(directory, metrics=found, temperature=temperature)
+        # The run's curve of val_loss is that of the training, at temperature 1.
+        del found["val_loss"]
+        run.log_metrics({**found, "temperature": temperature}, step=best.epoch)
         _log_report(run, evaluation, dataset)
         version = None
         if spec.model:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from raycls import metrics
+from raycls.models.base import Network
 from raycls.models.card import ModelCard
 from raycls.models.forward import forward
 from raycls.training.sampling import Split
@@ -19,7 +19,7 @@ EVAL_PIXELS = 2_000 * 32 * 32  # largest number of pixels in one batch, over all
 
 
 def validate(
-    network: nn.Module, val: Split, card: ModelCard, dtype: torch.dtype, workers: Workers
+    network: Network, val: Split, card: ModelCard, dtype: torch.dtype, workers: Workers
 ) -> dict[str, float]:
     """Return val_loss, val_accuracy and val_macro_accuracy, the same on all workers.
 
@@ -32,7 +32,7 @@ def validate(
     parts = workers.share(torch.arange(len(val.labels))).split(max(1, EVAL_PIXELS // card.image_size**2))
     for part in val.read_ahead(parts):
         labels = val.labels[part].to(device)
-        logits = forward(network, val.images[part].to(device), card, dtype)
+        logits, _ = forward(network, val.images[part].to(device), card, dtype)
         loss += F.cross_entropy(logits, labels, reduction="sum")
         correct += torch.bincount(labels[logits.argmax(1) == labels], minlength=classes)
     workers.average([loss, correct])

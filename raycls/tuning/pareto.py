@@ -62,7 +62,7 @@ def latencies(spec: StudySpec, dataset: PackedDataset) -> dict[str, float]:
             time.sleep(PAUSE_S)
             images = np.stack([read_square(data, dataset.info.image_size) for data in encoded])
             started = time.perf_counter()
-            softmax(run(images))
+            softmax(run(images)[0])
             if turn >= WARM_UP:
                 times[name, engine].append(1000 * (time.perf_counter() - started))
     fastest: dict[str, float] = {}
@@ -119,7 +119,7 @@ def _architectures(spec: StudySpec) -> list[Config]:
 def _untrained(config: Config, dataset: PackedDataset) -> dict[Engine, Run]:
     """Return the network with random weights, by each engine that can run it here."""
     device = engines.best_device()
-    network, card = setup.untrained(config, dataset).eval(), setup.card_of(config, dataset)
+    network, card = setup.untrained(config, dataset).eval(), setup.card_for(config, dataset.info)
     return able(lambda engine: engines.build(engine, network, card, device, THREADS), device)
 
 

@@ -104,6 +104,20 @@ def test_top_k(post: Callable[..., requests.Response], predictor: Predictor) -> 
     assert "top_k" not in post(data, query="?top_k=0").json()
 
 
+def test_the_embedding_is_the_predictors(
+    post: Callable[..., requests.Response], predictor: Predictor
+) -> None:
+    images = [encoded(seed) for seed in (3, 4)]
+    expected = predictor.predict(images)
+    one = post(images[0], query="?embedding=true").json()
+    form = [("file", (f"{i}.png", data)) for i, data in enumerate(images)]
+    both = post(None, None, files=form, query="?embedding=true&top_k=1").json()["predictions"]
+    for answer, wanted in zip((one, *both), (expected[0], *expected), strict=True):
+        largest = np.abs(wanted.embedding).max()
+        assert answer["embedding"] == pytest.approx(wanted.embedding.tolist(), abs=1e-3 * largest)
+    assert "embedding" not in post(images[0], query="?embedding=false").json()
+
+
 def test_concurrent_requests_get_their_own_answers_and_share_batches(
     served: Served, post: Callable[..., requests.Response], predictor: Predictor
 ) -> None:

@@ -50,7 +50,7 @@ class Model:
     @torch.inference_mode()
     def answers(self, inputs: Tensor) -> list[dict[str, Any]]:
         """Return one answer for each image. inputs: float32 N×3×S×S."""
-        confidences, classes = self.network(inputs).softmax(1).max(1)
+        confidences, classes = (self.network(inputs) / self.card.temperature).softmax(1).max(1)
         return [
             {"class_index": index, "class_name": self.card.classes[index], "confidence": confidence}
             for index, confidence in zip(classes.tolist(), confidences.tolist(), strict=True)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from ray import serve
 
-from raycls.engines.predictor import Prediction
+from raycls.engines.predictor import Prediction, predictions_of
 from raycls.serving.control.configuration import CHALLENGERS
 
 DEPLOYMENT = "Challenger"
@@ -25,7 +25,9 @@ CALLS = 2  # under way at the same time
 DEADLINE_S = 1.0  # from a request's turn to the challenger's answer; then the champion answers
 MOST_WAITING = 256  # images
 
-Call = Callable[[list[bytes]], Awaitable[tuple[list[int], np.ndarray]]]
+Answers = tuple[list[int], np.ndarray, np.ndarray]
+Call = Callable[[list[bytes]], Awaitable[Answers]]
+Row = tuple[np.ndarray, np.ndarray]  # the probabilities and the embedding of one image
 
 
 class ChallengerError(Exception):
@@ -42,12 +44,12 @@ class ChallengerError(Exception):
 
 
 class ChallengerLink:
-    """Calls `call(images)`, which returns the positions of the readable images and their probabilities (M×C)."""
+    """Calls `call(images)`: it returns the positions of the M readable images, probabilities (M×C) and embeddings (M×D)."""
 
     def __init__(self, call: Call, *, version: str, classes: tuple[str, ...], most_images: int):
         self.version, self.classes = version, classes
         self._call, self._most = call, most_images
-        self._waiting: deque[tuple[bytes, asyncio.Future[np.ndarray]]] = deque()
+        self._waiting: deque[tuple[bytes, asyncio.Future[Row]]] = deque()
         self._calls: set[asyncio.Task[None]] = set()
 
     async def run(self, images: Sequence[bytes]) -> list[Prediction]:
@@ -69,11 +71,13 @@ class ChallengerLink:
                 if future.done() and not future.cancelled():
                     future.exception()  # marks it as read
                 future.cancel()
-        return predictions_of(np.stack(rows), self.classes)
+        return predictions_of(
+            np.stack([row for row, _ in rows]), np.stack([e for _, e in rows]), self.classes
+        )
 
     def _start(self) -> None:
         while self._waiting and len(self._calls) < CALLS:
-            batch: list[tuple[bytes, asyncio.Future[np.ndarray]]] = []
+            batch: list[tuple[bytes, asyncio.Future[Row]]] = []
             while self._waiting and len(batch) < self._most:
                 entry = self._waiting.popleft()
                 if not entry[1].done():  # its request has waited too long
@@ -87,24 +91,24 @@ class ChallengerLink:
         self._calls.discard(task)
         self._start()
 
-    async def _one_call(self, batch: list[tuple[bytes, asyncio.Future[np.ndarray]]]) -> None:
+    async def _one_call(self, batch: list[tuple[bytes, asyncio.Future[Row]]]) -> None:
         try:
             async with asyncio.timeout(DEADLINE_S):
-                readable, probabilities = await self._call([data for data, _ in batch])
+                readable, probabilities, embeddings = await self._call([data for data, _ in batch])
         except Exception as error:  # whatever the challenger or Ray raises
             kind = "late" if isinstance(error, TimeoutError) else "raised"
             for _, future in batch:
                 if not future.done():
                     future.set_exception(ChallengerError(kind))
             return
-        rows = dict(zip(readable, probabilities, strict=True))
+        rows = dict(zip(readable, zip(probabilities, embeddings, strict=True), strict=True))
         for position, (_, future) in enumerate(batch):
             if future.done():
                 continue
             row = rows.get(position)
             if row is None:
                 future.set_exception(ChallengerError("unreadable"))
-            elif not np.isfinite(row).all():
+            elif not np.isfinite(row[0]).all():
                 future.set_exception(ChallengerError("not_finite"))
             else:
                 future.set_result(row)
@@ -125,22 +129,7 @@ async def connect(experiment: str, most_images: int) -> ChallengerLink:
     except Exception:  # whatever Ray raises
         raise ChallengerError("raised") from None
 
-    async def call(images: list[bytes]) -> tuple[list[int], np.ndarray]:
+    async def call(images: list[bytes]) -> Answers:
         return await handle.classify.remote(images)
 
     return ChallengerLink(call, version=version, classes=tuple(classes), most_images=most_images)
-
-
-def predictions_of(probabilities: np.ndarray, classes: tuple[str, ...]) -> list[Prediction]:
-    """Return one prediction for each row of `probabilities` (N×C)."""
-    best = probabilities.argmax(1)
-    return [
-        Prediction(
-            class_index=int(index),
-            class_name=classes[index],
-            confidence=float(row[index]),
-            probabilities=row,
-            classes=classes,
-        )
-        for index, row in zip(best, probabilities, strict=True)
-    ]

@@ -42,7 +42,7 @@ from raycls.serving.replica.explainer import Explainer
 from raycls.serving.replica.inference import FORMATS, Inference
 from raycls.serving.replica.metrics import exposition
 from raycls.serving.replica.middleware import REFUSED_BEFORE
-from raycls.serving.replica.request import explain_of, images_of, top_k_of
+from raycls.serving.replica.request import embedding_of, explain_of, images_of, top_k_of
 from raycls.serving.settings import ServingConfig
 from raycls.serving.state import Follower, ServingState
 
@@ -166,7 +166,7 @@ class Classifier:
 
     async def _predict(self, request: Request) -> Response:
         self._check_queue()
-        top_k, explain = top_k_of(request), explain_of(request)
+        top_k, explain, embedding = top_k_of(request), explain_of(request), embedding_of(request)
         body = await read_body(request, self.config.max_body_bytes, self.config.body_timeout_s, self.incoming)
         self._check_queue()  # other bodies may have arrived first
         self.pending += 1
@@ -187,7 +187,7 @@ class Classifier:
             for position, outcome in enumerate(outcomes):
                 if isinstance(outcome, ImageError):
                     raise image_problem(outcome, f"image {position}: " if many else "")
-                predictions.append(outcome.as_json(top_k) | {"model_version": answering})
+                predictions.append(outcome.as_json(top_k, embedding=embedding) | {"model_version": answering})
             if explain:
                 classes = [prediction["class_index"] for prediction in predictions]
                 overlays = await self.explainer.overlays(images, classes, still_wanted)

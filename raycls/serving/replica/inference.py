@@ -104,13 +104,13 @@ class Inference:
         if readable:
             self._forward_since = decoded
             try:
-                probabilities = self.predictor.probabilities(np.stack(readable))
+                logits, embeddings = self.predictor.outputs(np.stack(readable))
                 if self._config.simulate_forward_ms:
                     time.sleep(self._config.simulate_forward_ms / 1000 * len(readable))
             finally:
                 self._forward_since = None
             forward_seconds = time.perf_counter() - decoded
-            predictions = self.predictor.predictions(probabilities)
+            predictions = self.predictor.predictions(logits, embeddings)
         self.metrics.batch(waited, decoded - started, forward_seconds)
         self.metrics.answers(predictions)
         answers = iter(predictions)
@@ -127,7 +127,7 @@ class Inference:
         side, most = self.predictor.card.image_size, self._config.max_batch_size
         for count in [*(2**k for k in range((most - 1).bit_length())), most]:
             started = time.perf_counter()
-            self.predictor.probabilities(np.zeros((count, side, side, 3), np.uint8))
+            self.predictor.outputs(np.zeros((count, side, side, 3), np.uint8))
         simulated_s = self._config.simulate_forward_ms / 1000 * most
         self._full_batch_s = time.perf_counter() - started + simulated_s
 

@@ -68,6 +68,11 @@ def _predict(config: ServingConfig) -> dict[str, Any]:
                 {"type": "boolean"},
                 f"also return a Grad-CAM overlay for each image, {MOST_AT_ONCE} at most",
             ),
+            _query(
+                "embedding",
+                {"type": "boolean"},
+                "also return the input of the network's last layer for each image",
+            ),
         ],
         "requestBody": {
             "required": True,
@@ -98,7 +103,12 @@ def _schemas(classes: list[str]) -> dict[str, Any]:
     }
     ranked = {"type": "array", "items": _object(named)}
     prediction = _object({**named, "model_version": {"type": "string"}})
-    prediction["properties"] |= {"top_k": ranked, "explanation_png_base64": _BASE64}
+    embedding = {"type": "array", "items": {"type": "number"}}
+    prediction["properties"] |= {
+        "top_k": ranked,
+        "embedding": embedding,
+        "explanation_png_base64": _BASE64,
+    }
     listed = {"type": "array", "items": {"$ref": "#/components/schemas/Prediction"}}
     return {
         "Prediction": prediction,

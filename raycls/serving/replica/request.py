@@ -32,9 +32,18 @@ def top_k_of(request: Request) -> int:
 
 def explain_of(request: Request) -> bool:
     """Return the query's `explain`, False where it is absent. Raises HTTPProblem 400."""
-    text = _queried(request, "explain", "false")
+    return _flag(request, "explain")
+
+
+def embedding_of(request: Request) -> bool:
+    """Return the query's `embedding`, False where it is absent. Raises HTTPProblem 400."""
+    return _flag(request, "embedding")
+
+
+def _flag(request: Request, name: str) -> bool:
+    text = _queried(request, name, "false")
     if text not in ("true", "false"):
-        raise HTTPProblem(400, f"explain must be true or false, not {text[:40]!r}")
+        raise HTTPProblem(400, f"{name} must be true or false, not {text[:40]!r}")
     return text == "true"
 
 

@@ -23,7 +23,8 @@ from raycls.engines.choice import choose
 from raycls.engines.predictor import Predictor
 from raycls.errors import CheckpointError, EngineError, UsageError
 from raycls.models import checkpoint
-from raycls.models.card import WEIGHTS, load_card
+from raycls.models.base import Network
+from raycls.models.card import WEIGHTS, load_card, update_card
 from raycls.models.forward import compute_dtype, forward, native_bf16
 
 CPU: Device = "cpu"
@@ -45,6 +46,23 @@ def test_an_engine_agrees_with_float32(
 
 
 @pytest.mark.parametrize(("engine", "device"), EVERYWHERE)
+def test_an_engine_gives_the_embeddings_of_float32_and_obeys_the_temperature(
+    directory: Path, digits: PackedDataset, engine: Engine, device: Device, tmp_path: Path
+) -> None:
+    shutil.copytree(directory, tmp_path / "calibrated")
+    update_card(tmp_path / "calibrated", metrics={}, temperature=0.25)
+    images = digits.images("test")[:70]  # more than the largest batch of a CUDA graph
+    network, card = checkpoint.load(directory)
+    logits, embeddings = (each.numpy() for each in forward(network, as_tensor(images), card, torch.float32))
+    found, given = Predictor.load(tmp_path / "calibrated", engine=engine, device=device).outputs(images)
+    exactly = engine == "reference" and device == CPU
+    assert given.dtype == np.float32
+    assert given.shape == (70, network.head.in_features)
+    assert np.abs(given - embeddings).max() < (1e-4 if exactly else 0.05) * np.abs(embeddings).max()
+    assert np.abs(found - 4 * logits).max() < (1e-4 if exactly else 0.05) * np.abs(4 * logits).max()
+
+
+@pytest.mark.parametrize(("engine", "device"), EVERYWHERE)
 def test_an_image_gets_one_answer_whatever_batch_it_is_in(
     directory: Path, digits: PackedDataset, engine: Engine, device: Device
 ) -> None:
@@ -63,7 +81,7 @@ def test_bfloat16_agrees_with_float32_where_the_device_has_none(
     network, card = checkpoint.load(directory)
     images = as_tensor(digits.images("test"))
     exact, fast = (
-        forward(network, images, card, compute_dtype(precision, torch.device(CPU))).softmax(1)
+        forward(network, images, card, compute_dtype(precision, torch.device(CPU)))[0].softmax(1)
         for precision in ("fp32", "bf16")
     )
     assert 0 < (exact - fast).abs().max() < 0.1
@@ -86,7 +104,7 @@ def test_an_engine_with_other_answers_is_not_chosen_however_fast(
     monkeypatch.setattr(
         openvino,
         "load",
-        lambda directory, threads: lambda images: np.ones((len(images), 10), np.float32),
+        lambda directory, threads: lambda images: (np.ones((len(images), 10), np.float32),) * 2,
     )
     choice = choose(directory, digits.images("val")[:64], CPU)
     assert choice.engine != "openvino"
@@ -101,8 +119,8 @@ def test_an_engine_that_cannot_run_a_network_is_said_and_left_out(
 ) -> None:
     """Tracing fails where a network looks at values; no network of raycls's does."""
 
-    class Data(torch.nn.Module):
-        def forward(self, images: torch.Tensor) -> torch.Tensor:
+    class Data(Network):
+        def embed(self, images: torch.Tensor) -> torch.Tensor:
             raise RuntimeError("no such operation\nat line 7")
 
     card = load_card(directory)
@@ -171,7 +189,7 @@ def test_a_network_without_finite_answers_has_no_engine(
 ) -> None:
     network, card = checkpoint.load(directory)
     with torch.no_grad():
-        network.head.weight.fill_(float("nan"))  # type: ignore[union-attr,operator]
+        network.head.weight.fill_(float("nan"))
     checkpoint.save(tmp_path, network, card)
     with pytest.raises(CheckpointError, match="not finite"):
         choose(tmp_path, digits.images("val")[:8], CPU)

@@ -14,10 +14,11 @@ from raycls.config import override, preset
 from raycls.data.packed import PackedDataset, sha256_file
 from raycls.data.tensors import as_tensor
 from raycls.engines import export as module
+from raycls.engines.build import Run
 from raycls.engines.export import TOLERANCE, export
-from raycls.engines.predictor import Predictor
+from raycls.engines.predictor import Predictor, softmax
 from raycls.errors import ExportError, UsageError
-from raycls.models.card import sha256
+from raycls.models.card import sha256, update_card
 from raycls.training import loop
 
 
@@ -29,21 +30,25 @@ def train_a_little(network: str, digits: PackedDataset, directory: Path, *settin
 
 @pytest.fixture(scope="module")
 def fastcnn(digits: PackedDataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A fastcnn that has learnt a little, so that its batch norms and dropout say something."""
-    return train_a_little("fastcnn", digits, tmp_path_factory.mktemp("fastcnn"), "dropout=0.2", "epochs=4")
+    """A calibrated fastcnn that has learnt a little, so that its batch norms and dropout say something."""
+    directory = tmp_path_factory.mktemp("fastcnn")
+    train_a_little("fastcnn", digits, directory, "dropout=0.2", "epochs=4")
+    update_card(directory, metrics={}, temperature=0.5)
+    return directory
 
 
-def _answers(format: str, path: Path, images: np.ndarray) -> np.ndarray:
-    """Logits, by the runtime that a user of the file would take."""
+def _answers(format: str, path: Path, images: np.ndarray) -> list[np.ndarray]:
+    """Logits and embeddings, by the runtime that a user of the file would take."""
     if format == "onnx":
         import onnxruntime
 
         session = onnxruntime.InferenceSession(path)
         assert list(session.get_inputs()[0].shape)[1:] == [8, 8, 3]
-        return session.run(["logits"], {"images": images})[0]
+        return session.run(["logits", "embedding"], {"images": images})
     load = torch.export.load if format == "torch-export" else torch.jit.load
     found = load(str(path))
-    return (found.module() if format == "torch-export" else found)(as_tensor(images)).numpy()
+    outputs = (found.module() if format == "torch-export" else found)(as_tensor(images))
+    return [output.detach().numpy() for output in outputs]
 
 
 def assert_answers_as_the_network(directory: Path, format: str, digits: PackedDataset, folder: Path) -> None:
@@ -51,15 +56,18 @@ def assert_answers_as_the_network(directory: Path, format: str, digits: PackedDa
     result = export(directory, digits, path, format=format, model="digits/7")
     assert result.images == digits.info.counts["val"]
     assert result.max_logit_difference <= TOLERANCE
+    assert result.max_embedding_difference <= TOLERANCE
     assert result.accuracy_difference == 0
     assert result.size == path.stat().st_size
 
     predictor = Predictor.load(directory, device="cpu", engine="reference")
     images = np.array(digits.images("test")[:9])
-    expected = predictor.logits(images)
     for count in (1, 9):  # much less than the answers differ among each other
-        difference = np.abs(_answers(format, path, images[:count]) - expected[:count]).max()
-        assert difference <= min(TOLERANCE, np.ptp(expected) / 1000)
+        found = _answers(format, path, images[:count])
+        for answers, expected in zip(found, predictor.outputs(images), strict=True):
+            assert np.abs(answers - expected[:count]).max() <= min(TOLERANCE, np.ptp(expected) / 1000)
+        confidence = softmax(found[0]).max(1)
+        assert confidence == pytest.approx(predictor.probabilities(images[:count]).max(1), abs=1e-4)
 
     described = json.loads(result.description.read_text())
     assert described["classes"] == list(digits.info.classes)
@@ -99,11 +107,20 @@ def test_a_file_that_answers_otherwise_is_not_kept(
     digits: PackedDataset, fastcnn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     right = module._READ["torchscript"]
-    monkeypatch.setitem(
-        module._READ, "torchscript", lambda path: lambda batch: right(path)(batch) + np.float32(0.01)
-    )
-    with pytest.raises(ExportError, match=r"by up to 0\.01 on 179 images"):
-        export(fastcnn, digits, tmp_path / "wrong.pt", format="torchscript", model="digits/7")
+    for wrong, told in (
+        ((0.01, 0), r"its logits .* by up to 0\.01 on 179 images"),
+        ((0, 99), "its embeddings"),
+    ):
+
+        def read(path: Path, wrong: tuple[float, float] = wrong) -> Run:
+            run = right(path)
+            return lambda batch: tuple(
+                (out + by).astype(np.float32) for out, by in zip(run(batch), wrong, strict=True)
+            )
+
+        monkeypatch.setitem(module._READ, "torchscript", read)
+        with pytest.raises(ExportError, match=told):
+            export(fastcnn, digits, tmp_path / "wrong.pt", format="torchscript", model="digits/7")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from raycls.data.packed import PackedDataset
 from raycls.data.tensors import normalize
-from raycls.engines.predictor import Predictor
+from raycls.engines.predictor import Predictor, softmax
 from raycls.errors import ImageError, NotAnImageError
 from raycls.models import checkpoint
 from raycls.training.evaluation import evaluate
@@ -61,6 +61,41 @@ def test_the_answer_follows_the_contract(directory: Path, digits: PackedDataset)
     assert top[0] == answer
     assert [entry["confidence"] for entry in top] == sorted((e["confidence"] for e in top), reverse=True)
     assert len(prediction.as_json(top_k=99)["top_k"]) == 10
+
+
+@pytest.mark.parametrize("temperature", [0.5, 3.0])
+def test_the_temperature_changes_confidences_and_no_answer(
+    directory: Path, digits: PackedDataset, temperature: float
+) -> None:
+    raw = Predictor.load(directory, engine="reference")
+    calibrated = raw.at_temperature(temperature)
+    images = digits.images("test")[:50]
+    logits, embeddings = raw.outputs(images)
+    scaled, same = calibrated.outputs(images)
+    assert scaled == pytest.approx(logits / temperature, abs=1e-5)
+    assert np.array_equal(same, embeddings)
+    found = calibrated.probabilities(images)
+    assert found == pytest.approx(softmax(logits / temperature), abs=1e-6)
+    assert np.array_equal(found.argmax(1), raw.probabilities(images).argmax(1))
+    assert (found.max(1) > raw.probabilities(images).max(1)).all() == (temperature < 1)
+    encoded = [_png(pixels) for pixels in images]
+    assert [each.confidence for each in calibrated.predict(encoded)] == pytest.approx(found.max(1), abs=1e-6)
+
+
+def test_a_prediction_carries_the_embedding_and_tells_it_when_asked(
+    directory: Path, digits: PackedDataset
+) -> None:
+    predictor = Predictor.load(directory, engine="reference")
+    network, card = checkpoint.load(directory)
+    images = np.array(digits.images("test")[:3])
+    with torch.no_grad():
+        expected = network.embed(normalize(torch.from_numpy(images), card.mean, card.std)).numpy()
+    predictions = predictor.predict([_png(pixels) for pixels in images])
+    for prediction, row in zip(predictions, expected, strict=True):
+        assert prediction.embedding.dtype == np.float32
+        assert prediction.embedding == pytest.approx(row, abs=1e-4)
+        assert "embedding" not in prediction.as_json()
+        assert prediction.as_json(embedding=True)["embedding"] == prediction.embedding.tolist()
 
 
 def test_no_images_give_no_answers(directory: Path) -> None:

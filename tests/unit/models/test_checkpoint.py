@@ -10,7 +10,7 @@ import torch
 from raycls.config import Config
 from raycls.errors import CheckpointError, ConfigError
 from raycls.models import checkpoint
-from raycls.models.card import CARD, WEIGHTS, ModelCard, load_card, provenance, sha256, update_metrics
+from raycls.models.card import CARD, WEIGHTS, ModelCard, load_card, provenance, sha256, update_card
 
 
 def _card(network: str = "fastcnn", **changes: Any) -> ModelCard:
@@ -65,13 +65,24 @@ def test_the_digest_changes_with_weights_and_card(tmp_path: Path) -> None:
     _saved(tmp_path)
     first = sha256(tmp_path)
     assert first == sha256(tmp_path)
-    update_metrics(tmp_path, {"test_accuracy": 0.4})
+    update_card(tmp_path, metrics={"test_accuracy": 0.4})
     second = sha256(tmp_path)
     weights = bytearray((tmp_path / WEIGHTS).read_bytes())
     weights[-1] ^= 1
     (tmp_path / WEIGHTS).write_bytes(weights)
     assert len({first, second, sha256(tmp_path)}) == 3
     assert load_card(tmp_path).metrics == {"val_accuracy": 0.5, "test_accuracy": 0.4}
+
+
+def test_a_card_without_a_temperature_is_of_temperature_1(tmp_path: Path) -> None:
+    _saved(tmp_path)
+    document = json.loads((tmp_path / CARD).read_text())
+    del document["temperature"]
+    (tmp_path / CARD).write_text(json.dumps(document))
+    assert load_card(tmp_path).temperature == 1.0
+    update_card(tmp_path, metrics={}, temperature=0.7)
+    assert update_card(tmp_path, metrics={"test_accuracy": 0.4}).temperature == 0.7
+    assert load_card(tmp_path).temperature == 0.7
 
 
 def test_a_network_of_fixed_shape_has_no_widths(tmp_path: Path) -> None:

@@ -36,6 +36,19 @@ def test_any_size_and_class_count_trains_every_weight(name: str, size: int, clas
 
 
 @pytest.mark.parametrize("name", NETWORKS)
+def test_the_embedding_is_the_input_of_the_head(name: str) -> None:
+    network = _tiny(name, dropout=0.5).eval()
+    images, seen = torch.rand(3, 3, 16, 16), []
+    network.head.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    logits = network(images)
+    embedding = network.embed(images)
+    assert embedding.shape == (3, network.head.in_features)
+    assert torch.equal(embedding, seen[0])
+    assert torch.equal(network.classify(embedding), logits)
+    assert embedding.std() > 0
+
+
+@pytest.mark.parametrize("name", NETWORKS)
 def test_any_size_says_whether_a_network_takes_another_size(name: str) -> None:
     network = _tiny(name, image_size=32).eval()
     if network.any_size:

@@ -17,6 +17,7 @@ from raycls.data.versions import open_dataset
 from raycls.engines.predictor import Predictor
 from raycls.errors import ConfigError, TrainingError
 from raycls.models import checkpoint
+from raycls.models.card import load_card
 from raycls.models.networks import CNN, FastCNN
 from raycls.training.evaluation import evaluate
 from raycls.training.loop import Snapshot, check, fit, start, whitening_sample
@@ -244,6 +245,31 @@ def test_a_checkpoint_of_another_dataset_is_a_head_start(
     started, _ = _run(short, digits, init=tmp_path)
     fresh, _ = _run(short, digits)
     assert started[0]["val_accuracy"] > fresh[0]["val_accuracy"] + 0.1
+
+
+def test_fine_tuning_keeps_the_parents_normalisation_and_whitening(
+    digits: PackedDataset, smoke: Config, tmp_path: Path
+) -> None:
+    parent, child = tmp_path / "parent", tmp_path / "child"
+    fit(smoke, digits, on_epoch=lambda metrics, snapshot: snapshot.save(parent))
+    card = load_card(parent).model_copy(update={"mean": (0.3, 0.3, 0.3), "std": (0.4, 0.4, 0.4)})
+    checkpoint.save(parent, checkpoint.load(parent)[0], card)
+    short = override(smoke, ["epochs=2", "lr=0.024"])
+
+    def keep(metrics: dict[str, float], snapshot: Snapshot) -> None:
+        if metrics["epoch"] == 1:
+            snapshot.save(child)
+
+    tuned = fit(short, digits, init=parent, on_epoch=keep)
+    own = load_card(child)
+    assert (own.mean, own.std) == (card.mean, card.std) != (digits.info.mean, digits.info.std)
+    assert torch.equal(tuned.whiten.weight, checkpoint.load(parent)[0].whiten.weight)  # type: ignore[union-attr]
+    # Also where the run is resumed, which does not know the parent.
+    resumed = start(short, digits, resume=child)
+    assert (resumed.card.mean, resumed.card.std) == (card.mean, card.std)
+    for _, snapshot in resumed.epochs():
+        assert snapshot.card.mean == card.mean
+    assert torch.equal(_weights(resumed.kept), _weights(tuned))
 
 
 @pytest.mark.parametrize("balance", ["weights", "sampling"])

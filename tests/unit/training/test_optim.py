@@ -79,6 +79,24 @@ def test_frozen_layers_rest_and_the_others_go_on() -> None:
     assert moved() == {name for name in first if not name.startswith(("whiten", "groups.0"))} < first
 
 
+@pytest.mark.parametrize("name", ["muon", "sgd", "adam", "adamw"])
+def test_the_head_can_learn_faster_than_the_body(name: str) -> None:
+    def rates(factor: float) -> dict[str, float]:
+        network = build("fastcnn", num_classes=3, image_size=16, widths=(8, 8))
+        config = OptimConfig.model_validate({"name": name, "lr": 0.01, "head_lr_factor": factor})
+        optimizer = Optimizer(network, config, batch_size=4)
+        optimizer.schedule(0.0)
+        groups = [group for opt in optimizer._all for group in opt.param_groups]
+        of = {id(p): group["lr"] for group in groups for p in group["params"]}
+        return {name: of[id(p)] for name, p in network.named_parameters() if p.requires_grad}
+
+    usual, faster = rates(1), rates(10)
+    assert usual.keys() == faster.keys()
+    for parameter, rate in usual.items():
+        factor = 10 if parameter.startswith("head.") else 1
+        assert faster[parameter] == pytest.approx(factor * rate)
+
+
 def test_clipping_bounds_the_whole_gradient() -> None:
     network = build("mlp", num_classes=3, image_size=16, widths=(8,))
     lengths = {}

@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 
 import numpy as np
 import pytest
 
 from raycls.serving.replica import challenger_link
-from raycls.serving.replica.challenger_link import ChallengerError, ChallengerLink
+from raycls.serving.replica.challenger_link import Answers, Call, ChallengerError, ChallengerLink
 
 CLASSES = ("cat", "dog")
-Call = Callable[[list[bytes]], Awaitable[tuple[list[int], np.ndarray]]]
 
 
 def _link(call: Call) -> ChallengerLink:
     return ChallengerLink(call, version="7", classes=CLASSES, most_images=8)
 
 
-async def _answer(images: list[bytes]) -> tuple[list[int], np.ndarray]:
+async def _answer(images: list[bytes]) -> Answers:
     """`c…` is a cat, `d…` a dog, anything else cannot be read."""
     readable = [i for i, data in enumerate(images) if data[:1] in (b"c", b"d")]
     rows = [[0.9, 0.1] if images[i][:1] == b"c" else [0.2, 0.8] for i in readable]
-    return readable, np.array(rows, np.float32).reshape(-1, 2)
+    return readable, np.array(rows, np.float32).reshape(-1, 2), np.zeros((len(rows), 3), np.float32)
 
 
 def _kind(call: Call, images: list[bytes]) -> str:
@@ -38,7 +36,7 @@ def _kind(call: Call, images: list[bytes]) -> str:
 def test_each_request_gets_its_own_answers_and_many_travel_together() -> None:
     sizes: list[int] = []
 
-    async def call(images: list[bytes]) -> tuple[list[int], np.ndarray]:
+    async def call(images: list[bytes]) -> Answers:
         sizes.append(len(images))
         await asyncio.sleep(0.01)
         return await _answer(images)
@@ -63,15 +61,16 @@ def test_each_request_gets_its_own_answers_and_many_travel_together() -> None:
 def test_what_goes_wrong_has_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(challenger_link, "DEADLINE_S", 0.05)
 
-    async def hang(images: list[bytes]) -> tuple[list[int], np.ndarray]:
+    async def hang(images: list[bytes]) -> Answers:
         await asyncio.sleep(30)
         raise AssertionError
 
-    async def fail(images: list[bytes]) -> tuple[list[int], np.ndarray]:
+    async def fail(images: list[bytes]) -> Answers:
         raise RuntimeError("no")
 
-    async def no_numbers(images: list[bytes]) -> tuple[list[int], np.ndarray]:
-        return list(range(len(images))), np.full((len(images), 2), np.nan, np.float32)
+    async def no_numbers(images: list[bytes]) -> Answers:
+        rows = np.full((len(images), 2), np.nan, np.float32)
+        return list(range(len(images))), rows, rows
 
     assert _kind(hang, [b"c"]) == "late"
     assert _kind(fail, [b"c"]) == "raised"
@@ -86,7 +85,7 @@ def test_a_hanging_challenger_takes_no_more_than_its_places_and_is_asked_again(
     monkeypatch.setattr(challenger_link, "DEADLINE_S", 0.05)
     hangs = True
 
-    async def call(images: list[bytes]) -> tuple[list[int], np.ndarray]:
+    async def call(images: list[bytes]) -> Answers:
         if hangs:
             await asyncio.sleep(30)
         return await _answer(images)

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from starlette.datastructures import Headers
 
-from raycls.engines.predictor import Prediction
+from raycls.engines.predictor import Prediction, predictions_of
 from raycls.errors import ImageError, NotAnImageError
-from raycls.serving.replica.challenger_link import ChallengerError, predictions_of
+from raycls.serving.replica.challenger_link import ChallengerError
 from raycls.serving.replica.experiment import BROKEN, LiveExperiment
 from raycls.serving.state import Experiment
 
@@ -33,7 +33,8 @@ class Answering:
         if self.error:
             raise self.error
         unreadable = [data == b"?" for data in images]
-        rows = predictions_of(np.array([self._row] * len(images), np.float32), CLASSES)
+        probabilities = np.array([self._row] * len(images), np.float32)
+        rows = predictions_of(probabilities, probabilities, CLASSES)
         return [
             NotAnImageError("no image") if bad else row for bad, row in zip(unreadable, rows, strict=True)
         ]

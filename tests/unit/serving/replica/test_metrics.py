@@ -39,6 +39,7 @@ def prediction(index: int, confidence: float) -> Prediction:
         class_name=CLASSES[index],
         confidence=confidence,
         probabilities=np.zeros(2),
+        embedding=np.zeros(4),
         classes=CLASSES,
     )
 

@@ -16,7 +16,7 @@ from raycls.errors import ImageError, ImageTooLargeError, NotAnImageError
 from raycls.serving.replica.answer import HTTPProblem, image_problem
 from raycls.serving.replica.batching import ClientGone
 from raycls.serving.replica.body import IncomingBodies, connected, read_body
-from raycls.serving.replica.request import explain_of, images_of
+from raycls.serving.replica.request import embedding_of, explain_of, images_of
 
 
 def request(chunks: list[bytes], headers: dict[str, str] | None = None) -> tuple[Request, list[bytes]]:
@@ -158,15 +158,22 @@ def test_a_sender_that_dawdles_is_told_so() -> None:
     assert caught.value.headers == {"Connection": "close"}
 
 
-@pytest.mark.parametrize(("query", "wanted"), [("", False), ("explain=false", False), ("explain=true", True)])
-def test_explain(query: str, wanted: bool) -> None:
-    assert explain_of(asked(query)) is wanted
+FLAGS = {"explain": explain_of, "embedding": embedding_of}
 
 
-@pytest.mark.parametrize("query", ["explain=", "explain=1", "explain=True"])
-def test_an_explain_that_is_neither(query: str) -> None:
-    with pytest.raises(HTTPProblem, match="true or false"):
-        explain_of(asked(query))
+@pytest.mark.parametrize("name", FLAGS)
+def test_flags_of_the_query(name: str) -> None:
+    other = next(each for each in FLAGS if each != name)
+    for query, wanted in (("", False), ("=false", False), ("=true", True)):
+        assert FLAGS[name](asked(query and name + query)) is wanted
+        assert FLAGS[other](asked(query and name + query)) is False
+
+
+@pytest.mark.parametrize("name", FLAGS)
+@pytest.mark.parametrize("value", ["", "1", "True"])
+def test_a_flag_that_is_neither(name: str, value: str) -> None:
+    with pytest.raises(HTTPProblem, match=f"{name} must be true or false"):
+        FLAGS[name](asked(f"{name}={value}"))
 
 
 @pytest.mark.parametrize("kind", ["image/png", "IMAGE/JPEG; q=1", "application/octet-stream", None])

@@ -1,0 +1,36 @@
+"""The benchmark of fine-tuning: one seed of real runs, and its page."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import finetuning
+from raycls.errors import UnknownDatasetError
+
+
+def test_each_arm_is_measured_and_on_the_page(
+    digits_home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finetuning.main(["--dataset", "digits", "--preset", "smoke", "--seeds", "4", "--output", str(tmp_path)])
+    document = json.loads(capsys.readouterr().out.splitlines()[-1])
+    rows = {row["arm"]: row for row in document["rows"]}
+    assert list(rows) == [
+        finetuning.PARENT,
+        finetuning.SCRATCH,
+        finetuning.TUNED,
+        finetuning.SHORT,
+        finetuning.OLD,
+    ]
+    assert rows[finetuning.TUNED]["accuracy"] > rows[finetuning.SCRATCH]["accuracy"] + 0.1
+    page = (tmp_path / "finetuning.md").read_text()
+    gain = 100 * (rows[finetuning.TUNED]["accuracy"] - rows[finetuning.SCRATCH]["accuracy"])
+    assert "## digits@1" in page
+    assert f"| fine-tuned | 1 | {rows[finetuning.TUNED]['accuracy']:.2%} | {gain:+.1f} (" in page
+
+
+def test_an_unknown_dataset_is_wrong_use(home: Path, tmp_path: Path) -> None:
+    with pytest.raises(UnknownDatasetError, match="no dataset 'nothing'"):
+        finetuning.main(["--dataset", "nothing", "--output", str(tmp_path)])

@@ -1,0 +1,22 @@
+"""The OpenAPI document and the answers of a real model have the same fields."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from raycls.config import ServingConfig
+from raycls.data.packed import PackedDataset
+from raycls.engines.predictor import Predictor
+from raycls.serving.replica import openapi
+
+
+def test_an_answer_has_the_fields_of_the_document(digits: PackedDataset, predictor: Predictor) -> None:
+    (prediction,) = predictor.predictions(*predictor.outputs(np.array(digits.images("test")[:1])))
+    document = openapi.document(predictor.card.classes, ServingConfig())
+    schema = document["components"]["schemas"]["Prediction"]
+    own = {"model_version"}  # the classifier adds it
+    assert set(prediction.as_json()) | own == set(schema["required"])
+    whole = set(prediction.as_json(top_k=2, embedding=True)) | own
+    assert whole == set(schema["properties"]) - {"explanation_png_base64"}
+    asked = {parameter["name"] for parameter in document["paths"]["/predict"]["post"]["parameters"]}
+    assert asked == {"top_k", "explain", "embedding"}

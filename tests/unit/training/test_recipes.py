@@ -1,0 +1,64 @@
+"""The configuration follows from how the weights start, and a setting of one's own wins."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from raycls.config import Config, preset
+from raycls.data.packed import DatasetInfo
+from raycls.data.versions import open_dataset
+from raycls.models.card import ModelCard
+from raycls.training.recipes import configured
+from raycls.training.setup import card_for
+
+
+@pytest.fixture(scope="module")
+def info(digits_home: Any) -> DatasetInfo:
+    return open_dataset("digits").info.model_copy(update={"image_size": 32})
+
+
+@pytest.fixture(scope="module")
+def parent(info: DatasetInfo) -> ModelCard:
+    return card_for(configured(info, settings=["widths=[8,16]"]), info)
+
+
+def test_random_weights_get_the_preset(info: DatasetInfo) -> None:
+    assert configured(info, "quick") == preset("quick", info)
+    assert configured(info, network="cnn", settings=["lr=0.5"]).optim.lr == 0.5
+
+
+def test_trained_weights_get_small_steps_and_their_own_network(info: DatasetInfo, parent: ModelCard) -> None:
+    scratch, tuned = configured(info), configured(info, init=parent)
+    assert tuned.network.widths == (8, 16)
+    assert tuned.optim.lr == pytest.approx(scratch.optim.lr / 10)
+    assert (scratch.optim.warmup, tuned.optim.warmup) == (0, 0.1)
+    assert (scratch.training.reduced_share > 0, tuned.training.reduced_share) == (True, 0)
+    assert tuned.optim.head_lr_factor == 1
+    assert Config.model_validate_json(tuned.model_dump_json()) == tuned
+
+
+def test_new_classes_learn_with_the_rate_of_random_weights(info: DatasetInfo, parent: ModelCard) -> None:
+    fewer = configured(info.model_copy(update={"classes": info.classes[1:]}), init=parent)
+    other = configured(info.model_copy(update={"classes": ("cat", *info.classes[1:])}), init=parent)
+    assert fewer.optim.head_lr_factor == 1
+    assert other.optim.lr * other.optim.head_lr_factor == pytest.approx(configured(info).optim.lr)
+
+
+def test_a_setting_wins(info: DatasetInfo, parent: ModelCard) -> None:
+    tuned = configured(info, init=parent, settings=["lr=0.3", "training.reduced_share=0.5"])
+    assert (tuned.optim.lr, tuned.training.reduced_share, tuned.optim.warmup) == (0.3, 0.5, 0.1)
+    adamw = configured(info, init=parent, settings=["optim.name=adamw"])
+    assert adamw.optim.lr == pytest.approx(1e-4)
+
+
+def test_first_layers_that_start_anew_need_the_rates_of_random_weights(
+    info: DatasetInfo, parent: ModelCard
+) -> None:
+    large = info.model_copy(update={"image_size": 224})
+    settings = ["widths=[8,16]"]
+    assert configured(large, init=parent).optim == configured(large, settings=settings).optim
+    mlp = card_for(configured(info, network="mlp"), info)
+    larger = info.model_copy(update={"image_size": 64})
+    assert configured(larger, init=mlp).optim.lr == pytest.approx(1e-4)  # an mlp is resampled
