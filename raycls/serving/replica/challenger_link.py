@@ -44,7 +44,7 @@ class ChallengerError(Exception):
 
 
 class ChallengerLink:
-    """Calls `call(images)`: it returns the positions of the M readable images, probabilities (M×C) and embeddings (M×D)."""
+    """Calls `call(images)`: it returns positions, probabilities (M×C) and embeddings (M×D) of the readable images."""
 
     def __init__(self, call: Call, *, version: str, classes: tuple[str, ...], most_images: int):
         self.version, self.classes = version, classes

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from raycls.config import ServingConfig
 from raycls.data.packed import PackedDataset
 from raycls.engines.predictor import Predictor
 from raycls.serving.replica import openapi
+from raycls.serving.settings import ServingConfig
 
 
 def test_an_answer_has_the_fields_of_the_document(digits: PackedDataset, predictor: Predictor) -> None:
