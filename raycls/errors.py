@@ -4,7 +4,8 @@ RayclsError                 the work failed (exit code 1)
 ├── UsageError              the command or call is wrong; the message names the fix (exit code 2)
 │   ├── ConfigError         a setting is unknown, of the wrong type or out of range
 │   ├── UnknownDatasetError there is no such dataset
-│   └── UnknownModelError   there is no such model, version or alias
+│   ├── UnknownModelError   there is no such model, version or alias
+│   └── UnknownUploadError  nobody has sent such a picture
 ├── DataError               a dataset cannot be made, or its files are damaged
 │   ├── SourceError         no source delivered the images or the weights
 │   └── BusyError           another process is preparing the same dataset
@@ -18,6 +19,8 @@ RayclsError                 the work failed (exit code 1)
 ├── RegistryError           MLflow refused a request or cannot be reached
 ├── RefusedError            a version is not fit to serve; the former version still serves
 ├── ClusterError            Ray or Serve did not start, answer or stop
+├── UploadError             what was sent cannot be taken (HTTP 400)
+│   └── UploadTooLargeError it exceeds a limit (HTTP 413)
 ├── BenchmarkError          a measurement cannot be made, or something disturbed it
 └── ImageError              one image cannot be read (HTTP 400)
     ├── NotAnImageError     the bytes are not an image of an accepted format (HTTP 415)
@@ -46,6 +49,10 @@ class UnknownDatasetError(UsageError):
 
 
 class UnknownModelError(UsageError):
+    pass
+
+
+class UnknownUploadError(UsageError):
     pass
 
 
@@ -98,6 +105,14 @@ class RefusedError(RayclsError):
 
 
 class ClusterError(RayclsError):
+    pass
+
+
+class UploadError(RayclsError):
+    pass
+
+
+class UploadTooLargeError(UploadError):
     pass
 
 
