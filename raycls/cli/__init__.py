@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 
 from raycls import command, progress
-from raycls.cli import data, data_sharing, export, models, serving, training, tuning
+from raycls.cli import data, data_sharing, export, models, serving, training, tuning, uploads
 from raycls.cli.output import AsJson, print_json, print_table
 from raycls.cli.serving import SERVE_CONFIG, Port, ServeConfig
 from raycls.errors import RayclsError
@@ -36,6 +36,7 @@ app.add_typer(tuning.app, name="tune")
 app.add_typer(models.app)
 app.add_typer(export.app)
 app.add_typer(serving.app)
+app.add_typer(uploads.app, name="uploads")
 
 
 @app.command()
