@@ -5,7 +5,7 @@ RayclsError                 the work failed (exit code 1)
 │   ├── ConfigError         a setting is unknown, of the wrong type or out of range
 │   ├── UnknownDatasetError there is no such dataset
 │   ├── UnknownModelError   there is no such model, version or alias
-│   └── UnknownRecordError  there is no such experiment or retraining
+│   └── UnknownRecordError  there is no such experiment, retraining or upload
 ├── DataError               a dataset cannot be made, or its files are damaged
 │   ├── SourceError         no source delivered the images or the weights
 │   └── BusyError           another process is preparing the same dataset
@@ -19,6 +19,8 @@ RayclsError                 the work failed (exit code 1)
 ├── RegistryError           MLflow refused a request or cannot be reached
 ├── RefusedError            a version is not fit to serve; the former version still serves
 ├── ClusterError            Ray or Serve did not start, answer or stop
+├── UploadError             what was sent cannot be taken (HTTP 400)
+│   └── UploadTooLargeError it exceeds a limit (HTTP 413)
 ├── BenchmarkError          a measurement cannot be made, or something disturbed it
 └── ImageError              one image cannot be read (HTTP 400)
     ├── NotAnImageError     the bytes are not an image of an accepted format (HTTP 415)
@@ -103,6 +105,14 @@ class RefusedError(RayclsError):
 
 
 class ClusterError(RayclsError):
+    pass
+
+
+class UploadError(RayclsError):
+    pass
+
+
+class UploadTooLargeError(UploadError):
     pass
 
 

@@ -16,7 +16,18 @@ from typing import Annotated
 import typer
 
 from raycls import command, progress
-from raycls.cli import data, data_sharing, experiments, export, models, serving, tokens, training, tuning
+from raycls.cli import (
+    data,
+    data_sharing,
+    experiments,
+    export,
+    models,
+    serving,
+    tokens,
+    training,
+    tuning,
+    uploads,
+)
 from raycls.cli.output import AsJson, print_json, print_table
 from raycls.cli.serving import SERVE_CONFIG, Port, ServeConfig
 from raycls.errors import RayclsError
@@ -38,6 +49,7 @@ app.add_typer(export.app)
 app.add_typer(serving.app)
 app.add_typer(tokens.app, name="tokens")
 app.add_typer(experiments.app, name="experiment")
+app.add_typer(uploads.app, name="uploads")
 
 
 @app.command()

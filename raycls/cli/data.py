@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from raycls import progress
+from raycls.cli.data_prepare import prepare_command
 from raycls.cli.output import AsJson, print_json, print_table
-from raycls.errors import RayclsError, UsageError
+from raycls.errors import RayclsError
 
 app = typer.Typer(no_args_is_help=True, help="Make dataset versions and look at them.", rich_markup_mode=None)
 
@@ -18,87 +19,7 @@ Dataset = Annotated[
 ]
 
 
-@app.command("prepare")
-def prepare_command(
-    source: Annotated[
-        str,
-        typer.Argument(
-            help="cifar10, digits, a folder of class folders, an archive, a table, WebDataset tars, a URI, or hf:NAME"
-        ),
-    ],
-    name: Annotated[str | None, typer.Option(help="name of the dataset; default: the source's name")] = None,
-    size: Annotated[
-        int | None, typer.Option(min=8, max=1024, help="width and height of the images, pixels")
-    ] = None,
-    resize: Annotated[
-        str | None,
-        typer.Option(help="crop (the largest centred square), pad (all, on black) or squash; default: crop"),
-    ] = None,
-    labels: Annotated[
-        str | None,
-        typer.Option(
-            help="class of a file: the top folder, the leaf, or the whole path of folders; default: top"
-        ),
-    ] = None,
-    group_by: Annotated[
-        str | None,
-        typer.Option(
-            metavar="REGEX",
-            help="files in whose path this finds the same text stay in one split: a patient, a video",
-        ),
-    ] = None,
-    mirror: Annotated[
-        bool | None,
-        typer.Option(
-            "--mirror/--no-mirror", help="training may mirror the images left to right; default: it may"
-        ),
-    ] = None,
-    shares: Annotated[
-        str | None,
-        typer.Option(help="of train, val, gate and test; default: 0.7,0.1,0.1,0.1"),
-    ] = None,
-    merge_case: Annotated[
-        bool, typer.Option("--merge-case", help="class names that differ only in case are one class")
-    ] = False,
-    exclude: Annotated[
-        Path | None,
-        typer.Option(help="file with images to leave out: a SHA-256 or a path in the source on each line"),
-    ] = None,
-    root: Annotated[
-        Path | None, typer.Option(help="for cifar10: folder that has torchvision's files already")
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Make the next version of a dataset, if anything differs from the version before.
-
-    Images are decoded, resized, grouped with what is almost the same, and split. An image keeps its split in all later
-    versions. An option that is left out is as in the version before.
-
-    Example: raycls data prepare photos/ --size 64 --name pets
-    """
-    from raycls.data.prepare import prepare
-
-    info = prepare(
-        source,
-        name=name,
-        size=size,
-        resize=resize,  # type: ignore[arg-type]
-        labels=labels,  # type: ignore[arg-type]
-        group_by=group_by,
-        mirror=mirror,
-        shares=_shares(shares),
-        merge_case=merge_case,
-        exclude=exclude,
-        root=root,
-    ).info
-    if as_json:
-        print_json(info.model_dump(mode="json"))
-        return
-    counts = ", ".join(f"{count:,} {split}" for split, count in info.counts.items())
-    print(f"{info.reference}: {counts}; {len(info.classes)} classes of {info.image_size} pixels")
-    print(f"fingerprint {info.fingerprint}")
-    if info.left_out:
-        print(f"{info.left_out} files are not in it: `raycls data show {info.reference}` lists them")
+app.command("prepare")(prepare_command)
 
 
 @app.command("list")
@@ -281,10 +202,3 @@ def forget_command(
         print(f"forgotten in {reference}")
     if not changed:
         print("forgotten already")
-
-
-def _shares(text: str | None) -> tuple[float, ...] | None:
-    try:
-        return tuple(float(share) for share in text.split(",")) if text else None
-    except ValueError:
-        raise UsageError(f"--shares {text}: give four numbers, like 0.7,0.1,0.1,0.1") from None

@@ -68,6 +68,7 @@ def forgotten_here() -> set[str]:
 def remember_forgotten(sha256: str) -> None:
     """Add a digest to those of `forgotten_here`."""
     if sha256 not in forgotten_here():
+        home.datasets().mkdir(parents=True, exist_ok=True)
         with (home.datasets() / FORGOTTEN_HERE).open("a") as file:
             file.write(f"{sha256}\n")
 

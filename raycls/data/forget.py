@@ -9,6 +9,7 @@ one in its description, so that a model which learned from it still finds it. A 
 
 from __future__ import annotations
 
+import shutil
 import time
 
 import numpy as np
@@ -19,7 +20,7 @@ import pyarrow.parquet as pq
 from raycls import home
 from raycls.data import sharing
 from raycls.data.exclusion import DIGEST, FORGOTTEN, forgotten_here, remember_forgotten
-from raycls.data.layout import names, removed_rows, versions_of
+from raycls.data.layout import DECODED, names, removed_rows, versions_of
 from raycls.data.manifest import LeftOut, left_out_table, read_left_out, read_rows, write_table
 from raycls.data.packed import PackedDataset
 from raycls.data.versions import open_dataset
@@ -43,7 +44,8 @@ def forget(sha256: str) -> list[str]:
     failed: list[str] = []
     known = sha256 in forgotten_here()
     for name in names():
-        with reserved(name):  # also finishes what a killed process left
+        with reserved(name) as folder:  # also finishes what a killed process left
+            shutil.rmtree(folder / DECODED, ignore_errors=True)
             for version in versions_of(name):
                 try:
                     dataset = open_dataset(f"{name}@{version}")

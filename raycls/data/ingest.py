@@ -98,6 +98,19 @@ def decode_all(listing: Listing, parts: Parts, resize: Resize) -> None:
             parts.flush()
 
 
+def decode_here(listing: Listing, parts: Parts, resize: Resize) -> None:
+    """Do the work of `decode_all` in this process, without Ray: for a few images."""
+    wheres = [where for where in listing.wheres if not parts.finished(where)]
+    with progress.bar(f"decoding {len(wheres):,} images", len(wheres)) as bar:
+        try:
+            for batch in _batches(wheres):
+                for chunk in decode_batch(batch, parts.size, resize):
+                    parts.add(chunk)
+                    bar.advance(len(chunk.rows))
+        finally:
+            parts.flush()
+
+
 def decode_batch(wheres: list[Where], size: int, resize: Resize) -> Iterator[Chunk]:
     """Read and decode some images, and yield them in chunks of at most CHUNK_FILES.
 

@@ -15,6 +15,7 @@ from raycls import home
 from raycls.data.packed import FORMER_INFO, INFO
 from raycls.errors import UsageError
 
+DECODED = ".decoded-uploads"  # folder beside the versions: what an interrupted `add_pictures` has decoded
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 

@@ -44,6 +44,7 @@ LEFT_OUT_SCHEMA = pa.schema(
     }
 )
 EXAMPLES = 5  # of each kind in a message
+UPLOADS = "uploads:"  # begins the source of a picture that somebody sent; the sender follows
 
 
 class LeftOut(NamedTuple):
@@ -101,6 +102,11 @@ def _read(dataset: PackedDataset, file: str, schema: pa.Schema) -> pa.Table:
         return pq.read_table(path)
     except (pa.ArrowInvalid, OSError) as error:
         raise damaged(dataset.info.reference, f"{file}: {str(error).splitlines()[0]}") from error
+
+
+def is_upload(source: str) -> bool:
+    """Return whether the image of a row was sent by somebody, and is not of the dataset's source."""
+    return source.startswith(UPLOADS)
 
 
 def left_out_table(entries: Iterable[LeftOut]) -> pa.Table:

@@ -142,6 +142,19 @@ class Parts:
             out[to[chosen]] = images[row[chosen]]
 
 
+class PartPixels:
+    """The decoded images of a preparation, by their parts and rows: see `Pixels` in raycls/data/assemble.py."""
+
+    def __init__(self, parts: Parts, part: np.ndarray, row: np.ndarray):
+        self._parts, self._part, self._row = parts, part, row
+
+    def __call__(self, positions: np.ndarray) -> np.ndarray:
+        return self._parts.pixels(self._part[positions], self._row[positions])
+
+    def copy(self, positions: np.ndarray, out: np.ndarray, to: np.ndarray) -> None:
+        self._parts.copy(self._part[positions], self._row[positions], out, to)
+
+
 def key(where: Where) -> str:
     """Return a digest that stands for the place of an image's bytes, and tells no secret of a URI."""
     return hashlib.sha256(json.dumps(where).encode()).hexdigest()

@@ -27,10 +27,10 @@ from raycls.data.files import shown
 from raycls.data.ingest import decode_all
 from raycls.data.layout import versions_of
 from raycls.data.listing import Listing
-from raycls.data.manifest import LeftOut
+from raycls.data.manifest import LeftOut, is_upload, read_rows
 from raycls.data.options import PrepareOptions, pattern
 from raycls.data.packed import PackedDataset
-from raycls.data.parts import Parts
+from raycls.data.parts import PartPixels, Parts
 from raycls.data.readers import header_of, is_local
 from raycls.data.sources import Choice, existing, list_source
 from raycls.data.sources.tree import Labels
@@ -129,6 +129,11 @@ def _pack(
             "training may mirror the images left to right: where that changes what they show, as with text, prepare "
             "them with --no-mirror"
         )
+    if former is not None and (sent := sum(map(is_upload, read_rows(former)["source"].to_pylist()))):
+        progress.say(
+            f"{former.info.reference} has {sent:,} uploaded pictures, which a version of the source lacks: "
+            f"`raycls data prepare {name} --add-uploads` adds them again"
+        )
     parts = Parts(folder / ".decoded", size, resize)
     decode_all(listing, parts, resize)
     table = parts.rows(listing.wheres)
@@ -173,7 +178,7 @@ def _pack(
         columns=columns,
         labels=labels[kept],
         classes=names.classes,
-        pixels=_PartPixels(parts, table["part"].to_numpy()[kept], table["row"].to_numpy()[kept]),
+        pixels=PartPixels(parts, table["part"].to_numpy()[kept], table["row"].to_numpy()[kept]),
     )
     shares = dict(zip(SHARES, options.shares or SHARES.values(), strict=True))
     dataset = assemble(
@@ -196,19 +201,6 @@ def _pack(
     )
     parts.remove()
     return dataset
-
-
-class _PartPixels:
-    """The decoded images of a preparation: see raycls/data/assemble.py."""
-
-    def __init__(self, parts: Parts, part: np.ndarray, row: np.ndarray):
-        self._parts, self._part, self._row = parts, part, row
-
-    def __call__(self, positions: np.ndarray) -> np.ndarray:
-        return self._parts.pixels(self._part[positions], self._row[positions])
-
-    def copy(self, positions: np.ndarray, out: np.ndarray, to: np.ndarray) -> None:
-        self._parts.copy(self._part[positions], self._row[positions], out, to)
 
 
 def default_size(listing: Listing) -> int:

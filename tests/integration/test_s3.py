@@ -16,6 +16,12 @@ from raycls.cluster.environment import LOOPBACK
 from raycls.data import sharing
 from raycls.data.prepare import prepare
 from raycls.data.versions import open_dataset
+from raycls.lifecycle import log
+from raycls.lifecycle.intake import add
+from raycls.lifecycle.next_version import add_uploads
+from raycls.lifecycle.review import accept, purge
+from raycls.lifecycle.uploads import Uploads
+from tests.unit.lifecycle.pictures import digest, png
 
 pytestmark = pytest.mark.usefixtures("home", "ray_session")
 
@@ -70,3 +76,27 @@ def test_a_folder_in_a_bucket_and_versions_pushed_and_pulled(
     pulled = open_dataset("there")
     pulled.verify()
     assert pulled.info == there.info
+
+
+def test_uploads_in_a_bucket_are_reviewed_and_become_part_of_a_dataset(
+    bucket: str, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAYCLS_STORAGE", f"s3://test:test@pictures/uploads-of-a-test?{bucket}")
+    monkeypatch.setattr(log, "MANY", 3)  # so that files are merged
+    prepare(str(photos), size=16, name="colours")
+    uploads = Uploads()
+    shas = [digest(png(seed)) for seed in range(6)]
+    for seed in range(6):
+        answer = add(uploads, "colours", [("x", png(seed))], label="red", sender="ann")
+        assert [each.sha256 for each in answer.taken] == [shas[seed]]
+    assert len(add(Uploads(), "colours", [("x", png(0))], label="red", sender="bob").known) == 1
+    accept(uploads, "colours", shas[:5], by="eve")
+    records = Uploads().of("colours")
+    assert [record.state for record in records] == ["accepted"] * 5 + ["waiting"]
+    assert all(uploads.picture(record.sha256) == png(seed) for seed, record in enumerate(records))
+    purge(uploads, shas[0], by="eve")
+    assert not Uploads().has(shas[0])
+    added = add_uploads("colours", trusted=["ann"])
+    assert (added.dataset.info.reference, added.count) == ("colours@2", 4)
+    assert add_uploads("colours", trusted=["ann"]).dataset.info.reference == "colours@2"
+    assert "test:test" not in str(added)

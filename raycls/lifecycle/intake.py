@@ -1,0 +1,251 @@
+"""Takes pictures into the review queue: each is checked as `raycls data prepare` checks it, and stored once.
+
+    answer = add(uploads, "pets", [("1.jpg", data)], label="cat", sender="ann")
+    answer.taken, answer.known, answer.refused
+
+Everything that is given is taken for hostile. The pictures of a call are stored first and their records last, all at
+once: a call that is killed has added nothing, and the same call again adds everything.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO, NamedTuple
+
+from raycls.data.class_names import ClassNames
+from raycls.data.decode import decode_with_facts
+from raycls.data.layout import NAME
+from raycls.data.versions import open_dataset
+from raycls.errors import DataError, ImageError, UploadError, UploadTooLargeError, UsageError
+from raycls.lifecycle.archives import Refused, named, opened_zip
+from raycls.lifecycle.limits import UploadLimits
+from raycls.lifecycle.place import telling
+from raycls.lifecycle.records import Source, expiry, replaces
+from raycls.lifecycle.uploads import Uploads
+
+SENDER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,99}")
+NAME_CHARACTERS = 100  # longest name of a dataset
+DIRECTIONS = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}  # Unicode Standard Annex 9
+SIDE = 224  # pixels: a larger JPEG is decoded at a smaller scale, as a preparation does
+NO_LIMITS = UploadLimits()
+
+
+class Taken(NamedTuple):
+    """A new picture. new_class: the dataset has no class of this label."""
+
+    file: str
+    sha256: str
+    label: str
+    new_class: bool
+
+
+class Known(NamedTuple):
+    """A picture that was sent before. It keeps the label and the state that it has."""
+
+    file: str
+    sha256: str
+    label: str
+    state: str
+
+
+@dataclass
+class Answer:
+    """What became of each picture of a call. ignored: the files in an archive that programs leave behind."""
+
+    taken: list[Taken] = field(default_factory=list)
+    known: list[Known] = field(default_factory=list)
+    refused: list[Refused] = field(default_factory=list)
+    ignored: int = 0
+
+    def as_json(self) -> dict[str, Any]:
+        parts = {
+            part: [each._asdict() for each in getattr(self, part)] for part in ("taken", "known", "refused")
+        }
+        return {**parts, "ignored": self.ignored}
+
+
+def add(
+    uploads: Uploads,
+    name: str,
+    pictures: Iterable[tuple[str, bytes]],
+    *,
+    label: str,
+    sender: str,
+    source: Source = "upload",
+    classes: tuple[str, ...] | None = None,
+    prediction: Mapping[str, Any] | None = None,
+    limits: UploadLimits = NO_LIMITS,
+) -> Answer:
+    """Take pictures of one class, given as (file name, bytes), into the review queue of a dataset.
+
+    classes: those of the dataset; None: of its newest version, which is opened. prediction: what a captured picture was
+    taken for. A file name is used in the answer only. Raises UsageError if the name or the sender cannot be one,
+    UploadError if the label cannot name a class, UploadTooLargeError for too many pictures, UnknownDatasetError, and
+    DataError if the store cannot be read or written.
+    """
+    labelled = ((file, label, data) for file, data in pictures)
+    return _Intake(uploads, name, sender, source, classes, limits).take([label], labelled, prediction)
+
+
+def add_zip(
+    uploads: Uploads,
+    name: str,
+    file: BinaryIO,
+    *,
+    sender: str,
+    classes: tuple[str, ...] | None = None,
+    limits: UploadLimits = NO_LIMITS,
+) -> Answer:
+    """Take the pictures of a zip of class folders into the review queue of a dataset.
+
+    file: open for reading at any place. Nothing is taken from an archive that exceeds a limit. Raises the errors of
+    `add` and of `raycls.lifecycle.archives.opened_zip`.
+    """
+    intake = _Intake(uploads, name, sender, "upload", classes, limits)
+    with opened_zip(file, limits) as archive:
+        answer = intake.take(
+            {entry.label for entry in archive.entries},
+            ((entry.name, entry.label, archive.read(entry)) for entry in archive.entries),
+        )
+        answer.refused[:0] = archive.refused
+        answer.ignored = archive.ignored
+    return answer
+
+
+def class_of(label: str, known: Iterable[str], limits: UploadLimits = NO_LIMITS) -> str:
+    """Return a label as the class that it names: one of the known ones, or a new one.
+
+    Raises UploadError if no class can have that name.
+    """
+    if len(label) > limits.label_characters:
+        raise UploadError(
+            f"the label has more than {limits.label_characters} characters: choose a shorter one"
+        )
+    known = tuple(known)
+    if label in known:
+        return label
+    if any(map(_misleads, label)):
+        raise UploadError(f"{label!a} cannot name a class: it has letters that nobody sees; remove them")
+    try:
+        (found,) = ClassNames.of([label], former=known, merge_case=True).of_label.values()
+    except DataError as error:
+        raise UploadError(str(error)) from None
+    if {"", ".", ".."} & set(found.split("/")) or "\\" in found:
+        raise UploadError(
+            f"{found!r} cannot name a class: no folder of pictures has such a name; choose another"
+        )
+    return found
+
+
+def classes_of(uploads: Uploads, name: str, classes: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the classes of a dataset, and the new ones that pictures in its queue have."""
+    labels = {record.label for record in uploads.of(name) if record.state in ("waiting", "accepted")}
+    return (*classes, *sorted(labels - set(classes)))
+
+
+def check_sender(sender: str) -> str:
+    """Return the name of a sender or reviewer. Raises UsageError if it is none."""
+    if not SENDER.fullmatch(sender):
+        raise UsageError(
+            f"{sender!r} cannot name a sender: use letters, digits and '_.@+-', at most 100 of them"
+        )
+    return sender
+
+
+class _Intake:
+    """The checks that the pictures of one call share."""
+
+    def __init__(
+        self,
+        uploads: Uploads,
+        name: str,
+        sender: str,
+        source: Source,
+        classes: tuple[str, ...] | None,
+        limits: UploadLimits,
+    ):
+        if not NAME.fullmatch(name) or len(name) > NAME_CHARACTERS:
+            raise UsageError(f"{name!r} cannot name a dataset: `raycls data list` shows those that exist")
+        self._uploads, self._name, self._sender = uploads, name, check_sender(sender)
+        self._source, self._limits = source, limits
+        self._classes = open_dataset(name).info.classes if classes is None else classes
+
+    @telling()
+    def take(
+        self,
+        labels: Iterable[str],
+        pictures: Iterable[tuple[str, str, bytes]],
+        prediction: Mapping[str, Any] | None = None,
+    ) -> Answer:
+        """Take pictures, given as (file name, label, bytes), of some labels."""
+        known = classes_of(self._uploads, self._name, self._classes)
+        label_of = {label: class_of(label, known, self._limits) for label in labels}
+        self._records = self._uploads.records()
+        self._room = self._limits.quota_bytes - self._records.stored_bytes()
+        extra = {"prediction": dict(prediction)} if prediction else {}
+        events: dict[str, dict[str, Any]] = {}
+        answer = Answer()
+        for count, (file, given, data) in enumerate(pictures):
+            if count == self._limits.files:
+                raise UploadTooLargeError(f"more than {self._limits.files:,} pictures: send them in parts")
+            sha256, label, shown = hashlib.sha256(data).hexdigest(), label_of[given], named(file)
+            record = self._records.of.get((self._name, sha256))
+            if sha256 in events:
+                answer.known.append(Known(shown, sha256, events[sha256]["label"], "waiting"))
+            elif record is not None and record.state != "purged" and not replaces(self._source, record):
+                answer.known.append(Known(shown, sha256, record.label, record.state))
+            elif reason := self._objection(sha256, data):
+                answer.refused.append(Refused(shown, reason))
+            else:
+                try:
+                    decoded = decode_with_facts(data, side=SIDE, max_pixels=self._limits.pixels)
+                except ImageError as error:
+                    answer.refused.append(Refused(shown, named(str(error))))
+                    continue
+                self._uploads.keep(sha256, data)
+                self._room -= len(data)
+                events[sha256] = {
+                    **{"kind": "added", "name": self._name, "sha256": sha256, "label": label},
+                    **{"by": self._sender, "source": self._source, **extra},
+                    **{"size": len(data), "width": decoded.width, "height": decoded.height},
+                }
+                answer.taken.append(Taken(shown, sha256, label, label not in self._classes))
+        self._uploads.write(events.values())
+        self._settle(answer)
+        return answer
+
+    def _objection(self, sha256: str, data: bytes) -> str:
+        """Return why a picture is refused before anybody opens it, or ""."""
+        if len(data) > self._limits.picture_bytes:
+            return f"larger than {self._limits.picture_bytes:,} bytes: make it smaller"
+        if sha256 in self._records.purged:
+            return "it was purged for good"
+        return "the store of uploads is full: its admin can purge some" if len(data) > self._room else ""
+
+    def _settle(self, answer: Answer) -> None:
+        """Correct the answer by what other processes did meanwhile: add, purge or delete the same pictures."""
+        records = self._uploads.records()
+        taken, answer.taken = answer.taken, []
+        for each in taken:
+            record = records.of.get((self._name, each.sha256))
+            if record is None or each.sha256 in records.purged:
+                self._uploads.drop(each.sha256)
+                answer.refused.append(Refused(each.file, "it was purged for good"))
+            elif not self._uploads.has(each.sha256):
+                self._uploads.write([expiry(record)])
+                answer.refused.append(
+                    Refused(each.file, "its former copy expired at this moment: send it again")
+                )
+            elif (record.sender, record.label) != (self._sender, each.label):
+                answer.known.append(Known(each.file, each.sha256, record.label, record.state))
+            else:
+                answer.taken.append(each)
+
+
+def _misleads(letter: str) -> bool:
+    """Return whether a letter is half of one (a lone surrogate), or turns the direction of those after it."""
+    return unicodedata.category(letter) == "Cs" or unicodedata.bidirectional(letter) in DIRECTIONS

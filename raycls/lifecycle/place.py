@@ -1,0 +1,191 @@
+"""Where pictures and records lie: a folder of this machine, or a bucket. A file in it is whole or absent.
+
+    place = open_place("uploads")            # $RAYCLS_STORAGE/uploads, else $RAYCLS_HOME/uploads
+    place.put("log/1.jsonl", b"…")           # never half written, also after a kill
+
+Callers build paths of digests and random names only. This module knows bytes. It does not know what they mean.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from raycls import home
+from raycls.data.files import file_system, join, shown
+from raycls.errors import DataError
+
+if TYPE_CHECKING:
+    from pyarrow.fs import FileInfo, FileSystem
+
+ASIDE = ".tmp"  # ends the name of a file that is being written
+WHOLE_AT_ONCE = ("s3", "gcs", "abfs")  # file systems where a file appears when its last byte is there
+
+
+class Found(NamedTuple):
+    """A file: the last part of its path, its size in bytes, and its age in seconds."""
+
+    name: str
+    size: int
+    age: float
+
+
+class Place(Protocol):
+    """A folder, here or in a bucket. Paths are relative to it, with slashes. Each method raises OSError."""
+
+    def put(self, path: str, data: bytes) -> None: ...
+
+    def get(self, path: str) -> bytes: ...
+
+    def exists(self, path: str) -> bool: ...
+
+    def delete(self, path: str) -> None: ...
+
+    def files(self, folder: str) -> list[Found]: ...
+
+    def full(self, path: str) -> str: ...
+
+
+@contextlib.contextmanager
+def telling() -> Iterator[None]:
+    """Raise DataError, which says what to do, for an OSError of a place. Also a decorator."""
+    try:
+        yield
+    except OSError as error:
+        reason = shown((str(error).splitlines() or [type(error).__name__])[0])
+        raise DataError(
+            f"the store of uploads cannot be read or written: {reason}. Look at RAYCLS_STORAGE, or else RAYCLS_HOME, "
+            "and try again"
+        ) from error
+
+
+def open_place(folder: str) -> Place:
+    """Return the place of this name on the storage path, or under the home where there is none.
+
+    Raises DataError if no installed package knows the storage path.
+    """
+    storage = home.shared_storage()
+    return place_at(join(storage, folder) if storage else str(home.home() / folder))
+
+
+def place_at(uri: str) -> Place:
+    """Return the place at a path or URI. Raises UsageError if no installed package knows it."""
+    from pyarrow.fs import LocalFileSystem
+
+    if "://" not in uri:
+        return Folder(Path(uri))
+    try:
+        filesystem, root = file_system(uri)
+    except OSError as error:
+        raise DataError(f"{shown(uri)} cannot be opened: {shown(str(error).splitlines()[0])}") from None
+    return Folder(Path(root)) if isinstance(filesystem, LocalFileSystem) else Bucket(filesystem, root, uri)
+
+
+class Folder:
+    """A folder of this machine, or one that several machines mount."""
+
+    def __init__(self, root: Path):
+        self._root = root
+
+    def put(self, path: str, data: bytes) -> None:
+        target = self._root / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        aside = target.with_name(f"{uuid.uuid4().hex}{ASIDE}")
+        try:
+            with aside.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            aside.replace(target)
+        finally:
+            aside.unlink(missing_ok=True)
+        _sync(target.parent)
+
+    def get(self, path: str) -> bytes:
+        return (self._root / path).read_bytes()
+
+    def exists(self, path: str) -> bool:
+        return (self._root / path).exists()
+
+    def delete(self, path: str) -> None:
+        (self._root / path).unlink(missing_ok=True)
+
+    def files(self, folder: str) -> list[Found]:
+        """Return all files below a folder. Delete those that a killed process left unfinished an hour ago."""
+        found: list[Found] = []
+        now = time.time()
+        for above, _, names in os.walk(self._root / folder):
+            for name in names:
+                with contextlib.suppress(FileNotFoundError):  # another process deletes too
+                    status = Path(above, name).stat()
+                    if not name.endswith(ASIDE):
+                        found.append(Found(name, status.st_size, now - status.st_mtime))
+                    elif now - status.st_mtime > 3600:
+                        Path(above, name).unlink()
+        return found
+
+    def full(self, path: str) -> str:
+        return str(self._root / path)
+
+
+class Bucket:
+    """A folder of any other file system that pyarrow or fsspec knows."""
+
+    def __init__(self, filesystem: FileSystem, root: str, uri: str):
+        self._filesystem, self._root, self._uri = filesystem, root.rstrip("/"), uri
+
+    def put(self, path: str, data: bytes) -> None:
+        target = f"{self._root}/{path}"
+        if self._filesystem.type_name in WHOLE_AT_ONCE:
+            self._write(target, data)
+            return
+        above = target.rpartition("/")[0]
+        self._filesystem.create_dir(above, recursive=True)
+        aside = f"{above}/{uuid.uuid4().hex}{ASIDE}"
+        self._write(aside, data)
+        self._filesystem.move(aside, target)
+
+    def _write(self, target: str, data: bytes) -> None:
+        with self._filesystem.open_output_stream(target) as file:
+            file.write(data)
+
+    def get(self, path: str) -> bytes:
+        with self._filesystem.open_input_stream(f"{self._root}/{path}") as file:
+            return file.read()
+
+    def exists(self, path: str) -> bool:
+        return self._info(path).is_file
+
+    def _info(self, path: str) -> FileInfo:
+        return self._filesystem.get_file_info(f"{self._root}/{path}")
+
+    def delete(self, path: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            self._filesystem.delete_file(f"{self._root}/{path}")
+
+    def files(self, folder: str) -> list[Found]:
+        from pyarrow.fs import FileSelector
+
+        selector = FileSelector(f"{self._root}/{folder}", recursive=True, allow_not_found=True)
+        now = time.time()
+        return [
+            Found(entry.base_name, entry.size or 0, now - (entry.mtime_ns or now * 1e9) / 1e9)
+            for entry in self._filesystem.get_file_info(selector)
+            if entry.is_file and not entry.base_name.endswith(ASIDE)
+        ]
+
+    def full(self, path: str) -> str:
+        return join(self._uri, path)
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
