@@ -64,8 +64,10 @@ class ExperimentWatch:
         if reference != wanted.champion:
             await _end(wanted, f"{reference} is served now, and not {wanted.champion}")
             return
-        record = (await asyncio.to_thread(experiment.load, wanted.id)).with_counts(await served.counts())
-        await asyncio.to_thread(experiment.save, record)
+        record = (await asyncio.to_thread(experiment.EXPERIMENTS.load, wanted.id)).with_counts(
+            await served.counts()
+        )
+        await asyncio.to_thread(experiment.EXPERIMENTS.save, wanted.id, record)
         if reason := trouble(record):
             await _end(wanted, reason)
 

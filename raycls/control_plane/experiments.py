@@ -48,7 +48,7 @@ async def list_all(request: Request) -> Response:
 
 
 async def show(request: Request) -> Response:
-    record = await run_in_threadpool(experiment.load, request.path_params["id"])
+    record = await run_in_threadpool(experiment.EXPERIMENTS.load, request.path_params["id"])
     return json_response(record.as_json())
 
 

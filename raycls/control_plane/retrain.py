@@ -23,7 +23,7 @@ async def list_all(request: Request) -> Response:
 
 
 async def show(request: Request) -> Response:
-    record = await run_in_threadpool(retraining.load, request.path_params["id"])
+    record = await run_in_threadpool(retraining.RETRAININGS.load, request.path_params["id"])
     return json_response(record.model_dump())
 
 

@@ -43,7 +43,7 @@ class RetrainWatch:
         """Look once, and submit what is missing."""
         for record in retraining.records():
             if record.is_open and not self._works(record):
-                self._submit(retraining.load(record.id))
+                self._submit(retraining.RETRAININGS.load(record.id))
 
     def _works(self, record: Retraining) -> bool:
         """Return whether the retraining's last job is on its way."""

@@ -8,15 +8,12 @@ A URI needs a file system that pyarrow has (s3, gs, abfs, hdfs) or fsspec has wi
 
 from __future__ import annotations
 
-import os
 import re
 import stat
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from raycls import home
 from raycls.errors import UsageError
 
 if TYPE_CHECKING:
@@ -60,26 +57,6 @@ def open_file(path: str) -> BinaryIO:
     return filesystem.open_input_file(inside)
 
 
-def write(path: str, content: bytes) -> None:
-    """Write a file, which then has the new content or, after a kill, the former one. Only its owner reads a local file.
-
-    Makes the folders above. Raises OSError.
-    """
-    if is_uri(path):
-        filesystem, inside = file_system(path)
-        filesystem.create_dir(inside.rpartition("/")[0], recursive=True)
-        with filesystem.open_output_stream(inside) as stream:
-            stream.write(content)
-        return
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    handle, aside = tempfile.mkstemp(dir=Path(path).parent, prefix=".")
-    with os.fdopen(handle, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    Path(aside).replace(path)
-
-
 def files_below(uri: str) -> Iterator[tuple[str, int, int]]:
     """Yield path inside the folder, size in bytes and time of change in ns of all files below a URI."""
     from pyarrow.fs import FileSelector, FileType
@@ -113,22 +90,3 @@ def join(uri: str, inside: str) -> str:
     """Return the URI of a file below a folder. What follows a question mark says how to reach the file system."""
     address, mark, query = uri.partition("?")
     return f"{address.rstrip('/')}/{inside}{mark}{query}"
-
-
-def shared(inside: str) -> str:
-    """Return the path or URI of a file below RAYCLS_STORAGE, or below the home where that is not set."""
-    storage = home.shared_storage()
-    if storage and is_uri(storage):
-        return join(storage, inside)
-    return str(Path(storage or home.home()) / inside)
-
-
-def names(folder: str, suffix: str) -> list[str]:
-    """Return the names, without the suffix, of the files in a folder that have it. None where there is no folder."""
-    if exists(folder) != "folder":
-        return []
-    if is_uri(folder):
-        found = [path for path, _, _ in files_below(folder)]
-    else:
-        found = [path.name for path in Path(folder).iterdir()]
-    return [name.removesuffix(suffix) for name in found if name.endswith(suffix) and not name.startswith(".")]

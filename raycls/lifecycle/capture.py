@@ -15,9 +15,9 @@ from dataclasses import asdict, dataclass
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from raycls.data.place import telling
 from raycls.lifecycle.intake import NO_LIMITS, Answer, add
 from raycls.lifecycle.limits import UploadLimits
-from raycls.lifecycle.place import telling
 from raycls.lifecycle.records import Record, expiry
 from raycls.lifecycle.uploads import Uploads
 

@@ -15,11 +15,11 @@ import secrets
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from raycls import registry
-from raycls.data import files
-from raycls.errors import ClusterError, UnknownRecordError, UsageError
+from raycls.errors import UsageError
+from raycls.lifecycle.documents import Documents
 from raycls.serving import state
 from raycls.serving.replica.metrics import SECONDS
 from raycls.serving.state import Experiment, ServingState
@@ -133,6 +133,9 @@ class Arm(BaseModel):
         }
 
 
+EXPERIMENTS = Documents("experiments", Record, "experiment")
+
+
 def start(challenger: str, *, champion: str, mode: Mode, share: float, by: str) -> Experiment:
     """Begin an experiment against the served version `champion`, and return it. Both are NAME/VERSION.
 
@@ -164,7 +167,7 @@ def start(challenger: str, *, champion: str, mode: Mode, share: float, by: str) 
             raise UsageError(f"the experiment with {now.experiment.challenger} is running: end it first")
         return now.model_copy(update={"experiment": new})
 
-    save(Record(experiment=new))
+    EXPERIMENTS.save(new.id, Record(experiment=new))
     state.change(started)
     return new
 
@@ -178,7 +181,7 @@ def change_share(share: float, *, by: str) -> Experiment:
         return now.model_copy(update={"experiment": _running(now).model_copy(update={"share": share})})
 
     new = _running(state.change(changed))
-    save(load(new.id).model_copy(update={"experiment": new}))
+    EXPERIMENTS.save(new.id, EXPERIMENTS.load(new.id).model_copy(update={"experiment": new}))
     return new
 
 
@@ -197,50 +200,22 @@ def stop(reason: str, *, by: str, only: str | None = None) -> Record:
         return now.model_copy(update={"experiment": None})
 
     state.change(stopped)
-    record = load(ended[0].id).model_copy(update={"ended": _now(), "reason": reason, "ended_by": by})
-    save(record)
+    record = EXPERIMENTS.load(ended[0].id).model_copy(
+        update={"ended": _now(), "reason": reason, "ended_by": by}
+    )
+    EXPERIMENTS.save(record.experiment.id, record)
     return record
-
-
-def load(identifier: str) -> Record:
-    """Return the record of an experiment. Raises UnknownRecordError where there is none, ClusterError where it is
-    damaged."""
-    where = _place(identifier)
-    if not identifier.isalnum() or files.exists(where) == "nothing":
-        listed = "`raycls experiment` lists them"
-        raise UnknownRecordError(f"there is no experiment {identifier[:40]!r}: {listed}")
-    try:
-        with files.open_file(where) as file:
-            return Record.model_validate_json(bytes(file.read()))
-    except (OSError, ValidationError) as error:
-        problem = str(error).splitlines()[0]
-        raise ClusterError(f"the record of experiment {identifier} cannot be read: {problem}") from None
-
-
-def save(record: Record) -> None:
-    """Keep the record. Raises ClusterError where it cannot be written."""
-    try:
-        files.write(_place(record.experiment.id), record.model_dump_json().encode())
-    except OSError as error:
-        raise ClusterError(
-            f"the record of an experiment cannot be written: {files.shown(str(error))}"
-        ) from None
 
 
 def records() -> list[Record]:
     """Return all experiments, the newest first."""
-    found = [load(name) for name in files.names(files.shared("experiments"), ".json")]
-    return sorted(found, key=lambda record: record.experiment.started, reverse=True)
+    return sorted(EXPERIMENTS.all(), key=lambda record: record.experiment.started, reverse=True)
 
 
 def _running(now: ServingState) -> Experiment:
     if now.experiment is None:
         raise UsageError("no experiment is running: `raycls experiment start` begins one")
     return now.experiment
-
-
-def _place(identifier: str) -> str:
-    return files.shared(f"experiments/{identifier}.json")
 
 
 def _now() -> str:

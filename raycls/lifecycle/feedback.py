@@ -15,11 +15,11 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
+from raycls.data.place import Place, open_place, telling
 from raycls.errors import UnknownRecordError, UploadError
 from raycls.lifecycle.intake import check_sender
 from raycls.lifecycle.limits import UploadLimits
 from raycls.lifecycle.log import Event, Log
-from raycls.lifecycle.place import Place, open_place, telling
 
 FeedbackState = Literal["waiting", "accepted", "rejected"]
 

@@ -19,11 +19,11 @@ from typing import Any, BinaryIO, NamedTuple
 from raycls.data.class_names import ClassNames
 from raycls.data.decode import decode_with_facts
 from raycls.data.layout import NAME
+from raycls.data.place import telling
 from raycls.data.versions import open_dataset
 from raycls.errors import DataError, ImageError, UploadError, UploadTooLargeError, UsageError
 from raycls.lifecycle.archives import Refused, named, opened_zip
 from raycls.lifecycle.limits import UploadLimits
-from raycls.lifecycle.place import telling
 from raycls.lifecycle.records import Source, expiry, replaces
 from raycls.lifecycle.uploads import Uploads
 

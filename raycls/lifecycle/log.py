@@ -21,8 +21,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from raycls.data.files import shown
+from raycls.data.place import Place
 from raycls.errors import DataError
-from raycls.lifecycle.place import Place
 
 Event = Mapping[str, Any]  # id, time (seconds since 1970) and what the writer gives
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from raycls.data.additions import Added, Addition, Wanted, add_pictures
-from raycls.lifecycle.place import telling
+from raycls.data.place import telling
 from raycls.lifecycle.records import Record
 from raycls.lifecycle.uploads import Uploads
 

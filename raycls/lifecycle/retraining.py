@@ -1,7 +1,7 @@
 """The record of a retraining: what is wanted, which steps are done, and what they found.
 
     record = begin(Wanted(model="pets"), by="ada", key="monday")    # the same key gives the same retraining
-    record = load(record.id)
+    record = RETRAININGS.load(record.id)
     record.state, record.done["train"]["model"]
 
 A record is retrainings/ID.json below RAYCLS_STORAGE, or below the home. raycls/lifecycle/retrain.py carries it out.
@@ -14,11 +14,11 @@ import secrets
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from raycls import home
-from raycls.data import files
-from raycls.errors import ClusterError, UnknownRecordError, UsageError
+from raycls.errors import UsageError
+from raycls.lifecycle.documents import Documents
 
 State = Literal["waiting", "running", "done", "failed"]
 LOCK = "retrainings.lock"
@@ -60,6 +60,9 @@ class Retraining(BaseModel):
         return self.state in ("waiting", "running")
 
 
+RETRAININGS = Documents("retrainings", Retraining, "retraining")
+
+
 def begin(wanted: Wanted, *, by: str, key: str = "") -> Retraining:
     """Make a record and return it; the record that there is for a key that was used before.
 
@@ -84,42 +87,17 @@ def begin(wanted: Wanted, *, by: str, key: str = "") -> Retraining:
     return new
 
 
-def load(identifier: str) -> Retraining:
-    """Return a record. Raises UnknownRecordError where there is none, and ClusterError where it cannot be read."""
-    where = _place(identifier)
-    if not identifier.isalnum() or files.exists(where) == "nothing":
-        raise UnknownRecordError(
-            f"there is no retraining {identifier[:40]!r}: `raycls retrain list` lists them"
-        )
-    try:
-        with files.open_file(where) as file:
-            return Retraining.model_validate_json(bytes(file.read()))
-    except (OSError, ValidationError) as error:
-        problem = str(error).splitlines()[0]
-        raise ClusterError(f"the record of retraining {identifier} cannot be read: {problem}") from None
-
-
 def save(record: Retraining) -> Retraining:
-    """Keep the record and return it. Raises ClusterError where it cannot be written."""
-    try:
-        files.write(_place(record.id), record.model_dump_json(indent=2).encode())
-    except OSError as error:
-        raise ClusterError(
-            f"the record of a retraining cannot be written: {files.shown(str(error))}"
-        ) from None
+    """Keep the record and return it. Raises DataError where it cannot be written."""
+    RETRAININGS.save(record.id, record)
     return record
 
 
 def records() -> list[Retraining]:
     """Return all retrainings, the newest first."""
-    found = [load(name) for name in files.names(files.shared("retrainings"), ".json")]
-    return sorted(found, key=lambda record: record.created, reverse=True)
+    return sorted(RETRAININGS.all(), key=lambda record: record.created, reverse=True)
 
 
 def now() -> str:
     """Return date and time, ISO 8601, UTC."""
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _place(identifier: str) -> str:
-    return files.shared(f"retrainings/{identifier}.json")

@@ -16,8 +16,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from raycls.data.listing import Where
+from raycls.data.place import Place, open_place
 from raycls.lifecycle.log import Event, Log
-from raycls.lifecycle.place import Place, open_place
 from raycls.lifecycle.records import Record, Records, records_of
 
 PICTURES = "pictures"

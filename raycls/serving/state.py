@@ -15,18 +15,18 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from raycls import home
 from raycls.data import files
-from raycls.errors import ClusterError
+from raycls.data.place import Folder, Place, open_place, telling
+from raycls.errors import DataError
 
 Role = Literal["predict", "contribute", "admin"]
 ROLES: tuple[Role, ...] = ("predict", "contribute", "admin")
-LOCK = "serving-state.lock"
+FILE, LOCK = "state.json", "serving-state.lock"
 LOCAL_S, REMOTE_S = 0.5, 2.0  # the time between two looks at the file, on this machine and in a bucket
 
 logger = logging.getLogger("ray.serve")
@@ -73,45 +73,40 @@ class ServingState(BaseModel):
         )
 
 
-def place() -> str:
-    """Return the path or the URI of the file."""
-    return files.shared("serving/state.json")
+def place() -> Place:
+    """Return where the file is. Its content is secret."""
+    return open_place("serving", mode=0o600)
 
 
 def load() -> ServingState:
-    """Return the state; an empty one where there is no file. Raises ClusterError where the file cannot be read."""
+    """Return the state; an empty one where there is no file. Raises DataError where the file cannot be read."""
     where = place()
-    try:
-        if files.exists(where) == "nothing":
+    with telling():
+        if not where.exists(FILE):
             return ServingState()
-        with files.open_file(where) as file:
-            return ServingState.model_validate_json(bytes(file.read()))
+        content = where.get(FILE)
+    try:
+        return ServingState.model_validate_json(content)
     except ValidationError as error:
         problem = str(error).splitlines()[0]
-    except OSError as error:
-        problem = files.shown(str(error))
-    raise ClusterError(f"the server's state cannot be read: {files.shown(where)}: {problem}")
+        raise DataError(
+            f"the server's state, {files.shown(where.full(FILE))}, is damaged: {problem}"
+        ) from None
 
 
 def change(changed: Callable[[ServingState], ServingState]) -> ServingState:
     """Replace the state by `changed(state)` and return it. Processes of one machine wait for each other.
 
-    Raises ClusterError where the file cannot be read or written.
+    Raises DataError where the file cannot be read or written.
     """
-    with home.lock(LOCK, "", wait=True):
+    with home.lock(LOCK, "", wait=True), telling():
         new = changed(load())
-        try:
-            files.write(where := place(), new.model_dump_json(indent=2).encode() + b"\n")
-        except OSError as error:
-            problem = files.shown(str(error))
-            raise ClusterError(
-                f"the server's state cannot be written: {files.shown(where)}: {problem}"
-            ) from None
+        place().put(FILE, new.model_dump_json(indent=2).encode() + b"\n")
     return new
 
 
 def ensure_signing_key() -> None:
-    """Make the key where there is none. Raises ClusterError as `change` does."""
+    """Make the key where there is none. Raises DataError as `change` does."""
     if not load().signing_key:
         change(
             lambda now: (
@@ -124,20 +119,21 @@ class Follower:
     """The state as a process knows it."""
 
     def __init__(self) -> None:
-        """Raises ClusterError where the state cannot be read: without it, nobody's token is known."""
+        """Raises DataError where the state cannot be read: without it, nobody's token is known."""
         self._place = place()
-        self.is_local = not files.is_uri(self._place)
-        self._mark = self._marked()
+        self._is_local = isinstance(self._place, Folder)  # then a look takes microseconds
+        with telling():
+            self._mark = self._place.mark(FILE)
         self.now = load()
 
     def look(self) -> bool:
         """Read the file where it has changed, and return whether it has. Where that fails, the former state stays."""
         try:
-            mark = self._marked()
+            mark = self._place.mark(FILE)
             if mark == self._mark:
                 return False
             self.now = load()
-        except (OSError, ClusterError) as error:
+        except (OSError, DataError) as error:
             logger.error(f"raycls keeps the former state of the server: {error}")
             return False
         self._mark = mark
@@ -150,20 +146,8 @@ class Follower:
                 await take_up(self.now)
             except Exception:
                 logger.exception("raycls could not take up the state of the server")
-            await asyncio.sleep(LOCAL_S if self.is_local else REMOTE_S)
-            if self.is_local:
+            await asyncio.sleep(LOCAL_S if self._is_local else REMOTE_S)
+            if self._is_local:
                 self.look()
             else:
                 await asyncio.to_thread(self.look)
-
-    def _marked(self) -> tuple[int, ...]:
-        """Return what differs after each change; () where there is no file."""
-        if self.is_local:
-            try:
-                status = Path(self._place).stat()
-            except FileNotFoundError:
-                return ()
-            return (status.st_mtime_ns, status.st_ino, status.st_size)
-        filesystem, inside = files.file_system(self._place)
-        info = filesystem.get_file_info(inside)
-        return (info.mtime_ns or 0, info.size or 0)

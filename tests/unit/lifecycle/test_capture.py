@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from raycls.data.place import Folder
 from raycls.lifecycle.capture import (
     DAY_S,
     CapturePolicy,
@@ -20,7 +21,6 @@ from raycls.lifecycle.capture import (
     wanted,
 )
 from raycls.lifecycle.intake import add
-from raycls.lifecycle.place import Folder
 from raycls.lifecycle.review import accept, reject
 from raycls.lifecycle.uploads import Uploads
 from tests.unit.lifecycle.pictures import CLASSES, digest, png, stored

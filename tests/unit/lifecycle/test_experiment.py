@@ -26,7 +26,7 @@ def _running(share: float = 0.2) -> Experiment:
         started="2026-01-01",
         by="ada",
     )
-    experiment.save(Record(experiment=new))
+    experiment.EXPERIMENTS.save(new.id, Record(experiment=new))
     state.change(lambda now: now.model_copy(update={"experiment": new}))
     return new
 
@@ -49,7 +49,7 @@ def test_the_state_follows_an_experiment_to_its_end(home: Path) -> None:
         experiment.change_share(1.5, by="bob")
     ended = experiment.stop("seen enough", by="bob")
     assert state.load().experiment is None
-    assert experiment.load(started.id) == ended
+    assert experiment.EXPERIMENTS.load(started.id) == ended
     assert (ended.reason, ended.ended_by, ended.experiment.share, ended.is_running) == (
         "seen enough",
         "bob",
@@ -80,7 +80,7 @@ def test_counts_of_replicas_are_added_and_those_that_are_gone_stay(home: Path) -
     assert shown["arms"]["challenger"]["failures"] == {"late": 3}
     assert shown["compared"] == 24
     assert shown["agreement"] == 0.75
-    experiment.save(record)
+    experiment.EXPERIMENTS.save("a1b2c3d4", record)
     assert experiment.records() == [record]
 
 
@@ -98,4 +98,4 @@ def test_quantiles_are_the_bounds_of_buckets() -> None:
 @pytest.mark.parametrize("identifier", ["zzz", "../state", ""])
 def test_an_unknown_id_is_said(home: Path, identifier: str) -> None:
     with pytest.raises(UnknownRecordError, match="there is no experiment"):
-        experiment.load(identifier)
+        experiment.EXPERIMENTS.load(identifier)

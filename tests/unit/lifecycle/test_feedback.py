@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from raycls.data.place import Folder
 from raycls.errors import UnknownRecordError, UploadError, UsageError
 from raycls.lifecycle.feedback import Accuracy, Claims, Feedback
-from raycls.lifecycle.place import Folder
 from tests.unit.lifecycle.pictures import CLASSES
 
 

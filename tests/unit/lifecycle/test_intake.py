@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from raycls.data.place import Folder
 from raycls.errors import UnknownDatasetError, UploadError, UploadTooLargeError, UsageError
 from raycls.lifecycle.intake import add, add_zip, class_of
 from raycls.lifecycle.limits import UploadLimits
-from raycls.lifecycle.place import Folder
 from raycls.lifecycle.review import accept, purge, reject
 from raycls.lifecycle.uploads import Uploads
 from tests.killed import killed_at

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from raycls.data.place import Folder
 from raycls.errors import DataError
 from raycls.lifecycle import log as module
 from raycls.lifecycle.log import Log
-from raycls.lifecycle.place import Folder
 from tests.killed import killed_at
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from raycls.errors import ClusterError, UnknownRecordError, UsageError
+from raycls.errors import DataError, UnknownRecordError, UsageError
 from raycls.lifecycle import retraining
 from raycls.lifecycle.retraining import Retraining, Wanted
 
@@ -47,11 +47,11 @@ def test_one_retraining_at_a_time_for_each_model(home: Path) -> None:
 @pytest.mark.parametrize("identifier", ["zzz", "../../etc/passwd", "", "a b", "x" * 300])
 def test_an_unknown_id_is_said(home: Path, identifier: str) -> None:
     with pytest.raises(UnknownRecordError, match="there is no retraining"):
-        retraining.load(identifier)
+        retraining.RETRAININGS.load(identifier)
 
 
 def test_a_damaged_record_is_one_line(home: Path) -> None:
     record = retraining.begin(PETS, by="ada")
     (home / "retrainings" / f"{record.id}.json").write_text("{")
-    with pytest.raises(ClusterError, match=f"the record of retraining {record.id} cannot be read"):
+    with pytest.raises(DataError, match=f"the record of retraining {record.id} is damaged"):
         retraining.records()

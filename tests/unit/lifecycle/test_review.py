@@ -8,10 +8,10 @@ import pytest
 
 from raycls.data.exclusion import forgotten_here
 from raycls.data.manifest import read_rows
+from raycls.data.place import Folder
 from raycls.data.versions import open_dataset
 from raycls.errors import UnknownRecordError, UploadError, UsageError
 from raycls.lifecycle.intake import add
-from raycls.lifecycle.place import Folder
 from raycls.lifecycle.review import accept, list_uploads, purge, reject, relabel
 from raycls.lifecycle.uploads import Uploads
 from tests.unit.data import shapes

@@ -152,7 +152,7 @@ def test_a_follower_keeps_what_it_knows_where_the_file_is_damaged(home: Path) ->
     secret = tokens.add("client", ["predict"])
     follower = Follower()
     access = Access(follower, host="127.0.0.1")
-    path = Path(state.place())
+    path = Path(state.place().full(state.FILE))
     content = path.read_bytes()
     path.write_text("{")
     assert not follower.look()

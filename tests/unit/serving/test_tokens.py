@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from raycls.cli import run
-from raycls.errors import ClusterError, ConfigError, UsageError
+from raycls.errors import ConfigError, DataError, UsageError
 from raycls.serving import auth, state, tokens
 
 
 def test_the_file_holds_digests_and_only_its_owner_reads_it(home: Path) -> None:
     secret = tokens.add("client", ["predict"])
-    path = Path(state.place())
+    path = Path(state.place().full(state.FILE))
     assert path.is_relative_to(home)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert secret not in path.read_text()
@@ -63,14 +63,14 @@ def test_changes_of_several_processes_are_all_kept(home: Path) -> None:
 
 def test_the_state_follows_the_storage_path(home: Path, storage: Path) -> None:
     tokens.add("client", ["predict"])
-    assert Path(state.place()).is_relative_to(storage)
+    assert Path(state.place().full(state.FILE)).is_relative_to(storage)
 
 
 def test_a_damaged_file_is_one_line(home: Path) -> None:
-    path = Path(state.place())
+    path = Path(state.place().full(state.FILE))
     path.parent.mkdir(parents=True)
     path.write_text('{"tokens": 3}')
-    with pytest.raises(ClusterError, match="the server's state cannot be read"):
+    with pytest.raises(DataError, match="is damaged"):
         state.load()
 
 

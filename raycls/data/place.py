@@ -1,4 +1,4 @@
-"""Where pictures and records lie: a folder of this machine, or a bucket. A file in it is whole or absent.
+"""Small files that all nodes share: in a folder of this machine, or in a bucket. A file is whole or absent.
 
     place = open_place("uploads")            # $RAYCLS_STORAGE/uploads, else $RAYCLS_HOME/uploads
     place.put("log/1.jsonl", b"…")           # never half written, also after a kill
@@ -36,9 +36,14 @@ class Found(NamedTuple):
 
 
 class Place(Protocol):
-    """A folder, here or in a bucket. Paths are relative to it, with slashes. Each method raises OSError."""
+    """A folder, here or in a bucket. Paths are relative to it, with slashes. Each method raises OSError.
+
+    `mark` returns numbers that differ after each change of a file, and () where there is none.
+    """
 
     def put(self, path: str, data: bytes) -> None: ...
+
+    def mark(self, path: str) -> tuple[int, ...]: ...
 
     def get(self, path: str) -> bytes: ...
 
@@ -59,45 +64,48 @@ def telling() -> Iterator[None]:
     except OSError as error:
         reason = shown((str(error).splitlines() or [type(error).__name__])[0])
         raise DataError(
-            f"the store of uploads cannot be read or written: {reason}. Look at RAYCLS_STORAGE, or else RAYCLS_HOME, "
+            f"the storage cannot be read or written: {reason}. Look at RAYCLS_STORAGE, or else RAYCLS_HOME, "
             "and try again"
         ) from error
 
 
-def open_place(folder: str) -> Place:
+def open_place(folder: str, mode: int = 0o666) -> Place:
     """Return the place of this name on the storage path, or under the home where there is none.
 
-    Raises DataError if no installed package knows the storage path.
+    mode: of new files in a folder of this machine, before the umask. Raises DataError if no installed package knows the
+    storage path.
     """
     storage = home.shared_storage()
-    return place_at(join(storage, folder) if storage else str(home.home() / folder))
+    return place_at(join(storage, folder) if storage else str(home.home() / folder), mode)
 
 
-def place_at(uri: str) -> Place:
+def place_at(uri: str, mode: int = 0o666) -> Place:
     """Return the place at a path or URI. Raises UsageError if no installed package knows it."""
     from pyarrow.fs import LocalFileSystem
 
     if "://" not in uri:
-        return Folder(Path(uri))
+        return Folder(Path(uri), mode)
     try:
         filesystem, root = file_system(uri)
     except OSError as error:
         raise DataError(f"{shown(uri)} cannot be opened: {shown(str(error).splitlines()[0])}") from None
-    return Folder(Path(root)) if isinstance(filesystem, LocalFileSystem) else Bucket(filesystem, root, uri)
+    return (
+        Folder(Path(root), mode) if isinstance(filesystem, LocalFileSystem) else Bucket(filesystem, root, uri)
+    )
 
 
 class Folder:
-    """A folder of this machine, or one that several machines mount."""
+    """A folder of this machine, or one that several machines mount. mode: of its files; 0o600 for secrets."""
 
-    def __init__(self, root: Path):
-        self._root = root
+    def __init__(self, root: Path, mode: int = 0o666):
+        self._root, self._mode = root, mode
 
     def put(self, path: str, data: bytes) -> None:
         target = self._root / path
         target.parent.mkdir(parents=True, exist_ok=True)
         aside = target.with_name(f"{uuid.uuid4().hex}{ASIDE}")
         try:
-            with aside.open("xb") as file:
+            with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, self._mode), "wb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
@@ -105,6 +113,13 @@ class Folder:
         finally:
             aside.unlink(missing_ok=True)
         _sync(target.parent)
+
+    def mark(self, path: str) -> tuple[int, ...]:
+        try:
+            status = (self._root / path).stat()
+        except FileNotFoundError:
+            return ()
+        return status.st_mtime_ns, status.st_ino, status.st_size
 
     def get(self, path: str) -> bytes:
         return (self._root / path).read_bytes()
@@ -153,6 +168,10 @@ class Bucket:
     def _write(self, target: str, data: bytes) -> None:
         with self._filesystem.open_output_stream(target) as file:
             file.write(data)
+
+    def mark(self, path: str) -> tuple[int, ...]:
+        info = self._info(path)
+        return (info.mtime_ns or 0, info.size or 0) if info.is_file else ()
 
     def get(self, path: str) -> bytes:
         with self._filesystem.open_input_stream(f"{self._root}/{path}") as file:

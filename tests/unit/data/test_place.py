@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from raycls.data.place import ASIDE, Bucket, Folder, Place, open_place, place_at, telling
 from raycls.errors import DataError, UsageError
-from raycls.lifecycle.place import ASIDE, Bucket, Folder, Place, open_place, place_at, telling
 from tests.killed import killed_at
 
 
