@@ -17,16 +17,19 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from raycls.control_plane import experiments, models, openapi, retrain
+from raycls.control_plane import experiments, feedback, models, openapi, retrain, uploads
 from raycls.control_plane.route import ControlRoute, Handler
 from raycls.errors import (
     ClusterError,
+    DataError,
     RayclsError,
     RefusedError,
     RegistryError,
     UnknownDatasetError,
     UnknownModelError,
     UnknownRecordError,
+    UploadError,
+    UploadTooLargeError,
     UsageError,
 )
 from raycls.serving.access import Access
@@ -34,7 +37,13 @@ from raycls.serving.replica.answer import HTTPProblem, json_response
 from raycls.serving.settings import ControlPlaneConfig
 from raycls.serving.state import Follower
 
-ROUTES: list[ControlRoute] = [*models.ROUTES, *retrain.ROUTES, *experiments.ROUTES]
+ROUTES: list[ControlRoute] = [
+    *uploads.ROUTES,
+    *feedback.ROUTES,
+    *retrain.ROUTES,
+    *experiments.ROUTES,
+    *models.ROUTES,
+]
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 # The first class that an error is of decides its status. Others are 500: the library failed, and not the client.
 STATUSES: tuple[tuple[type[RayclsError], int], ...] = (
@@ -42,7 +51,10 @@ STATUSES: tuple[tuple[type[RayclsError], int], ...] = (
     (UnknownDatasetError, 404),
     (UnknownRecordError, 404),
     (UsageError, 400),
+    (UploadTooLargeError, 413),
+    (UploadError, 400),
     (RefusedError, 409),
+    (DataError, 503),
     (RegistryError, 503),
     (ClusterError, 503),
 )

@@ -1,34 +1,89 @@
 """The body of a request to the control plane, read within limits.
 
-wanted = await document_of(request, Start)      # a pydantic model; raises HTTPProblem 400, 413
+    wanted = await document_of(request, Start)          # a pydantic model
+    async with form_of(request, limit) as form: …       # files are spooled to disk
+    async with file_of(request, limit) as file: …       # the raw body
+
+All raise HTTPProblem 413 for more bytes than the limit, as soon as they have arrived, and 400 for what cannot be read.
 """
 
 from __future__ import annotations
 
-from typing import TypeVar
+import tempfile
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import IO, TypeVar
 
 from pydantic import BaseModel, ValidationError
-from starlette.requests import Request
+from starlette.datastructures import FormData
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect, Request
 
-from raycls.config import complaints
 from raycls.serving.replica.answer import HTTPProblem
 
-LARGEST_DOCUMENT = 64 * 1024  # bytes of a JSON body
+LARGEST_DOCUMENT = 1 << 20  # bytes of a JSON body
+MOST_FILES = 10_000
+IN_MEMORY = 1 << 20  # bytes of a file; larger ones go to disk
 
 Document = TypeVar("Document", bound=BaseModel)
 
 
 async def document_of(request: Request, model: type[Document]) -> Document:
-    """Return the JSON body as `model`. An empty body is an empty object.
-
-    Raises HTTPProblem: 400 for other JSON, 413 for more than 64 KiB.
-    """
-    body = bytearray()
-    async for piece in request.stream():
-        body += piece
-        if len(body) > LARGEST_DOCUMENT:
-            raise HTTPProblem(413, f"the body is larger than {LARGEST_DOCUMENT:,} bytes")
+    """Return the JSON body as `model`. An empty body is an empty object."""
+    body = b"".join([piece async for piece in _pieces(request, LARGEST_DOCUMENT)])
     try:
-        return model.model_validate_json(bytes(body) or b"{}")
+        return model.model_validate_json(body or b"{}")
     except ValidationError as error:
-        raise HTTPProblem(400, "; ".join(complaints(error))[:500]) from None
+        raise HTTPProblem(400, "; ".join(_complaints(error))[:500]) from None
+
+
+@asynccontextmanager
+async def file_of(request: Request, limit: int) -> AsyncIterator[IO[bytes]]:
+    """Yield the raw body as a file at its beginning."""
+    with tempfile.SpooledTemporaryFile(max_size=IN_MEMORY) as file:
+        async for piece in _pieces(request, limit):
+            file.write(piece)
+        file.seek(0)
+        yield file
+
+
+@asynccontextmanager
+async def form_of(request: Request, limit: int) -> AsyncIterator[FormData]:
+    """Yield the fields and the files of a multipart form."""
+    parser = MultiPartParser(request.headers, _pieces(request, limit), max_files=MOST_FILES, max_fields=8)
+    try:
+        form = await parser.parse()
+    except MultiPartException as error:
+        status = 413 if "Too many files" in error.message else 400
+        raise HTTPProblem(status, f"the form cannot be read: {error.message}") from None
+    except (KeyError, ValueError, LookupError) as error:
+        raise HTTPProblem(400, f"the form cannot be read: {type(error).__name__}") from None
+    try:
+        yield form
+    finally:
+        await form.close()
+
+
+def wanted_int(query: Mapping[str, str], name: str, otherwise: int) -> int:
+    """Return a whole number from 1 in the query, or `otherwise` where it is absent. Raises HTTPProblem 400."""
+    text = query.get(name, str(otherwise))
+    if not (text.isascii() and text.isdigit() and 0 < len(text) < 10 and int(text)):
+        raise HTTPProblem(400, f"{name} must be a whole number from 1, not {text[:40]!r}")
+    return int(text)
+
+
+async def _pieces(request: Request, limit: int) -> AsyncIterator[bytes]:
+    size = 0
+    try:
+        async for piece in request.stream():
+            size += len(piece)
+            if size > limit:
+                raise HTTPProblem(413, f"the body is larger than {limit:,} bytes", {"Connection": "close"})
+            yield piece
+    except ClientDisconnect:
+        raise HTTPProblem(400, "the client left before the end of the body") from None
+
+
+def _complaints(error: ValidationError) -> list[str]:
+    found = ((".".join(map(str, item["loc"])) or "the body", item["msg"]) for item in error.errors())
+    return [f"{place}: {said[0].lower()}{said[1:]}" for place, said in found]

@@ -17,6 +17,7 @@ from ray.serve.exceptions import RayServeException
 
 from raycls import registry
 from raycls.errors import ClusterError
+from raycls.models.card import load_card
 from raycls.serving.challenger import Challenger
 from raycls.serving.control.configuration import CHALLENGERS, DEPLOYMENT
 from raycls.serving.settings import ServingConfig
@@ -46,6 +47,13 @@ async def version() -> str:
     for reference, _ in await broadcast("served"):
         return reference
     raise ClusterError("no replica answers: `raycls doctor` says why")
+
+
+async def dataset() -> str:
+    """Return the name of the dataset that the served version learned from. Raises ClusterError and RegistryError."""
+    reference = await version()
+    directory = await asyncio.to_thread(lambda: registry.checkpoint(registry.resolve(reference)))
+    return load_card(directory).dataset
 
 
 async def settings() -> ServingConfig:

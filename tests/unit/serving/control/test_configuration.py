@@ -8,7 +8,7 @@ import pytest
 from ray.serve.schema import ServeDeploySchema
 
 from raycls.errors import ConfigError
-from raycls.serving.control.configuration import ServeConfiguration
+from raycls.serving.control.configuration import IMPORT_PATH, ServeConfiguration
 from raycls.serving.settings import ServingConfig
 
 CONFIG = Path(__file__).parents[4] / "serve_config.yaml"
@@ -61,7 +61,10 @@ def test_an_update_keeps_host_port_and_token() -> None:
 def test_what_the_file_leaves_out(options: dict[str, None] | None) -> None:
     deployment = {"name": "Classifier", "autoscaling_config": None, "num_replicas": "auto"}
     document = ServeConfiguration(
-        {"http_options": options, "applications": [{"args": None, "deployments": [deployment]}]}
+        {
+            "http_options": options,
+            "applications": [{"args": None, "import_path": IMPORT_PATH, "deployments": [deployment]}],
+        }
     )
     assert (document.name, document.model, document.replicas) == ("default", None, 1)
     assert document.url == "http://127.0.0.1:8000"
