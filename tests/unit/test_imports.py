@@ -30,6 +30,7 @@ ORDER = [
     {"training"},
     {"tuning", "reports"},
     {"serving"},
+    {"lifecycle"},
     {"benchmark"},
     {"demo"},
     {"cli", "__main__"},

@@ -1,0 +1,1 @@
+"""The life of a model in service: uploads, retraining, experiments, drift and rollback."""
