@@ -41,9 +41,10 @@ def evaluate(
     with progress.bar("loading PyTorch"):
         from raycls import registry
         from raycls.data.versions import open_by_fingerprint, open_dataset
+        from raycls.engines.examples import match
         from raycls.engines.predictor import Predictor
         from raycls.reports.model_report import write_report
-        from raycls.training.evaluation import match, score
+        from raycls.training.evaluation import score
 
     if output and not report:
         raise UsageError("--output names the file of the report: add --report")
