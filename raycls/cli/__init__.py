@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 
 from raycls import command, progress
-from raycls.cli import data, data_sharing, export, models, serving, training, tuning
+from raycls.cli import data, data_sharing, export, models, promotion, serving, training, tuning
 from raycls.cli.output import AsJson, print_json, print_table
 from raycls.cli.serving import SERVE_CONFIG, Port, ServeConfig
 from raycls.errors import RayclsError
@@ -34,6 +34,7 @@ app.add_typer(data.app, name="data")
 app.add_typer(training.app)
 app.add_typer(tuning.app, name="tune")
 app.add_typer(models.app)
+app.add_typer(promotion.app)
 app.add_typer(export.app)
 app.add_typer(serving.app)
 

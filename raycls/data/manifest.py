@@ -44,6 +44,7 @@ LEFT_OUT_SCHEMA = pa.schema(
     }
 )
 EXAMPLES = 5  # of each kind in a message
+UPLOADS = "uploads:"  # begins the source of an uploaded picture
 
 
 class LeftOut(NamedTuple):
@@ -77,6 +78,11 @@ class Difference:
                 shown = ", ".join(images[:EXAMPLES]) + (", …" if len(images) > EXAMPLES else "")
                 parts.append(f"{len(images):,} {field.name} ({shown})")
         return "; ".join(parts) or "no image differs"
+
+
+def is_upload(source: str) -> bool:
+    """Return whether the picture of this source was uploaded, and did not come with the dataset's own source."""
+    return source.startswith(UPLOADS)
 
 
 def write_table(table: pa.Table, path: Path) -> None:

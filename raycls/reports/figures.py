@@ -17,9 +17,6 @@ import torch
 from raycls import metrics
 from raycls.training.evaluation import Scores
 
-# Equal bins of confidence, as in Guo et al., "On Calibration of Modern Neural Networks" (arXiv:1706.04599).
-BINS = 15
-
 
 @dataclass(frozen=True, kw_only=True)
 class ClassFigures:
@@ -56,7 +53,7 @@ class Figures:
     interval: 95% confidence interval of the accuracy (Wilson's score interval).
     macro, weighted: precision, recall and f1, as the mean over classes and as the mean weighted by images per class.
     log_loss: mean cross entropy in nats.
-    calibration_error: expected calibration error over BINS bins (L1).
+    calibration_error: expected calibration error over CALIBRATION_BINS bins (L1).
     confidence: mean confidence of the answers.
     confusion: int64 C×C, true classes in rows.
     """
@@ -94,7 +91,7 @@ def figures(scores: Scores) -> Figures:
         macro=metrics.averages(each, counts, weighted=False),
         weighted=metrics.averages(each, counts, weighted=True),
         log_loss=evaluation.loss,
-        calibration_error=metrics.calibration_error(confidence, correct, BINS),
+        calibration_error=metrics.calibration_error(confidence, correct, metrics.CALIBRATION_BINS),
         confidence=float(confidence.mean()),
         classes=tuple(
             _class_figures(
@@ -138,7 +135,7 @@ def _reliability(scores: Scores) -> tuple[Bin, ...]:
             confidence=float(confidence[inside].mean()),
             accuracy=float(correct[inside].mean()),
         )
-        for low, high, inside in metrics.reliability(confidence, BINS)
+        for low, high, inside in metrics.reliability(confidence, metrics.CALIBRATION_BINS)
     )
 
 
