@@ -81,7 +81,7 @@ def serving(model: str | None, without: str | None) -> Row:
             over = generator.measure(Load(rate=OVERLOAD * peak, seconds=OVERLOAD_S))
         version = server.again()
         with server.under_load(UPDATE_RATE, UPDATE_S) as sample:
-            rollout.promote(version.name, version.version)
+            rollout.promote(version.name, version.version, force="a copy of the champion")
         update = sample.result()
     return {
         "without": without or "",

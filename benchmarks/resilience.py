@@ -36,6 +36,7 @@ from raycls.benchmark import usage
 from raycls.benchmark.images import read_images
 from raycls.benchmark.load import MAX_OUTSTANDING, Load, Sample
 from raycls.errors import BenchmarkError, RefusedError, UsageError
+from raycls.registry import gate
 from raycls.serving.control import rollout
 
 HERE = Path(__file__).parent
@@ -48,6 +49,7 @@ HANG_S = 60.0  # long enough for failed health checks and a new replica
 OVERLOAD, OVERLOAD_S = 3, 60.0
 BROKEN_S, LATE_S = 20.0, 60.0  # length of the load: for a version refused at once, and for one rolled back
 PEAKS = [Load(connections=connections, seconds=10) for connections in (32, 100)]
+COPY = "a copy of the champion"  # why it is promoted without a comparison
 LOOKS = 11  # memory measurements; caches fill before the first
 
 
@@ -77,7 +79,7 @@ def update(server: Server, rate: float) -> list[Row]:
         # Start no update that may end after the load.
         while time.monotonic() + 1.25 * longest < end:
             began = time.monotonic()
-            rollout.promote(server.version.name, versions[updates % 2].version)
+            rollout.promote(server.version.name, versions[updates % 2].version, force=COPY)
             updates += 1
             time.sleep(LEAD_S)
             longest = max(longest, time.monotonic() - began)
@@ -88,7 +90,7 @@ def update(server: Server, rate: float) -> list[Row]:
 def broken(server: Server, rate: float) -> list[Row]:
     """Promote versions that must be refused, and one whose checkpoint is damaged after it was checked."""
     rows = [_refused(server, rate, BROKEN_S, name, server.again(change)) for name, change in BROKEN.items()]
-    late, examine = server.again(), rollout.examine
+    late, examine = server.again(), gate.examine
 
     def then_damaged(
         version: registry.ModelVersion, champion: registry.ModelVersion | None
@@ -97,18 +99,18 @@ def broken(server: Server, rate: float) -> list[Row]:
         cut_short(registry.checkpoint(version))
         return fit
 
-    rollout.examine = then_damaged
+    gate.examine = then_damaged
     try:
         rows.append(_refused(server, rate, LATE_S, "damaged after its check", late))
     finally:
-        rollout.examine = examine
+        gate.examine = examine
     return rows
 
 
 def _refused(server: Server, rate: float, seconds: float, name: str, version: registry.ModelVersion) -> Row:
     with server.under_load(rate, seconds) as sample:
         try:
-            rollout.promote(version.name, version.version)
+            rollout.promote(version.name, version.version, force=COPY)
         except RefusedError as error:
             seen = str(error).replace(f"{home.home()}/", "")
         else:

@@ -39,8 +39,20 @@ def summary(split: str, correct: np.ndarray, images: np.ndarray, loss: float) ->
     return {
         f"{split}_accuracy": float(correct.sum() / images.sum()),
         f"{split}_loss": loss,
-        f"{split}_macro_accuracy": float(np.nanmean(class_accuracy(correct, images))),
+        f"{split}_macro_accuracy": float(macro_recall(correct, images)),
     }
+
+
+def macro_recall(right: np.ndarray, images: np.ndarray) -> np.ndarray:
+    """Return the mean recall over the classes with images, ..., for right answers and images by class: both ...×C."""
+    recall, has_images = _ratio(right, images), images > 0
+    return recall.sum(-1) / has_images.sum(-1)
+
+
+def macro_f1(right: np.ndarray, predicted: np.ndarray, images: np.ndarray) -> np.ndarray:
+    """Return the mean F1 over the classes with images, ..., for right answers, answers and images by class: ...×C."""
+    has_images = images > 0
+    return (_ratio(2 * right, predicted + images) * has_images).sum(-1) / has_images.sum(-1)
 
 
 def precision_recall_f1(counts: np.ndarray) -> dict[str, np.ndarray]:
@@ -83,5 +95,14 @@ def calibration_error(confidence: np.ndarray, correct: np.ndarray, bins: int = B
     return float(sum(gaps) / len(confidence))
 
 
+def log_losses(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return float64 N: the cross entropy of each image in nats. probabilities: N×C.
+
+    A probability counts as at least 1e-7, so that one wrong and certain answer does not decide the mean alone.
+    """
+    given = probabilities[np.arange(len(labels)), labels].astype(float)
+    return -np.log(np.clip(given, 1e-7, 1.0))
+
+
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    return np.divide(part, whole, out=np.zeros(len(whole)), where=whole > 0)
+    return np.divide(part, whole, out=np.zeros(whole.shape), where=whole > 0)

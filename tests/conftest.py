@@ -94,7 +94,7 @@ def trained(digits_home: Path, ray_session: None) -> TrainingResult:
     result = train("digits", config)
     assert result.version is not None
     version = registry.choose_engine(result.version, open_dataset("digits").images("val"))
-    return replace(result, version=registry.promote(version.name, version.version))
+    return replace(result, version=registry.set_alias(version.name, version.version))
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def champion(trained: TrainingResult) -> Iterator[TrainingResult]:
 
     yield trained
     assert trained.version is not None
-    registry.promote(trained.version.name, trained.version.version)
+    registry.set_alias(trained.version.name, trained.version.version)
 
 
 @pytest.fixture(scope="session")

@@ -19,11 +19,15 @@ def make_version(
     classes: tuple[str, ...],
     *,
     mirrorable: bool = True,
+    source: str = "{split}/{index}",
 ) -> PackedDataset:
-    """Write the next version of a dataset. images and labels: for each split; a split may be missing."""
+    """Write the next version of a dataset. images and labels: for each split; a split may be missing.
+
+    source: each image's source in the rows.
+    """
     with reserved(name), write_version(name, next_version(name)) as writer:
         fill(writer, images)
-        return publish(writer, images, labels, classes, mirrorable=mirrorable)
+        return publish(writer, images, labels, classes, mirrorable=mirrorable, source=source)
 
 
 def fill(writer: VersionWriter, images: dict[str, np.ndarray]) -> None:
@@ -40,10 +44,11 @@ def publish(
     classes: tuple[str, ...],
     *,
     mirrorable: bool = True,
+    source: str = "{split}/{index}",
 ) -> PackedDataset:
     rows = [
         {
-            "source": f"{split}/{index}",
+            "source": source.format(split=split, index=index),
             "sha256": hashlib.sha256(pixels.tobytes()).hexdigest(),
             "label": classes[labels[split][index]],
             "split": split,

@@ -109,7 +109,7 @@ def stage(model: str | None, config: Path, replicas: int | None = None) -> Itera
         write_images(dataset, images, IMAGES)
         with home.elsewhere(Path(folder)):
             mine = register_again(theirs, directory)
-            mine = registry.promote(mine.name, mine.version)
+            mine = registry.set_alias(mine.name, mine.version)
             document = ServeConfiguration.read(config).pinned(replicas=replicas, port=free_port(8000))
             url = deploy.up(document, detach=True).url
             try:

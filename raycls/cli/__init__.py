@@ -22,6 +22,7 @@ from raycls.cli import (
     experiments,
     export,
     models,
+    promotion,
     serving,
     tokens,
     training,
@@ -45,6 +46,7 @@ app.add_typer(data.app, name="data")
 app.add_typer(training.app)
 app.add_typer(tuning.app, name="tune")
 app.add_typer(models.app)
+app.add_typer(promotion.app)
 app.add_typer(export.app)
 app.add_typer(serving.app)
 app.add_typer(tokens.app, name="tokens")

@@ -1,4 +1,4 @@
-"""`raycls evaluate | models | promote`: measure registered models, list them, and choose the champion."""
+"""`raycls evaluate | models`: measure registered models, list them, and show the origin of one."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from raycls import progress
+from raycls.cli import promotion
 from raycls.cli.output import AsJson, print_json, print_metrics, print_table
 from raycls.errors import RegistryError, UsageError
 
@@ -41,9 +42,10 @@ def evaluate(
     with progress.bar("loading PyTorch"):
         from raycls import registry
         from raycls.data.versions import open_by_fingerprint, open_dataset
+        from raycls.engines.examples import match
         from raycls.engines.predictor import Predictor
         from raycls.reports.model_report import write_report
-        from raycls.training.evaluation import match, score
+        from raycls.training.evaluation import score
 
     if output and not report:
         raise UsageError("--output names the file of the report: add --report")
@@ -83,6 +85,7 @@ def evaluate(
 
 versions = typer.Typer()
 app.add_typer(versions, name="models")
+versions.add_typer(promotion.versions)
 
 
 @versions.callback(invoke_without_command=True)
@@ -169,34 +172,3 @@ def show(
         raise RegistryError(
             f"{found.reference} does not match its record: the lines above say which step is broken"
         )
-
-
-@app.command()
-def promote(
-    model: Annotated[str, typer.Argument(help="name of a registered model")],
-    version: Annotated[str, typer.Argument(help="version number")],
-    alias: Annotated[
-        str, typer.Option(help="alias to set; only a new champion is checked and served")
-    ] = "champion",
-    new_classes: Annotated[
-        bool, typer.Option("--new-classes", help="allow other classes than the champion's")
-    ] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Check a version and make it the champion. If `raycls up` serves the model, serve the new champion there.
-
-    Example: raycls promote cifar10 3
-    """
-    from raycls import registry
-
-    if alias == registry.CHAMPION:
-        with progress.bar("loading PyTorch"):
-            from raycls.serving.control import rollout
-
-        promoted = rollout.promote(model, version, new_classes=new_classes)
-    else:
-        promoted = registry.promote(model, version, alias)
-    if as_json:
-        print_json({"model": promoted.reference, "aliases": promoted.aliases})
-    else:
-        print(f"{promoted.reference} is now {alias}")

@@ -80,6 +80,11 @@ class Difference:
         return "; ".join(parts) or "no image differs"
 
 
+def is_upload(source: str) -> bool:
+    """Return whether the picture of this source was uploaded, and did not come with the dataset's own source."""
+    return source.startswith(UPLOADS)
+
+
 def write_table(table: pa.Table, path: Path) -> None:
     pq.write_table(table, path, compression="zstd")
 
@@ -102,11 +107,6 @@ def _read(dataset: PackedDataset, file: str, schema: pa.Schema) -> pa.Table:
         return pq.read_table(path)
     except (pa.ArrowInvalid, OSError) as error:
         raise damaged(dataset.info.reference, f"{file}: {str(error).splitlines()[0]}") from error
-
-
-def is_upload(source: str) -> bool:
-    """Return whether the image of a row was sent by somebody, and is not of the dataset's source."""
-    return source.startswith(UPLOADS)
 
 
 def left_out_table(entries: Iterable[LeftOut]) -> pa.Table:

@@ -17,9 +17,9 @@ from raycls.registry.versions import (
     list_models,
     newest,
     of_run,
-    promote,
     register,
     resolve,
+    set_alias,
 )
 
 __all__ = [
@@ -34,7 +34,7 @@ __all__ = [
     "list_models",
     "newest",
     "of_run",
-    "promote",
     "register",
     "resolve",
+    "set_alias",
 ]

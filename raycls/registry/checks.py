@@ -1,9 +1,9 @@
-"""Check a model version before it becomes champion, and choose its engine.
+"""Check whether a model version is fit to serve, and choose its engine.
 
     version = examine(registry.resolve("cifar10/3"), champion)      # raises RefusedError
 
 The checks protect clients from a broken model. The checkpoint must be complete. The network must run, and its outputs
-must be finite. Its classes must be those of the champion that it replaces. Its accuracy must be close to the registered
+must be finite. It must know the classes of the champion that it replaces. Its accuracy must be close to the registered
 one. Then the engines are timed on the same images, and the fastest one is stored with the version
 (raycls/engines/choice.py).
 """
@@ -83,11 +83,13 @@ def _same_classes(card: ModelCard, champion: ModelVersion, refuse: Any) -> None:
     except (RegistryError, CheckpointError) as error:
         progress.say(f"the classes are not compared with the champion's: {error}")
         return
-    if card.classes != known:
+    if (
+        card.classes[: len(known)] != known
+    ):  # new classes come last, so that a client's class indices stay right
         missing = sorted(set(known) - set(card.classes))
-        what = f"it does not know {', '.join(missing[:5])}" if missing else "its classes are others"
+        what = f"it does not know {', '.join(missing[:5])}" if missing else "its classes have another order"
         raise refuse(
-            f"{what}, which champion {champion.reference} answers; --new-classes promotes it all the same"
+            f"{what}, which champion {champion.reference} answers; --new-classes accepts it all the same"
         )
 
 

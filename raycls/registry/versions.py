@@ -250,15 +250,17 @@ def choose_engine(version: ModelVersion, images: np.ndarray) -> ModelVersion:
     return resolve(version.reference)
 
 
-def promote(name: str, number: str, alias: str = CHAMPION) -> ModelVersion:
-    """Give a version an alias and return the version. The version that had the alias loses it.
+def set_alias(name: str, number: str, alias: str = CHAMPION) -> ModelVersion:
+    """Give a version an alias and return the version. The version that had the alias loses it. Nothing is checked.
 
-    Raises UnknownModelError if there is no such version, and UsageError if the alias is not allowed.
+    A promotion goes through raycls/registry/gate.py, which calls this. Raises UnknownModelError if there is no such
+    version, and UsageError if the alias is not allowed.
     """
     if not re.fullmatch(r"[a-zA-Z][\w-]*", alias) or re.fullmatch(r"v\d+", alias) or alias == "latest":
         raise UsageError(f"{alias!r} cannot be an alias: use letters, digits, - and _, like challenger")
     version = resolve(f"{name}/{number}")
-    tracking.client().set_model_version_tag(name, number, "promoted_at", str(time.time()))
+    if alias == CHAMPION:  # the date by which `resolve` chooses among the champions of several models
+        tracking.client().set_model_version_tag(name, number, "promoted_at", str(time.time()))
     tracking.client().set_registered_model_alias(name, alias, number)
     return resolve(f"{name}/{version.version}")
 

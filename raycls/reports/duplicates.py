@@ -19,7 +19,7 @@ import torch
 
 from raycls import progress
 from raycls.data.similarity import NEAR, descriptors
-from raycls.training.evaluation import Examples
+from raycls.engines.examples import Examples
 
 MOST = 10_000  # examples to look up; a larger set is sampled
 BLOCK = 2048  # training images compared at a time, which limits memory use

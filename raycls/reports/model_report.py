@@ -22,6 +22,7 @@ from raycls import progress, registry, tracking
 from raycls.data.packed import PackedDataset
 from raycls.data.versions import open_by_fingerprint
 from raycls.engines.build import best_device
+from raycls.engines.examples import Examples, match
 from raycls.engines.predictor import Predictor
 from raycls.errors import RayclsError, UsageError
 from raycls.models import checkpoint
@@ -33,7 +34,7 @@ from raycls.reports.figures import confidently_wrong, figures, rightly_seen
 from raycls.reports.model_page import Report, Shown
 from raycls.reports.pictures import coloured, mosaic, overlay, png
 from raycls.reports.robustness import Robustness, robustness
-from raycls.training.evaluation import Evaluation, Examples, Scores, match, score
+from raycls.training.evaluation import Evaluation, Scores, score
 
 TRAIN_IMAGES = 5000  # training images for the accuracy without augmentation
 WRONG, CAM, MAPS, TWINS = 24, 8, 2, 12  # images that the page shows in each section

@@ -24,8 +24,9 @@ from torch import Tensor
 
 from raycls import progress
 from raycls.data.tensors import as_tensor
+from raycls.engines.examples import Examples
 from raycls.engines.predictor import Predictor
-from raycls.training.evaluation import BATCH, Examples
+from raycls.training.evaluation import BATCH
 
 IMAGES, LEAST_IMAGES = 2000, 500  # images: most (up to 64 pixels a side) and fewest (for large images)
 

@@ -19,17 +19,17 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from raycls import cluster, home, progress, registry, tracking
+from raycls import cluster, progress, registry, tracking
 from raycls.config import Config, override
 from raycls.data.layout import parse
 from raycls.engines.predictor import Predictor
-from raycls.errors import RefusedError, StudyError, UsageError
-from raycls.registry.checks import examine
+from raycls.errors import StudyError, UsageError
+from raycls.registry.gate import promote_if_better
+from raycls.registry.policy import PromotionPolicy
 from raycls.reports.study_report import pareto_png, write_report
 from raycls.tracking import resumable
 from raycls.training import trainer
 from raycls.training.checkpoints import CheckpointStore
-from raycls.training.compare import better
 from raycls.training.evaluation import evaluate
 from raycls.training.trainer import TrainingResult
 from raycls.tuning.lineage import LR_FACTOR
@@ -98,12 +98,12 @@ class Outcome:
 def tune(
     spec: StudySpec, name: str | None = None, *, trained: Callable[[TrainingResult], None] | None = None
 ) -> Outcome:
-    """Search, train the winner in full, register it, and promote it if it has a higher val_accuracy than the champion.
+    """Search, train the winner in full, register it, and promote it if it is better than the champion.
 
     name: the study's name in Optuna's storage and in MLflow. Default: the dataset's name, the time and four letters.
     trained: called with the result of the winner's training as soon as the model is registered. The study's page and
     the promotion come after that.
-    The promotion does not use the test split.
+    The promotion compares both on the split `gate` (raycls/registry/gate.py).
     Raises UsageError if the name is taken, StudyError if too many trials failed, and BrokenOffError if the study was
     interrupted and `resume` can continue it.
     """
@@ -186,22 +186,8 @@ def _finish(
     if trained:
         trained(training)
     _log_page(study, run)
-    with home.lock(registry.PROMOTING, "", wait=True):
-        promoted = _promote_if_better(training.version)
+    promoted = promote_if_better(training.version, PromotionPolicy(), by=f"study {study.name}")
     return Outcome(study=study, training=training, promoted=promoted)
-
-
-def _promote_if_better(version: registry.ModelVersion) -> bool:
-    champion = registry.champion(version.name)
-    if not better(version, champion):
-        return False
-    try:
-        fit = examine(version, champion)
-    except RefusedError as error:
-        progress.say(f"not promoted (`raycls promote {version.name} {version.version}` would): {error}")
-        return False
-    registry.promote(fit.name, fit.version)
-    return True
 
 
 def _log(study: Study, run: tracking.Run) -> None:

@@ -24,6 +24,7 @@ from raycls.cluster.lifecycle import is_agent
 from raycls.cluster.processes import psutil
 from raycls.errors import ClusterError, RefusedError, UnknownModelError
 from raycls.ray_patches import patches
+from raycls.registry import gate
 from raycls.serving.control import deploy, rollout
 from raycls.serving.control.configuration import ServeConfiguration
 from raycls.serving.control.deploy import Served
@@ -166,7 +167,7 @@ def test_a_broken_version_is_refused_and_the_champion_stays(
     assert trained.version is not None
     broken = registered(BROKEN[name])
     with asking(served) as (failed, seen), pytest.raises(RefusedError, match=TOLD[name]) as caught:
-        rollout.promote("digits", broken.version)
+        rollout.promote("digits", broken.version, force="a copy")
     assert "\n" not in str(caught.value)
     assert registry.resolve("digits").version == trained.version.version
     assert (set(failed), seen) == (set(), {trained.version.version})
@@ -186,9 +187,9 @@ def test_a_version_that_the_cluster_cannot_take_up_is_rolled_back(
         cut_short(registry.checkpoint(version))
         return version
 
-    monkeypatch.setattr(rollout, "examine", too_late)
+    monkeypatch.setattr(gate, "examine", too_late)
     with asking(served) as (failed, seen), pytest.raises(RefusedError, match="is served as before"):
-        rollout.promote("digits", broken.version)
+        rollout.promote("digits", broken.version, force="a copy")
     assert registry.resolve("digits").version == trained.version.version
     health = requests.get(f"{served.url}/health", timeout=10).json()
     assert health["model"]["version"] == trained.version.version

@@ -53,7 +53,7 @@ def test_promoting_a_version_serves_it_and_loses_no_request(served: Served, trai
     second = register_again(trained.version, registry.checkpoint(trained.version))
     with asking(served) as (failed, seen), behind_haproxy(running) as counts:
         for version in (second, trained.version):
-            assert CHAMPION in rollout.promote("digits", version.version).aliases
+            assert CHAMPION in rollout.promote("digits", version.version, force="a copy").aliases
             health = requests.get(f"{served.url}/health", timeout=10).json()
             assert health["model"]["version"] == version.version
             promoted = registry.resolve(version.reference)

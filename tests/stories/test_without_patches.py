@@ -54,7 +54,7 @@ def test_serve_update_and_kill_without_the_optimisations(
 
     second = register_again(champion.version, registry.checkpoint(champion.version))
     with asking(unpatched) as (failed, seen):
-        rollout.promote("digits", second.version)
+        rollout.promote("digits", second.version, force="a copy")
         _wait(lambda: second.version in seen, "no client was answered by the new version")
         victim = usage.replicas(running.pid)[0]
         victim.kill()

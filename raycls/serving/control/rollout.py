@@ -1,40 +1,97 @@
-"""Make a version champion: check it first, then serve it where a cluster serves that model.
+"""Make a version champion, and serve it where a cluster serves that model: by promotion, or by going back.
 
 promoted = promote("cifar10", "3")          # raises RefusedError; the former champion then still answers
+restored = rollback("cifar10")              # the former champion again, without a comparison
+
+raycls/registry/gate.py decides about a promotion. Both are recorded in the history of the model.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from raycls import cluster, home, progress, registry
-from raycls.errors import RayclsError, RefusedError
-from raycls.registry import ModelVersion
-from raycls.registry.checks import examine
+from raycls.errors import RayclsError, RefusedError, UnknownModelError, UsageError
+from raycls.registry import CHAMPION, ModelVersion, gate, history
+from raycls.registry.policy import PromotionPolicy
 from raycls.serving.control import deploy
 
+BUSY = "another promotion or rollback is running: wait for it"
 
-def promote(name: str, number: str, *, new_classes: bool = False) -> ModelVersion:
-    """Make the version champion, and serve it where the running cluster serves this model. No request is lost.
 
-    new_classes: accept other classes than the champion's. Raises RefusedError for a version that is not fit or that the
-    cluster could not serve, UnknownModelError, RegistryError, and ClusterError while another promotion runs.
+def promote(
+    name: str,
+    number: str,
+    *,
+    policy: PromotionPolicy = PromotionPolicy(),
+    new_classes: bool = False,
+    force: str | None = None,
+    by: str | None = None,
+) -> ModelVersion:
+    """Make the version champion if it passes the gate, and serve it where the running cluster serves this model.
+
+    No request is lost. For the arguments see `raycls.registry.gate.admit`. Raises RefusedError for a version that is
+    not fit, not better, or that the cluster could not serve, UnknownModelError, RegistryError, and ClusterError while
+    another promotion runs.
     """
-    with home.lock(registry.PROMOTING, "another `raycls promote` is running: wait for it"):
-        return _promote(name, number, new_classes)
+    with home.lock(registry.PROMOTING, BUSY):
+        version = registry.resolve(f"{name}/{number}")
+        admitted = gate.admit(version, policy, new_classes=new_classes, force=force, by=by)
+        try:
+            with _served(admitted.version):
+                return gate.crown(admitted)
+        except RefusedError as error:
+            history.record_refusal(
+                version,
+                admitted.champion,
+                by=by,
+                reason=str(error),
+                policy=policy,
+                comparison=admitted.comparison,
+            )
+            raise
 
 
-def _promote(name: str, number: str, new_classes: bool) -> ModelVersion:
-    version = registry.resolve(f"{name}/{number}")
-    version = examine(version, None if new_classes else registry.champion(name))
+def rollback(name: str, *, reason: str = "", by: str | None = None) -> ModelVersion:
+    """Make the former champion champion again, and serve it where the running cluster serves this model.
+
+    It is the latest one in the history that still exists. There is no comparison. Raises UsageError if there is none,
+    and otherwise as `promote`.
+    """
+    with home.lock(registry.PROMOTING, BUSY):
+        current = registry.resolve(f"{name}@{CHAMPION}")
+        version = _former(name, current)
+        with _served(version), history.recorded("rollback", version, current, by=by, reason=reason):
+            return registry.set_alias(name, version.version)
+
+
+def _former(name: str, current: ModelVersion) -> ModelVersion:
+    for number in history.former_champions(history.events(name), current.version):
+        try:
+            return registry.resolve(f"{name}/{number}")
+        except UnknownModelError:
+            progress.say(f"{name}/{number} was champion and is deleted")
+    raise UsageError(
+        f"the history of {name} has no former champion: choose a version with `raycls models`, then "
+        f"`raycls promote {name} VERSION --force --reason TEXT`"
+    )
+
+
+@contextmanager
+def _served(version: ModelVersion) -> Iterator[None]:
+    """Serve the version where the running cluster serves its model. If the body raises, serve the former one again."""
     running = cluster.status()
     document = deploy.served(running) if running else None
-    served = (document.model or "") if document else ""
-    if running is None or served.partition("/")[0] != name:
-        return registry.promote(name, number)
+    former = (document.model or "") if document else ""
+    if running is None or former.partition("/")[0] != version.name:
+        yield
+        return
     try:
         deploy.update(running, version)
-        return registry.promote(name, number)
+        yield
     except BaseException as error:  # also Ctrl-C: the served version and the champion stay the same
-        again = _serve_again(running, served)
+        again = _serve_again(running, former)
         if isinstance(error, RayclsError):
             raise RefusedError(f"{version.reference} was not taken up, and {again}: {error}") from error
         progress.say(again)

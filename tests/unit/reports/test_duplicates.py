@@ -9,9 +9,9 @@ import numpy as np
 from PIL import Image
 
 from raycls.data.packed import PackedDataset
+from raycls.engines.examples import match
 from raycls.engines.predictor import Predictor
 from raycls.reports.duplicates import near_duplicates
-from raycls.training.evaluation import match
 
 
 def _photographs(count: int, seed: int) -> np.ndarray:

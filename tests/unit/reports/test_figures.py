@@ -7,6 +7,7 @@ import pytest
 import torch
 from sklearn.metrics import log_loss, precision_recall_fscore_support
 
+from raycls.engines.examples import Examples
 from raycls.reports.figures import (
     Figures,
     confidently_wrong,
@@ -14,7 +15,7 @@ from raycls.reports.figures import (
     figures,
     rightly_seen,
 )
-from raycls.training.evaluation import Examples, Scores
+from raycls.training.evaluation import Scores
 
 CLASSES = ("ant", "bee", "cat")
 

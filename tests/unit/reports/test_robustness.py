@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from raycls.data.packed import PackedDataset
+from raycls.engines.examples import match
 from raycls.engines.predictor import Predictor
 from raycls.reports.robustness import KINDS, damaged, robustness
-from raycls.training.evaluation import match
 
 NAMES = [kind.name for kind in KINDS]
 

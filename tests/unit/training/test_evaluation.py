@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from raycls.data.packed import PackedDataset
+from raycls.engines.examples import match
 from raycls.engines.predictor import Predictor
 from raycls.errors import UsageError
-from raycls.training.evaluation import evaluate, match, score
+from raycls.training.evaluation import evaluate, score
 from tests.datasets import make_version
 
 
