@@ -23,6 +23,7 @@ from raycls.cli import (
     export,
     models,
     promotion,
+    retrain,
     serving,
     tokens,
     training,
@@ -51,6 +52,7 @@ app.add_typer(export.app)
 app.add_typer(serving.app)
 app.add_typer(tokens.app, name="tokens")
 app.add_typer(experiments.app, name="experiment")
+app.add_typer(retrain.app, name="retrain")
 app.add_typer(uploads.app, name="uploads")
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from raycls import progress
 from raycls.cli.data import Dataset
+from raycls.cli.default_command import default_command
 from raycls.cli.output import AsJson, print_json, print_metrics, print_table
 from raycls.cli.training import (
     Init,
@@ -29,15 +29,8 @@ if TYPE_CHECKING:
     from raycls.tuning.spec import Trial
 
 
-class _RunByDefault(TyperGroup):
-    """`raycls tune DATASET` is `raycls tune run DATASET`."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        return super().parse_args(ctx, args if args and args[0] in self.commands else ["run", *args])
-
-
 app = typer.Typer(
-    cls=_RunByDefault,
+    cls=default_command("run"),
     help="Search settings, train the best ones in full, and promote the model if it beats the champion.",
 )
 

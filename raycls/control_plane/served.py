@@ -31,15 +31,14 @@ CHALLENGER_CPUS = 0.25  # small, so that it fits beside an update of the champio
 async def broadcast(method: str) -> list[Any]:
     """Return what each replica of the champion answers. Those that do not answer in time are left out."""
 
-    def call() -> list[Any]:
-        try:
-            handle = serve.get_deployment_handle(DEPLOYMENT, SERVING)
-            results = handle.broadcast(method).results(timeout_s=ANSWER_S, return_exceptions=True)
-        except (TimeoutError, RayServeException):
-            return []
-        return [result for result in results if not isinstance(result, BaseException)]
-
-    return await asyncio.to_thread(call)
+    # The first call asks Serve's controller and waits for it. The handle itself belongs to the event loop.
+    handle = await asyncio.to_thread(serve.get_deployment_handle, DEPLOYMENT, SERVING)
+    results = handle.broadcast(method).results
+    try:
+        received = await asyncio.to_thread(results, timeout_s=ANSWER_S, return_exceptions=True)
+    except (TimeoutError, RayServeException):
+        return []
+    return [result for result in received if not isinstance(result, BaseException)]
 
 
 async def version() -> str:

@@ -123,9 +123,8 @@ async def connect(experiment: str, most_images: int) -> ChallengerLink:
     # The first call asks Serve's controller and waits for it.
     handle: Any = await asyncio.to_thread(serve.get_deployment_handle, DEPLOYMENT, CHALLENGERS + experiment)
     try:
-        described = await asyncio.to_thread(handle.describe.remote)
         async with asyncio.timeout(DEADLINE_S * 5):
-            version, classes = await described
+            version, classes = await handle.describe.remote()
     except Exception:  # whatever Ray raises
         raise ChallengerError("raised") from None
 

@@ -1,0 +1,158 @@
+"""Carry out a retraining: next dataset version, training from the champion, comparison, and what follows.
+
+    record = run("3f2a91c07b52")        # a Ray job does this; after a kill, the next call goes on where it ended
+
+Every step writes what it found into the record (raycls/lifecycle/retraining.py), and finds what an interrupted try has
+already made: no dataset version, no model version and no decision is made twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from raycls import home, progress, registry, tracking
+from raycls.data.packed import PackedDataset
+from raycls.data.versions import open_dataset
+from raycls.errors import BrokenOffError, RayclsError, RefusedError, TrainingError
+from raycls.lifecycle.next_version import add_uploads
+from raycls.lifecycle.retraining import RETRAININGS, Retraining, now, save
+from raycls.models.card import load_card
+from raycls.registry import history
+from raycls.registry.policy import PromotionPolicy
+from raycls.registry.versions import ModelVersion
+from raycls.training.recipes import configured
+from raycls.training.trainer import TrainingResult, resume, train
+
+TAG = "retraining"  # of a run and of a version: the retraining's id
+CHALLENGER = "challenger"  # the alias of a version that may replace the champion
+
+
+def run(identifier: str) -> Retraining:
+    """Do the steps that are not done, and return the record. One process at a time does them.
+
+    An error that a later try may not meet leaves the retraining open. Raises UnknownRecordError, ClusterError where
+    another process is at it, and what a step raises.
+    """
+    record = RETRAININGS.load(identifier)
+    with home.lock(
+        f"retraining-{identifier}.lock", f"another process works on retraining {identifier}: wait for it"
+    ):
+        if not record.is_open:
+            return record
+        try:
+            for name, step in STEPS.items():
+                record = _done(record, name, step)
+        except BrokenOffError:
+            raise
+        except RayclsError as error:
+            save(
+                RETRAININGS.load(identifier).model_copy(
+                    update={"state": "failed", "error": str(error), "ended": now()}
+                )
+            )
+            raise
+        return save(record.model_copy(update={"state": "done", "step": "", "ended": now()}))
+
+
+def _done(record: Retraining, name: str, step: Callable[[Retraining], dict[str, Any]]) -> Retraining:
+    record = RETRAININGS.load(record.id)
+    if name in record.done:
+        return record
+    progress.say(f"retraining {record.id} of {record.wanted.model}: {name}")
+    record = save(record.model_copy(update={"state": "running", "step": name}))
+    found = step(record)
+    record = RETRAININGS.load(record.id)
+    return save(record.model_copy(update={"done": {**record.done, name: found}}))
+
+
+def _data(record: Retraining) -> dict[str, Any]:
+    """Make the next dataset version, where pictures were accepted since the last one."""
+    dataset = _dataset_of(_start(record))
+    added = add_uploads(dataset.info.name, trusted=record.wanted.trust)
+    info = added.dataset.info
+    return {"dataset": info.reference, "added": added.count, "waiting": added.waiting}
+
+
+def _train(record: Retraining) -> dict[str, Any]:
+    """Train on it from the champion's weights, and register the result as the next version."""
+    start, dataset = _start(record), open_dataset(record.done["data"]["dataset"])
+    card = load_card(registry.checkpoint(start))
+    config = configured(dataset.info, record.wanted.preset, settings=record.wanted.settings, init=card)
+    result = _trained(record, dataset, config, start)
+    if result.version is None:
+        raise TrainingError(f"run {result.run_id} registered no version")
+    return {
+        "model": result.version.reference,
+        "run_id": result.run_id,
+        "init": start.reference,
+        "metrics": result.metrics,
+    }
+
+
+def _trained(record: Retraining, dataset: PackedDataset, config: Any, start: ModelVersion) -> TrainingResult:
+    former = tracking.find_runs(dataset.info.name, f"tags.{TAG} = '{record.id}'")
+    if former:  # an earlier try has begun it
+        return resume(dataset.info.name, former[0].info.run_id)
+    return train(
+        dataset.info.reference,
+        config,
+        model=record.wanted.model,
+        lineage={TAG: record.id},
+        init=start.reference,
+        workers=1,
+    )
+
+
+def _compare(record: Retraining) -> dict[str, Any]:
+    """Compare it with the champion, on the pictures of `gate`. Nothing changes."""
+    from raycls.registry.compare import compare
+
+    champion = registry.champion(record.wanted.model)
+    if champion is None:
+        return {"verdict": "first", "reason": "there is no champion"}
+    return compare(registry.resolve(record.done["train"]["model"]), champion, PromotionPolicy()).as_json()
+
+
+def _decide(record: Retraining) -> dict[str, Any]:
+    """Do what was asked for where the new version passes."""
+    wanted, found = record.wanted, record.done["compare"]
+    version = registry.resolve(record.done["train"]["model"])
+    reason = f"{found['verdict']}, {found['reason']}"
+    if wanted.then == "nothing":
+        return {"decision": "nothing", "reason": reason}
+    if wanted.then == "challenger":
+        if found["verdict"] == "worse":
+            return {"decision": "rejected", "reason": reason}
+        registry.set_alias(version.name, version.version, CHALLENGER)
+        return {"decision": "challenger", "reason": reason}
+    return _promoted(record, version)
+
+
+def _promoted(record: Retraining, version: ModelVersion) -> dict[str, Any]:
+    """Promote through the gate, or find what a killed try has decided. The history has one event for a retraining."""
+    from raycls.serving.control import rollout
+
+    by = f"retraining {record.id}"
+    for event in history.events(version.name):
+        if event.by == by and event.done:
+            decision = "refused" if event.kind == "refusal" else "promoted"
+            return {"decision": decision, "reason": event.reason}
+    try:
+        promoted = rollout.promote(version.name, version.version, by=by)
+    except RefusedError as error:
+        return {"decision": "refused", "reason": str(error)}
+    return {"decision": "promoted", "reason": f"{promoted.reference} is champion"}
+
+
+def _start(record: Retraining) -> ModelVersion:
+    """Return the version to start from: the champion, or the newest one."""
+    return registry.champion(record.wanted.model) or registry.newest(record.wanted.model)
+
+
+def _dataset_of(version: ModelVersion) -> PackedDataset:
+    """Return the newest version of the dataset that a model version learned from."""
+    return open_dataset(load_card(registry.checkpoint(version)).dataset)
+
+
+STEPS = {"data": _data, "train": _train, "compare": _compare, "decide": _decide}
