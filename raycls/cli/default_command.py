@@ -12,7 +12,7 @@ def default_command(name: str) -> type[TyperGroup]:
 
     class Group(TyperGroup):
         def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-            named = args and (args[0] in self.commands or args[0] in ctx.help_option_names)
-            return super().parse_args(ctx, args if named or not args else [name, *args])
+            named = args[0] in (*self.commands, *ctx.help_option_names) if args else self.no_args_is_help
+            return super().parse_args(ctx, args if named else [name, *args])
 
     return Group
