@@ -14,6 +14,7 @@ from raycls.control_plane import served
 from raycls.errors import ClusterError, UsageError
 from raycls.lifecycle import experiment
 from raycls.lifecycle.experiment import Record
+from raycls.lifecycle.guards import GuardPolicy, tripped
 from raycls.serving import state
 from raycls.serving.state import Experiment
 
@@ -78,7 +79,7 @@ def trouble(record: Record) -> str:
         failures = record.arm("challenger").failures
         counted = ", ".join(f"{count} {kind.replace('_', ' ')}" for kind, count in sorted(failures.items()))
         return f"the challenger failed several times in a row ({counted})"
-    return ""
+    return tripped(GuardPolicy(), record.arm("champion"), record.arm("challenger")) or ""
 
 
 async def _end(wanted: Experiment, reason: str) -> None:

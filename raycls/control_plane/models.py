@@ -1,33 +1,92 @@
-"""Routes about model versions."""
+"""Routes about model versions: list, promote, go back, and the history of all that."""
 
 from __future__ import annotations
 
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
 from raycls import registry
+from raycls.control_plane.body import document_of
 from raycls.control_plane.route import ControlRoute
+from raycls.registry import ModelVersion, history
+from raycls.serving.control import rollout
 from raycls.serving.replica.answer import json_response
+
+
+class Promotion(BaseModel):
+    """What POST /models/NAME/promote takes. force: the reason for a promotion without the comparison."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    version: str = Field(pattern="^[0-9]+$", max_length=18)
+    force: str | None = Field(None, max_length=1000)
+    new_classes: bool = False
+
+
+class Rollback(BaseModel):
+    """What POST /models/NAME/rollback takes; an empty body is allowed."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    reason: str = Field("", max_length=1000)
 
 
 async def list_models(request: Request) -> Response:
     versions = await run_in_threadpool(registry.list_models)
-    return json_response(
-        {
-            "models": [
-                {
-                    "name": version.name,
-                    "version": version.version,
-                    "aliases": list(version.aliases),
-                    "metrics": version.metrics,
-                    "run_id": version.run_id,
-                    "dataset_fingerprint": version.fingerprint,
-                }
-                for version in versions
-            ]
-        }
+    return json_response({"models": [_shown(version) for version in versions]})
+
+
+async def show_history(request: Request) -> Response:
+    name = request.path_params["name"]
+    await run_in_threadpool(registry.newest, name)  # an unknown model is said
+    found = await run_in_threadpool(history.events, name)
+    return json_response({"history": [event.as_json() for event in found]})
+
+
+async def promote(request: Request) -> Response:
+    """Promote through the gate; the answer comes when the version is served."""
+    wanted = await document_of(request, Promotion)
+    promoted = await run_in_threadpool(
+        rollout.promote,
+        request.path_params["name"],
+        wanted.version,
+        new_classes=wanted.new_classes,
+        force=wanted.force,
+        by=request.state.by,
     )
+    return json_response(_shown(promoted))
 
 
-ROUTES = [ControlRoute("GET", "/models", "admin", list_models, "List the versions of all models")]
+async def roll_back(request: Request) -> Response:
+    wanted = await document_of(request, Rollback)
+    restored = await run_in_threadpool(
+        rollout.rollback, request.path_params["name"], reason=wanted.reason, by=request.state.by
+    )
+    return json_response(_shown(restored))
+
+
+def _shown(version: ModelVersion) -> dict[str, object]:
+    return {
+        "name": version.name,
+        "version": version.version,
+        "aliases": list(version.aliases),
+        "metrics": version.metrics,
+        "run_id": version.run_id,
+        "dataset_fingerprint": version.fingerprint,
+    }
+
+
+ROUTES = [
+    ControlRoute("GET", "/models", "admin", list_models, "List the versions of all models"),
+    ControlRoute(
+        "GET", "/models/{name}/history", "admin", show_history, "List promotions, refusals and rollbacks"
+    ),
+    ControlRoute(
+        "POST", "/models/{name}/promote", "admin", promote, "Promote a version through the gate", Promotion
+    ),
+    ControlRoute(
+        "POST", "/models/{name}/rollback", "admin", roll_back, "Serve the former champion again", Rollback
+    ),
+]

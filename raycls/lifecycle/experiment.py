@@ -12,6 +12,7 @@ RAYCLS_STORAGE, or below the home, also after the end.
 from __future__ import annotations
 
 import secrets
+from collections import Counter
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -19,8 +20,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from raycls import registry
 from raycls.errors import UsageError
+from raycls.lifecycle import guards
 from raycls.lifecycle.documents import Documents
 from raycls.serving import state
+from raycls.serving.replica.arm_counts import FAULTS
 from raycls.serving.replica.metrics import SECONDS
 from raycls.serving.state import Experiment, ServingState
 
@@ -76,59 +79,47 @@ class Record(BaseModel):
         }
 
 
-class Arm(BaseModel):
-    """The counts of one version. seconds: by the buckets of raycls/serving/replica/metrics.py, one more at the end."""
+class Arm(guards.ArmCounts):
+    """The counts of one version, as the guards want them. failures: by kind. predicted: images by class."""
 
-    requests: int = 0
     failures: dict[str, int] = Field(default_factory=dict)
-    seconds: list[int] = Field(default_factory=lambda: [0] * (len(SECONDS) + 1))
-    confidence_sum: float = 0.0
-    predicted: list[int] = Field(default_factory=list)
+    predicted: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, parts: list[dict[str, Any]]) -> Arm:
-        total = cls()
-        for part in parts:
-            failures = {
-                kind: total.failures.get(kind, 0) + part["failures"].get(kind, 0)
-                for kind in (*total.failures, *part["failures"])
-            }
-            total = cls(
-                requests=total.requests + part["requests"],
-                failures=failures,
-                seconds=[a + b for a, b in zip(total.seconds, part["seconds"], strict=True)],
-                confidence_sum=total.confidence_sum + part["confidence_sum"],
-                predicted=[
-                    a + b
-                    for a, b in zip(
-                        total.predicted or [0] * len(part["predicted"]), part["predicted"], strict=True
-                    )
-                ],
-            )
-        return total
-
-    @property
-    def failed(self) -> int:
-        """Requests that this version should have answered and did not, by its own fault."""
-        return sum(self.failures.get(kind, 0) for kind in ("late", "raised", "not_finite"))
+        """Return the sum of what several replicas counted (raycls/serving/replica/arm_counts.py)."""
+        failures = sum((Counter(part["failures"]) for part in parts), Counter())
+        faults = sum(failures[kind] for kind in FAULTS)
+        columns = list(zip(*(part["predicted"] for part in parts), strict=True))
+        return cls(
+            requests=sum(part["requests"] for part in parts) + faults,
+            errors=faults,
+            not_finite=failures["not_finite"],
+            bounds=SECONDS,
+            latencies=tuple(map(sum, zip(*(part["seconds"] for part in parts), strict=True))),
+            confidences=sum(map(sum, columns)),
+            confidence_sum=sum(part["confidence_sum"] for part in parts),
+            confidence_squares=sum(part["confidence_squares"] for part in parts),
+            failures=dict(failures),
+            predicted=tuple(map(sum, columns)),
+        )
 
     def quantile_ms(self, q: float) -> float | None:
         """Return the upper bound of the bucket that holds the quantile, ms; None without answers."""
-        wanted, below = q * sum(self.seconds), 0
-        for bound, count in zip((*SECONDS, float("inf")), self.seconds, strict=True):
+        wanted, below = q * sum(self.latencies), 0
+        for bound, count in zip((*self.bounds, 2 * SECONDS[-1]), self.latencies, strict=False):
             below += count
             if count and below >= wanted:
-                return 1000 * min(bound, 2 * SECONDS[-1])
+                return 1000 * bound
         return None
 
     def as_json(self) -> dict[str, Any]:
-        pictures = sum(self.predicted)
         return {
             "requests": self.requests,
             "failures": self.failures,
             "p50_ms": self.quantile_ms(0.5),
             "p95_ms": self.quantile_ms(0.95),
-            "confidence": self.confidence_sum / pictures if pictures else None,
+            "confidence": self.confidence_sum / self.confidences if self.confidences else None,
             "predicted": self.predicted,
         }
 

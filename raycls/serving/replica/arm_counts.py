@@ -15,18 +15,19 @@ from collections.abc import Sequence
 from typing import Any
 
 from raycls.engines.predictor import Prediction
-from raycls.serving.replica.metrics import CONFIDENCE, SECONDS
+from raycls.serving.replica.metrics import SECONDS
+
+FAULTS = ("late", "raised", "not_finite")  # the kinds of failures that are a version's own
 
 
 class ArmCounts:
-    """The counts of one version. Bounds of the histograms: raycls/serving/replica/metrics.py."""
+    """The counts of one version. seconds: by the buckets of raycls/serving/replica/metrics.py."""
 
     def __init__(self, classes: int):
         self.requests = 0
         self.failures: Counter[str] = Counter()
         self.seconds = [0] * (len(SECONDS) + 1)
-        self.confidence = [0] * (len(CONFIDENCE) + 1)
-        self.confidence_sum = 0.0
+        self.confidence_sum = self.confidence_squares = 0.0
         self.predicted = [0] * classes
 
     def answered(self, predictions: Sequence[Prediction], seconds: float) -> None:
@@ -35,8 +36,8 @@ class ArmCounts:
         self.seconds[bisect_left(SECONDS, seconds)] += 1
         for prediction in predictions:
             self.predicted[prediction.class_index] += 1
-            self.confidence[bisect_left(CONFIDENCE, prediction.confidence)] += 1
             self.confidence_sum += prediction.confidence
+            self.confidence_squares += prediction.confidence**2
 
     def failed(self, kind: str) -> None:
         """Count one request that this version did not answer."""
@@ -47,15 +48,17 @@ class ArmCounts:
             "requests": self.requests,
             "failures": dict(self.failures),
             "seconds": self.seconds,
-            "confidence": self.confidence,
             "confidence_sum": self.confidence_sum,
+            "confidence_squares": self.confidence_squares,
             "predicted": self.predicted,
         }
 
 
 class ExperimentCounts:
-    """The counts of both versions in one replica. broken: it asks the challenger no more. replaced: requests of the
-    challenger's share that the champion answered."""
+    """The counts of both versions in one replica.
+
+    broken: it asks the challenger no more. replaced: requests of the challenger's share that the champion answered.
+    """
 
     def __init__(self, experiment: str, champion_classes: int, challenger_classes: int):
         self.experiment = experiment

@@ -19,6 +19,7 @@ from ray import serve
 
 from raycls.engines.predictor import Prediction, predictions_of
 from raycls.serving.control.configuration import CHALLENGERS
+from raycls.serving.replica.arm_counts import FAULTS
 
 DEPLOYMENT = "Challenger"
 CALLS = 2  # under way at the same time
@@ -40,7 +41,7 @@ class ChallengerError(Exception):
     @property
     def is_failure(self) -> bool:
         """Whether it is the challenger's fault."""
-        return self.kind in ("late", "raised", "not_finite")
+        return self.kind in FAULTS
 
 
 class ChallengerLink:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,7 +25,7 @@ def client(home: Path) -> Iterator[TestClient]:
 
 
 def _path(route: ControlRoute) -> str:
-    return route.path.replace("{id}", "0" * 8)
+    return re.sub(r"{\w+}", "00000000", route.path)
 
 
 def test_haproxy_sends_every_route_to_the_control_plane() -> None:
