@@ -13,7 +13,7 @@ import logging
 from raycls.control_plane import served
 from raycls.errors import ClusterError, UsageError
 from raycls.lifecycle import experiment
-from raycls.lifecycle.experiment import Record
+from raycls.lifecycle.experiment import IMAGES, Record
 from raycls.lifecycle.guards import GuardPolicy, tripped
 from raycls.serving import state
 from raycls.serving.state import Experiment
@@ -65,9 +65,11 @@ class ExperimentWatch:
         if reference != wanted.champion:
             await _end(wanted, f"{reference} is served now, and not {wanted.champion}")
             return
-        record = (await asyncio.to_thread(experiment.EXPERIMENTS.load, wanted.id)).with_counts(
-            await served.counts()
-        )
+        counts = await served.counts()
+        record = (await asyncio.to_thread(experiment.EXPERIMENTS.load, wanted.id)).with_counts(counts)
+        if record.is_running:
+            found = [each for part in counts if part["experiment"] == wanted.id for each in part[IMAGES]]
+            record = await asyncio.to_thread(experiment.keep_disagreements, record, found)
         await asyncio.to_thread(experiment.EXPERIMENTS.save, wanted.id, record)
         if reason := trouble(record):
             await _end(wanted, reason)

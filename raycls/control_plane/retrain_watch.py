@@ -47,10 +47,11 @@ class RetrainWatch:
 
     def _works(self, record: Retraining) -> bool:
         """Return whether the retraining's last job is on its way."""
+        import ray
         from ray.job_submission import JobSubmissionClient
 
         if self._client is None:
-            self._client = JobSubmissionClient()
+            self._client = JobSubmissionClient(ray.get_runtime_context().gcs_address)
             local_http.exempt(self._client.get_address())
         mine = [
             job for job in self._client.list_jobs() if (job.submission_id or "").startswith(_name(record, ""))

@@ -20,14 +20,19 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from raycls import registry
 from raycls.errors import UsageError
-from raycls.lifecycle import guards
+from raycls.lifecycle import guards, intake
+from raycls.lifecycle.capture import SENDER
 from raycls.lifecycle.documents import Documents
+from raycls.lifecycle.uploads import Uploads
+from raycls.models.card import load_card
 from raycls.serving import state
 from raycls.serving.replica.arm_counts import FAULTS
 from raycls.serving.replica.metrics import SECONDS
 from raycls.serving.state import Experiment, ServingState
 
 Mode = Literal["shadow", "split"]
+MOST_KEPT = 200  # images of an experiment that wait for a review
+IMAGES = "disagreements"  # of a replica's counts: images that the record does not keep
 
 
 class Record(BaseModel):
@@ -39,6 +44,7 @@ class Record(BaseModel):
     ended: str = ""
     reason: str = ""
     ended_by: str = ""
+    kept: int = Field(0, description="images on which both disagreed, in the review queue")
     replicas: dict[str, dict[str, Any]] = Field(default_factory=dict)
 
     @property
@@ -48,6 +54,7 @@ class Record(BaseModel):
     def with_counts(self, counts: list[dict[str, Any]]) -> Record:
         """Return the record with the newest counts of some replicas. Those of replicas that are gone stay."""
         newer = {each["replica"]: each for each in counts if each["experiment"] == self.experiment.id}
+        newer = {name: {k: v for k, v in each.items() if k != IMAGES} for name, each in newer.items()}
         return self.model_copy(update={"replicas": self.replicas | newer})
 
     def arm(self, name: Literal["champion", "challenger"]) -> Arm:
@@ -76,6 +83,7 @@ class Record(BaseModel):
             "replaced": sum(counts["replaced"] for counts in self.replicas.values()),
             "agreement": agreed / (agreed + disagreed) if agreed + disagreed else None,
             "compared": agreed + disagreed,
+            "kept": self.kept,
         }
 
 
@@ -196,6 +204,30 @@ def stop(reason: str, *, by: str, only: str | None = None) -> Record:
     )
     EXPERIMENTS.save(record.experiment.id, record)
     return record
+
+
+def keep_disagreements(record: Record, found: list[tuple[bytes, str, str]]) -> Record:
+    """Put images on which both disagree into the review queue, MOST_KEPT of an experiment, and return the record.
+
+    found: for each, its bytes and the classes that champion and challenger answered.
+    """
+    room = MOST_KEPT - record.kept
+    if not found or room <= 0:
+        return record
+    card = load_card(registry.checkpoint(registry.resolve(record.experiment.champion)))
+    for data, ours, theirs in found[:room]:
+        prediction = {"experiment": record.experiment.id, "champion": ours, "challenger": theirs}
+        intake.add(
+            Uploads(),
+            card.dataset,
+            [("disagreement", data)],
+            label=ours,
+            sender=SENDER,
+            source="captured",
+            classes=card.classes,
+            prediction=prediction,
+        )
+    return record.model_copy(update={"kept": record.kept + min(room, len(found))})
 
 
 def records() -> list[Record]:

@@ -7,6 +7,7 @@ It has no HTTP route. It is a deployment of its own, so that nothing it does sto
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import numpy as np
@@ -47,13 +48,19 @@ class Challenger:
         return self.version.version, self.inference.predictor.card.classes
 
     async def classify(self, images: list[bytes]) -> Answers:
-        """Return the positions of the M readable images, their probabilities (float32 M×C) and embeddings (M×D)."""
+        """Return the positions of the M readable images, their probabilities (float32 M×C) and embeddings (M×D).
+
+        The last value is the seconds from the call to the answers.
+        """
+        started = time.perf_counter()
         outcomes = await self.inference.run(images, lambda: True)
+        seconds = time.perf_counter() - started
         found = {i: outcome for i, outcome in enumerate(outcomes) if isinstance(outcome, Prediction)}
         if not found:
-            return [], np.empty(0, np.float32), np.empty(0, np.float32)
+            return [], np.empty(0, np.float32), np.empty(0, np.float32), seconds
         probabilities = np.stack([prediction.probabilities for prediction in found.values()])
-        return list(found), probabilities, np.stack([prediction.embedding for prediction in found.values()])
+        embeddings = np.stack([prediction.embedding for prediction in found.values()])
+        return list(found), probabilities, embeddings, seconds
 
     def check_health(self) -> None:
         """Raise where the forward pass hangs. Serve calls it, and replaces a replica that raises."""

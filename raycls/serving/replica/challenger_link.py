@@ -26,9 +26,10 @@ CALLS = 2  # under way at the same time
 DEADLINE_S = 1.0  # from a request's turn to the challenger's answer; then the champion answers
 MOST_WAITING = 256  # images
 
-Answers = tuple[list[int], np.ndarray, np.ndarray]
+Answers = tuple[list[int], np.ndarray, np.ndarray, float]  # of Challenger.classify
 Call = Callable[[list[bytes]], Awaitable[Answers]]
-Row = tuple[np.ndarray, np.ndarray]  # the probabilities and the embedding of one image
+# The probabilities and the embedding of one image, and the seconds that the challenger took for it.
+Row = tuple[np.ndarray, np.ndarray, float]
 
 
 class ChallengerError(Exception):
@@ -45,7 +46,8 @@ class ChallengerError(Exception):
 
 
 class ChallengerLink:
-    """Calls `call(images)`: it returns positions, probabilities (M×C) and embeddings (M×D) of the readable images."""
+    """Calls `call(images)`: it returns positions, probabilities (M×C) and embeddings (M×D) of the readable images, and
+    how long that took there, seconds."""
 
     def __init__(self, call: Call, *, version: str, classes: tuple[str, ...], most_images: int):
         self.version, self.classes = version, classes
@@ -53,8 +55,12 @@ class ChallengerLink:
         self._waiting: deque[tuple[bytes, asyncio.Future[Row]]] = deque()
         self._calls: set[asyncio.Task[None]] = set()
 
-    async def run(self, images: Sequence[bytes]) -> list[Prediction]:
-        """Return a prediction for each image, in order. Raises ChallengerError after DEADLINE_S, or before."""
+    async def run(self, images: Sequence[bytes]) -> tuple[list[Prediction], float]:
+        """Return a prediction for each image, in order, and the challenger's own time for them, seconds.
+
+        The way there and back is not in it, so that it compares with the champion's. Raises ChallengerError after
+        DEADLINE_S, or before.
+        """
         if len(self._waiting) + len(images) > MOST_WAITING:
             raise ChallengerError("behind")
         loop = asyncio.get_running_loop()
@@ -72,9 +78,9 @@ class ChallengerLink:
                 if future.done() and not future.cancelled():
                     future.exception()  # marks it as read
                 future.cancel()
-        return predictions_of(
-            np.stack([row for row, _ in rows]), np.stack([e for _, e in rows]), self.classes
-        )
+        probabilities, embeddings, seconds = zip(*rows, strict=True)
+        predictions = predictions_of(np.stack(probabilities), np.stack(embeddings), self.classes)
+        return predictions, max(seconds)
 
     def _start(self) -> None:
         while self._waiting and len(self._calls) < CALLS:
@@ -95,14 +101,17 @@ class ChallengerLink:
     async def _one_call(self, batch: list[tuple[bytes, asyncio.Future[Row]]]) -> None:
         try:
             async with asyncio.timeout(DEADLINE_S):
-                readable, probabilities, embeddings = await self._call([data for data, _ in batch])
+                readable, probabilities, embeddings, seconds = await self._call([data for data, _ in batch])
         except Exception as error:  # whatever the challenger or Ray raises
             kind = "late" if isinstance(error, TimeoutError) else "raised"
             for _, future in batch:
                 if not future.done():
                     future.set_exception(ChallengerError(kind))
             return
-        rows = dict(zip(readable, zip(probabilities, embeddings, strict=True), strict=True))
+        rows = {
+            position: (row, embedding, seconds)
+            for position, row, embedding in zip(readable, probabilities, embeddings, strict=True)
+        }
         for position, (_, future) in enumerate(batch):
             if future.done():
                 continue

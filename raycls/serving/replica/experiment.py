@@ -80,9 +80,8 @@ class LiveExperiment:
 
     async def _challenged(self, images: Sequence[bytes], arm: ArmCounts) -> list[Prediction]:
         """Return the challenger's predictions. Raises ChallengerError, and counts why."""
-        started = time.perf_counter()
         try:
-            predictions = await self._link.run(images)
+            predictions, seconds = await self._link.run(images)
         except ChallengerError as error:
             if error.is_failure:
                 self._failures += 1
@@ -90,7 +89,7 @@ class LiveExperiment:
             arm.failed(error.kind)
             raise
         self._failures = 0
-        arm.answered(predictions, time.perf_counter() - started)
+        arm.answered(predictions, seconds)
         return predictions
 
     async def _shadow(self, images: Sequence[bytes], predictions: Sequence[Prediction]) -> None:

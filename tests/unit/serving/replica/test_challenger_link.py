@@ -21,7 +21,7 @@ async def _answer(images: list[bytes]) -> Answers:
     """`c…` is a cat, `d…` a dog, anything else cannot be read."""
     readable = [i for i, data in enumerate(images) if data[:1] in (b"c", b"d")]
     rows = [[0.9, 0.1] if images[i][:1] == b"c" else [0.2, 0.8] for i in readable]
-    return readable, np.array(rows, np.float32).reshape(-1, 2), np.zeros((len(rows), 3), np.float32)
+    return readable, np.array(rows, np.float32).reshape(-1, 2), np.zeros((len(rows), 3), np.float32), 0.001
 
 
 def _kind(call: Call, images: list[bytes]) -> str:
@@ -44,7 +44,10 @@ def test_each_request_gets_its_own_answers_and_many_travel_together() -> None:
     async def run() -> None:
         link = _link(call)
         requests = [[b"c%d" % i, b"d%d" % i] if i % 2 else [b"d%d" % i] for i in range(20)]
-        for request, answers in zip(requests, await asyncio.gather(*map(link.run, requests)), strict=True):
+        for request, (answers, seconds) in zip(
+            requests, await asyncio.gather(*map(link.run, requests)), strict=True
+        ):
+            assert seconds == 0.001
             assert [answer.class_name for answer in answers] == [
                 "cat" if data[:1] == b"c" else "dog" for data in request
             ]
@@ -70,7 +73,7 @@ def test_what_goes_wrong_has_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
 
     async def no_numbers(images: list[bytes]) -> Answers:
         rows = np.full((len(images), 2), np.nan, np.float32)
-        return list(range(len(images))), rows, rows
+        return list(range(len(images))), rows, rows, 0.001
 
     assert _kind(hang, [b"c"]) == "late"
     assert _kind(fail, [b"c"]) == "raised"
@@ -97,7 +100,7 @@ def test_a_hanging_challenger_takes_no_more_than_its_places_and_is_asked_again(
         kinds = {result.kind for result in results if isinstance(result, ChallengerError)}
         hangs = False
         await asyncio.sleep(0.1)
-        (answer,) = await link.run([b"d"])
+        (answer,), _ = await link.run([b"d"])
         assert answer.class_name == "dog"
         return sorted(kinds)
 
