@@ -20,7 +20,7 @@ from pydantic import BaseModel
 from raycls.cli import app
 from raycls.config import AugmentConfig, NetworkConfig, OptimConfig, TrainingConfig
 from raycls.serving.replica.metrics import Metrics
-from raycls.serving.settings import ServingConfig
+from raycls.serving.settings import ControlPlaneConfig, ServingConfig
 from raycls.tuning.space import Domain
 from raycls.tuning.spec import StudySpec
 
@@ -70,6 +70,12 @@ def settings() -> str:
         "These are the `args` of the application in `serve_config.yaml`.",
         "",
         *_fields(ServingConfig),
+        "",
+        "## Control plane",
+        "",
+        "These are the `args` of the second application in `serve_config.yaml`.",
+        "",
+        *_fields(ControlPlaneConfig),
         "",
         "## A study",
         "",

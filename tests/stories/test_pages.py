@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 DOCS = ROOT / "docs"
 # In the order in which one page uses what another has made.
-ORDER = ("index", "data", "training", "tuning", "serving", "operations", "cluster")
+ORDER = ("index", "data", "training", "tuning", "serving", "lifecycle", "operations", "cluster")
 PAGES = [page for name in ORDER if (page := DOCS / f"{name}.md").exists()]
 TUNING = DOCS / "tuning.md"
 
@@ -52,6 +52,8 @@ SHORTER = [
     ("--trials 4 --max-epochs 1", "--trials 2 --preset smoke"),
     ("jobs/train.py digits", "jobs/train.py digits --preset smoke"),
     ("-- python jobs", f"-- {sys.executable} jobs"),
+    ("label=cat", "label=3"),
+    ('\\"cat\\"', '\\"3\\"'),
     ("--seconds 1 --repeats 1", "--seconds 0.3 --repeats 1 --connections 2 --rates none"),
 ]
 
@@ -111,6 +113,12 @@ def _adapted(command: str, port: int) -> str:
         command = command.replace(old, new)
     if command.startswith("raycls train ") and "--preset" not in command:
         command += " --preset smoke"
+    if command.startswith("raycls retrain digits"):
+        command += " --preset smoke"
+    if command.startswith("raycls promote ") and "--force" not in command:
+        command += " --force --reason documentation"  # few pictures decide nothing
+    if command.startswith("raycls experiment"):
+        command += f" --url http://127.0.0.1:{port}"
     if command.startswith(("raycls up", "raycls doctor", "raycls bench")):
         command += f" --port {port}"
     if command.startswith("curl "):

@@ -38,7 +38,7 @@ def test_the_commands_are_those_of_the_design() -> None:
     first = {path[0] for path in _commands()}
     assert first == {
         "data", "train", "tune", "evaluate", "models", "promote", "predict", "up", "down", "env", "doctor",
-        "bench", "demo", "export", "top", "uploads",
+        "bench", "demo", "export", "top", "uploads", "tokens", "experiment", "retrain", "rollback",
     }  # fmt: skip
 
 
@@ -48,7 +48,8 @@ def test_every_help_shows_an_example(command: tuple[str, ...], capsys: pytest.Ca
         app([*command, "--help"], prog_name="raycls")
     assert done.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
-    words = [word for word in command if word != "run"]  # `raycls tune DATASET` is `raycls tune run DATASET`
+    # `raycls tune DATASET` is `raycls tune run DATASET`, `raycls retrain MODEL` is `raycls retrain start MODEL`.
+    words = [word for word in command if command not in (("tune", "run"), ("retrain", "start")) or word == command[0]]
     assert re.search(rf"Example: [^.]*raycls {' '.join(words)}", text)
 
 
