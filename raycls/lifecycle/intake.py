@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, BinaryIO, NamedTuple
 
 from raycls.data.class_names import ClassNames
-from raycls.data.decode import decode_with_facts
+from raycls.data.decode import decode_with_facts, pixels_of
 from raycls.data.layout import NAME
 from raycls.data.versions import open_dataset
 from raycls.errors import DataError, ImageError, UploadError, UploadTooLargeError, UsageError
@@ -171,7 +171,8 @@ class _Intake:
         if not NAME.fullmatch(name) or len(name) > NAME_CHARACTERS:
             raise UsageError(f"{name!r} cannot name a dataset: `raycls data list` shows those that exist")
         self._uploads, self._name, self._sender = uploads, name, check_sender(sender)
-        self._source, self._limits = source, limits
+        self._source, self._limits, self._pixels = source, limits, limits.pixels_of_all
+        self._events: dict[str, dict[str, Any]] = {}
         self._classes = open_dataset(name).info.classes if classes is None else classes
 
     @telling()
@@ -187,44 +188,57 @@ class _Intake:
         self._records = self._uploads.records()
         self._room = self._limits.quota_bytes - self._records.stored_bytes()
         extra = {"prediction": dict(prediction)} if prediction else {}
-        events: dict[str, dict[str, Any]] = {}
         answer = Answer()
-        for count, (file, given, data) in enumerate(pictures):
-            if count == self._limits.files:
-                raise UploadTooLargeError(f"more than {self._limits.files:,} pictures: send them in parts")
-            sha256, label, shown = hashlib.sha256(data).hexdigest(), label_of[given], named(file)
-            record = self._records.of.get((self._name, sha256))
-            if sha256 in events:
-                answer.known.append(Known(shown, sha256, events[sha256]["label"], "waiting"))
-            elif record is not None and record.state != "purged" and not replaces(self._source, record):
-                answer.known.append(Known(shown, sha256, record.label, record.state))
-            elif reason := self._objection(sha256, data):
-                answer.refused.append(Refused(shown, reason))
-            else:
-                try:
-                    decoded = decode_with_facts(data, side=SIDE, max_pixels=self._limits.pixels)
-                except ImageError as error:
-                    answer.refused.append(Refused(shown, named(str(error))))
-                    continue
-                self._uploads.keep(sha256, data)
-                self._room -= len(data)
-                events[sha256] = {
-                    **{"kind": "added", "name": self._name, "sha256": sha256, "label": label},
-                    **{"by": self._sender, "source": self._source, **extra},
-                    **{"size": len(data), "width": decoded.width, "height": decoded.height},
-                }
-                answer.taken.append(Taken(shown, sha256, label, label not in self._classes))
-        self._uploads.write(events.values())
+        try:
+            for count, (file, label, data) in enumerate(pictures):
+                if count == self._limits.files:
+                    raise UploadTooLargeError(
+                        f"more than {self._limits.files:,} pictures: send them in parts"
+                    )
+                self._take_one(named(file), label_of[label], data, answer)
+            self._uploads.write({**event, **extra} for event in self._events.values())
+        except BaseException:  # also where the caller is interrupted
+            for sha256 in self._events:
+                self._uploads.drop(sha256)
+            raise
         self._settle(answer)
         return answer
 
-    def _objection(self, sha256: str, data: bytes) -> str:
-        """Return why a picture is refused before anybody opens it, or ""."""
-        if len(data) > self._limits.picture_bytes:
-            return f"larger than {self._limits.picture_bytes:,} bytes: make it smaller"
+    def _take_one(self, file: str, label: str, data: bytes, answer: Answer) -> None:
+        sha256 = hashlib.sha256(data).hexdigest()
+        record = self._records.of.get((self._name, sha256))
+        if sha256 in self._events:
+            answer.known.append(Known(file, sha256, self._events[sha256]["label"], "waiting"))
+            return
+        if record is not None and record.state != "purged" and not replaces(self._source, record):
+            answer.known.append(Known(file, sha256, record.label, record.state))
+            return
+        try:
+            width, height = self._checked(sha256, data)
+        except (UploadError, ImageError) as error:
+            answer.refused.append(Refused(file, named(str(error))))
+            return
+        event = {"kind": "added", "name": self._name, "sha256": sha256, "label": label, "by": self._sender}
+        facts = {"source": self._source, "size": len(data), "width": width, "height": height}
+        self._events[sha256] = {**event, **facts}
+        self._uploads.keep(sha256, data)
+        self._room -= len(data)
+        answer.taken.append(Taken(file, sha256, label, label not in self._classes))
+
+    def _checked(self, sha256: str, data: bytes) -> tuple[int, int]:
+        """Return width and height of a picture in pixels. Raises UploadError or ImageError if it is refused."""
+        limits = self._limits
+        if len(data) > limits.picture_bytes:
+            raise UploadError(f"larger than {limits.picture_bytes:,} bytes: make it smaller")
         if sha256 in self._records.purged:
-            return "it was purged for good"
-        return "the store of uploads is full: its admin can purge some" if len(data) > self._room else ""
+            raise UploadError("it was purged for good")
+        if len(data) > self._room:
+            raise UploadError("the store of uploads is full: its admin can purge some")
+        self._pixels -= pixels_of(data, max_pixels=limits.pixels)  # those of a damaged picture cost time too
+        if self._pixels < 0:
+            raise UploadError("the pictures of this call have too many pixels together: send it in another")
+        decoded = decode_with_facts(data, side=SIDE, max_pixels=limits.pixels)
+        return decoded.width, decoded.height
 
     def _settle(self, answer: Answer) -> None:
         """Correct the answer by what other processes did meanwhile: add, purge or delete the same pictures."""

@@ -31,7 +31,10 @@ def add_uploads(name: str, uploads: Uploads | None = None, *, trusted: Collectio
             known={each.sha256 for each in records},
         )
 
-    return add_pictures(name, read, trusted=trusted)
+    added = add_pictures(name, read, trusted=trusted)
+    with telling():
+        store.tidy()
+    return added
 
 
 def _accepted_at(record: Record) -> tuple[float, str]:

@@ -102,9 +102,8 @@ def test_a_file_name_is_only_told(uploads: Uploads, tmp_path: Path, name: str) -
     shown = answer.taken[0].file
     assert len(shown) <= 201
     assert "\n" not in shown and "\0" not in shown
-    files = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert len(files) == 2
-    assert all(path.name in (digest(png(1)),) or path.suffix == ".jsonl" for path in files)
+    picture, record = sorted(files(tmp_path), key=lambda path: path.suffix)
+    assert (picture.name, record.suffix) == (digest(png(1)), ".jsonl")
 
 
 @pytest.mark.parametrize(
@@ -158,10 +157,31 @@ def test_a_dataset_that_nobody_has_is_told(uploads: Uploads) -> None:
         add(uploads, "pets", [("1.png", png(1))], label="cat", sender="ann")
 
 
-def test_too_many_pictures_are_refused_as_a_whole(uploads: Uploads) -> None:
+def files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def test_too_many_pictures_are_refused_as_a_whole(uploads: Uploads, tmp_path: Path) -> None:
     with pytest.raises(UploadTooLargeError, match="more than 2 pictures"):
         send(uploads, 1, 2, 3, limits=UploadLimits(files=2))
-    assert stored(uploads) == []
+    assert files(tmp_path) == []
+
+
+def test_a_call_that_is_interrupted_leaves_nothing(uploads: Uploads, tmp_path: Path) -> None:
+    def pictures():
+        yield "1.png", png(1)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        add(uploads, "pets", pictures(), label="cat", sender="ann", classes=CLASSES)
+    assert files(tmp_path) == []
+
+
+def test_pixels_are_limited_for_all_pictures_of_a_call(uploads: Uploads) -> None:
+    answer = send(uploads, 1, 2, 3, limits=UploadLimits(pixels_of_all=2 * 24 * 24))
+    assert [each.file for each in answer.taken] == ["1.png", "2.png"]
+    assert "too many pixels together" in answer.refused[0].reason
+    assert len(send(uploads, 3).taken) == 1
 
 
 def test_a_full_store_takes_nothing_more(uploads: Uploads) -> None:
@@ -219,7 +239,7 @@ def test_a_zip_that_exceeds_a_limit_leaves_nothing(uploads: Uploads, tmp_path: P
         add_zip(
             uploads, "pets", file, sender="ann", classes=CLASSES, limits=UploadLimits(unpacked_bytes=500_000)
         )
-    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    assert files(tmp_path) == []
 
 
 def test_a_kill_at_any_step_leaves_all_or_nothing_and_the_next_call_completes_it(tmp_path: Path) -> None:

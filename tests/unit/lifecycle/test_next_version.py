@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import multiprocessing
+import os
 import shutil
 from functools import partial
 from pathlib import Path
@@ -197,6 +198,16 @@ def test_a_picture_that_is_damaged_in_the_store_is_left_out_and_taken_when_it_is
     again = add_uploads("pets")
     assert (again.dataset.info.reference, bad in rows_of(again.dataset)) == ("pets@3", True)
     assert read_left_out(again.dataset).to_pylist() == []
+
+
+def test_what_killed_requests_left_is_removed(uploads: Uploads, home: Path) -> None:
+    uploads.keep(digest(png(1)), png(1))
+    (file,) = (path for path in (home / "uploads/pictures").rglob("*") if path.is_file())
+    add_uploads("pets")
+    assert file.exists()
+    os.utime(file, (0, 0))
+    add_uploads("pets")
+    assert not file.exists()
 
 
 def test_a_purged_picture_leaves_the_versions_and_never_comes_back(uploads: Uploads) -> None:
