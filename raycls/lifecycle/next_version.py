@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from raycls.data.additions import Added, Addition, Wanted, add_pictures
+from raycls.data.additions import Added, Wanted, add_pictures
+from raycls.data.senders import Addition
 from raycls.lifecycle.place import telling
 from raycls.lifecycle.records import Record
 from raycls.lifecycle.uploads import Uploads

@@ -16,7 +16,7 @@ from raycls.errors import UnknownDatasetError, UploadError, UploadTooLargeError,
 from raycls.lifecycle.intake import add, add_zip, class_of
 from raycls.lifecycle.limits import UploadLimits
 from raycls.lifecycle.place import Folder
-from raycls.lifecycle.review import accept, purge, reject
+from raycls.lifecycle.review import purge, reject
 from raycls.lifecycle.uploads import Uploads
 from tests.killed import killed_at
 from tests.unit.lifecycle.pictures import CLASSES, digest, png, stored
@@ -293,10 +293,45 @@ def test_two_processes_that_send_the_same_pictures_make_one_record_of_each(tmp_p
     assert len([path for path in (tmp_path / "pictures").rglob("*") if path.is_file()]) == 20
 
 
-def test_what_is_added_while_it_expires_stays(uploads: Uploads) -> None:
-    """`drop` looks again after it has deleted a picture."""
+def test_what_others_do_during_a_call_is_in_its_answer(uploads: Uploads, tmp_path: Path) -> None:
+    """Another process purges the first picture, sends the second, and deletes the bytes of the third."""
+    other = Uploads(Folder(tmp_path / "uploads"))
+    purged, sent, lost, mine = (digest(png(seed)) for seed in (1, 2, 3, 4))
+
+    def pictures():
+        yield from ((f"{seed}.png", png(seed)) for seed in (1, 2, 3, 4))
+        other.write([{"kind": "purged", "sha256": purged, "by": "eve"}])
+        send(other, 2, label="dog", sender="bob")
+        (tmp_path / "uploads/pictures" / lost[:2] / lost).unlink()
+
+    answer = add(uploads, "pets", pictures(), label="cat", sender="ann", classes=CLASSES)
+    assert [each.sha256 for each in answer.taken] == [mine]
+    assert [(each.sha256, each.label) for each in answer.known] == [(sent, "dog")]
+    assert [each.file for each in answer.refused] == ["1.png", "3.png"]
+    assert not uploads.has(purged)
+    assert uploads.records().of["pets", lost].state == "expired"
+    assert [each.sha256 for each in send(uploads, 3).taken] == [lost]
+
+
+def test_a_picture_that_a_record_needs_is_not_dropped(uploads: Uploads) -> None:
     send(uploads, 1)
+    uploads.drop(digest(png(1)))
+    assert uploads.has(digest(png(1)))
+
+
+def test_a_picture_that_is_sent_while_it_is_dropped_comes_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = Folder(tmp_path)
+    dropping, sending = Uploads(place), Uploads(Folder(tmp_path))
     sha256 = digest(png(1))
-    accept(uploads, "pets", [sha256], by="eve")
-    uploads.drop(sha256)
-    assert uploads.has(sha256)
+    dropping.keep(sha256, png(1))
+    row = {"kind": "added", "name": "pets", "label": "cat", "by": "ann", "source": "upload", "size": 1}
+
+    def delete(path: str) -> None:
+        Folder.delete(place, path)
+        sending.write([{**row, "sha256": sha256, "width": 24, "height": 24}])
+
+    monkeypatch.setattr(place, "delete", delete)
+    dropping.drop(sha256)
+    assert [record.sha256 for record in stored(sending)] == [sha256]
