@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from raycls.errors import UnknownDatasetError, UploadError, UploadTooLargeError, UsageError
-from raycls.lifecycle.intake import add, add_zip, class_of
+from raycls.lifecycle.intake import add, add_zip
 from raycls.lifecycle.limits import UploadLimits
 from raycls.lifecycle.place import Folder
 from raycls.lifecycle.review import purge, reject
@@ -130,11 +130,7 @@ def test_a_label_that_is_no_class_name_is_refused(uploads: Uploads, label: str) 
     assert stored(uploads) == []
 
 
-def test_a_label_finds_its_class_however_it_is_spelled(uploads: Uploads) -> None:
-    assert class_of("cat", CLASSES) == "cat"
-    assert class_of(" Cat ", CLASSES) == "cat"
-    assert class_of("cafe\u0301", ("caf\u00e9",)) == "caf\u00e9"
-    assert class_of("big/cat", CLASSES) == "big/cat"
+def test_a_new_class_of_the_queue_is_known_to_the_next_call(uploads: Uploads) -> None:
     assert [each.new_class for each in send(uploads, 1, label="Bird").taken] == [True]
     assert [each.label for each in send(uploads, 2, label="bird").taken] == ["Bird"], "one new class, not two"
 
@@ -231,6 +227,19 @@ def test_a_zip_of_class_folders(uploads: Uploads) -> None:
     assert {each.file for each in answer.refused} == {"../4.png", "dog/inner.png", "bird/large.png"}
     assert len(stored(uploads)) == 3
     assert set(answer.as_json()) == {"taken", "known", "refused", "ignored"}
+
+
+def test_a_folder_of_a_zip_that_is_no_class_is_refused_alone(uploads: Uploads) -> None:
+    file = zip_of(
+        {"cat/1.png": png(1), "x" * 200 + "/2.png": png(2), "Bird/3.png": png(3), "bird/4.png": png(4)}
+    )
+    answer = add_zip(uploads, "pets", file, sender="ann", classes=CLASSES)
+    assert sorted((each.label, each.new_class) for each in answer.taken) == [
+        ("Bird", True),
+        ("Bird", True),
+        ("cat", False),
+    ]
+    assert "more than 100 characters" in answer.refused[0].reason
 
 
 def test_a_zip_that_exceeds_a_limit_leaves_nothing(uploads: Uploads, tmp_path: Path) -> None:
