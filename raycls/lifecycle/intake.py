@@ -207,10 +207,11 @@ class _Intake:
             raise UploadError("it was purged for good")
         if len(data) > self._room:
             raise UploadError("the store of uploads is full: its admin can purge some")
-        self._pixels -= pixels_of(data, max_pixels=limits.pixels)  # those of a damaged picture cost time too
+        # Those of a damaged picture cost time too.
+        self._pixels -= pixels_of(data, max_pixels=limits.pixels, formats=limits.formats)
         if self._pixels < 0:
             raise UploadError("the pictures of this call have too many pixels together: send it in another")
-        decoded = decode_with_facts(data, side=SIDE, max_pixels=limits.pixels)
+        decoded = decode_with_facts(data, side=SIDE, max_pixels=limits.pixels, formats=limits.formats)
         return decoded.width, decoded.height
 
     def _settle(self, answer: Answer) -> None:

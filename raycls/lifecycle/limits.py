@@ -15,6 +15,9 @@ class UploadLimits(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    formats: tuple[str, ...] | None = Field(
+        None, description="accepted formats, by Pillow's names; none: all that a preparation reads"
+    )
     picture_bytes: int = Field(20 << 20, ge=1, description="largest picture, bytes")
     pixels: int = Field(MAX_PIXELS, ge=1, description="most pixels (width × height) of a picture")
     # A small file can have many pixels, and each takes time.

@@ -163,6 +163,17 @@ def test_too_many_pictures_are_refused_as_a_whole(uploads: Uploads, tmp_path: Pa
     assert files(tmp_path) == []
 
 
+def test_formats_can_be_limited(uploads: Uploads) -> None:
+    tiff = io.BytesIO()
+    Image.open(io.BytesIO(png(1))).save(tiff, "TIFF")
+    pictures = [("1.tiff", tiff.getvalue()), ("2.png", png(2))]
+    limits = UploadLimits(formats=("JPEG", "PNG"))
+    answer = add(uploads, "pets", pictures, label="cat", sender="ann", classes=CLASSES, limits=limits)
+    assert [each.file for each in answer.taken] == ["2.png"]
+    assert "not an image of a known format" in answer.refused[0].reason
+    assert len(add(uploads, "pets", pictures[:1], label="cat", sender="ann", classes=CLASSES).taken) == 1
+
+
 def test_a_call_that_is_interrupted_leaves_nothing(uploads: Uploads, tmp_path: Path) -> None:
     def pictures():
         yield "1.png", png(1)
