@@ -6,7 +6,7 @@ import getpass
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 import typer
 
@@ -56,13 +56,14 @@ def add_command(
     uploads, answer = Uploads(), Answer()
     with progress.bar("checking pictures", len(files) + len(zips)) as bar:
         for path in zips:
-            with _opened(path).open("rb") as file:
+            with _opened(path) as file:
                 answer = _sum(answer, add_zip(uploads, name, file, sender=_who(by)))
             bar.advance()
 
         def read() -> Iterator[tuple[str, bytes]]:
             for path in files:
-                yield path.name, _opened(path).read_bytes()
+                with _opened(path) as file:
+                    yield path.name, file.read()
                 bar.advance()
 
         if files and label is not None:
@@ -217,10 +218,13 @@ def _files(paths: list[Path]) -> Iterator[Path]:
             yield path
 
 
-def _opened(path: Path) -> Path:
+def _opened(path: Path) -> BinaryIO:
     if not path.is_file():  # to open a FIFO could wait for ever
         raise UsageError(f"{path} is no file: give pictures, folders of pictures or zips")
-    return path
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}; change its permissions") from None
 
 
 def _sum(first: Answer, second: Answer) -> Answer:

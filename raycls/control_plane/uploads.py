@@ -17,10 +17,13 @@ from raycls.control_plane.body import document_of, file_of, form_of, wanted_int
 from raycls.control_plane.route import ControlRoute
 from raycls.data.versions import open_dataset
 from raycls.lifecycle import intake, review
+from raycls.lifecycle.limits import UploadLimits
 from raycls.lifecycle.records import State
 from raycls.lifecycle.uploads import Uploads
 from raycls.serving.replica.answer import HTTPProblem, json_response
+from raycls.serving.replica.inference import FORMATS
 
+LIMITS = UploadLimits(formats=FORMATS)  # over HTTP, the formats that a prediction takes
 ZIP = ("application/zip", "application/x-zip-compressed")
 
 
@@ -43,7 +46,7 @@ async def upload(request: Request) -> Response:
     if kind in ZIP:
         name = request.query_params.get("dataset") or await served.dataset()
         async with file_of(request, limit) as file:
-            answer = await run_in_threadpool(intake.add_zip, uploads, name, file, sender=by)
+            answer = await run_in_threadpool(intake.add_zip, uploads, name, file, sender=by, limits=LIMITS)
         return json_response(answer.as_json())
     if kind != "multipart/form-data":
         raise HTTPProblem(415, "send multipart/form-data with label and file, or a zip as application/zip")
@@ -54,7 +57,9 @@ async def upload(request: Request) -> Response:
         if not isinstance(name, str):
             raise HTTPProblem(400, "the field dataset must be text")
         if len(archives) == 1 and not files and label is None:
-            answer = await run_in_threadpool(intake.add_zip, uploads, name, archives[0].file, sender=by)
+            answer = await run_in_threadpool(
+                intake.add_zip, uploads, name, archives[0].file, sender=by, limits=LIMITS
+            )
             return json_response(answer.as_json())
         if not files or archives or not isinstance(label, str):
             raise HTTPProblem(
@@ -63,7 +68,7 @@ async def upload(request: Request) -> Response:
 
         def take() -> intake.Answer:
             pictures = ((each.filename or "", each.file.read()) for each in files)
-            return intake.add(uploads, name, pictures, label=label, sender=by)
+            return intake.add(uploads, name, pictures, label=label, sender=by, limits=LIMITS)
 
         return json_response((await run_in_threadpool(take)).as_json())
 

@@ -11,7 +11,6 @@ or made twice, adds nothing twice. This module does not know where pictures are 
 from __future__ import annotations
 
 import shutil
-from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
@@ -23,35 +22,20 @@ from raycls.data.class_names import ClassNames
 from raycls.data.exclusion import exclusions_of
 from raycls.data.ingest import TASK_FILES, decode_all, decode_here
 from raycls.data.layout import DECODED
-from raycls.data.listing import Listing, Where
-from raycls.data.manifest import SCHEMA, UPLOADS, LeftOut, is_upload, read_left_out, read_rows
+from raycls.data.listing import Listing
+from raycls.data.manifest import SCHEMA, LeftOut, is_upload, read_left_out, read_rows
 from raycls.data.options import PrepareOptions
 from raycls.data.packed import PackedDataset
 from raycls.data.parts import PartPixels, Parts
-from raycls.data.prepare import MIN_IMAGES
+from raycls.data.senders import Addition, choose
 from raycls.data.splits import SHARES
 from raycls.data.versions import open_dataset
 from raycls.data.writer import reserved
 from raycls.errors import UsageError
 from raycls.progress import say
 
-MOST_OF_A_CLASS = 10  # one sender gives at most one of so many pictures of a class
 COLUMNS = ("source", "sha256", "width", "height", "mode", "phash", "noticed")
 COLUMN_TYPES = pa.schema([SCHEMA.field(column) for column in COLUMNS])
-
-
-@dataclass(frozen=True)
-class Addition:
-    """A picture that somebody sent. where: see raycls/data/readers.py."""
-
-    sha256: str
-    label: str
-    sender: str
-    where: Where
-
-    @property
-    def source(self) -> str:
-        return UPLOADS + self.sender
 
 
 @dataclass(frozen=True)
@@ -101,7 +85,7 @@ def add_pictures(name: str, read: Callable[[], Wanted], *, trusted: Collection[s
         exclusions = exclusions_of(name, None)
         present = set(rows["sha256"].to_pylist())
         sources = rows["source"].take(pa.array(kept)).to_pylist()
-        new, waiting = _chosen(
+        new, waiting = choose(
             [
                 each
                 for each in asked.pictures
@@ -131,13 +115,15 @@ def add_pictures(name: str, read: Callable[[], Wanted], *, trusted: Collection[s
         ]
         sound = np.flatnonzero(whole)
         labels += [names.of_label[new[position].label] for position in sound]
-        used = [label for label in names.classes if label in {*former.info.classes, *labels}]
+        having = {*former.info.classes, *labels}  # a class whose pictures all wait is none yet
+        classes = tuple(label for label in names.classes if label in having)
+        index_of = {label: index for index, label in enumerate(classes)}
         images = Images(
             columns=_columns(
                 rows.take(pa.array(kept)), table.take(pa.array(sound)), [new[i].source for i in sound]
             ),
-            labels=np.array([used.index(label) for label in labels], dtype=np.int64),
-            classes=tuple(used),
+            labels=np.array([index_of[label] for label in labels], dtype=np.int64),
+            classes=classes,
             pixels=_Joined(
                 former,
                 kept,
@@ -173,45 +159,6 @@ def _kept(
             names.of_label[wanted[sha256].label] if is_upload(source) and sha256 in wanted else label
         )
     return np.array(kept, dtype=np.int64), labels
-
-
-def _chosen(
-    new: Sequence[Addition], former: Sequence[tuple[str, str]], names: ClassNames, trusted: Collection[str]
-) -> tuple[list[Addition], dict[str, int]]:
-    """Return the pictures to add, and how many of each sender wait. former: source and class of each former image."""
-    pairs = [(each.source, names.of_label[each.label]) for each in new]
-    fits = within_share(former, pairs, {UPLOADS + sender for sender in trusted})
-    total = Counter(label for _, label in former) + Counter(
-        label for (_, label), fit in zip(pairs, fits, strict=True) if fit
-    )
-    taken = [fit and total[label] >= MIN_IMAGES for (_, label), fit in zip(pairs, fits, strict=True)]
-    waiting = Counter(each.sender for each, take in zip(new, taken, strict=True) if not take)
-    for sender, count in sorted(waiting.items()):
-        say(
-            f"{count:,} accepted pictures of {sender} wait for a later version: one sender gives at most a tenth of a "
-            f"class, and a new class needs {MIN_IMAGES} pictures. --trust {sender} lifts the first limit"
-        )
-    return [each for each, take in zip(new, taken, strict=True) if take], dict(waiting)
-
-
-def within_share(
-    former: Sequence[tuple[str, str]], new: Sequence[tuple[str, str]], trusted: Collection[str]
-) -> list[bool]:
-    """Return which new pictures, in their order, leave each source at most a tenth of a class.
-
-    former and new: source and class of each picture. Other sources' new pictures do not count, so the order of the
-    sources makes no difference. trusted: sources without a limit.
-    """
-    of_class, of_source = Counter(label for _, label in former), Counter(former)
-    limit = {
-        pair: (of_class[pair[1]] - of_source[pair]) // (MOST_OF_A_CLASS - 1) for pair in dict.fromkeys(new)
-    }
-    given = Counter(of_source)
-    fits = []
-    for pair in new:
-        fits.append(pair[0] in trusted or given[pair] < limit[pair])
-        given[pair] += fits[-1]
-    return fits
 
 
 def _settings(former: PackedDataset) -> Settings:

@@ -16,8 +16,8 @@ from dataclasses import asdict, dataclass
 from pydantic import BaseModel, ConfigDict, Field
 
 from raycls.data.place import telling
-from raycls.lifecycle.intake import NO_LIMITS, Answer, add
-from raycls.lifecycle.limits import UploadLimits
+from raycls.lifecycle.intake import Answer, add
+from raycls.lifecycle.limits import USUAL, UploadLimits
 from raycls.lifecycle.records import Record, expiry
 from raycls.lifecycle.uploads import Uploads
 
@@ -89,7 +89,7 @@ def keep(
     policy: CapturePolicy,
     *,
     classes: tuple[str, ...],
-    limits: UploadLimits = NO_LIMITS,
+    limits: UploadLimits = USUAL,
 ) -> Answer | None:
     """Store a captured picture for review, or return None where all processes together have enough of them.
 

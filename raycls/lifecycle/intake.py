@@ -11,27 +11,24 @@ from __future__ import annotations
 
 import hashlib
 import re
-import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, NamedTuple
 
-from raycls.data.class_names import ClassNames
-from raycls.data.decode import decode_with_facts
+from raycls.data.decode import decode_with_facts, pixels_of
 from raycls.data.layout import NAME
 from raycls.data.place import telling
 from raycls.data.versions import open_dataset
-from raycls.errors import DataError, ImageError, UploadError, UploadTooLargeError, UsageError
+from raycls.errors import ImageError, UploadError, UploadTooLargeError, UsageError
 from raycls.lifecycle.archives import Refused, named, opened_zip
-from raycls.lifecycle.limits import UploadLimits
+from raycls.lifecycle.labels import class_of, classes_of, resolve
+from raycls.lifecycle.limits import USUAL, UploadLimits
 from raycls.lifecycle.records import Source, expiry, replaces
 from raycls.lifecycle.uploads import Uploads
 
 SENDER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,99}")
 NAME_CHARACTERS = 100  # longest name of a dataset
-DIRECTIONS = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}  # Unicode Standard Annex 9
 SIDE = 224  # pixels: a larger JPEG is decoded at a smaller scale, as a preparation does
-NO_LIMITS = UploadLimits()
 
 
 class Taken(NamedTuple):
@@ -78,7 +75,7 @@ def add(
     source: Source = "upload",
     classes: tuple[str, ...] | None = None,
     prediction: Mapping[str, Any] | None = None,
-    limits: UploadLimits = NO_LIMITS,
+    limits: UploadLimits = USUAL,
 ) -> Answer:
     """Take pictures of one class, given as (file name, bytes), into the review queue of a dataset.
 
@@ -87,8 +84,10 @@ def add(
     UploadError if the label cannot name a class, UploadTooLargeError for too many pictures, UnknownDatasetError, and
     DataError if the store cannot be read or written.
     """
-    labelled = ((file, label, data) for file, data in pictures)
-    return _Intake(uploads, name, sender, source, classes, limits).take([label], labelled, prediction)
+    intake = _Intake(uploads, name, sender, source, classes, limits)
+    with telling():
+        class_of(label, intake.known(), limits)  # raises
+    return intake.take([label], ((file, label, data) for file, data in pictures), prediction)
 
 
 def add_zip(
@@ -98,7 +97,7 @@ def add_zip(
     *,
     sender: str,
     classes: tuple[str, ...] | None = None,
-    limits: UploadLimits = NO_LIMITS,
+    limits: UploadLimits = USUAL,
 ) -> Answer:
     """Take the pictures of a zip of class folders into the review queue of a dataset.
 
@@ -114,37 +113,6 @@ def add_zip(
         answer.refused[:0] = archive.refused
         answer.ignored = archive.ignored
     return answer
-
-
-def class_of(label: str, known: Iterable[str], limits: UploadLimits = NO_LIMITS) -> str:
-    """Return a label as the class that it names: one of the known ones, or a new one.
-
-    Raises UploadError if no class can have that name.
-    """
-    if len(label) > limits.label_characters:
-        raise UploadError(
-            f"the label has more than {limits.label_characters} characters: choose a shorter one"
-        )
-    known = tuple(known)
-    if label in known:
-        return label
-    if any(map(_misleads, label)):
-        raise UploadError(f"{label!a} cannot name a class: it has letters that nobody sees; remove them")
-    try:
-        (found,) = ClassNames.of([label], former=known, merge_case=True).of_label.values()
-    except DataError as error:
-        raise UploadError(str(error)) from None
-    if {"", ".", ".."} & set(found.split("/")) or "\\" in found:
-        raise UploadError(
-            f"{found!r} cannot name a class: no folder of pictures has such a name; choose another"
-        )
-    return found
-
-
-def classes_of(uploads: Uploads, name: str, classes: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the classes of a dataset, and the new ones that pictures in its queue have."""
-    labels = {record.label for record in uploads.of(name) if record.state in ("waiting", "accepted")}
-    return (*classes, *sorted(labels - set(classes)))
 
 
 def check_sender(sender: str) -> str:
@@ -171,8 +139,12 @@ class _Intake:
         if not NAME.fullmatch(name) or len(name) > NAME_CHARACTERS:
             raise UsageError(f"{name!r} cannot name a dataset: `raycls data list` shows those that exist")
         self._uploads, self._name, self._sender = uploads, name, check_sender(sender)
-        self._source, self._limits = source, limits
+        self._source, self._limits, self._pixels = source, limits, limits.pixels_of_all
+        self._events: dict[str, dict[str, Any]] = {}
         self._classes = open_dataset(name).info.classes if classes is None else classes
+
+    def known(self) -> tuple[str, ...]:
+        return classes_of(self._uploads, self._name, self._classes)
 
     @telling()
     def take(
@@ -182,49 +154,65 @@ class _Intake:
         prediction: Mapping[str, Any] | None = None,
     ) -> Answer:
         """Take pictures, given as (file name, label, bytes), of some labels."""
-        known = classes_of(self._uploads, self._name, self._classes)
-        label_of = {label: class_of(label, known, self._limits) for label in labels}
+        resolved = resolve(labels, self.known(), self._limits)
         self._records = self._uploads.records()
         self._room = self._limits.quota_bytes - self._records.stored_bytes()
         extra = {"prediction": dict(prediction)} if prediction else {}
-        events: dict[str, dict[str, Any]] = {}
         answer = Answer()
-        for count, (file, given, data) in enumerate(pictures):
-            if count == self._limits.files:
-                raise UploadTooLargeError(f"more than {self._limits.files:,} pictures: send them in parts")
-            sha256, label, shown = hashlib.sha256(data).hexdigest(), label_of[given], named(file)
-            record = self._records.of.get((self._name, sha256))
-            if sha256 in events:
-                answer.known.append(Known(shown, sha256, events[sha256]["label"], "waiting"))
-            elif record is not None and record.state != "purged" and not replaces(self._source, record):
-                answer.known.append(Known(shown, sha256, record.label, record.state))
-            elif reason := self._objection(sha256, data):
-                answer.refused.append(Refused(shown, reason))
-            else:
-                try:
-                    decoded = decode_with_facts(data, side=SIDE, max_pixels=self._limits.pixels)
-                except ImageError as error:
-                    answer.refused.append(Refused(shown, named(str(error))))
-                    continue
-                self._uploads.keep(sha256, data)
-                self._room -= len(data)
-                events[sha256] = {
-                    **{"kind": "added", "name": self._name, "sha256": sha256, "label": label},
-                    **{"by": self._sender, "source": self._source, **extra},
-                    **{"size": len(data), "width": decoded.width, "height": decoded.height},
-                }
-                answer.taken.append(Taken(shown, sha256, label, label not in self._classes))
-        self._uploads.write(events.values())
+        try:
+            for count, (file, label, data) in enumerate(pictures):
+                if count == self._limits.files:
+                    raise UploadTooLargeError(
+                        f"more than {self._limits.files:,} pictures: send them in parts"
+                    )
+                if reason := resolved.refused.get(label):
+                    answer.refused.append(Refused(named(file), reason))
+                else:
+                    self._take_one(named(file), resolved.class_of[label], data, answer)
+            self._uploads.write({**event, **extra} for event in self._events.values())
+        except BaseException:  # also where the caller is interrupted
+            for sha256 in self._events:
+                self._uploads.drop(sha256)
+            raise
         self._settle(answer)
         return answer
 
-    def _objection(self, sha256: str, data: bytes) -> str:
-        """Return why a picture is refused before anybody opens it, or ""."""
-        if len(data) > self._limits.picture_bytes:
-            return f"larger than {self._limits.picture_bytes:,} bytes: make it smaller"
+    def _take_one(self, file: str, label: str, data: bytes, answer: Answer) -> None:
+        sha256 = hashlib.sha256(data).hexdigest()
+        record = self._records.of.get((self._name, sha256))
+        if sha256 in self._events:
+            answer.known.append(Known(file, sha256, self._events[sha256]["label"], "waiting"))
+            return
+        if record is not None and record.state != "purged" and not replaces(self._source, record):
+            answer.known.append(Known(file, sha256, record.label, record.state))
+            return
+        try:
+            width, height = self._checked(sha256, data)
+        except (UploadError, ImageError) as error:
+            answer.refused.append(Refused(file, named(str(error))))
+            return
+        event = {"kind": "added", "name": self._name, "sha256": sha256, "label": label, "by": self._sender}
+        facts = {"source": self._source, "size": len(data), "width": width, "height": height}
+        self._events[sha256] = {**event, **facts}
+        self._uploads.keep(sha256, data)
+        self._room -= len(data)
+        answer.taken.append(Taken(file, sha256, label, label not in self._classes))
+
+    def _checked(self, sha256: str, data: bytes) -> tuple[int, int]:
+        """Return width and height of a picture in pixels. Raises UploadError or ImageError if it is refused."""
+        limits = self._limits
+        if len(data) > limits.picture_bytes:
+            raise UploadError(f"larger than {limits.picture_bytes:,} bytes: make it smaller")
         if sha256 in self._records.purged:
-            return "it was purged for good"
-        return "the store of uploads is full: its admin can purge some" if len(data) > self._room else ""
+            raise UploadError("it was purged for good")
+        if len(data) > self._room:
+            raise UploadError("the store of uploads is full: its admin can purge some")
+        # Those of a damaged picture cost time too.
+        self._pixels -= pixels_of(data, max_pixels=limits.pixels, formats=limits.formats)
+        if self._pixels < 0:
+            raise UploadError("the pictures of this call have too many pixels together: send it in another")
+        decoded = decode_with_facts(data, side=SIDE, max_pixels=limits.pixels, formats=limits.formats)
+        return decoded.width, decoded.height
 
     def _settle(self, answer: Answer) -> None:
         """Correct the answer by what other processes did meanwhile: add, purge or delete the same pictures."""
@@ -244,8 +232,3 @@ class _Intake:
                 answer.known.append(Known(each.file, each.sha256, record.label, record.state))
             else:
                 answer.taken.append(each)
-
-
-def _misleads(letter: str) -> bool:
-    """Return whether a letter is half of one (a lone surrogate), or turns the direction of those after it."""
-    return unicodedata.category(letter) == "Cs" or unicodedata.bidirectional(letter) in DIRECTIONS

@@ -6,8 +6,8 @@
 
 Each append is a file of its own with a random name. An event has a random id, so an event that is in two files counts
 once. That makes it safe to merge files at any moment: whoever finds more than MANY writes one file with all events, and
-then deletes those that it has read. Two machines order their events by their clocks. This module does not know what an
-event means.
+then deletes those that it has read. Events of which neither writer knew the other's are ordered by the clocks of their
+machines. This module does not know what an event means.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ Event = Mapping[str, Any]  # id, time (seconds since 1970) and what the writer g
 FOLDER = "log"
 SUFFIX = ".jsonl"
 MANY = 200  # files, above which they are merged
+TICK_S = 1e-6  # between an event and one that follows from it, where a clock is behind
 READERS = 16  # files read at a time: a bucket answers slowly, and many at once
 TRIES = 20  # readings during which other processes merged files
 
@@ -43,8 +44,12 @@ class Log:
         self._lock = threading.RLock()
 
     def append(self, events: Iterable[Mapping[str, Any]]) -> None:
-        """Write events, all or none of them, with the present time. Raises OSError."""
-        now, batch = time.time(), uuid.uuid4().hex
+        """Write events, all or none of them, with the present time. Raises OSError.
+
+        An event is later than all that this log has read: who decides about a picture has read that it was sent.
+        """
+        last = self._events[-1]["time"] if self._events else 0
+        now, batch = max(time.time(), last + TICK_S), uuid.uuid4().hex
         lines = [
             json.dumps({"time": now, "id": f"{batch}-{row:06}", **event}) for row, event in enumerate(events)
         ]

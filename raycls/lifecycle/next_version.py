@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from raycls.data.additions import Added, Addition, Wanted, add_pictures
+from raycls.data.additions import Added, Wanted, add_pictures
 from raycls.data.place import telling
+from raycls.data.senders import Addition
 from raycls.lifecycle.records import Record
 from raycls.lifecycle.uploads import Uploads
 
@@ -31,7 +32,10 @@ def add_uploads(name: str, uploads: Uploads | None = None, *, trusted: Collectio
             known={each.sha256 for each in records},
         )
 
-    return add_pictures(name, read, trusted=trusted)
+    added = add_pictures(name, read, trusted=trusted)
+    with telling():
+        store.tidy()
+    return added
 
 
 def _accepted_at(record: Record) -> tuple[float, str]:

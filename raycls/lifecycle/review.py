@@ -18,7 +18,8 @@ from raycls.data.exclusion import DIGEST, remember_forgotten
 from raycls.data.forget import forget
 from raycls.data.place import telling
 from raycls.errors import UnknownRecordError, UsageError
-from raycls.lifecycle.intake import check_sender, class_of, classes_of
+from raycls.lifecycle.intake import check_sender
+from raycls.lifecycle.labels import class_of, classes_of
 from raycls.lifecycle.records import REVIEWED, Record, State
 from raycls.lifecycle.uploads import Uploads
 

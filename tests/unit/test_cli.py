@@ -49,7 +49,11 @@ def test_every_help_shows_an_example(command: tuple[str, ...], capsys: pytest.Ca
     assert done.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
     # `raycls tune DATASET` is `raycls tune run DATASET`, `raycls retrain MODEL` is `raycls retrain start MODEL`.
-    words = [word for word in command if command not in (("tune", "run"), ("retrain", "start")) or word == command[0]]
+    words = [
+        word
+        for word in command
+        if command not in (("tune", "run"), ("retrain", "start")) or word == command[0]
+    ]
     assert re.search(rf"Example: [^.]*raycls {' '.join(words)}", text)
 
 

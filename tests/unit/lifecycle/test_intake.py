@@ -14,9 +14,9 @@ from PIL import Image
 
 from raycls.data.place import Folder
 from raycls.errors import UnknownDatasetError, UploadError, UploadTooLargeError, UsageError
-from raycls.lifecycle.intake import add, add_zip, class_of
+from raycls.lifecycle.intake import add, add_zip
 from raycls.lifecycle.limits import UploadLimits
-from raycls.lifecycle.review import accept, purge, reject
+from raycls.lifecycle.review import purge, reject
 from raycls.lifecycle.uploads import Uploads
 from tests.killed import killed_at
 from tests.unit.lifecycle.pictures import CLASSES, digest, png, stored
@@ -102,9 +102,8 @@ def test_a_file_name_is_only_told(uploads: Uploads, tmp_path: Path, name: str) -
     shown = answer.taken[0].file
     assert len(shown) <= 201
     assert "\n" not in shown and "\0" not in shown
-    files = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert len(files) == 2
-    assert all(path.name in (digest(png(1)),) or path.suffix == ".jsonl" for path in files)
+    picture, record = sorted(files(tmp_path), key=lambda path: path.suffix)
+    assert (picture.name, record.suffix) == (digest(png(1)), ".jsonl")
 
 
 @pytest.mark.parametrize(
@@ -131,11 +130,7 @@ def test_a_label_that_is_no_class_name_is_refused(uploads: Uploads, label: str) 
     assert stored(uploads) == []
 
 
-def test_a_label_finds_its_class_however_it_is_spelled(uploads: Uploads) -> None:
-    assert class_of("cat", CLASSES) == "cat"
-    assert class_of(" Cat ", CLASSES) == "cat"
-    assert class_of("cafe\u0301", ("caf\u00e9",)) == "caf\u00e9"
-    assert class_of("big/cat", CLASSES) == "big/cat"
+def test_a_new_class_of_the_queue_is_known_to_the_next_call(uploads: Uploads) -> None:
     assert [each.new_class for each in send(uploads, 1, label="Bird").taken] == [True]
     assert [each.label for each in send(uploads, 2, label="bird").taken] == ["Bird"], "one new class, not two"
 
@@ -158,10 +153,42 @@ def test_a_dataset_that_nobody_has_is_told(uploads: Uploads) -> None:
         add(uploads, "pets", [("1.png", png(1))], label="cat", sender="ann")
 
 
-def test_too_many_pictures_are_refused_as_a_whole(uploads: Uploads) -> None:
+def files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def test_too_many_pictures_are_refused_as_a_whole(uploads: Uploads, tmp_path: Path) -> None:
     with pytest.raises(UploadTooLargeError, match="more than 2 pictures"):
         send(uploads, 1, 2, 3, limits=UploadLimits(files=2))
-    assert stored(uploads) == []
+    assert files(tmp_path) == []
+
+
+def test_formats_can_be_limited(uploads: Uploads) -> None:
+    tiff = io.BytesIO()
+    Image.open(io.BytesIO(png(1))).save(tiff, "TIFF")
+    pictures = [("1.tiff", tiff.getvalue()), ("2.png", png(2))]
+    limits = UploadLimits(formats=("JPEG", "PNG"))
+    answer = add(uploads, "pets", pictures, label="cat", sender="ann", classes=CLASSES, limits=limits)
+    assert [each.file for each in answer.taken] == ["2.png"]
+    assert "not an image of a known format" in answer.refused[0].reason
+    assert len(add(uploads, "pets", pictures[:1], label="cat", sender="ann", classes=CLASSES).taken) == 1
+
+
+def test_a_call_that_is_interrupted_leaves_nothing(uploads: Uploads, tmp_path: Path) -> None:
+    def pictures():
+        yield "1.png", png(1)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        add(uploads, "pets", pictures(), label="cat", sender="ann", classes=CLASSES)
+    assert files(tmp_path) == []
+
+
+def test_pixels_are_limited_for_all_pictures_of_a_call(uploads: Uploads) -> None:
+    answer = send(uploads, 1, 2, 3, limits=UploadLimits(pixels_of_all=2 * 24 * 24))
+    assert [each.file for each in answer.taken] == ["1.png", "2.png"]
+    assert "too many pixels together" in answer.refused[0].reason
+    assert len(send(uploads, 3).taken) == 1
 
 
 def test_a_full_store_takes_nothing_more(uploads: Uploads) -> None:
@@ -213,13 +240,26 @@ def test_a_zip_of_class_folders(uploads: Uploads) -> None:
     assert set(answer.as_json()) == {"taken", "known", "refused", "ignored"}
 
 
+def test_a_folder_of_a_zip_that_is_no_class_is_refused_alone(uploads: Uploads) -> None:
+    file = zip_of(
+        {"cat/1.png": png(1), "x" * 200 + "/2.png": png(2), "Bird/3.png": png(3), "bird/4.png": png(4)}
+    )
+    answer = add_zip(uploads, "pets", file, sender="ann", classes=CLASSES)
+    assert sorted((each.label, each.new_class) for each in answer.taken) == [
+        ("Bird", True),
+        ("Bird", True),
+        ("cat", False),
+    ]
+    assert "more than 100 characters" in answer.refused[0].reason
+
+
 def test_a_zip_that_exceeds_a_limit_leaves_nothing(uploads: Uploads, tmp_path: Path) -> None:
     file = zip_of({"cat/1.png": png(1), "dog/bomb.png": bytes(1 << 20)})
     with pytest.raises(UploadTooLargeError):
         add_zip(
             uploads, "pets", file, sender="ann", classes=CLASSES, limits=UploadLimits(unpacked_bytes=500_000)
         )
-    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    assert files(tmp_path) == []
 
 
 def test_a_kill_at_any_step_leaves_all_or_nothing_and_the_next_call_completes_it(tmp_path: Path) -> None:
@@ -273,10 +313,45 @@ def test_two_processes_that_send_the_same_pictures_make_one_record_of_each(tmp_p
     assert len([path for path in (tmp_path / "pictures").rglob("*") if path.is_file()]) == 20
 
 
-def test_what_is_added_while_it_expires_stays(uploads: Uploads) -> None:
-    """`drop` looks again after it has deleted a picture."""
+def test_what_others_do_during_a_call_is_in_its_answer(uploads: Uploads, tmp_path: Path) -> None:
+    """Another process purges the first picture, sends the second, and deletes the bytes of the third."""
+    other = Uploads(Folder(tmp_path / "uploads"))
+    purged, sent, lost, mine = (digest(png(seed)) for seed in (1, 2, 3, 4))
+
+    def pictures():
+        yield from ((f"{seed}.png", png(seed)) for seed in (1, 2, 3, 4))
+        other.write([{"kind": "purged", "sha256": purged, "by": "eve"}])
+        send(other, 2, label="dog", sender="bob")
+        (tmp_path / "uploads/pictures" / lost[:2] / lost).unlink()
+
+    answer = add(uploads, "pets", pictures(), label="cat", sender="ann", classes=CLASSES)
+    assert [each.sha256 for each in answer.taken] == [mine]
+    assert [(each.sha256, each.label) for each in answer.known] == [(sent, "dog")]
+    assert [each.file for each in answer.refused] == ["1.png", "3.png"]
+    assert not uploads.has(purged)
+    assert uploads.records().of["pets", lost].state == "expired"
+    assert [each.sha256 for each in send(uploads, 3).taken] == [lost]
+
+
+def test_a_picture_that_a_record_needs_is_not_dropped(uploads: Uploads) -> None:
     send(uploads, 1)
+    uploads.drop(digest(png(1)))
+    assert uploads.has(digest(png(1)))
+
+
+def test_a_picture_that_is_sent_while_it_is_dropped_comes_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = Folder(tmp_path)
+    dropping, sending = Uploads(place), Uploads(Folder(tmp_path))
     sha256 = digest(png(1))
-    accept(uploads, "pets", [sha256], by="eve")
-    uploads.drop(sha256)
-    assert uploads.has(sha256)
+    dropping.keep(sha256, png(1))
+    row = {"kind": "added", "name": "pets", "label": "cat", "by": "ann", "source": "upload", "size": 1}
+
+    def delete(path: str) -> None:
+        Folder.delete(place, path)
+        sending.write([{**row, "sha256": sha256, "width": 24, "height": 24}])
+
+    monkeypatch.setattr(place, "delete", delete)
+    dropping.drop(sha256)
+    assert [record.sha256 for record in stored(sending)] == [sha256]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,19 @@ def test_events_are_read_in_order_by_every_reader(tmp_path: Path) -> None:
     writer.append([])
     assert numbers(reader) == numbers(writer) == [1, 2, 3]
     assert len(list(tmp_path.rglob("*.jsonl"))) == 2
+
+
+def test_an_event_comes_after_those_that_its_writer_has_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock of the second machine is an hour behind."""
+    now = time.time()
+    Log(Folder(tmp_path)).append([{"number": 1}])
+    behind = Log(Folder(tmp_path))
+    behind.read()
+    monkeypatch.setattr(time, "time", lambda: now - 3600)
+    behind.append([{"number": 2}])
+    assert numbers(Log(Folder(tmp_path))) == [1, 2]
 
 
 def test_many_files_are_merged_into_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import multiprocessing
+import os
 import shutil
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,6 @@ import pytest
 from PIL import ImageEnhance
 
 from raycls import home as places
-from raycls.data.additions import within_share
 from raycls.data.ingest import decode_here
 from raycls.data.layout import DECODED, versions_of
 from raycls.data.manifest import is_upload, read_left_out, read_rows
@@ -138,14 +138,6 @@ def test_one_sender_gives_at_most_a_tenth_of_a_class(
     assert (trusted.dataset.info.reference, trusted.count, trusted.waiting) == ("pets@3", 10 - EACH // 9, {})
 
 
-def test_shares_are_counted_for_each_class_and_source() -> None:
-    former = [("a.png", "cat")] * 18 + [("uploads:ann", "cat")] * 1 + [("b.png", "dog")] * 8
-    ann, bob = ("uploads:ann", "cat"), ("uploads:bob", "cat")
-    assert within_share(former, [ann, bob, ann, bob, bob], ()) == [True, True, False, True, False]
-    assert within_share(former, [("uploads:ann", "dog")], ()) == [False]
-    assert within_share(former, [("uploads:ann", "dog")], {"uploads:ann"}) == [True]
-
-
 def test_a_new_class_needs_trust_and_three_pictures(uploads: Uploads) -> None:
     accepted(uploads, 1, 2, label="bird")
     assert add_uploads("pets").waiting == {"ann": 2}
@@ -199,12 +191,40 @@ def test_a_picture_that_is_damaged_in_the_store_is_left_out_and_taken_when_it_is
     assert read_left_out(again.dataset).to_pylist() == []
 
 
+def test_what_killed_requests_left_is_removed(uploads: Uploads, home: Path) -> None:
+    uploads.keep(digest(png(1)), png(1))
+    (file,) = (path for path in (home / "uploads/pictures").rglob("*") if path.is_file())
+    add_uploads("pets")
+    assert file.exists()
+    os.utime(file, (0, 0))
+    add_uploads("pets")
+    assert not file.exists()
+
+
 def test_a_purged_picture_leaves_the_versions_and_never_comes_back(uploads: Uploads) -> None:
     first, second = accepted(uploads, 1, 2)
     add_uploads("pets")
     assert purge(uploads, first, by="eve") == ["pets@2"]
     assert set(rows_of(open_dataset("pets@2"))) & {first, second} == {second}
     assert add_uploads("pets").dataset.info.reference == "pets@2"
+
+
+def test_a_purge_that_is_killed_at_any_step_is_finished_by_the_next(uploads: Uploads, home: Path) -> None:
+    first, second = accepted(uploads, 1, 2)
+    add_uploads("pets")
+    saved = home.with_name("saved")
+    shutil.copytree(home, saved)
+    step = 1
+    while killed_at(step, partial(purge, Uploads(), first, by="eve")):
+        purge(Uploads(), first, by="eve")
+        assert not Uploads().has(first)
+        assert set(rows_of(open_dataset("pets@2"))) & {first, second} == {second}
+        purges = [step for step in Uploads().records().of["pets", first].history if step.to_state == "purged"]
+        assert len(purges) == 1
+        shutil.rmtree(home)
+        shutil.copytree(saved, home)
+        step += 1
+    assert step > 10
 
 
 def test_preparing_from_the_folder_again_says_that_uploads_are_missing(
