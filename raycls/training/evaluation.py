@@ -60,7 +60,8 @@ class Evaluation:
 
     def metrics(self, split: str) -> dict[str, float]:
         """Return the metrics under their MLflow names, such as test_accuracy."""
-        return metrics.summary(split, self.confusion.diagonal(), self.confusion.sum(1), self.loss)
+        counts = self.confusion
+        return metrics.summary(split, counts.diagonal(), counts.sum(0), counts.sum(1), self.loss)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -238,7 +238,9 @@ def run_workers(
         storage_path=store.root,
         storage_filesystem=store.filesystem,
         checkpoint_config=CheckpointConfig(
-            num_to_keep=1, checkpoint_score_attribute=spec.config.training.chosen_by
+            num_to_keep=1,
+            checkpoint_score_attribute=(chosen_by := spec.config.training.chosen_by),
+            checkpoint_score_order="min" if chosen_by.endswith("_loss") else "max",
         ),
         failure_config=FailureConfig(max_failures=RESTARTS),
         callbacks=[final_errors()],
