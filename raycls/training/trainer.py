@@ -178,7 +178,7 @@ def _file(
     dataset: PackedDataset,
     run: tracking.Run,
 ) -> TrainingResult:
-    """Evaluate the best epoch on test and gate, log it and register it. last: the metrics of the last epoch."""
+    """Evaluate the best epoch on the test split, log it and register it. last: the metrics of the last epoch."""
     with tempfile.TemporaryDirectory() as folder, best.directory() as source:
         directory = Path(folder) / tracking.CHECKPOINT
         directory.mkdir()
@@ -187,8 +187,6 @@ def _file(
         predictor = Predictor.load(directory)
         evaluation = evaluate(predictor, dataset, "test")
         found = evaluation.metrics("test") | {"total_train_seconds": last["train_seconds"]}
-        if dataset.gate == "gate":  # what promotion compares
-            found |= evaluate(predictor, dataset, "gate").metrics("gate")
         card = update_metrics(directory, found)
         run.log_metrics(found, step=best.epoch)
         _log_report(run, evaluation, dataset)
