@@ -148,8 +148,7 @@ def main() -> None:
         finish(folder, "killed", log)
         lost = faults("killed", record.read("killed"), alone)
         best = [
-            max(trials, key=lambda t: (t.val_accuracy or 0, -t.number))
-            for trials in (alone, record.read("killed"))
+            max(trials, key=lambda t: (t.score or 0, -t.number)) for trials in (alone, record.read("killed"))
         ]
         print(
             f"{len(alone)} trials; best trial of the undisturbed study: #{best[0].number}, "

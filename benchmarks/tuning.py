@@ -79,7 +79,7 @@ def served(dataset: str, seeds: list[int]) -> list[results_page.Row]:
             ray.shutdown()
             deploy.down()
         again, served = (statistics.median(column) for column in zip(*pairs, strict=True))
-        front = [(trial.latency_ms, trial.val_accuracy) for trial in outcome.study.front]
+        front = [(trial.latency_ms, trial.score) for trial in outcome.study.front]
         rows.append(
             {
                 "seed": seed,

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 
 Engine = Literal["reference", "torch", "openvino", "cuda-graphs"]  # see raycls/engines/build.py
+Metric = Literal["accuracy", "macro_f1", "macro_recall", "log_loss"]  # see raycls/metrics.py
 # Default learning rates. They differ so much that another optimiser needs its own.
 _RATES = {"muon": 0.24, "sgd": 0.1, "adam": 1e-3, "adamw": 1e-3}
 
@@ -123,10 +124,13 @@ class TrainingConfig(Section):
         "auto", description="auto: bf16 if the device multiplies it in hardware, else fp32"
     )
 
+    metric: Metric | None = Field(None, description="decides the best epoch; none: as balance suggests")
+
     @property
     def chosen_by(self) -> str:
-        """Return the metric that decides the best epoch. If `balance` is on, all classes have the same weight in it."""
-        return "val_accuracy" if self.balance == "none" else "val_macro_accuracy"
+        """Return the metric that decides the best epoch, by its name in MLflow. A lower val_loss is better."""
+        metric = self.metric or ("accuracy" if self.balance == "none" else "macro_recall")
+        return "val_" + {"macro_recall": "macro_accuracy", "log_loss": "loss"}.get(metric, metric)
 
 
 class Config(Section):

@@ -31,15 +31,19 @@ def class_accuracy(correct: np.ndarray, images: np.ndarray) -> np.ndarray:
     return np.divide(correct, images, out=np.full(len(images), np.nan), where=images > 0)
 
 
-def summary(split: str, correct: np.ndarray, images: np.ndarray, loss: float) -> dict[str, float]:
-    """Return accuracy, loss and macro accuracy under their names in MLflow, like val_accuracy.
+def summary(
+    split: str, correct: np.ndarray, predicted: np.ndarray, images: np.ndarray, loss: float
+) -> dict[str, float]:
+    """Return accuracy, loss, macro accuracy and macro F1 under their names in MLflow, like val_accuracy.
 
-    correct, images: C, by class. loss: mean cross entropy. Macro accuracy is the mean over the classes with images.
+    correct, predicted, images: C, by class. loss: mean cross entropy. The macro figures are means over the classes with
+    images. Macro accuracy is the same as macro recall.
     """
     return {
         f"{split}_accuracy": float(correct.sum() / images.sum()),
         f"{split}_loss": loss,
         f"{split}_macro_accuracy": float(macro_recall(correct, images)),
+        f"{split}_macro_f1": float(macro_f1(correct, predicted, images)),
     }
 
 
@@ -53,6 +57,11 @@ def macro_f1(right: np.ndarray, predicted: np.ndarray, images: np.ndarray) -> np
     """Return the mean F1 over the classes with images, ..., for right answers, answers and images by class: ...×C."""
     has_images = images > 0
     return (_ratio(2 * right, predicted + images) * has_images).sum(-1) / has_images.sum(-1)
+
+
+def oriented(name: str, value: float) -> float:
+    """Return the value of a logged metric so that a higher one is better: a loss changes its sign."""
+    return -value if name.endswith("_loss") else value
 
 
 def precision_recall_f1(counts: np.ndarray) -> dict[str, np.ndarray]:

@@ -224,7 +224,7 @@ def _trials(
 
 
 def _best(trials: Sequence[Trial]) -> float:
-    return max(trial.val_accuracy or 0.0 for trial in trials)
+    return max(trial.score or 0.0 for trial in trials)
 
 
 def _compute(trials: Sequence[Trial]) -> int:
@@ -236,7 +236,7 @@ def _compute_until(trials: Sequence[Trial], accuracy: float) -> float | None:
 
     A trial that was running at that time counts in part.
     """
-    ends = [trial.ended_at or 0.0 for trial in trials if (trial.val_accuracy or 0) >= accuracy]
+    ends = [trial.ended_at or 0.0 for trial in trials if (trial.score or 0) >= accuracy]
     if not ends:
         return None
     first = min(ends)
@@ -254,7 +254,7 @@ def _best_within(trials: Sequence[Trial], epochs: float) -> float:
     for trial in sorted(trials, key=lambda trial: trial.ended_at or math.inf):
         spent += trial.epochs
         if spent <= epochs:
-            best = max(best, trial.val_accuracy or 0.0)
+            best = max(best, trial.score or 0.0)
     return best
 
 

@@ -60,6 +60,13 @@ def run(
             help="accuracy, or accuracy,latency (searches widths too, for the Pareto front); default: accuracy"
         ),
     ] = None,
+    metric: Annotated[
+        str | None,
+        typer.Option(
+            help="what the study goes by: accuracy, macro_f1, macro_recall or log_loss; default: accuracy, or "
+            "macro_recall where a class has over five times the images of another one"
+        ),
+    ] = None,
     latency_budget_ms: Annotated[
         float | None,
         typer.Option(
@@ -137,11 +144,12 @@ def run(
     }
     given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
     if resume:
-        if given or any((space, study, preset, network, settings, weights)):
+        if given or any((space, study, preset, network, settings, weights, metric)):
             raise UsageError("--resume STUDY uses the settings of that study: leave out all other options")
         outcome = studies.resume(dataset, resume)
     else:
-        config = configuration(dataset, preset, network, seed, settings, init)
+        metrics = [f"training.metric={metric}"] if metric else []
+        config = configuration(dataset, preset, network, seed, [*(settings or ()), *metrics], init)
         searched = spaces.load(space, config) if space else None
         weights = weights_path(weights, init)
         job = plan(dataset, config, space=searched, weights=weights, **given)
@@ -190,12 +198,12 @@ def show(
     trials, winner = record.trials_of(found), record.winner_of(found)
     page = write_report(study, output or Path(f"{study}.html")) if report else None
     if as_json:
-        shown = {
+        document = {
             "study": study,
             "trials": [trial.__dict__ for trial in trials],
             "winner": winner.number if winner else None,
         }
-        print_json(shown | ({"report": str(page)} if page else {}))
+        print_json(document | ({"report": str(page)} if page else {}))
         return
     _print_trials(trials)
     if any(trial.scored for trial in trials):
@@ -205,6 +213,8 @@ def show(
 
 
 def _print_trials(trials: tuple[Trial, ...]) -> None:
+    from raycls.tuning.spec import METRIC, shown
+
     timed = any(trial.latency_ms is not None for trial in trials)
     paths = list(dict.fromkeys(path for trial in trials for path in trial.values))
     print_table(
@@ -212,7 +222,7 @@ def _print_trials(trials: tuple[Trial, ...]) -> None:
             "trial",
             *(path.split(".")[1] for path in paths),
             *(("latency_ms",) if timed else ()),
-            "val_accuracy",
+            trials[0].metric if trials else METRIC,
             "epochs",
             "seconds",
             "state",
@@ -222,7 +232,7 @@ def _print_trials(trials: tuple[Trial, ...]) -> None:
                 trial.number,
                 *(_short(trial.values.get(path, "")) for path in paths),
                 *((_short(trial.latency_ms),) if timed else ()),
-                "" if trial.val_accuracy is None else f"{trial.val_accuracy:.4f}",
+                shown(trial.metric, trial.score),
                 trial.epochs,
                 f"{trial.seconds:.1f}",
                 f"{trial.state}: {trial.reason}" if trial.reason else trial.state,

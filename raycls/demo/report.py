@@ -14,6 +14,7 @@ from typing import Any
 from raycls.benchmark.results import Results
 from raycls.training.evaluation import confusion_png
 from raycls.training.trainer import TrainingResult
+from raycls.tuning.spec import shown
 from raycls.tuning.study import Study
 
 SENT_IMAGES = 200  # test images that are sent to the server one by one
@@ -88,7 +89,13 @@ def write_report(demo: Demo) -> None:
     picture = demo.report.with_name("confusion_matrix.png")
     picture.write_bytes(confusion_png(demo.training.evaluation, f"{name}, test split"))
     trials = [
-        (str(trial.number), trial.told(), trial.state, str(trial.epochs), _score(trial.val_accuracy))
+        (
+            str(trial.number),
+            trial.told(),
+            trial.state,
+            str(trial.epochs),
+            shown(trial.metric, trial.score) or "failed",
+        )
         for trial in demo.study.trials
     ]
     classes = [(label, f"{value:.4f}") for label, value in demo.training.evaluation.class_accuracy.items()]
@@ -98,7 +105,7 @@ def write_report(demo: Demo) -> None:
         f"Study `{demo.study.name}`, MLflow run `{demo.study.run_id}`; training run `{demo.training.run_id}`.",
         f"The load test has its own page: [{demo.benchmark_page.name}]({demo.benchmark_page.name}).",
         "## Trials",
-        _markdown_table(("trial", "values", "state", "epochs", "val_accuracy"), trials),
+        _markdown_table(("trial", "values", "state", "epochs", demo.study.spec.metric), trials),
         "## Test accuracy by class",
         _markdown_table(("class", "accuracy"), classes),
         f"![confusion matrix]({picture.name})",
@@ -108,10 +115,6 @@ def write_report(demo: Demo) -> None:
 
 def counted(count: int | None, thing: str) -> str:
     return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
-
-
-def _score(accuracy: float | None) -> str:
-    return "failed" if accuracy is None else f"{accuracy:.4f}"
 
 
 def _markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -11,14 +11,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from raycls.config import validated
+from raycls.config import Metric, validated
 from raycls.errors import ConfigError
 
-Metric = Literal["accuracy", "macro_f1", "macro_recall", "log_loss"]
 UNBALANCED = 5  # a class with this many times the images of another one makes the default metric a macro one
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import optuna
     from plotly.graph_objects import Figure
 
-ACCURACY, LATENCY = "validation accuracy", "latency, ms"
+LATENCY = "latency, ms"
 GREY, BLUE, RED = "#8c959f", "#3a9bd9", "#e0662a"
 
 
@@ -64,7 +64,7 @@ def pareto_png(trials: Sequence[Trial], chosen: Trial) -> bytes:
     axes.scatter(*_places(scored), color=GREY, s=18, label="trials")
     axes.plot(*_places(front), "o-", color=BLUE, label="Pareto front")
     axes.scatter(*_places([chosen]), marker="*", s=180, color=RED, zorder=3, label="chosen")
-    axes.set(xlabel=f"{LATENCY} of a forward pass", ylabel=f"{ACCURACY}, %")
+    axes.set(xlabel=f"{LATENCY} of a forward pass", ylabel=_axis(trials))
     axes.grid(color="#d0d7de", linewidth=0.6)
     axes.legend(frameon=False)
     picture = io.BytesIO()
@@ -86,15 +86,25 @@ def _pareto(trials: Sequence[Trial], winner: Trial | None) -> Figure:
         latency, accuracy = _places(shown)
         text = [f"#{trial.number}  {trial.told()}" for trial in shown]
         figure.add_trace(Scatter(x=latency, y=accuracy, mode=mode, name=name, marker=marker, text=text))
-    figure.update_layout(xaxis_title=f"{LATENCY} of a forward pass", yaxis_title=f"{ACCURACY}, %")
+    figure.update_layout(xaxis_title=f"{LATENCY} of a forward pass", yaxis_title=_axis(trials))
     return figure
 
 
 def _places(trials: Sequence[Trial]) -> tuple[list[float], list[float]]:
-    """Return the latencies in ms and the accuracies in percent."""
-    return [trial.latency_ms or 0.0 for trial in trials], [
-        100 * (trial.val_accuracy or 0) for trial in trials
-    ]
+    """Return the latencies in ms and the scores, which are in percent unless they are losses."""
+    scores = [(trial.score or 0.0) * (1 if trial.metric.endswith("_loss") else 100) for trial in trials]
+    return [trial.latency_ms or 0.0 for trial in trials], scores
+
+
+def _name(trials: Sequence[Trial]) -> str:
+    """Return the name of the scores in charts: that of the metric, with a minus for a loss."""
+    metric = trials[0].metric
+    return f"-{metric}" if metric.endswith("_loss") else metric
+
+
+def _axis(trials: Sequence[Trial]) -> str:
+    name = _name(trials)
+    return name if name.startswith("-") else f"{name}, %"
 
 
 def saving(trials: Sequence[Trial]) -> tuple[float, float]:
@@ -113,14 +123,11 @@ def in_short(trials: Sequence[Trial], winner: Trial | None) -> list[str]:
     """Return the sentences of the page's summary. winner is the trial that was chosen for the full training."""
     counts = Counter(trial.state for trial in trials)
     scored = [trial for trial in trials if trial.scored]
-    best = max(scored, key=lambda trial: trial.val_accuracy or 0)
-    told = [f"The most accurate trial is #{best.number} ({best.told()}): {best.val_accuracy:.2%}."]
+    best = max(scored, key=lambda trial: trial.score or 0.0)
+    told = [f"The best trial is #{best.number} ({best.told()}): {best.told_score}."]
     given = next((trial for trial in scored if trial.given and trial is not best), None)
     if given:
-        gain = 100 * ((best.val_accuracy or 0) - (given.val_accuracy or 0))
-        told.append(
-            f"That is {gain:.2f} points above trial #{given.number}, the configuration as it was given."
-        )
+        told.append(f"Trial #{given.number}, the configuration as it was given, has {given.told_score}.")
     if counts["stopped early"]:
         seconds, share = saving(trials)
         told.append(
@@ -132,8 +139,8 @@ def in_short(trials: Sequence[Trial], winner: Trial | None) -> list[str]:
     front = pareto_front(trials)
     if front:
         told.append(
-            f"The Pareto front has {len(front)} points, from {front[0].val_accuracy:.2%} in {front[0].latency_ms:.2f} "
-            f"ms to {front[-1].val_accuracy:.2%} in {front[-1].latency_ms:.2f} ms."
+            f"The Pareto front has {len(front)} points, from {front[0].told_score} in {front[0].latency_ms:.2f} ms "
+            f"to {front[-1].told_score} in {front[-1].latency_ms:.2f} ms."
         )
     if winner:
         told.append(f"Trial #{winner.number} was chosen to be trained in full.")
@@ -178,7 +185,7 @@ def _figures(
     from optuna import visualization as draw
 
     two = len(study.directions) > 1
-    target: dict[str, Any] = {"target_name": ACCURACY}
+    target: dict[str, Any] = {"target_name": _name(trials)}
     if two:
         target["target"] = lambda trial: trial.values[0]
     ended = sum(trial.state == "done" for trial in trials)
@@ -191,22 +198,22 @@ def _figures(
         ),
         (
             "Trial by trial",
-            "The accuracy of each trial that was trained to its end, and the best so far.",
+            "The score of each trial that was trained to its end, and the best so far.",
             True,
             lambda: draw.plot_optimization_history(study, **target),
         ),
         (
             "What matters",
-            "How much of the spread in accuracy each setting explains.",
+            "How much of the spread of the score each setting explains.",
             ended >= 4,
-            # Optuna minimises a custom target, so the accuracy is negated.
+            # Optuna minimises a custom target, so the score is negated.
             lambda: draw.plot_param_importances(
-                study, target_name=ACCURACY, target=(lambda trial: -trial.values[0]) if two else None
+                study, target_name=_name(trials), target=(lambda trial: -trial.values[0]) if two else None
             ),
         ),
         (
             "Setting by setting",
-            "Accuracy against each setting; darker points were tried later.",
+            "The score against each setting; darker points were tried later.",
             True,
             lambda: draw.plot_slice(study, **target),
         ),
@@ -218,7 +225,7 @@ def _figures(
         ),
         (
             "Epoch by epoch",
-            "Validation accuracy while the trials ran. A line that ends early was stopped.",
+            "The score while the trials ran. A line that ends early was stopped.",
             not two,
             lambda: draw.plot_intermediate_values(study),
         ),

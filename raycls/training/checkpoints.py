@@ -4,7 +4,7 @@ A resumed run finds its checkpoints with a CheckpointStore.
 
     store = CheckpointStore(home.storage(), "cifar10-20260114-101500-3f2a")
     last = store.last()                 # of the latest epoch, or None
-    best = store.best("val_accuracy")   # with the highest val_accuracy, or None
+    best = store.best("val_accuracy")   # with the best val_accuracy, or None
     with last.directory() as folder:    # a checkpoint directory on this machine
         network, card = checkpoint.load(folder)
 
@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from raycls import metrics
 from raycls.data.files import shown
 from raycls.errors import StorageError, TrainingError
 from raycls.models import checkpoint
@@ -165,8 +166,12 @@ class CheckpointStore:
         return max(self.checkpoints(), key=lambda saved: saved.epoch, default=None)
 
     def best(self, metric: str) -> SavedCheckpoint | None:
-        """Return the checkpoint with the highest value of this metric, or None. The later epoch wins a tie."""
-        return max(self.checkpoints(), key=lambda saved: (saved.metrics[metric], saved.epoch), default=None)
+        """Return the checkpoint with the best value of this metric, or None. The later epoch wins a tie."""
+
+        def rank(saved: SavedCheckpoint) -> tuple[float, int]:
+            return metrics.oriented(metric, saved.metrics[metric]), saved.epoch
+
+        return max(self.checkpoints(), key=rank, default=None)
 
     def history(self) -> list[dict[str, float]]:
         """Return the metrics of every epoch up to the last checkpoint, in order."""

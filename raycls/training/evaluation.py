@@ -61,7 +61,8 @@ class Evaluation:
 
     def metrics(self, split: str) -> dict[str, float]:
         """Return the metrics under their MLflow names, such as test_accuracy."""
-        found = metrics.summary(split, self.confusion.diagonal(), self.confusion.sum(1), self.loss)
+        counts = self.confusion
+        found = metrics.summary(split, counts.diagonal(), counts.sum(0), counts.sum(1), self.loss)
         return found | {f"{split}_calibration_error": self.calibration_error}
 
 

@@ -27,6 +27,7 @@ from raycls.data.augment import distort, mix, random_views, reduced
 from raycls.data.packed import PackedDataset
 from raycls.data.tensors import normalize
 from raycls.errors import TrainingError
+from raycls.metrics import oriented
 from raycls.models import checkpoint
 from raycls.models.base import Network
 from raycls.models.card import ModelCard, load_card
@@ -172,7 +173,7 @@ class Training:
           image is its class.
         - val_loss: mean cross entropy
         - val_accuracy: 0..1
-        - val_macro_accuracy: mean of the accuracies of all classes
+        - val_macro_accuracy, val_macro_f1: means over the classes with images
         - lr: at the epoch's last step
         - images_per_s: training throughput of all workers together
         - train_seconds: time in the training loop so far, including whitening, augmentation and validation
@@ -214,7 +215,7 @@ class Training:
     def finished(self) -> bool:
         """Return whether the last epoch was trained or patience has ended."""
         chosen_by, patience = self.config.training.chosen_by, self.config.training.patience
-        best = max(self.history, key=lambda metrics: metrics[chosen_by], default={"epoch": 0})
+        best = max(self.history, key=lambda each: oriented(chosen_by, each[chosen_by]), default={"epoch": 0})
         return self.epoch >= self.config.training.epochs or 0 < patience <= self.epoch - best["epoch"]
 
     def _state(self) -> dict[str, Any]:

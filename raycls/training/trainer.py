@@ -179,7 +179,7 @@ def _file(
     dataset: PackedDataset,
     run: tracking.Run,
 ) -> TrainingResult:
-    """Calibrate the best epoch, evaluate it on test and gate, log it and register it.
+    """Calibrate the best epoch, evaluate it on the test split, log it and register it.
 
     last: the metrics of the last epoch.
     """
@@ -191,8 +191,6 @@ def _file(
         predictor, found = calibrated(Predictor.load(directory), dataset)
         evaluation = evaluate(predictor, dataset, "test")
         found |= evaluation.metrics("test") | {"total_train_seconds": last["train_seconds"]}
-        if dataset.gate == "gate":  # what promotion compares
-            found |= evaluate(predictor, dataset, "gate").metrics("gate")
         temperature = predictor.card.temperature
         card = update_card(directory, metrics=found, temperature=temperature)
         # The run's curve of val_loss is that of the training, at temperature 1.
@@ -245,7 +243,9 @@ def run_workers(
         storage_path=store.root,
         storage_filesystem=store.filesystem,
         checkpoint_config=CheckpointConfig(
-            num_to_keep=1, checkpoint_score_attribute=spec.config.training.chosen_by
+            num_to_keep=1,
+            checkpoint_score_attribute=(chosen_by := spec.config.training.chosen_by),
+            checkpoint_score_order="min" if chosen_by.endswith("_loss") else "max",
         ),
         failure_config=FailureConfig(max_failures=RESTARTS),
         callbacks=[final_errors()],

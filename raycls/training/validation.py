@@ -21,22 +21,28 @@ EVAL_PIXELS = 2_000 * 32 * 32  # largest number of pixels in one batch, over all
 def validate(
     network: Network, val: Split, card: ModelCard, dtype: torch.dtype, workers: Workers
 ) -> dict[str, float]:
-    """Return val_loss, val_accuracy and val_macro_accuracy, the same on all workers.
+    """Return val_loss, val_accuracy, val_macro_accuracy and val_macro_f1, the same on all workers.
 
     Each worker computes its part of the validation split.
     """
     network.eval()
     device, classes = next(network.parameters()).device, len(card.classes)
     loss = torch.zeros(1, dtype=torch.float64, device=device)
-    correct = torch.zeros(classes, dtype=torch.float64, device=device)
+    correct, predicted = torch.zeros(2, classes, dtype=torch.float64, device=device)
     parts = workers.share(torch.arange(len(val.labels))).split(max(1, EVAL_PIXELS // card.image_size**2))
     for part in val.read_ahead(parts):
         labels = val.labels[part].to(device)
         logits, _ = forward(network, val.images[part].to(device), card, dtype)
         loss += F.cross_entropy(logits, labels, reduction="sum")
-        correct += torch.bincount(labels[logits.argmax(1) == labels], minlength=classes)
-    workers.average([loss, correct])
+        answers = logits.argmax(1)
+        correct += torch.bincount(labels[answers == labels], minlength=classes)
+        predicted += torch.bincount(answers, minlength=classes)
+    workers.average([loss, correct, predicted])
     counts = val.labels.bincount(minlength=classes).cpu().numpy()
     return metrics.summary(
-        "val", (correct * workers.size).cpu().numpy(), counts, loss.item() * workers.size / len(val.labels)
+        "val",
+        (correct * workers.size).cpu().numpy(),
+        (predicted * workers.size).cpu().numpy(),
+        counts,
+        loss.item() * workers.size / len(val.labels),
     )

@@ -89,7 +89,7 @@ def _study(version: ModelVersion, card: ModelCard | None) -> list[LineageStep]:
         ]
     return [
         study,
-        LineageStep("trial", number, "verified", f"{trial.told()}  val_accuracy {trial.val_accuracy:.4f}"),
+        LineageStep("trial", number, "verified", f"{trial.told()}  {trial.told_score}"),
     ]
 
 

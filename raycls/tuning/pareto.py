@@ -75,8 +75,8 @@ def pareto_front(trials: Sequence[Trial]) -> list[Trial]:
     """Return the trials that no other trial beats in both accuracy and latency, the fastest first."""
     scored = [trial for trial in trials if trial.scored and trial.latency_ms is not None]
     front: list[Trial] = []
-    for trial in sorted(scored, key=lambda t: (t.latency_ms or 0, -(t.val_accuracy or 0), t.number)):
-        if not front or (trial.val_accuracy or 0) > (front[-1].val_accuracy or 0):
+    for trial in sorted(scored, key=lambda t: (t.latency_ms or 0, -(t.score or 0), t.number)):
+        if not front or (trial.score or 0) > (front[-1].score or 0):
             front.append(trial)
     return front
 
@@ -96,7 +96,7 @@ def choose(front: Sequence[Trial], budget_ms: float | None) -> Trial:
             )
         return within[-1]
     latency = np.array([trial.latency_ms for trial in front], dtype=float)
-    accuracy = np.array([trial.val_accuracy for trial in front], dtype=float)
+    accuracy = np.array([trial.score for trial in front], dtype=float)
     if len(front) < 3:
         return front[-1]
     above = (accuracy - accuracy[0]) / np.ptp(accuracy) - (latency - latency[0]) / np.ptp(latency)

@@ -8,10 +8,12 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from raycls import cluster, home, registry, tracking
+from raycls import cluster, home, progress, registry, tracking
 from raycls.config import Config, override, validated
+from raycls.data.packed import DatasetInfo
 from raycls.data.prepare import open_or_prepare
 from raycls.errors import UsageError
+from raycls.registry.policy import UNBALANCED, default_metric
 from raycls.training import setup
 from raycls.training.sampling import images_in_use
 from raycls.tuning import space as spaces
@@ -35,16 +37,18 @@ def plan(
     """Return the complete, checked specification of a study.
 
     reference: the dataset, NAME or NAME@VERSION. config: the winner is trained with it, except for the settings that
-    are searched. trials: default 8, or the whole grid with `search="grid"`. max_epochs: default the epochs of config.
-    space: default `space.around`. init: a registered model that every trial starts from. model: the name to register
-    the winner under, default the dataset's name. options: further fields of StudySpec. `_strategy` chooses search and
-    scheduler if they are missing. Raises ConfigError, and UsageError, also if no trial fits on the cluster.
+    are searched; its metric is what the study goes by, default `default_metric`. trials: default 8, or the whole grid
+    with `search="grid"`. max_epochs: default the epochs of config. space: default `space.around`. init: a registered
+    model that every trial starts from. model: the name to register the winner under, default the dataset's name.
+    options: further fields of StudySpec. `_strategy` chooses search and scheduler if they are missing. Raises
+    ConfigError, and UsageError, also if no trial fits on the cluster.
     """
     import ray
 
     from raycls.tuning.execution import check_room
 
     dataset = open_or_prepare(reference)
+    config = _with_metric(config, dataset.info)
     short = override(config, [f"training.epochs={max_epochs}"]) if max_epochs else config
     timed = options.get("objective") == "accuracy,latency"
     if timed and options.get("scheduler") not in (None, "none"):
@@ -91,6 +95,21 @@ def plan(
     spec = validated(StudySpec, asked | options)
     check_room(spec)
     return spec
+
+
+def _with_metric(config: Config, info: DatasetInfo) -> Config:
+    """Return the configuration with its metric stated. Say so if it is not accuracy and nobody asked for it."""
+    if config.training.metric:
+        return config
+    metric = default_metric(info.class_counts["train"])
+    if metric != "accuracy":
+        progress.say(
+            f"the classes of {info.reference} are unbalanced beyond 1:{UNBALANCED}: the study goes by {metric}; "
+            "--metric accuracy changes that"
+        )
+    elif config.training.balance != "none":
+        metric = "macro_recall"
+    return override(config, [f"training.metric={metric}"])
 
 
 def _strategy(options: dict[str, Any], timed: bool, trials: int) -> dict[str, str]:

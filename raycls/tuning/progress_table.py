@@ -19,7 +19,7 @@ from rich.live import Live
 from rich.table import Table
 
 from raycls import progress
-from raycls.tuning.spec import METRIC, StudySpec, Trial
+from raycls.tuning.spec import StudySpec, Trial, shown
 
 SUMMARY_S = 30.0  # least time between two summary lines in a log
 SHOWN = 8  # best trials in the live table
@@ -65,7 +65,7 @@ class Display:
         _, _, since = self._running.pop(trial.number)
         self._seconds.append(time.monotonic() - since)
         self._trials[trial.number] = trial
-        score = trial.reason or f"val_accuracy {trial.val_accuracy:.4f}"
+        score = trial.reason or trial.told_score
         after = f" after {trial.epochs} epoch{'s' if trial.epochs != 1 else ''}" if trial.epochs else ""
         progress.say(
             f"  trial {len(self._trials)}/{self._spec.trials}  #{trial.number}  {trial.told()}  {score}{after}, "
@@ -79,13 +79,13 @@ class Display:
         told = [f"{len(self._running)} running"] if self._running else []
         told += [f"{counts[state]} {state}" for state in ("done", "stopped early", "failed") if counts[state]]
         if best := self._best():
-            told.append(f"best val_accuracy {best[0].val_accuracy:.4f}")
+            told.append(f"best {best[0].told_score}")
         left = self._left()
         return ", ".join([*told, *([f"about {left} left"] if left else [])]) or "starting"
 
     def _best(self) -> list[Trial]:
         scored = [trial for trial in self._trials.values() if trial.scored]
-        return sorted(scored, key=lambda trial: -(trial.val_accuracy or 0))
+        return sorted(scored, key=lambda trial: -(trial.score or 0.0))
 
     def _left(self) -> str:
         waiting = self._spec.trials - len(self._trials)
@@ -107,15 +107,15 @@ class Display:
         )
         settings = (path.split(".")[1] for path in self._spec.space)
         latency = ("latency_ms",) if self._spec.timed else ()
-        for column in ("trial", "state", *settings, *latency, "epoch", METRIC):
+        for column in ("trial", "state", *settings, *latency, "epoch", self._spec.metric):
             table.add_column(column, justify="left" if column in ("trial", "state") else "right")
         for trial, metrics, _ in self._running.values():
-            score = f"{metrics[METRIC]:.4f}" if metrics else ""
+            score = f"{metrics[self._spec.metric]:.4f}" if metrics else ""
             self._row(
                 table, trial, "running", f"{int(metrics.get('epoch', 0))}/{self._spec.max_epochs}", score
             )
         for trial in self._best()[:SHOWN]:
-            self._row(table, trial, trial.state, str(trial.epochs), f"{trial.val_accuracy:.4f}")
+            self._row(table, trial, trial.state, str(trial.epochs), shown(trial.metric, trial.score))
         return table
 
     def _row(self, table: Table, trial: Trial, state: str, epochs: str, score: str) -> None:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Literal
 
 from raycls import tracking
 from raycls.errors import StudyError
+from raycls.metrics import oriented
 from raycls.tuning.optuna_study import GIVEN, open_storage, open_study
 from raycls.tuning.space import architecture, configured, suggest
 from raycls.tuning.spec import METRIC, State, StudySpec, Trial
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 RETRIES = 2  # how often an epoch is tried again after the trial's process died in it
 # Attributes of trials and studies in Optuna's storage.
 CURVE, LATENCY, LATENCIES = "val_accuracy", "latency_ms", "latencies"
-HOPELESS, DEATHS, WINNER = "hopeless", "deaths_in_epoch", "winner"
+HOPELESS, DEATHS, WINNER, SCORED_BY = "hopeless", "deaths_in_epoch", "winner", "metric"
 _STATES: dict[str, State] = {
     "WAITING": "waiting",
     "RUNNING": "running",
@@ -84,6 +85,7 @@ class StudyRecord:
             return None
         asked = self._study.ask()
         values = suggest(asked, self.spec.space)
+        asked.set_user_attr(SCORED_BY, self.spec.metric)
         if self.spec.timed:
             made = architecture(configured(self.spec.config, values))
             asked.set_user_attr(LATENCY, self._study.user_attrs[LATENCIES][made])
@@ -98,11 +100,12 @@ class StudyRecord:
         self._runs.epoch(number, metrics)
         curve = _curve(self._frozen(number))
         if epoch not in curve:
+            score = oriented(self.spec.metric, metrics[self.spec.metric])
             trial.set_user_attr("train_seconds", metrics["train_seconds"])
             if self.spec.timed:  # Optuna accepts no intermediate values for two objectives
-                trial.set_user_attr(CURVE, {**curve, epoch: metrics[METRIC]})
+                trial.set_user_attr(CURVE, {**curve, epoch: score})
             else:
-                trial.report(metrics[METRIC], epoch)
+                trial.report(score, epoch)
         if self.spec.timed or epoch >= self.spec.max_epochs:
             return False
         # The pruner is asked once per epoch, because it stores what it has seen.
@@ -202,7 +205,7 @@ def trials_of(study: optuna.Study) -> tuple[Trial, ...]:
 
 
 def _curve(trial: FrozenTrial) -> dict[int, float]:
-    """Return the validation accuracy by epoch."""
+    """Return the score by epoch."""
     if trial.intermediate_values:
         return trial.intermediate_values
     return {int(epoch): value for epoch, value in trial.user_attrs.get(CURVE, {}).items()}
@@ -214,12 +217,13 @@ def _trial(trial: FrozenTrial) -> Trial:
         number=trial.number,
         state=_STATES[trial.state.name],
         values=dict(trial.params),
-        val_accuracy=max(curve.values()) if curve else None,
+        score=max(curve.values()) if curve else None,
         epochs=max(curve, default=0),
         seconds=trial.user_attrs.get("train_seconds", 0.0),
         asked_at=trial.datetime_start.timestamp() if trial.datetime_start else 0.0,
         ended_at=trial.datetime_complete.timestamp() if trial.datetime_complete else None,
         latency_ms=trial.user_attrs.get(LATENCY),
+        metric=trial.user_attrs.get(SCORED_BY, METRIC),
         given=trial.user_attrs.get(GIVEN, False),
         reason=trial.user_attrs.get("reason", ""),
     )

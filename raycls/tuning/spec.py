@@ -12,11 +12,12 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from raycls import metrics
 from raycls.config import Config, override
 from raycls.tracking.resumable import RunSpec
 from raycls.tuning.space import Domain, Value, configured
 
-METRIC = "val_accuracy"  # the metric that a study maximises
+METRIC = "val_accuracy"  # of studies from before there was another metric
 
 Search = Literal["gp", "tpe", "random", "grid"]
 Scheduler = Literal["asha", "hyperband", "none"]
@@ -58,6 +59,11 @@ class StudySpec(RunSpec):
     )
 
     @property
+    def metric(self) -> str:
+        """Return the name in MLflow of the metric that the study goes by. It also chooses the epoch of a training."""
+        return self.config.training.chosen_by
+
+    @property
     def timed(self) -> bool:
         """Return whether latency is an objective too."""
         return self.objective == "accuracy,latency"
@@ -88,15 +94,22 @@ class StudySpec(RunSpec):
         return {**super().params(), **studied, **space, "study_seed": self.seed}
 
 
+def shown(metric: str, score: float | None) -> str:
+    """Return a score as the value of its metric, with four digits after the point."""
+    return "" if score is None else f"{metrics.oriented(metric, score):.4f}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Trial:
     """The state and the result of one trial.
 
     values: the trial's setting values, by path.
-    val_accuracy: accuracy of the best epoch (0..1), None before the first epoch has ended.
+    score: the study's metric at the best epoch, None before the first epoch has ended. A higher score is better: for
+    val_loss it is the negative loss.
     epochs, seconds: epochs that have ended, and seconds in the training loop.
     asked_at, ended_at: start and end, in seconds since 1970.
     latency_ms: latency of the trial's architecture, None if latency is no objective.
+    metric: the name of the score in MLflow.
     given: True for the configuration that the user gave to the study.
     reason: why the trial failed, or empty.
     """
@@ -104,18 +117,24 @@ class Trial:
     number: int
     state: State
     values: dict[str, Value]
-    val_accuracy: float | None
+    score: float | None
     epochs: int
     seconds: float
     asked_at: float
     ended_at: float | None
     latency_ms: float | None = None
+    metric: str = METRIC
     given: bool = False
     reason: str = ""
 
     @property
     def scored(self) -> bool:
-        return self.state in ("done", "stopped early") and self.val_accuracy is not None
+        return self.state in ("done", "stopped early") and self.score is not None
+
+    @property
+    def told_score(self) -> str:
+        """Return the score as text: `val_accuracy 0.8912`."""
+        return f"{self.metric} {shown(self.metric, self.score)}"
 
     def config(self, base: Config) -> Config:
         """Return the base configuration with this trial's values."""

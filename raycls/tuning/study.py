@@ -24,6 +24,7 @@ from raycls.config import Config, override
 from raycls.data.layout import parse
 from raycls.engines.predictor import Predictor
 from raycls.errors import StudyError, UsageError
+from raycls.metrics import oriented
 from raycls.registry.gate import promote_if_better
 from raycls.registry.policy import PromotionPolicy
 from raycls.reports.study_report import pareto_png, write_report
@@ -36,7 +37,7 @@ from raycls.tuning.lineage import LR_FACTOR
 from raycls.tuning.pareto import choose, pareto_front
 from raycls.tuning.progress_table import Display
 from raycls.tuning.record import StudyRecord
-from raycls.tuning.spec import METRIC, StudySpec, Trial
+from raycls.tuning.spec import StudySpec, Trial
 
 # The best learning rate falls with the number of images that a run sees: images ** -0.32 (Bjorck et al., Scaling
 # Optimal LR Across Token Horizons, 2024). The best rate of a short trial is too high for the full training.
@@ -59,11 +60,11 @@ class Study:
 
     @property
     def best(self) -> Trial:
-        """Return the most accurate trial. If latency is an objective, `pareto.choose` picks a trial of the front."""
+        """Return the trial with the best score. If latency counts too, `pareto.choose` picks a trial of the front."""
         if self.spec.timed:
             return choose(self.front, self.spec.latency_budget_ms)
         return max(
-            (trial for trial in self.trials if trial.scored), key=lambda t: (t.val_accuracy or 0, -t.number)
+            (trial for trial in self.trials if trial.scored), key=lambda t: (t.score or 0.0, -t.number)
         )
 
     @property
@@ -186,14 +187,17 @@ def _finish(
     if trained:
         trained(training)
     _log_page(study, run)
-    promoted = promote_if_better(training.version, PromotionPolicy(), by=f"study {study.name}")
+    policy = PromotionPolicy(metric=study.spec.config.training.metric)
+    promoted = promote_if_better(training.version, policy, by=f"study {study.name}")
     return Outcome(study=study, training=training, promoted=promoted)
 
 
 def _log(study: Study, run: tracking.Run) -> None:
     """Log the result of the search to the study's MLflow run."""
-    best, failed = study.best, sum(trial.state == "failed" for trial in study.trials)
-    run.log_metrics({f"best_{METRIC}": best.val_accuracy or 0.0, "trials_failed": failed})
+    spec, best, failed = study.spec, study.best, sum(trial.state == "failed" for trial in study.trials)
+    run.log_metrics(
+        {f"best_{spec.metric}": oriented(spec.metric, best.score or 0.0), "trials_failed": failed}
+    )
     run.log_params(
         {"best.trial": best.number, **{f"best.{key}": value for key, value in best.values.items()}}
     )

@@ -29,7 +29,7 @@ def saved(tmp_path: Path) -> Path:
 def _register(
     saved: Path, accuracy: float, name: str = "ab", fingerprint: str = "f"
 ) -> registry.ModelVersion:
-    metrics = {"gate_accuracy": accuracy}
+    metrics = {"val_accuracy": accuracy}
     with tracking.run(name, "run", {}) as run:
         return registry.register(
             name, run, saved, fingerprint=fingerprint, metrics=metrics, lineage={"study": "s", "trial": "t"}
@@ -55,7 +55,7 @@ def test_the_life_of_a_model(home: Path, saved: Path) -> None:
     assert registry.newest("ab").reference == "ab/4"
     with pytest.raises(UnknownModelError, match="unknown model 'ba'; the models are: ab"):
         registry.newest("ba")
-    assert registry.resolve("ab/2").metrics == {"gate_accuracy": 0.4}
+    assert registry.resolve("ab/2").metrics == {"val_accuracy": 0.4}
     assert registry.resolve("ab/2").tags["trial"] == "t"
 
     _register(saved, 0.9, name="later")

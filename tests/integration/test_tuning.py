@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from raycls import home, registry, tracking
@@ -13,6 +14,7 @@ from raycls.config import Config, override, preset
 from raycls.data.versions import open_dataset
 from raycls.errors import ConfigError, StudyError, UsageError
 from raycls.models.card import load_card
+from raycls.registry import history
 from raycls.reports.study_report import write_report
 from raycls.training.trainer import TrainingResult
 from raycls.tuning import record
@@ -20,6 +22,7 @@ from raycls.tuning.lineage import trace
 from raycls.tuning.plan import plan
 from raycls.tuning.space import Domain
 from raycls.tuning.study import resume, search, tune
+from tests.datasets import make_version
 from tests.studies import assert_whole
 
 
@@ -35,7 +38,7 @@ def test_a_study_leaves_one_run_per_trial_and_a_better_champion(
     study = outcome.study
     assert_whole(study.trials, study.run_id, 6)
     assert len({str(trial.values) for trial in study.trials}) == 6
-    assert study.best.val_accuracy == max(trial.val_accuracy or 0 for trial in study.trials)
+    assert study.best.score == max(trial.score or 0 for trial in study.trials)
     # The preset itself is the first trial, so that a study never ends below it.
     assert study.trials[0].values["optim.lr"] == base.optim.lr
     assert any(trial.epochs < 3 for trial in study.trials), "nothing was stopped early"
@@ -55,7 +58,10 @@ def test_a_study_leaves_one_run_per_trial_and_a_better_champion(
     assert version is not None and former is not None
     assert version.tags["study"] == study.name
     assert version.tags["trial"] == str(study.best.number)
-    assert outcome.promoted == (version.metrics["gate_accuracy"] > former.metrics["gate_accuracy"])
+    decided = history.events("digits")[0]
+    assert (decided.version, decided.former) == (version.version, former.version)
+    assert (decided.by, decided.kind == "promotion") == (f"study {study.name}", outcome.promoted)
+    assert (decided.figures["gain"] > 0) >= outcome.promoted
     assert registry.resolve("digits").version == (version if outcome.promoted else former).version
     with pytest.raises(UsageError, match="is finished"):
         resume("digits", study.name)
@@ -73,6 +79,27 @@ def test_search_and_scheduler_suit_the_trials(ray_session: None, base: Config) -
     assert chosen(scheduler="asha", search="gp") == ("gp", "asha")
     assert chosen(trials=300) == ("tpe", "none")
     assert chosen(objective="accuracy,latency") == ("tpe", "none")
+
+
+def test_unbalanced_classes_make_a_study_go_by_a_macro_metric(
+    ray_session: None, base: Config, digits_home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    digits = open_dataset("digits")
+    chosen = {
+        split: np.flatnonzero((labels > 0) | (np.arange(len(labels)) % 50 == 0))
+        for split, labels in ((split, digits.labels(split)) for split in digits.info.counts)
+    }
+    make_version(
+        "few-zeros",
+        {split: digits.images(split)[rows] for split, rows in chosen.items()},
+        {split: digits.labels(split)[rows] for split, rows in chosen.items()},
+        digits.info.classes,
+    )
+    assert plan("few-zeros", base).metric == "val_macro_accuracy"
+    assert "unbalanced beyond 1:5: the study goes by macro_recall" in capsys.readouterr().err
+    assert plan("few-zeros", override(base, ["training.metric=macro_f1"])).metric == "val_macro_f1"
+    assert plan("digits", base).metric == "val_accuracy"
+    assert "unbalanced" not in capsys.readouterr().err
 
 
 def test_what_cannot_be_searched_is_refused_before_anything_starts(ray_session: None, base: Config) -> None:
@@ -120,7 +147,7 @@ def test_accuracy_and_latency_and_a_study_killed_after_its_last_trial(
     latency = {str(trial.values["network.widths"]): trial.latency_ms for trial in study.trials}
     assert len(set(latency.values())) == len(latency), "one latency per architecture"
     assert all(
-        not (other.val_accuracy > point.val_accuracy and other.latency_ms < point.latency_ms)  # type: ignore[operator]
+        not (other.score > point.score and other.latency_ms < point.latency_ms)  # type: ignore[operator]
         for point in study.front
         for other in study.trials
     )

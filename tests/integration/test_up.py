@@ -24,7 +24,7 @@ from raycls.cluster.lifecycle import is_agent
 from raycls.cluster.processes import psutil
 from raycls.errors import ClusterError, RefusedError, UnknownModelError
 from raycls.ray_patches import patches
-from raycls.registry import gate
+from raycls.registry import gate, history
 from raycls.serving.control import deploy, rollout
 from raycls.serving.control.configuration import ServeConfiguration
 from raycls.serving.control.deploy import Served
@@ -194,6 +194,24 @@ def test_a_version_that_the_cluster_cannot_take_up_is_rolled_back(
     health = requests.get(f"{served.url}/health", timeout=10).json()
     assert health["model"]["version"] == trained.version.version
     assert (set(failed), seen) == (set(), {trained.version.version})
+
+
+def test_going_back_serves_the_former_champion_and_loses_no_request(
+    served: Served, registered: Callable[..., registry.ModelVersion], champion: TrainingResult
+) -> None:
+    assert champion.version is not None
+    second = registered()
+    with pytest.raises(RefusedError, match="both give the same answers"):
+        rollout.promote("digits", second.version)
+    with asking(served) as (failed, seen):
+        rollout.promote("digits", second.version, force="a copy")
+        assert rollout.rollback("digits", reason="an exercise").version == champion.version.version
+        health = requests.get(f"{served.url}/health", timeout=10).json()
+    assert health["model"]["version"] == champion.version.version
+    assert registry.resolve("digits").version == champion.version.version
+    assert [event.kind for event in history.events("digits")[:3]] == ["rollback", "forced", "refusal"]
+    assert set(failed) == set()
+    assert seen == {champion.version.version, second.version}
 
 
 def _with_processes_of_ray() -> cluster.Cluster:

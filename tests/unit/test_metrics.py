@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from sklearn.metrics import balanced_accuracy_score, confusion_matrix, precision_recall_fscore_support
+from sklearn.metrics import (
+    balanced_accuracy_score,
+    confusion_matrix,
+    f1_score,
+    precision_recall_fscore_support,
+)
 
 from raycls import metrics
 
@@ -25,15 +30,17 @@ def test_figures_are_scikit_learns(answers: tuple[np.ndarray, np.ndarray]) -> No
     for average, weighted in (("macro", False), ("weighted", True)):
         expected = precision_recall_fscore_support(*answers, average=average)[:3]
         assert list(metrics.averages(found, counts, weighted=weighted).values()) == pytest.approx(expected)
-    summary = metrics.summary("val", counts.diagonal(), counts.sum(1), 0.5)
+    summary = metrics.summary("val", counts.diagonal(), counts.sum(0), counts.sum(1), 0.5)
     assert summary["val_macro_accuracy"] == pytest.approx(balanced_accuracy_score(*answers))
+    assert summary["val_macro_f1"] == pytest.approx(f1_score(*answers, average="macro"))
     assert (summary["val_loss"], summary["val_accuracy"]) == (0.5, metrics.accuracy(counts))
 
 
 def test_a_class_without_images_has_no_accuracy_and_counts_in_no_mean() -> None:
     counts = metrics.confusion(np.array([0, 0, 1]), np.array([0, 1, 1]), 3)
     assert np.isnan(metrics.class_accuracy(counts.diagonal(), counts.sum(1))).tolist() == [False, False, True]
-    assert metrics.summary("test", counts.diagonal(), counts.sum(1), 0.0)["test_macro_accuracy"] == 0.75
+    summary = metrics.summary("test", counts.diagonal(), counts.sum(0), counts.sum(1), 0.0)
+    assert (summary["test_macro_accuracy"], summary["test_macro_f1"]) == (0.75, pytest.approx(2 / 3))
     recall = metrics.precision_recall_f1(counts)["recall"]
     assert recall.tolist() == [0.5, 1.0, 0.0]
     assert metrics.averages({"recall": recall}, counts, weighted=False) == {"recall": 0.75}

@@ -58,7 +58,7 @@ def _trial(number: int, asked_at: float, ended_at: float, accuracy: float) -> Tr
         number=number,
         state="done",
         values={},
-        val_accuracy=accuracy,
+        score=accuracy,
         epochs=int(ended_at - asked_at),
         seconds=ended_at - asked_at,
         asked_at=asked_at,

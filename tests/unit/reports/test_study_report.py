@@ -16,7 +16,7 @@ def _trial(number: int, state: State, accuracy: float | None, epochs: int, reaso
         number=number,
         state=state,
         values={"optim.lr": 0.1 * (number + 1)},
-        val_accuracy=accuracy,
+        score=accuracy,
         epochs=epochs,
         seconds=2.0 * epochs,
         asked_at=0.0,
@@ -40,8 +40,8 @@ def test_what_stopping_early_saved_is_reckoned_at_each_trials_own_pace() -> None
 
 def test_the_sentences_say_what_was_found_and_what_failed() -> None:
     told = " ".join(in_short(TRIALS, TRIALS[2]))
-    assert "The most accurate trial is #2 (lr 0.3): 85.00%." in told
-    assert "5.00 points above trial #0" in told
+    assert "The best trial is #2 (lr 0.3): val_accuracy 0.8500." in told
+    assert "Trial #0, the configuration as it was given, has val_accuracy 0.8000." in told
     assert "1 of 4 trials were stopped early, which saved about 6 s of training, 25%" in told
     assert "Trial #3 (lr 0.4) failed: the loss became nan." in told
     assert "Trial #2 was chosen to be trained in full." in told

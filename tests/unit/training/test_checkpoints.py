@@ -42,6 +42,9 @@ def test_only_whole_checkpoints_count(digits: PackedDataset, tmp_path: Path) -> 
             assert last.epoch == 3, (name, length)
         path.write_bytes(data)
     (Path(whole[-1].path) / CARD).unlink()
+    lowest = store.best("val_loss")
+    assert lowest is not None
+    assert lowest.metrics["val_loss"] == min(saved.metrics["val_loss"] for saved in store.checkpoints())
     best = store.best("val_accuracy")
     store.tidy("val_accuracy")
     assert best == store.best("val_accuracy")

@@ -326,6 +326,16 @@ def test_the_epoch_is_chosen_by_the_classes_where_they_are_balanced(
     assert training.finished
 
 
+def test_a_lower_loss_is_the_better_epoch(digits: PackedDataset, smoke: Config) -> None:
+    config = override(smoke, ["metric=log_loss", "patience=1", "epochs=9"])
+    assert config.training.chosen_by == "val_loss"
+    training = start(config, digits)
+    training.history = [{"epoch": 1, "val_loss": 0.9}, {"epoch": 2, "val_loss": 0.5}]
+    assert not training.finished
+    training.history.append({"epoch": 3, "val_loss": 0.7})
+    assert training.finished
+
+
 def test_the_larger_part_of_a_mixed_image_counts(digits: PackedDataset) -> None:
     config = override(preset("fast", digits.info), ["epochs=8", "widths=[32,32]", "mixup=0.2"])
     assert _run(config, digits)[0][-1]["train_accuracy"] > 0.75

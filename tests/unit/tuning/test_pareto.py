@@ -21,7 +21,7 @@ def _trial(number: int, accuracy: float | None, latency: float) -> Trial:
         number=number,
         state="done" if accuracy is not None else "failed",
         values={},
-        val_accuracy=accuracy,
+        score=accuracy,
         epochs=1,
         seconds=1.0,
         asked_at=0.0,

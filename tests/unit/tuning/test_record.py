@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from raycls import tracking
+from raycls.config import override
 from raycls.errors import StudyError
 from raycls.tuning.record import StudyRecord, read
 from raycls.tuning.spec import StudySpec, Trial
+from raycls.tuning.study import Study
 
 
 @pytest.fixture
@@ -45,13 +47,13 @@ def test_trials_end_in_both_books(spec: StudySpec, run: tracking.Run, request: p
     assert first.config(spec.config) == spec.config  # the configuration itself
     for epoch in (1, 2, 3):
         assert not record.epoch(0, _metrics(epoch, 0.5 + epoch / 10))
-    assert record.end(0, "done").val_accuracy == pytest.approx(0.8)
+    assert record.end(0, "done").score == pytest.approx(0.8)
     second, third = record.ask(), record.ask()
     assert second is not None and third is not None
     assert record.epoch(1, _metrics(1, 0.1)), "far below the first trial's first epoch: hopeless"
     assert record.end(1, "stopped early").epochs == 1
     ended = record.end(2, "failed", "the loss became nan")
-    assert (ended.state, ended.reason, ended.val_accuracy) == ("failed", "the loss became nan", None)
+    assert (ended.state, ended.reason, ended.score) == ("failed", "the loss became nan", None)
     fourth = record.ask()
     assert fourth is not None
     assert record.end(3, "done").reason == "it ended before its first epoch did"
@@ -158,7 +160,7 @@ def test_a_process_that_is_killed_in_every_epoch_does_not_fail_its_trial(
             assert record.died(0, "killed") is None
         record.ask()
         record.epoch(0, _metrics(epoch, 0.5))
-    assert record.end(0, "done").val_accuracy == 0.5
+    assert record.end(0, "done").score == 0.5
 
 
 def test_a_grid_is_tried_point_by_point(
@@ -203,3 +205,21 @@ def test_studies_that_are_not_there_are_told(digits_home: Path, monkeypatch: pyt
     monkeypatch.setenv("RAYCLS_STUDIES", "sqlite:////dev/null/studies.db")
     with pytest.raises(StudyError, match=r"does not answer.*RAYCLS_STUDIES"):
         read("nope")
+
+
+def test_a_study_goes_by_its_metric_and_a_lower_loss_is_better(
+    spec: StudySpec, run: tracking.Run, request: pytest.FixtureRequest
+) -> None:
+    config = override(spec.config, ["training.metric=log_loss"])
+    record = StudyRecord(spec.model_copy(update={"config": config}), request.node.name, run)
+    for number, losses in enumerate(((2.0, 1.5, 1.8), (0.9, 0.5, 0.7))):
+        assert record.ask() is not None
+        for epoch, loss in enumerate(losses, 1):
+            # A higher accuracy goes with the higher loss, and must not count.
+            stop = record.epoch(number, {**_metrics(epoch, loss / 3), "val_loss": loss})
+            assert not stop, "the second trial is better from its first epoch on"
+        record.end(number, "done")
+    worse, better = read(request.node.name)[:2]
+    assert (worse.score, better.score) == (-1.5, -0.5)
+    assert better.told_score == "val_loss 0.5000"
+    assert Study(name="", run_id="", spec=spec, trials=(worse, better)).best is better

@@ -25,7 +25,7 @@ def _study(
         number=0,
         state="done",
         values=values,
-        val_accuracy=0.5,
+        score=0.5,
         epochs=max_epochs,
         seconds=1.0,
         asked_at=0.0,
