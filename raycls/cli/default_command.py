@@ -11,6 +11,8 @@ def default_command(name: str) -> type[TyperGroup]:
     """Return the class of a group whose command `name` runs where no other command is named."""
 
     class Group(TyperGroup):
+        default = name
+
         def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
             named = args[0] in (*self.commands, *ctx.help_option_names) if args else self.no_args_is_help
             return super().parse_args(ctx, args if named else [name, *args])

@@ -19,7 +19,7 @@ from raycls.cli import app
 ROOT = Path(__file__).parents[2]
 WRITTEN = sorted(path for path in (ROOT / "docs").glob("*.md"))
 PAGES = [ROOT / "README.md", *WRITTEN, *sorted((ROOT / "docs" / "reference").glob("*.md"))]
-JOBS = {"jobs/train.py": "train", "jobs/tune.py": "tune"}  # which take what these commands take
+JOBS = {"jobs/train.py": "train", "jobs/tune.py": "tune", "jobs/retrain.py": "retrain"}  # which take what these commands take
 MAX_LINES = 150
 COMMAND: Any = typer.main.get_command(app)
 
@@ -53,7 +53,8 @@ def _found(words: list[str]) -> tuple[Any, list[str]]:
     if command is COMMAND:
         raise LookupError(f"No such command: {words[0]}")
     if words and not getattr(command, "invoke_without_command", False):
-        command = getattr(command, "commands", {}).get("run", command)  # `tune DATASET` is `tune run DATASET`
+        # `tune DATASET` is `tune run DATASET`.
+        command = command.commands[command.default] if hasattr(command, "default") else command
     return command, words
 
 
