@@ -1,6 +1,6 @@
-"""How often the gate promotes a version that is no better, by simulation.
+"""How often the gate promotes a version that is no better, by simulation. Needs no dataset and no model.
 
-    python benchmarks/promotion.py
+    python benchmarks/promotion.py --trials 1000          # writes results/promotion.md
 
 In each trial, champion and challenger answer the pictures of a split `gate`. The champion is right on 90%. Both are
 right or wrong on the same pictures, except for DIFFERENT of them, of which the challenger has more, as many, or fewer
@@ -15,21 +15,27 @@ from __future__ import annotations
 import argparse
 import json
 from collections import Counter
+from pathlib import Path
+from typing import get_args
 
 import numpy as np
+from harness import results_page
+from harness.results_page import Document, Row, Section, table
 
+from raycls import command, progress
 from raycls.config import Metric
 from raycls.registry.measure import Answers
 from raycls.registry.paired import gain
 from raycls.registry.policy import PromotionPolicy
-from raycls.registry.verdict import class_gains, judge
+from raycls.registry.verdict import Verdict, class_gains, judge
 
+HERE = Path(__file__).parent
 CLASSES, ACCURACY, DIFFERENT = 10, 0.90, 0.06
 SIZES = 300, 1_000, 3_000
 TRUTHS = {"2 points worse": -0.02, "equal": 0.0, "1 point better": 0.01, "2 points better": 0.02}
 
 
-def verdict(size: int, truth: float, metric: Metric, random: np.random.Generator) -> str:
+def verdict(size: int, truth: float, metric: Metric, random: np.random.Generator) -> Verdict:
     """Return the verdict of one trial. truth: the challenger's accuracy above the champion's."""
     labels = random.integers(CLASSES, size=size)
     wrong = 1 - ACCURACY - (DIFFERENT + truth) / 2  # share of the pictures that neither knows
@@ -59,25 +65,63 @@ def verdict(size: int, truth: float, metric: Metric, random: np.random.Generator
     return judge(policy, found, on_all, None, class_gains(found, policy))[0]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--trials", type=int, default=1000)
-    parser.add_argument("--metric", default="accuracy")
-    arguments = parser.parse_args()
-    random = np.random.default_rng(0)
-    rows = []
-    print(f"| challenger | pictures | promoted | undecided | not better | worse |\n|{'---|' * 6}")
-    for told, truth in TRUTHS.items():
-        for size in SIZES:
-            counts = Counter(verdict(size, truth, arguments.metric, random) for _ in range(arguments.trials))
-            shares = {
-                name: counts[name] / arguments.trials
-                for name in ("better", "undecided", "not better", "worse")
-            }
-            print(f"| {told} | {size:,} | {' | '.join(f'{share:.1%}' for share in shares.values())} |")
-            rows.append({"challenger": told, "pictures": size, **shares})
-    print(json.dumps({"metric": arguments.metric, "trials": arguments.trials, "rows": rows}))
+HEAD = f"""\
+# Promotion
+
+How often the default policy promotes a challenger, by simulation: how much better it is in truth, and how many pictures
+the split `gate` has. The champion is right on {ACCURACY:.0%} of the pictures, and the two differ on {DIFFERENT:.0%}.
+Two versions that are equal in truth may be promoted: this costs nothing. What the policy prevents is a loss.
+"""
+
+
+def measure(metric: Metric, trials: int) -> list[Row]:
+    """Return a row for each truth and size, with the share of each verdict."""
+    random, rows = np.random.default_rng(0), []
+    with progress.bar("simulating", total=len(TRUTHS) * len(SIZES)) as bar:
+        for told, truth in TRUTHS.items():
+            for size in SIZES:
+                counts = Counter(verdict(size, truth, metric, random) for _ in range(trials))
+                shares = {name: counts[name] / trials for name in get_args(Verdict)}
+                rows.append({"challenger": told, "pictures": size, **shares})
+                bar.advance()
+    return rows
+
+
+def _section(documents: dict[str, Document]) -> str:
+    parts = []
+    for document in documents.values():
+        verdicts = get_args(Verdict)
+        lines = [
+            (row["challenger"], f"{row['pictures']:,}", *(f"{row[name]:.1%}" for name in verdicts))
+            for row in document["rows"]
+        ]
+        metric, trials = document["arguments"]["metric"], document["arguments"]["trials"]
+        parts.append(
+            f"## {metric}\n\n{document['date']} UTC, {trials:,} trials in each row.\n\n"
+            + table(("challenger", "pictures", *verdicts), lines)
+        )
+    return "\n".join(parts)
+
+
+SECTIONS: dict[str, Section] = dict.fromkeys(get_args(Metric), _section)
+
+
+def main(arguments: list[str]) -> None:
+    """Simulate, write the results and print them."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--trials", type=int, default=1000, help="of each row (default: 1000)")
+    parser.add_argument("--metric", choices=get_args(Metric), default="accuracy")
+    parser.add_argument("--output", type=Path, default=HERE / "results", help="folder for the results")
+    options = parser.parse_args(arguments)
+    asked = {"metric": options.metric, "trials": options.trials}
+    document = results_page.document(options.metric, asked, measure(options.metric, options.trials))
+    file = results_page.keep(options.output, "promotion", document)
+    page = results_page.write(options.output, "promotion", HEAD, SECTIONS)
+    progress.say(f"wrote {file} and {page}")
+    print(json.dumps(document))
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)
