@@ -44,9 +44,10 @@ def cost_section(documents: dict[str, Document]) -> str:
         "forward pass, µs an image",
         "share (goal: 3%)",
     )
-    return (
-        f"## Cost\n\nMeasured {document['date']}, n={len(rows)}, one thread, PyTorch.\n\n{table(head, lines)}"
+    facts = (
+        f"Measured {document['date']}, n={len(rows)}: CPU time on one thread. The forward pass is OpenVINO's."
     )
+    return f"## Cost\n\n{facts}\n\n{table(head, lines)}"
 
 
 def alarms_section(documents: dict[str, Document]) -> str:

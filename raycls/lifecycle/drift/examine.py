@@ -31,7 +31,7 @@ ALPHA = 0.01  # for all features of a window together
 LEAST_IMAGES = 100  # a smaller window gives no findings
 LEAST_EXPECTED = 5  # images of a class in the window, below which rare classes are counted together
 # A population stability index below 0.1 counts as no change (Siddiqi, Credit Risk Scorecards, 2006).
-LEAST_EFFECT = {"class": 0.1, "embedding": 0.01}
+LEAST_EFFECT = {"embedding": 0.005}
 LEAST_STABILITY = 0.1
 FLOOR = 0.05  # the smallest share in the index is this, divided by the number of bins or classes
 

@@ -5,7 +5,7 @@
     sums = window.take()                                         # and the next window begins
     (sums + sums_of_another_replica).as_json()
 
-`update` copies some rows of each image. The sums are made for 32 images at once, which costs a tenth of doing it image
+`update` copies some rows of each image. The sums are made for 64 images at once, which costs a tenth of doing it image
 by image. Costs: benchmarks/results/drift.md.
 """
 
@@ -21,7 +21,7 @@ import numpy as np
 from raycls.lifecycle.drift.features import PICTURE_FEATURES, measure, sample_rows, side_lengths
 from raycls.lifecycle.drift.reference import Reference, count
 
-HELD = 32  # images whose rows wait for the sums
+HELD = 64  # images whose rows wait for the sums
 
 
 @dataclass(frozen=True)

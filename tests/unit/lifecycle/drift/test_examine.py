@@ -87,7 +87,7 @@ def test_drift_alarms_by_the_feature_that_drifts(
 
 def test_a_difference_that_is_real_but_small_does_not_alarm() -> None:
     probabilities, *others = batch(5000, 1)
-    probabilities[:400] = one_class(batch(400, 1))[0]  # a share of about 26% in place of 20%
+    probabilities[:600] = one_class(batch(600, 1))[0]  # a share of about 30% in place of 20%
     found = findings((probabilities, *others))["class"]
     assert found.p < 1e-4
     assert 0 < found.effect < 0.1

@@ -10,12 +10,12 @@ from raycls.lifecycle.drift.features import FourierFeatures, measure, sample_row
 PINNED = [0.91681147, 0.43594608, -0.39932042]  # of two frequencies, and the sine of the first
 
 
-@pytest.mark.parametrize(("side", "rows"), [(8, 8), (32, 16), (33, 16), (224, 16)])
+@pytest.mark.parametrize(("side", "rows"), [(4, 4), (8, 8), (32, 8), (33, 8), (224, 8)])
 def test_some_rows_stand_for_an_image(side: int, rows: int) -> None:
     images = np.broadcast_to(np.arange(side, dtype=np.uint8)[:, None, None], (2, side, side, 3))
     sampled = sample_rows(images)
     assert sampled.shape == (2, rows, side, 3)
-    assert abs(float(sampled.mean()) - (side - 1) / 2) <= side / 16
+    assert abs(float(sampled.mean()) - (side - 1) / 2) <= side / 8
     assert np.shares_memory(sampled, images)
 
 
