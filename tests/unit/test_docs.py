@@ -19,7 +19,8 @@ from raycls.cli import app
 ROOT = Path(__file__).parents[2]
 WRITTEN = sorted(path for path in (ROOT / "docs").glob("*.md"))
 PAGES = [ROOT / "README.md", *WRITTEN, *sorted((ROOT / "docs" / "reference").glob("*.md"))]
-JOBS = {"jobs/train.py": "train", "jobs/tune.py": "tune", "jobs/retrain.py": "retrain"}  # which take what these commands take
+# Scripts that take what these commands take.
+JOBS = {"jobs/train.py": "train", "jobs/tune.py": "tune", "jobs/retrain.py": "retrain"}
 MAX_LINES = 150
 COMMAND: Any = typer.main.get_command(app)
 
