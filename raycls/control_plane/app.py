@@ -42,10 +42,12 @@ class ControlPlane:
 
     def __init__(self, config: ControlPlaneConfig, host: str | None):
         from raycls.control_plane.experiment_watch import ExperimentWatch
+        from raycls.control_plane.promotion_watch import PromotionWatch
         from raycls.control_plane.retrain_watch import RetrainWatch
 
         self._config, self._host = config, host
-        self._loops = [asyncio.create_task(loop.run()) for loop in (ExperimentWatch(), RetrainWatch())]
+        loops = (ExperimentWatch(), RetrainWatch(), PromotionWatch(config.watch_s))
+        self._loops = [asyncio.create_task(loop.run()) for loop in loops]
 
     def __serve_build_asgi_app__(self) -> Starlette:
         from raycls.control_plane.application import application

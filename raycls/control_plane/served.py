@@ -67,6 +67,11 @@ async def counts() -> list[dict[str, Any]]:
     return [found for found in await broadcast("experiment_counts") if found]
 
 
+async def version_counts() -> list[tuple[str, str, dict[str, Any]]]:
+    """Return of each replica its version, its id and the fields of raycls.lifecycle.guards.ArmCounts."""
+    return await broadcast("version_counts")
+
+
 def challengers() -> dict[str, tuple[str, str]]:
     """Return the challengers' deployments: the experiment's id → the status and Serve's message."""
     return {

@@ -19,7 +19,9 @@ from safetensors.torch import load_file, save_file
 from raycls import registry, tracking
 from raycls.lifecycle import experiment
 from raycls.models.card import WEIGHTS
+from raycls.registry import history
 from raycls.serving.client.manage import call
+from raycls.serving.control import rollout
 from raycls.serving.control.deploy import Served
 from raycls.training.trainer import TrainingResult
 from tests.predict import OCTETS, encoded
@@ -48,11 +50,20 @@ def challenger(trained: TrainingResult) -> registry.ModelVersion:
 def without_numbers(trained: TrainingResult, tmp_path: Path) -> registry.ModelVersion:
     """A version whose network answers NaN."""
     assert trained.version is not None
-    shutil.copytree(registry.checkpoint(trained.version), tmp_path / "checkpoint")
-    weights = load_file(tmp_path / "checkpoint" / WEIGHTS)
-    weights["head.weight"] = torch.full_like(weights["head.weight"], float("nan"))
-    save_file(weights, tmp_path / "checkpoint" / WEIGHTS)
-    return _registered(trained.version, tmp_path / "checkpoint")
+    nan = float("nan")
+    return _registered(
+        trained.version, _with_head(trained.version, tmp_path / "nan", lambda head: head * nan)
+    )
+
+
+def _with_head(
+    version: registry.ModelVersion, directory: Path, changed: Callable[[torch.Tensor], torch.Tensor]
+) -> Path:
+    """Return a copy of the version's checkpoint in which the last layer is changed."""
+    shutil.copytree(registry.checkpoint(version), directory)
+    weights = load_file(directory / WEIGHTS)
+    save_file(weights | {"head.weight": changed(weights["head.weight"]).contiguous()}, directory / WEIGHTS)
+    return directory
 
 
 @pytest.fixture
@@ -184,3 +195,24 @@ def test_a_challenger_that_dies_or_hangs_costs_no_request(
     assert set(traffic.statuses) == {200}
     _until(lambda: challenger.version not in traffic.versions[-50:])
     assert max(traffic.seconds) < 3
+
+
+@pytest.mark.timeout(300)
+def test_a_promotion_that_costs_confidence_is_rolled_back_and_no_request_fails(
+    served: Served, trained: TrainingResult, champion: TrainingResult, traffic: Traffic, tmp_path: Path
+) -> None:
+    """The network with a flat head has the same classes first, so that the gate's checks pass, with no confidence."""
+    assert trained.version is not None
+    former = registry.resolve("digits")
+    flat = _registered(
+        trained.version, _with_head(trained.version, tmp_path / "flat", lambda head: head * 0.02)
+    )
+    _until(lambda: len(traffic.statuses) > 300)
+    rollout.promote("digits", flat.version, force="a test")
+    _until(lambda: traffic.versions[-1] == flat.version)
+    _until(lambda: registry.resolve("digits").version == former.version)
+    _until(lambda: set(traffic.versions[-50:]) == {former.version})
+    event = history.events("digits")[0]
+    assert (event.kind, event.by, event.version) == ("rollback", "raycls", former.version)
+    assert "mean confidence" in event.reason
+    assert set(traffic.statuses) == {200}

@@ -17,6 +17,7 @@ import time
 from base64 import b64encode
 from collections.abc import Sequence
 from contextlib import suppress
+from math import isfinite
 from typing import Any
 
 from prometheus_client import Metric
@@ -187,6 +188,9 @@ class Classifier:
             for position, outcome in enumerate(outcomes):
                 if isinstance(outcome, ImageError):
                     raise image_problem(outcome, f"image {position}: " if many else "")
+                if not isfinite(outcome.confidence):
+                    self.metrics.not_finite += 1
+                    raise HTTPProblem(500, "the model's answer is not a number: roll the version back")
                 predictions.append(outcome.as_json(top_k, embedding=embedding) | {"model_version": answering})
             if explain:
                 classes = [prediction["class_index"] for prediction in predictions]
@@ -229,6 +233,10 @@ class Classifier:
     async def served(self) -> tuple[str, ServingConfig]:
         """Return the version, NAME/VERSION, and the settings, for the control plane."""
         return self.version.reference, self.config
+
+    async def version_counts(self) -> tuple[str, str, dict[str, Any]]:
+        """Return the version, this replica's id, and what it has answered, for the watch after a promotion."""
+        return self.version.reference, self.replica, self.metrics.as_arm()
 
     async def experiment_counts(self) -> dict[str, Any] | None:
         """Return this replica's counts of the experiment, and the new images on which both disagreed, or None."""
