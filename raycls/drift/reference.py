@@ -18,14 +18,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from raycls.data.manifest import read_rows
 from raycls.data.packed import PackedDataset
-from raycls.errors import CheckpointError
-from raycls.lifecycle.drift.features import (
+from raycls.drift.features import (
     PICTURE_FEATURES,
     FourierFeatures,
     measure,
     sample_rows,
     side_lengths,
 )
+from raycls.errors import CheckpointError
 
 BINS = 10  # that hold equal shares of the reference
 MOST = 10_000  # images of the split that are measured
