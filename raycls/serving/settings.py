@@ -50,6 +50,9 @@ class ServingConfig(Section):
     access_log: float = Field(
         0, ge=0, le=1, description="share of the requests that the replica logs, each as one line of JSON"
     )
+    drift: bool = Field(
+        True, description="watch whether images look like those of the split `val` of the model's dataset"
+    )
     simulate_forward_ms: float = Field(
         0, ge=0, description="sleep for each image of a forward pass, milliseconds: for scaling tests only"
     )
@@ -60,6 +63,9 @@ class ControlPlaneConfig(Section):
 
     max_upload_bytes: int = Field(
         200 * 2**20, ge=1024, description="largest body of an upload: files, or one zip, bytes"
+    )
+    drift_images: int = Field(
+        2000, ge=100, description="images after which a window of drift is examined; an hour ends it too"
     )
     allowed_hosts: tuple[str, ...] = Field(
         (),
