@@ -28,12 +28,12 @@ from raycls import command, progress, registry
 from raycls.data.packed import PackedDataset
 from raycls.data.tensors import as_tensor
 from raycls.data.versions import open_by_fingerprint, open_dataset
+from raycls.drift.examine import examine
+from raycls.drift.reference import Reference, make, of_split, original_sizes
+from raycls.drift.window import HELD, Window
 from raycls.engines import openvino
 from raycls.engines.build import Run
 from raycls.engines.predictor import softmax
-from raycls.lifecycle.drift.examine import examine
-from raycls.lifecycle.drift.reference import Reference, make, of_split, original_sizes
-from raycls.lifecycle.drift.window import HELD, Window
 from raycls.models import checkpoint
 from raycls.models.base import Network
 from raycls.models.forward import forward

@@ -13,7 +13,7 @@ from harness.results_page import Document, Row, table
 
 HEAD = """# Drift: cost, false alarms and what is found
 
-`benchmarks/drift.py` made this page. A window is a number of requests that `raycls/lifecycle/drift/` compares with the
+`benchmarks/drift.py` made this page. A window is a number of requests that `raycls/drift/` compares with the
 model's reference. A window alarms if any feature alarms.
 """
 

@@ -19,6 +19,7 @@ from raycls import command, progress
 from raycls.cli import (
     data,
     data_sharing,
+    drift,
     experiments,
     export,
     models,
@@ -54,6 +55,7 @@ app.add_typer(tokens.app, name="tokens")
 app.add_typer(experiments.app, name="experiment")
 app.add_typer(retrain.app, name="retrain")
 app.add_typer(uploads.app, name="uploads")
+app.add_typer(drift.app)
 
 
 @app.command()

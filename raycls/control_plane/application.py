@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from raycls.control_plane import experiments, feedback, models, openapi, retrain, uploads
+from raycls.control_plane import drift, experiments, feedback, models, openapi, retrain, uploads
 from raycls.control_plane.route import ControlRoute, Handler
 from raycls.errors import (
     ClusterError,
@@ -43,6 +43,7 @@ ROUTES: list[ControlRoute] = [
     *retrain.ROUTES,
     *experiments.ROUTES,
     *models.ROUTES,
+    *drift.ROUTES,
 ]
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 # The first class that an error is of decides its status. Others are 500: the library failed, and not the client.

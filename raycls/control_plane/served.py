@@ -28,12 +28,12 @@ ANSWER_S = 2.0
 CHALLENGER_CPUS = 0.25  # small, so that it fits beside an update of the champion
 
 
-async def broadcast(method: str) -> list[Any]:
+async def broadcast(method: str, *arguments: Any) -> list[Any]:
     """Return what each replica of the champion answers. Those that do not answer in time are left out."""
 
     # The first call asks Serve's controller and waits for it. The handle itself belongs to the event loop.
     handle = await asyncio.to_thread(serve.get_deployment_handle, DEPLOYMENT, SERVING)
-    results = handle.broadcast(method).results
+    results = handle.broadcast(method, *arguments).results
     try:
         received = await asyncio.to_thread(results, timeout_s=ANSWER_S, return_exceptions=True)
     except (TimeoutError, RayServeException):
@@ -70,6 +70,11 @@ async def counts() -> list[dict[str, Any]]:
 async def version_counts() -> list[tuple[str, str, dict[str, Any]]]:
     """Return of each replica its version, its id and the fields of raycls.lifecycle.guards.ArmCounts."""
     return await broadcast("version_counts")
+
+
+async def drift_sums(found: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """Return version and sums from each replica that watches drift. found: the last window, for their /metrics."""
+    return [answer for answer in await broadcast("drift_sums", found) if answer]
 
 
 def challengers() -> dict[str, tuple[str, str]]:

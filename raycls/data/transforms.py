@@ -7,18 +7,26 @@ Preparation, evaluation and serving call this code, so all of them give a networ
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from PIL import Image
 
-from raycls.data.decode import GROUND, MAX_PIXELS, decode
+from raycls.data.decode import GROUND, MAX_PIXELS, decode_with_facts
 
 Resize = Literal["crop", "pad", "squash"]
 RESIZES: tuple[Resize, ...] = get_args(Resize)
 REDUCING_GAP = (
     2.0  # Pillow first shrinks a large photograph by a whole factor: much faster, and hardly visible
 )
+
+
+class Square(NamedTuple):
+    """uint8 S×S×3 pixels, and width and height of the encoded image that they are of."""
+
+    pixels: np.ndarray
+    width: int
+    height: int
 
 
 def to_square(image: Image.Image, size: int, resize: Resize = "crop") -> np.ndarray:
@@ -49,7 +57,20 @@ def read_square(
     formats: tuple[str, ...] | None = None,
 ) -> np.ndarray:
     """Return uint8 size×size×3 of an encoded image. For the limits and the errors see `raycls.data.decode`."""
-    return to_square(decode(data, side=size, max_pixels=max_pixels, formats=formats), size, resize)
+    return read_square_and_size(data, size, resize, max_pixels=max_pixels, formats=formats).pixels
+
+
+def read_square_and_size(
+    data: bytes,
+    size: int,
+    resize: Resize = "crop",
+    *,
+    max_pixels: int = MAX_PIXELS,
+    formats: tuple[str, ...] | None = None,
+) -> Square:
+    """Return the pixels of `read_square`, and the size that the encoded image has."""
+    found = decode_with_facts(data, side=size, max_pixels=max_pixels, formats=formats)
+    return Square(to_square(found.image, size, resize), found.width, found.height)
 
 
 def _padded(image: Image.Image, size: int) -> np.ndarray:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from raycls.data.decode import MAX_PIXELS
-from raycls.data.transforms import read_square
+from raycls.data.transforms import Square, read_square_and_size
 from raycls.engines import build as engines
 from raycls.engines.build import Device, Engine, Run
 from raycls.models.card import ModelCard, load_card
@@ -91,7 +91,13 @@ class Predictor:
         self, data: bytes, *, max_pixels: int = MAX_PIXELS, formats: tuple[str, ...] | None = None
     ) -> np.ndarray:
         """Return an encoded image as uint8 S×S×3. The same code packed the training data. Raises ImageError."""
-        return read_square(
+        return self.read_with_size(data, max_pixels=max_pixels, formats=formats).pixels
+
+    def read_with_size(
+        self, data: bytes, *, max_pixels: int = MAX_PIXELS, formats: tuple[str, ...] | None = None
+    ) -> Square:
+        """Return the pixels of `read`, with width and height of the encoded image. Raises ImageError."""
+        return read_square_and_size(
             data, self.card.image_size, self.card.resize, max_pixels=max_pixels, formats=formats
         )
 

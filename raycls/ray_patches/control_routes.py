@@ -47,6 +47,7 @@ ROUTES = (
     "models",
     "tokens",
     "history",
+    "drift",
 )
 ANSWER_S = 600  # an upload is checked before it is answered
 

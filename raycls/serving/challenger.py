@@ -41,6 +41,8 @@ class Challenger:
 
     def __init__(self, config: ServingConfig, version: registry.ModelVersion):
         self.version = version
+        # Drift is that of the images, and the champion's replicas watch it.
+        config = config.model_copy(update={"drift": False})
         self.inference = Inference(config, version, serve.get_replica_context().replica_id.unique_id)
 
     async def describe(self) -> tuple[str, tuple[str, ...]]:

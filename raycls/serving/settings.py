@@ -50,6 +50,9 @@ class ServingConfig(Section):
     access_log: float = Field(
         0, ge=0, le=1, description="share of the requests that the replica logs, each as one line of JSON"
     )
+    drift: bool = Field(
+        True, description="watch whether images look like those of the split `val` of the model's dataset"
+    )
     simulate_forward_ms: float = Field(
         0, ge=0, description="sleep for each image of a forward pass, milliseconds: for scaling tests only"
     )
@@ -65,6 +68,9 @@ class ControlPlaneConfig(Section):
         1800,
         ge=0,
         description="how long guards watch a promotion and may roll it back, seconds; 0: not at all",
+    )
+    drift_images: int = Field(
+        2000, ge=100, description="images after which a window of drift is examined; an hour ends it too"
     )
     allowed_hosts: tuple[str, ...] = Field(
         (),

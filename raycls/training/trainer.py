@@ -27,6 +27,7 @@ from raycls.config import Config
 from raycls.data.layout import parse
 from raycls.data.packed import PackedDataset
 from raycls.data.prepare import open_or_prepare
+from raycls.drift import file as drift_file
 from raycls.engines.predictor import Predictor
 from raycls.errors import BrokenOffError, RayclsError, TrainingError, UsageError
 from raycls.models.card import CARD, WEIGHTS, update_card
@@ -179,7 +180,7 @@ def _file(
     dataset: PackedDataset,
     run: tracking.Run,
 ) -> TrainingResult:
-    """Calibrate the best epoch, evaluate it on the test split, log it and register it.
+    """Calibrate the best epoch, evaluate it on the test split, measure what is usual, log it and register it.
 
     last: the metrics of the last epoch.
     """
@@ -191,6 +192,7 @@ def _file(
         predictor, found = calibrated(Predictor.load(directory), dataset)
         evaluation = evaluate(predictor, dataset, "test")
         found |= evaluation.metrics("test") | {"total_train_seconds": last["train_seconds"]}
+        drift_file.write(directory, predictor, dataset)
         temperature = predictor.card.temperature
         card = update_card(directory, metrics=found, temperature=temperature)
         # The run's curve of val_loss is that of the training, at temperature 1.

@@ -25,7 +25,7 @@ ORDER = [
     {"ray_patches", "cluster"},
     {"data"},
     {"models"},
-    {"engines", "tracking"},
+    {"engines", "tracking", "drift"},
     {"registry"},
     {"training"},
     {"tuning", "reports"},

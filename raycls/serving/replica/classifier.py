@@ -248,6 +248,16 @@ class Classifier:
         ]
         return counts
 
+    async def drift_sums(self, found: dict[str, Any] | None) -> dict[str, Any] | None:
+        """Return the version and what it saw since the last call, or None without drift, for the control plane.
+
+        found: the last window that was examined.
+        """
+        if self.inference.drift is None:
+            return None
+        own = found if found and found["version"] == self.version.reference else None
+        return {"version": self.version.reference, "chunks": self.inference.drift.exchange(own)}
+
     def _check_queue(self) -> None:
         if self.pending >= self.config.max_pending:
             raise full(self.config.max_pending)
@@ -280,7 +290,10 @@ class Classifier:
             received = []
         found = [counts for counts in received if isinstance(counts, list)]
         complete = 0 < len(found) == len(received)
-        return exposition(found or [self.metrics.collect(self.pending)], complete=complete)
+        found = found or [self.metrics.collect(self.pending)]
+        if self.inference.drift:
+            found.append(self.inference.drift.families())
+        return exposition(found, complete=complete)
 
     def check_health(self) -> None:
         """Raise where this replica cannot answer. Serve calls it, and replaces a replica that raises."""

@@ -22,11 +22,13 @@ import numpy as np
 from raycls import registry
 from raycls.cluster.environment import OWN_CORES
 from raycls.config import Engine
+from raycls.data.transforms import Square
 from raycls.engines.build import best_device, to_serve
-from raycls.engines.predictor import Prediction, Predictor
+from raycls.engines.predictor import Prediction, Predictor, predictions_of, softmax
 from raycls.errors import ImageError
 from raycls.serving.replica.batching import Batcher
 from raycls.serving.replica.core_pinning import PinnedCore
+from raycls.serving.replica.drift_sums import DriftSums
 from raycls.serving.replica.metrics import Metrics
 from raycls.serving.settings import ServingConfig
 
@@ -50,6 +52,7 @@ class Inference:
         engine = _engine(config, version)
         self.predictor = Predictor.load(self.checkpoint, engine=engine, threads=config.threads)
         self.metrics = Metrics(replica, version, self.predictor.card.classes, self.predictor.engine)
+        self.drift = DriftSums.of(self.checkpoint) if config.drift else None
         self._forward_since: float | None = None  # when the running forward pass began
         self._full_batch_s = 0.0
         on_cpu = best_device() == "cpu"
@@ -97,28 +100,33 @@ class Inference:
         """Return an outcome for each image. An image that cannot be read leaves the others alone."""
         started = time.perf_counter()
         outcomes = [self._pixels(data) for data in images]
-        readable = [outcome for outcome in outcomes if isinstance(outcome, np.ndarray)]
+        readable = [outcome for outcome in outcomes if isinstance(outcome, Square)]
         decoded = time.perf_counter()
         predictions: list[Prediction] = []
         forward_seconds = None
         if readable:
             self._forward_since = decoded
             try:
-                logits, embeddings = self.predictor.outputs(np.stack(readable))
+                batch = np.stack([square.pixels for square in readable])
+                logits, embeddings = self.predictor.outputs(batch)
                 if self._config.simulate_forward_ms:
                     time.sleep(self._config.simulate_forward_ms / 1000 * len(readable))
             finally:
                 self._forward_since = None
             forward_seconds = time.perf_counter() - decoded
-            predictions = self.predictor.predictions(logits, embeddings)
+            probabilities = softmax(logits)
+            predictions = predictions_of(probabilities, embeddings, self.predictor.card.classes)
+            if self.drift:
+                sizes = [(square.width, square.height) for square in readable]
+                self.drift.add(probabilities, embeddings, batch, sizes)
         self.metrics.batch(waited, decoded - started, forward_seconds)
         self.metrics.answers(predictions)
         answers = iter(predictions)
-        return [next(answers) if isinstance(outcome, np.ndarray) else outcome for outcome in outcomes]
+        return [outcome if isinstance(outcome, ImageError) else next(answers) for outcome in outcomes]
 
-    def _pixels(self, data: bytes) -> np.ndarray | ImageError:
+    def _pixels(self, data: bytes) -> Square | ImageError:
         try:
-            return self.decode(data)
+            return self.predictor.read_with_size(data, max_pixels=self._config.max_pixels, formats=FORMATS)
         except ImageError as error:
             return error
 

@@ -24,8 +24,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from raycls.lifecycle.drift.reference import Reference
-from raycls.lifecycle.drift.window import WindowSums
+from raycls.drift.reference import Reference
+from raycls.drift.window import WindowSums
 
 ALPHA = 0.01  # for all features of a window together
 LEAST_IMAGES = 100  # a smaller window gives no findings

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from raycls.lifecycle.drift.features import FourierFeatures, measure, sample_rows, side_lengths
+from raycls.drift.features import FourierFeatures, measure, sample_rows, side_lengths
 
 PINNED = [0.91681147, 0.43594608, -0.39932042]  # of two frequencies, and the sine of the first
 

@@ -11,21 +11,22 @@ holds sums and bins and no image.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from raycls.data.manifest import read_rows
-from raycls.data.packed import PackedDataset
-from raycls.errors import CheckpointError
-from raycls.lifecycle.drift.features import (
+from raycls.drift.features import (
     PICTURE_FEATURES,
     FourierFeatures,
     measure,
     sample_rows,
     side_lengths,
 )
+from raycls.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from raycls.data.packed import PackedDataset
 
 BINS = 10  # that hold equal shares of the reference
 MOST = 10_000  # images of the split that are measured
@@ -142,6 +143,10 @@ def of_split(
 
 def original_sizes(dataset: PackedDataset, split: str) -> np.ndarray | None:
     """Return int64 N×2: width and height of a split's images before resizing, or None if the rows do not tell them."""
+    import pyarrow.compute as pc  # a replica imports this module, and must start fast
+
+    from raycls.data.manifest import read_rows
+
     rows = read_rows(dataset)
     rows = rows.filter(pc.equal(rows["split"], split))
     if not len(rows) or rows["width"].null_count or rows["height"].null_count:

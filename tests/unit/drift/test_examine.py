@@ -7,10 +7,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from raycls.lifecycle.drift.examine import LEAST_IMAGES, Finding, examine
-from raycls.lifecycle.drift.reference import Reference, make
-from raycls.lifecycle.drift.window import Window
-from tests.unit.lifecycle.drift.pictures import CLASSES, Batch, batch
+from raycls.drift.examine import LEAST_IMAGES, Finding, examine
+from raycls.drift.reference import Reference, make
+from raycls.drift.window import Window
+from tests.unit.drift.pictures import CLASSES, Batch, batch
 
 REFERENCE = make(*batch(2000, 0))
 SMALL_REFERENCES = [make(*batch(300, 10_000 + seed)) for seed in range(50)]

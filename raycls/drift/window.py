@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from raycls.lifecycle.drift.features import PICTURE_FEATURES, measure, sample_rows, side_lengths
-from raycls.lifecycle.drift.reference import Reference, count
+from raycls.drift.features import PICTURE_FEATURES, measure, sample_rows, side_lengths
+from raycls.drift.reference import Reference, count
 
 HELD = 64  # images whose rows wait for the sums
 

@@ -8,9 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from raycls.lifecycle.drift.reference import make
-from raycls.lifecycle.drift.window import Window, WindowSums
-from tests.unit.lifecycle.drift.pictures import batch
+from raycls.drift.reference import make
+from raycls.drift.window import Window, WindowSums
+from tests.unit.drift.pictures import batch
 
 REFERENCE = make(*batch(300, 0))
 

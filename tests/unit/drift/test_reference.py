@@ -11,10 +11,10 @@ import pytest
 
 from raycls.data.manifest import read_rows, write_table
 from raycls.data.packed import ROWS
+from raycls.drift.reference import BINS, Bins, Reference, count, make, of_split, original_sizes
 from raycls.errors import CheckpointError
-from raycls.lifecycle.drift.reference import BINS, Bins, Reference, count, make, of_split, original_sizes
 from tests.datasets import make_version
-from tests.unit.lifecycle.drift.pictures import CLASSES, DIMENSIONS, batch
+from tests.unit.drift.pictures import CLASSES, DIMENSIONS, batch
 
 
 def test_bins_hold_equal_shares_and_nothing_lies_outside() -> None:
