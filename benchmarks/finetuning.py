@@ -46,8 +46,8 @@ PARENT, SCRATCH, TUNED, SHORT, OLD, RESTARTED = (
 )
 HEAD = """# Fine-tuning
 
-Made by `python benchmarks/finetuning.py --dataset NAME --seeds 0,1,2`. A parent is trained on half of the training
-images. Then all images are there. *Fine-tuned* is what `raycls train --init` does.
+Made by `python benchmarks/finetuning.py --dataset NAME`. A parent is trained on half of the training images. Then all
+images are there. *Fine-tuned* is what `raycls train --init` does.
 
 Accuracy, log loss and calibration error (before and after the temperature) are those of the splits test and gate
 together, as mean ± standard deviation over the seeds. The difference is the median over the seeds of the accuracy
