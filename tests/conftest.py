@@ -118,7 +118,8 @@ def serve_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "body_timeout_s: 5",
         "access_log: 0.2",
     )
-    path.write_text(CONFIG.read_text().replace("max_pending: 100", "\n      ".join(limits)))
+    content = CONFIG.read_text().replace("max_pending: 100", "\n      ".join(limits))
+    path.write_text(content.replace("max_upload_bytes:", "drift_images: 150\n      max_upload_bytes:"))
     return path
 
 

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import io
+import json
 import re
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import requests
+from PIL import Image
 
 from raycls import registry
 from raycls.control_plane.application import ROUTES
 from raycls.control_plane.route import ControlRoute
+from raycls.data.versions import open_dataset
 from raycls.serving import tokens
 from raycls.serving.control.deploy import Served
 from raycls.serving.prediction_id import HEADER, read
 from raycls.serving.state import ROLES, Role, load
-from tests.predict import encoded
+from tests.predict import base64_of, encoded
 
 
 @pytest.fixture
@@ -99,6 +105,47 @@ def test_an_answer_carries_a_signed_id(served: Served, post: Callable[..., reque
     ((index, confidence),) = claims.predicted
     assert index == answer.json()["class_index"]
     assert confidence == pytest.approx(answer.json()["confidence"], abs=1e-4)
+
+
+def test_dark_pictures_alarm_and_ordinary_ones_do_not(
+    served: Served, post: Callable[..., requests.Response], token: Callable[[Role], str]
+) -> None:
+    """GET /drift and /metrics. A window begins with the pictures of other tests, so the first ones do not count."""
+    headers = {"Authorization": f"Bearer {token('admin')}"}
+    dataset = open_dataset("digits")
+    ordinary = np.concatenate([dataset.images("test"), dataset.images("gate")])
+
+    def windows() -> list[dict[str, Any]]:
+        found = requests.get(f"{served.url}/drift", headers=headers, timeout=30)
+        assert found.ok, found.text
+        return list(found.json()["windows"])
+
+    def sent_until(pictures: np.ndarray, true: Callable[[dict[str, Any]], bool]) -> None:
+        """Send the pictures again and again, until it is true of the last window, but of the third at the earliest."""
+        before, deadline = len(windows()), time.monotonic() + 90
+        while len(windows()) < before + 3 or not true(windows()[0]):
+            assert time.monotonic() < deadline, windows()[:1]
+            for start in range(0, len(pictures), 8):
+                images = [base64_of(_png(each)) for each in pictures[start : start + 8]]
+                assert post(json.dumps({"images_base64": images}), "application/json").ok
+
+    sent_until(ordinary, lambda window: window["alarms"] == [])
+    last = windows()[0]
+    assert last["version"] == registry.resolve("digits").reference
+    assert last["images"] >= 100
+    sent_until(ordinary // 4, lambda window: {"brightness", "contrast"} <= set(window["alarms"]))
+
+    def reported() -> bool:
+        text = requests.get(f"{served.url}/metrics", timeout=30).text
+        return 'raycls_drift_alarm{feature="brightness"} 1.0' in text
+
+    _until(reported)
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def _until(true: Callable[[], bool]) -> None:
