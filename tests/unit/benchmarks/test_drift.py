@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from harness import drift_page, results_page
+from raycls.lifecycle.drift.reference import make
 
 from benchmarks.drift import Answers, noisy
-from raycls.lifecycle.drift.reference import make
 from tests.unit.lifecycle.drift.pictures import batch
 
 ALARMS = [
