@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from harness import drift_page, results_page
 from harness.results_page import Row
+from threadpoolctl import threadpool_limits
 
 from raycls import command, progress, registry
 from raycls.data.packed import PackedDataset
@@ -185,6 +186,7 @@ def cost(rounds: int) -> Iterator[list[Row]]:
     The pass is that of the engine `openvino`, which serves networks on processors.
     """
     torch.set_num_threads(1)
+    threadpool_limits(1)  # NumPy's library of matrix products: Ray gives a replica one thread too
     random = np.random.default_rng(0)
     rows: list[Row] = []
     _, card = checkpoint.load(registry.checkpoint(registry.resolve(None)))
