@@ -23,7 +23,6 @@ import numpy as np
 import torch
 from harness import drift_page, results_page
 from harness.results_page import Row
-from torch import nn
 
 from raycls import command, progress, registry
 from raycls.data.packed import PackedDataset
@@ -36,6 +35,7 @@ from raycls.engines import openvino
 from raycls.engines.build import Run
 from raycls.engines.predictor import softmax
 from raycls.models import checkpoint
+from raycls.models.base import Network
 from raycls.models.forward import forward
 from raycls.training.evaluation import match
 
@@ -46,16 +46,12 @@ ORDINARY, CHANGED = 100, 20  # windows of each kind
 Outputs = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
-def outputs_of(network: nn.Module, card: checkpoint.ModelCard) -> Outputs:
+def outputs_of(network: Network, card: checkpoint.ModelCard) -> Outputs:
     """Return a function from uint8 N×S×S×3 to probabilities (N×C) and the head's input (N×D), both float32."""
-    caught: list[torch.Tensor] = []
-    head = network.get_submodule("head")
-    head.register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0]))
 
     def outputs(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        caught.clear()
-        logits = forward(network, as_tensor(images), card, torch.float32)
-        return softmax(logits.numpy()), caught[0].float().numpy()
+        logits, embeddings = forward(network, as_tensor(images), card, torch.float32)
+        return softmax(logits.numpy()), embeddings.numpy()
 
     return outputs
 

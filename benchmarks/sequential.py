@@ -26,7 +26,6 @@ from raycls.lifecycle.sequential import ALPHA, Matching, log_capital
 
 HERE = Path(__file__).parent
 ANSWERS = 10_000
-CHUNK = 4  # streams at a time: their arrays fit into the processor's cache
 HEAD = f"""# Challenger against champion: the always-valid test
 
 `benchmarks/sequential.py` made this page. It simulates reviewed answers of two versions and looks at
@@ -82,32 +81,27 @@ def differences(
     return (gains - losses).round(12)
 
 
-def first_decisions(observed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return, for each stream (row), the first look that decides (int64, -1 for none) and the sign of its difference.
-
-    observed: float64 streams×T.
-    """
+def first_decision(observed: np.ndarray) -> tuple[int, int]:
+    """Return the first look that decides (-1 for none) and the sign of the difference then. observed: float64 T."""
     values, which = np.unique(observed, return_inverse=True)
-    seen = np.zeros((*observed.shape, len(values)), np.int32)
-    np.put_along_axis(seen, which.reshape(*observed.shape, 1), 1, axis=2)
-    counts = seen.cumsum(1, dtype=np.int32)
-    decided = log_capital(values, counts) >= -math.log(ALPHA)
-    first = np.where(decided.any(1), decided.argmax(1), -1)
-    at_first = np.take_along_axis(observed.cumsum(1), np.maximum(first, 0)[:, None], 1)[:, 0]
-    return first, np.where(first >= 0, np.sign(at_first), 0)
+    changed = np.flatnonzero(observed)  # a difference of 0 changes no capital
+    counts = (which[:, None] == np.arange(len(values))).cumsum(0)[changed]
+    enough = np.flatnonzero(log_capital(values, counts) >= -math.log(ALPHA))
+    if not len(enough):
+        return -1, 0
+    look = int(changed[enough[0]])
+    return look, int(np.sign(observed[: look + 1].sum()))
 
 
 def simulate(scenario: Scenario, accuracy: float, better: float, streams: int) -> Row:
     """Return one row: how many streams were decided, in which direction, and after which share of the answers."""
     random = np.random.default_rng([zlib.crc32(scenario.name.encode()), round(1000 * better + 500)])
-    firsts, signs, looks = [], [], 0
-    for start in range(0, streams, CHUNK):
-        observed = differences(random, scenario, accuracy, better, min(CHUNK, streams - start))
-        first, sign = first_decisions(observed)
-        firsts.append(first)
-        signs.append(sign)
-        looks = observed.shape[1]
-    found, direction = np.concatenate(firsts), np.concatenate(signs)
+    firsts, looks = [], 0
+    for _ in range(streams):
+        (observed,) = differences(random, scenario, accuracy, better, 1)
+        firsts.append(first_decision(observed))
+        looks = len(observed)
+    found, direction = np.array(firsts).T
     decided = found >= 0
     return {
         **asdict(scenario),

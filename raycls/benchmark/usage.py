@@ -17,7 +17,7 @@ from psutil import Process
 from raycls.errors import BenchmarkError
 
 # The names that Ray gives its processes. The ingress is every process between the socket and the replicas.
-REPLICA = "ray::ServeReplica:"
+REPLICA, CONTROL_PLANE = "ray::ServeReplica:", "ray::ServeReplica:raycls-control:"
 CONTROLLER = "ray::ServeController"
 INGRESS = ("haproxy", "ray::ProxyActor", "ray::HAProxyManager")
 
@@ -43,8 +43,11 @@ class Meter:
 
 
 def replicas(head: int | None = None) -> list[Process]:
-    """Return this machine's replica processes: those of the cluster with this head process, or of every cluster."""
-    return _called((REPLICA,), head)
+    """Return this machine's replica processes: those of the cluster with this head process, or of every cluster.
+
+    Serve calls the control plane's process a replica too. It answers no prediction.
+    """
+    return [process for process in _called((REPLICA,), head) if not _name(process).startswith(CONTROL_PLANE)]
 
 
 def controller(head: int) -> Process:

@@ -145,3 +145,11 @@ def _print(found: dict[str, Any], as_json: bool) -> None:
     print_table(("version", "requests", "failures", "p50 ms", "p95 ms", "mean confidence"), rows)
     if found["compared"]:
         print(f"the same class in {found['agreement']:.1%} of {found['compared']:,} pictures")
+    if judged := found.get("accuracy"):
+        reviewed, right, verdict = judged["reviewed"], judged["right"], judged["verdict"]
+        if sum(reviewed.values()):
+            print(
+                f"reviewed answers: champion {right['champion']} of {reviewed['champion']} right, challenger "
+                f"{right['challenger']} of {reviewed['challenger']}; the challenger is "
+                f"{verdict['decision'].replace('_', ' ')} ({verdict['low']:+.3f} to {verdict['high']:+.3f})"
+            )

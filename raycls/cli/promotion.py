@@ -114,7 +114,10 @@ def compare(
         return
     print(f"{found.pictures:,} pictures of {found.dataset}/{found.split}, {found.uploads:,} of them uploads")
     print_table(("", found.champion, found.challenger, "gain", "interval", "p"), found.rows())
-    print_table(("class", "pictures", "recall", "recall", "gain", "interval"), found.class_rows())
+    print_table(
+        ("recall by class", "pictures", found.champion, found.challenger, "gain", "interval"),
+        found.class_rows(),
+    )
     for remark in found.remarks:
         print(remark)
     print(f"policy: {found.policy}")

@@ -43,10 +43,16 @@ class ControlPlane:
     def __init__(self, config: ControlPlaneConfig, host: str | None):
         from raycls.control_plane.drift_watch import DriftWatch
         from raycls.control_plane.experiment_watch import ExperimentWatch
+        from raycls.control_plane.promotion_watch import PromotionWatch
         from raycls.control_plane.retrain_watch import RetrainWatch
 
         self._config, self._host = config, host
-        loops = (ExperimentWatch(), RetrainWatch(), DriftWatch(config.drift_images))
+        loops = (
+            ExperimentWatch(),
+            RetrainWatch(),
+            PromotionWatch(config.watch_s),
+            DriftWatch(config.drift_images),
+        )
         self._loops = [asyncio.create_task(loop.run()) for loop in loops]
 
     def __serve_build_asgi_app__(self) -> Starlette:

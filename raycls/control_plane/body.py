@@ -10,9 +10,9 @@ All raise HTTPProblem 413 for more bytes than the limit, as soon as they have ar
 from __future__ import annotations
 
 import tempfile
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import IO, TypeVar
+from typing import BinaryIO, TypeVar, cast
 
 from pydantic import BaseModel, ValidationError
 from starlette.datastructures import FormData
@@ -38,13 +38,13 @@ async def document_of(request: Request, model: type[Document]) -> Document:
 
 
 @asynccontextmanager
-async def file_of(request: Request, limit: int) -> AsyncIterator[IO[bytes]]:
+async def file_of(request: Request, limit: int) -> AsyncIterator[BinaryIO]:
     """Yield the raw body as a file at its beginning."""
     with tempfile.SpooledTemporaryFile(max_size=IN_MEMORY) as file:
         async for piece in _pieces(request, limit):
             file.write(piece)
         file.seek(0)
-        yield file
+        yield cast(BinaryIO, file)
 
 
 @asynccontextmanager
@@ -72,7 +72,7 @@ def wanted_int(query: Mapping[str, str], name: str, otherwise: int) -> int:
     return int(text)
 
 
-async def _pieces(request: Request, limit: int) -> AsyncIterator[bytes]:
+async def _pieces(request: Request, limit: int) -> AsyncGenerator[bytes, None]:
     size = 0
     try:
         async for piece in request.stream():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
@@ -13,6 +13,7 @@ from raycls.control_plane import served
 from raycls.control_plane.body import document_of
 from raycls.control_plane.route import ControlRoute
 from raycls.lifecycle import experiment
+from raycls.lifecycle.live_accuracy import judged
 from raycls.serving.replica.answer import json_response
 
 
@@ -48,8 +49,11 @@ async def list_all(request: Request) -> Response:
 
 
 async def show(request: Request) -> Response:
-    record = await run_in_threadpool(experiment.EXPERIMENTS.load, request.path_params["id"])
-    return json_response(record.as_json())
+    def found() -> dict[str, Any]:
+        record = experiment.EXPERIMENTS.load(request.path_params["id"])
+        return record.as_json() | {"accuracy": judged(record).as_json()}
+
+    return json_response(await run_in_threadpool(found))
 
 
 async def start(request: Request) -> Response:

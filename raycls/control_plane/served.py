@@ -67,6 +67,11 @@ async def counts() -> list[dict[str, Any]]:
     return [found for found in await broadcast("experiment_counts") if found]
 
 
+async def version_counts() -> list[tuple[str, str, dict[str, Any]]]:
+    """Return of each replica its version, its id and the fields of raycls.lifecycle.guards.ArmCounts."""
+    return await broadcast("version_counts")
+
+
 async def drift_sums(found: dict[str, Any] | None) -> list[dict[str, Any]]:
     """Return version and sums from each replica that watches drift. found: the last window, for their /metrics."""
     return [answer for answer in await broadcast("drift_sums", found) if answer]

@@ -53,9 +53,10 @@ async def upload(request: Request) -> Response:
     async with form_of(request, limit) as form:
         files = [value for value in form.getlist("file") if isinstance(value, UploadFile)]
         archives = [value for value in form.getlist("archive") if isinstance(value, UploadFile)]
-        label, name = form.get("label"), form.get("dataset") or await served.dataset()
-        if not isinstance(name, str):
+        label, given = form.get("label"), form.get("dataset")
+        if isinstance(given, UploadFile):
             raise HTTPProblem(400, "the field dataset must be text")
+        name = given or await served.dataset()
         if len(archives) == 1 and not files and label is None:
             answer = await run_in_threadpool(
                 intake.add_zip, uploads, name, archives[0].file, sender=by, limits=LIMITS

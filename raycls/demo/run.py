@@ -98,7 +98,7 @@ def run(config: Path, *, dataset_name: str | None = None, port: int | None = Non
         outcome = tune(study, trained=lambda done: answers.append(_serve(done, document, dataset, parts)))
         training = outcome.training
         assert training.version is not None
-        champion = "is the champion" if outcome.promoted else "is not better than the champion"
+        champion = "is the champion" if outcome.promoted else "is not promoted"
         parts.end("promotion", f"{training.version.reference} {champion}")
         serving = benchmark.run(
             LOAD, model=training.version.reference, config=config, port=port, restore=False

@@ -33,10 +33,10 @@ Arm = Literal["champion", "challenger"]
 Decision = Literal["better", "worse", "not_yet"]
 
 ALPHA = 0.05
-# A bet of difference / variance grows fastest (Kelly): 0.12 is the bet for two points at 90% accuracy, where half of
-# the capital is. The other bets find larger and smaller differences. Bets below 0.5 keep the capital positive.
+# A bet of difference / variance grows fastest (Kelly). Two thirds of the capital are on 0.12, the bet for two points at
+# 90% accuracy. The other bets find larger and smaller differences. Bets below 0.5 keep the capital positive.
 BETS = np.array([0.015, 0.03, 0.06, 0.12, 0.24, 0.48])
-WEIGHTS = np.array([1, 2, 4, 14, 4, 3]) / 28
+WEIGHTS = np.array([1, 1, 3, 20, 4, 1]) / 30
 LARGEST_GROUP = 20  # answers of the larger share beside one of the smaller: more would add no precision
 
 

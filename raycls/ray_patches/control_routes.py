@@ -81,8 +81,11 @@ def install() -> None:
     rays_own: Any = haproxy.HAProxyManager
     original = rays_own.__ray_metadata__.modified_class.__ray_actor_class__
 
-    class Manager(original):  # type: ignore[misc,valid-type]
-        """Ray's own actor, which writes HAProxy's configuration, from the template with our lines."""
+    class HAProxyManager(original):  # type: ignore[misc,valid-type]
+        """Ray's own actor, which writes HAProxy's configuration, from the template with our lines.
+
+        It has the same name, by which people and raycls/benchmark/usage.py know its process.
+        """
 
         def __init__(self, *arguments: Any, **named: Any):
             from ray.serve._private import haproxy
@@ -90,4 +93,4 @@ def install() -> None:
             haproxy.HAPROXY_CONFIG_TEMPLATE = routed(haproxy.HAPROXY_CONFIG_TEMPLATE)
             super().__init__(*arguments, **named)
 
-    controller.HAProxyManager = ray.remote(num_cpus=0)(Manager)  # type: ignore[misc,assignment]
+    controller.HAProxyManager = ray.remote(num_cpus=0)(HAProxyManager)  # type: ignore[misc,assignment]

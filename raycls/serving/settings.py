@@ -64,6 +64,11 @@ class ControlPlaneConfig(Section):
     max_upload_bytes: int = Field(
         200 * 2**20, ge=1024, description="largest body of an upload: files, or one zip, bytes"
     )
+    watch_s: float = Field(
+        1800,
+        ge=0,
+        description="how long guards watch a promotion and may roll it back, seconds; 0: not at all",
+    )
     drift_images: int = Field(
         2000, ge=100, description="images after which a window of drift is examined; an hour ends it too"
     )

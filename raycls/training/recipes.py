@@ -4,9 +4,9 @@
     config = configured(open_dataset("pets").info, init=load_card(directory))           # from a trained model
     config = configured(open_dataset("pets").info, settings=["lr=0.2"], init=card)      # with a rate of one's own
 
-A network that has learned already needs small steps: with the rates of a new network it first forgets. So a run that
-starts from a trained model takes a tenth of the learning rate, after a warm-up, and images of full size.
-benchmarks/results/finetuning.md compares both. This module knows configurations and cards, not registries.
+A run that starts from a trained model changes it in small steps: it takes a tenth of the learning rate, after a
+warm-up, and images of full size. benchmarks/results/finetuning.md compares this with the rates of a new network, which
+can learn more from many new images (`optim.lr`). This module knows configurations and cards, not registries.
 """
 
 from __future__ import annotations

@@ -193,6 +193,31 @@ def test_an_old_dataset_without_a_gate_is_compared_on_val_which_is_said(checkpoi
     assert any("no split gate: val is used" in remark and "optimistic" in remark for remark in found.remarks)
 
 
+def test_pictures_that_a_challenger_of_another_dataset_learned_are_left_out(
+    checkpoints: dict[str, Path],
+) -> None:
+    digits = open_dataset("digits")
+    images = {split: digits.images(split) for split in digits.info.counts}
+    labels = {split: digits.labels(split) for split in digits.info.counts}
+    make_version("left", images, labels, digits.info.classes)
+    learned = {
+        split: np.concatenate([pixels, images["gate"][:100]]) if split == "train" else pixels
+        for split, pixels in images.items()
+    }
+    learned_labels = labels | {"train": np.concatenate([labels["train"], labels["gate"][:100]])}
+    right = make_version("right", learned, learned_labels, digits.info.classes).info
+    weak = _register("learned", _edited(checkpoints["weak"], dataset="left"))
+    good = _register(
+        "learned",
+        _edited(checkpoints["good"], dataset="right", dataset_fingerprint=right.fingerprint),
+    )
+    found = compare(good, weak)
+    assert (found.dataset, found.pictures) == ("left@1", digits.info.counts["gate"] - 100)
+    assert "100 pictures that the challenger learned are left out" in found.remarks
+    # The other way round, its dataset does not have the pictures of right's gate in train or val.
+    assert compare(weak, good).pictures == digits.info.counts["gate"]
+
+
 def _edited(directory: Path, **changed: str) -> Path:
     """A copy of the checkpoint directory with another card."""
     copy = Path(tempfile.mkdtemp(dir=directory.parent))

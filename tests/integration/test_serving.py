@@ -113,7 +113,7 @@ def test_the_embedding_is_the_predictors(
     form = [("file", (f"{i}.png", data)) for i, data in enumerate(images)]
     both = post(None, None, files=form, query="?embedding=true&top_k=1").json()["predictions"]
     for answer, wanted in zip((one, *both), (expected[0], *expected), strict=True):
-        largest = np.abs(wanted.embedding).max()
+        largest = float(np.abs(wanted.embedding).max())
         assert answer["embedding"] == pytest.approx(wanted.embedding.tolist(), abs=1e-3 * largest)
     assert "embedding" not in post(images[0], query="?embedding=false").json()
 

@@ -121,6 +121,11 @@ def test_what_is_in_an_old_home_is_found(old: OldHome) -> None:
     links = ["dataset", "study", "trial", "run", "checkpoint"]
     assert old.lineage("digits-tuned", "1") == dict.fromkeys(links, "verified")
 
+    compared = old.json("models", "compare", "digits-tuned/1", "digits/1")
+    assert (compared["dataset"], compared["split"], compared["pictures"]) == ("digits@1", "val", 359)
+    assert any("no split gate" in remark for remark in compared["remarks"])
+    assert old.json("models", "history", "digits") == []
+
     trials = old.json("tune", "show", STUDY)["trials"]
     assert [trial["state"] for trial in trials] == ["done", "running", "running"]
 

@@ -17,6 +17,7 @@ import time
 from base64 import b64encode
 from collections.abc import Sequence
 from contextlib import suppress
+from math import isfinite
 from typing import Any
 
 from prometheus_client import Metric
@@ -36,15 +37,14 @@ from raycls.serving.replica import openapi
 from raycls.serving.replica.answer import HTTPProblem, full, image_problem, json_response
 from raycls.serving.replica.batching import ClientGone
 from raycls.serving.replica.body import IncomingBodies, connected, read_body
-from raycls.serving.replica.challenger_link import ChallengerError, connect
-from raycls.serving.replica.experiment import LiveExperiment
 from raycls.serving.replica.explainer import Explainer
 from raycls.serving.replica.inference import FORMATS, Inference
+from raycls.serving.replica.managed import Managed
 from raycls.serving.replica.metrics import exposition
 from raycls.serving.replica.middleware import REFUSED_BEFORE
 from raycls.serving.replica.request import embedding_of, explain_of, images_of, top_k_of
 from raycls.serving.settings import ServingConfig
-from raycls.serving.state import Follower, ServingState
+from raycls.serving.state import Follower
 
 OPEN_ROUTES = ("/livez", "/readyz", "/health", "/openapi.json")
 CLIENT_LEFT = 499  # nginx's status for a request whose client has left
@@ -62,7 +62,7 @@ access_log = logging.getLogger("ray.serve.access")  # its level is its own: Serv
 
 
 @serve.deployment
-class Classifier:
+class Classifier(Managed):
     """The routes. `takes_requests` lets raycls/ray_patches/direct_predict.py call an instance with a Request."""
 
     takes_requests = True
@@ -70,6 +70,7 @@ class Classifier:
     def __init__(self, config: ServingConfig, version: registry.ModelVersion, host: str | None):
         """Host: the address that the server listens on; None: it is not known."""
         self.config, self.version = config, version
+        self.live = None
         follower = Follower()
         self.access = Access(
             follower,
@@ -80,7 +81,6 @@ class Classifier:
         )
         self._signing_key = follower.now.signing_key
         self._signers: dict[str, Signer] = {}  # by version
-        self.live: LiveExperiment | None = None
         access_log.setLevel(logging.INFO)
         gc.set_threshold(GARBAGE_THRESHOLD, *gc.get_threshold()[1:])
         self.pending = 0  # requests whose body is here
@@ -91,7 +91,7 @@ class Classifier:
         self.metrics = self.inference.metrics
         self.explainer = Explainer(self.inference.checkpoint, self.inference.decode)
         # A task that nobody holds may be collected.
-        self._following = asyncio.create_task(follower.follow(self._take_up))
+        self._following = asyncio.create_task(follower.follow(self.take_up))
 
     async def __call__(self, request: Request) -> Response:
         started = time.perf_counter()
@@ -187,6 +187,9 @@ class Classifier:
             for position, outcome in enumerate(outcomes):
                 if isinstance(outcome, ImageError):
                     raise image_problem(outcome, f"image {position}: " if many else "")
+                if not isfinite(outcome.confidence):
+                    self.metrics.not_finite += 1
+                    raise HTTPProblem(500, "the model's answer is not a number: roll the version back")
                 predictions.append(outcome.as_json(top_k, embedding=embedding) | {"model_version": answering})
             if explain:
                 classes = [prediction["class_index"] for prediction in predictions]
@@ -208,47 +211,6 @@ class Classifier:
         if signer is None:
             signer = self._signers[version] = Signer(self._signing_key, f"{self.version.name}/{version}")
         return {HEADER: signer.sign([(each["class_index"], each["confidence"]) for each in predictions])}
-
-    async def _take_up(self, now: ServingState) -> None:
-        """Begin, change or end this replica's part in an experiment, as the server's state says."""
-        wanted = now.experiment
-        if wanted and wanted.champion != self.version.reference:
-            wanted = None
-        if self.live and (wanted is None or wanted.id != self.live.experiment.id):
-            self.live.end()
-            self.live = None
-        if wanted and self.live:
-            self.live.experiment = wanted
-        elif wanted:
-            try:
-                link = await connect(wanted.id, self.config.max_batch_size)
-            except ChallengerError:
-                return  # it is not running yet
-            self.live = LiveExperiment(wanted, self.inference, link, self.version.version)
-
-    async def served(self) -> tuple[str, ServingConfig]:
-        """Return the version, NAME/VERSION, and the settings, for the control plane."""
-        return self.version.reference, self.config
-
-    async def experiment_counts(self) -> dict[str, Any] | None:
-        """Return this replica's counts of the experiment, and the new images on which both disagreed, or None."""
-        if self.live is None:
-            return None
-        counts = self.live.counts.as_json() | {"replica": self.replica}
-        counts["disagreements"] = [
-            self.live.disagreements.popleft() for _ in range(len(self.live.disagreements))
-        ]
-        return counts
-
-    async def drift_sums(self, found: dict[str, Any] | None) -> dict[str, Any] | None:
-        """Return the version and what it saw since the last call, or None without drift, for the control plane.
-
-        found: the last window that was examined.
-        """
-        if self.inference.drift is None:
-            return None
-        own = found if found and found["version"] == self.version.reference else None
-        return {"version": self.version.reference, "chunks": self.inference.drift.exchange(own)}
 
     def _check_queue(self) -> None:
         if self.pending >= self.config.max_pending:

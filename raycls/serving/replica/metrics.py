@@ -17,6 +17,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import chain
+from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.core import (
@@ -42,19 +43,19 @@ class _Histogram:
     """Observations by bucket. One thread writes; a reader may see an observation's count before its sum."""
 
     def __init__(self, bounds: Sequence[float]):
-        self._bounds, self._counts, self._sum = bounds, [0] * (len(bounds) + 1), 0.0
+        self._bounds, self.counts, self.sum = bounds, [0] * (len(bounds) + 1), 0.0
 
     def add(self, value: float) -> None:
-        self._counts[bisect_left(self._bounds, value)] += 1
-        self._sum += value
+        self.counts[bisect_left(self._bounds, value)] += 1
+        self.sum += value
 
     def family(self, name: str, documentation: str, replica: str) -> Metric:
         family = HistogramMetricFamily(name, documentation, labels=["replica"])
         buckets, below = [], 0
-        for bound, count in zip((*self._bounds, float("inf")), self._counts, strict=True):
+        for bound, count in zip((*self._bounds, float("inf")), self.counts, strict=True):
             below += count
             buckets.append(("+Inf" if bound == float("inf") else str(float(bound)), below))
-        family.add_metric([replica], buckets, self._sum)
+        family.add_metric([replica], buckets, self.sum)
         return family
 
 
@@ -69,6 +70,8 @@ class Metrics:
         self._duration, self._queue = _Histogram(SECONDS), _Histogram(SECONDS)
         self._decode, self._forward = _Histogram(SECONDS), _Histogram(SECONDS)
         self._sizes, self._confidence = _Histogram(IMAGES), _Histogram(CONFIDENCE)
+        self._confidence_squares = 0.0
+        self.not_finite = 0  # images for which the network gave no numbers
 
     def request(self, status: int, seconds: float | None = None, count: int = 1) -> None:
         """Count one answered request, or `count`. seconds: from its head to its predictions, where it had any."""
@@ -93,6 +96,20 @@ class Metrics:
         for prediction in predictions:
             self._predicted[prediction.class_index] += 1
             self._confidence.add(prediction.confidence)
+            self._confidence_squares += prediction.confidence**2
+
+    def as_arm(self) -> dict[str, Any]:
+        """Return the counts that the guards compare: the fields of raycls.lifecycle.guards.ArmCounts."""
+        return {
+            "requests": sum(self._duration.counts) + self._requests[500],
+            "errors": self._requests[500],
+            "not_finite": self.not_finite,
+            "bounds": SECONDS,
+            "latencies": self._duration.counts,
+            "confidences": sum(self._confidence.counts),
+            "confidence_sum": self._confidence.sum,
+            "confidence_squares": self._confidence_squares,
+        }
 
     def collect(self, pending: int = 0) -> list[Metric]:
         """Return this replica's series, for the replica that was asked. pending: requests that it holds."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.sequential import SCENARIOS, Scenario, differences, first_decisions, main
+from benchmarks.sequential import SCENARIOS, Scenario, differences, first_decision, main
 from raycls.lifecycle.sequential import Tally, decide
 
 
@@ -16,9 +16,9 @@ def test_a_stream_is_decided_where_the_test_decides() -> None:
     scenario = Scenario("some", 0.25, 900, 300)
     observed = differences(np.random.default_rng(0), scenario, 0.7, 0.2, 20)
     assert observed.shape == (20, 300)
-    first, sign = first_decisions(observed)
-    assert (first >= 0).any()
-    for stream, look, direction in zip(observed, first, sign, strict=True):
+    decisions = [first_decision(stream) for stream in observed]
+    assert any(look >= 0 for look, _ in decisions)
+    for stream, (look, direction) in zip(observed, decisions, strict=True):
         tally, found = Tally(), -1
         for index, difference in enumerate(stream):
             tally += Tally({float(difference): 1})
