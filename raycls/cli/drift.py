@@ -26,7 +26,7 @@ def drift(
     if as_json:
         print_json(windows)
     elif not windows:
-        print("no images were examined yet: that takes 2,000 of them, or an hour with at least 100")
+        print("no images were examined yet: that takes `drift_images` of them, or an hour with at least 100")
     else:
         last = windows[0]
         print(f"{last['version']}: {last['images']:,} images from {last['began']} to {last['ended']}")

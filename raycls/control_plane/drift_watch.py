@@ -76,7 +76,10 @@ class DriftWatch:
                 await asyncio.to_thread(drift_windows.keep, ended)
 
     async def _add(self, answer: dict[str, Any], now: datetime, ended: list[DriftWindow]) -> None:
-        """Add one replica's chunks. No window gets more images than it may have, unless a chunk alone has them."""
+        """Add one replica's chunks. A chunk that would make a window too large begins the next one.
+
+        A window that is still too small to be examined takes it all the same.
+        """
         version = answer["version"]
         if version not in self._open:
             reference = await asyncio.to_thread(_reference, version)

@@ -38,7 +38,7 @@ def test_the_commands_are_those_of_the_design() -> None:
     first = {path[0] for path in _commands()}
     assert first == {
         "data", "train", "tune", "evaluate", "models", "promote", "predict", "up", "down", "env", "doctor",
-        "bench", "demo", "export", "top", "uploads", "tokens", "experiment", "retrain", "rollback",
+        "bench", "demo", "export", "top", "uploads", "tokens", "experiment", "retrain", "rollback", "drift",
     }  # fmt: skip
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from harness import drift_page, results_page
-from raycls.lifecycle.drift.reference import make
 
 from benchmarks.drift import Answers, noisy
-from tests.unit.lifecycle.drift.pictures import batch
+from raycls.drift.reference import make
+from tests.unit.drift.pictures import batch
 
 ALARMS = [
     {"change": "ordinary", "share": 0.0, "window": 200, "windows": 100, "alarmed": 1, "features": {"class": 1}},

@@ -111,25 +111,23 @@ def test_a_replica_sums_up_the_images_that_it_answers(checkpoint: Path, digits: 
     assert _same(_total(chunks), window.take())
 
 
-@pytest.mark.parametrize("content", [None, b"{"])
-def test_without_a_reference_or_the_setting_a_replica_answers_all_the_same(
-    checkpoint: Path, digits: PackedDataset, content: bytes | None
+@pytest.mark.parametrize("missing", ["setting", "reference", "readable reference"])
+def test_without_its_setting_or_reference_a_replica_answers_all_the_same(
+    checkpoint: Path, digits: PackedDataset, missing: str
 ) -> None:
-    off = ServingConfig(engine="reference", max_batch_size=4, drift=False)
-    on = off.model_copy(update={"drift": True})
+    if missing == "reference":
+        (checkpoint / DRIFT).unlink()
+    elif missing == "readable reference":
+        (checkpoint / DRIFT).write_bytes(b"{")
+    config = ServingConfig(engine="reference", max_batch_size=4, drift=missing != "setting")
 
-    async def answered(config: ServingConfig) -> tuple[list[Any], Inference]:
+    async def answered() -> tuple[list[Any], Inference]:
         inference = Inference(config, _version(checkpoint), "a")
         return await inference.run([_png(digits.images("test")[0], (8, 8))], lambda: True), inference
 
-    for config in (off, on):
-        if config.drift and content is None:
-            (checkpoint / DRIFT).unlink()
-        elif config.drift and content:
-            (checkpoint / DRIFT).write_bytes(content)
-        (outcome,), inference = asyncio.run(answered(config))
-        assert isinstance(outcome, Prediction)
-        assert inference.drift is None
+    (outcome,), inference = asyncio.run(answered())
+    assert isinstance(outcome, Prediction)
+    assert inference.drift is None
 
 
 def test_chunks_have_the_same_size_and_the_oldest_are_dropped() -> None:
