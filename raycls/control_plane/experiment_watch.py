@@ -19,6 +19,8 @@ from raycls.serving import state
 from raycls.serving.state import Experiment
 
 PERIOD_S = 1.0
+# The challenger shares the cores with the champion, which takes requests first.
+GUARDS = GuardPolicy(latency_factor=3)
 BY = "raycls"  # who ended an experiment that nobody ended
 
 logger = logging.getLogger("ray.serve")
@@ -81,7 +83,7 @@ def trouble(record: Record) -> str:
         failures = record.arm("challenger").failures
         counted = ", ".join(f"{count} {kind.replace('_', ' ')}" for kind, count in sorted(failures.items()))
         return f"the challenger failed several times in a row ({counted})"
-    return tripped(GuardPolicy(), record.arm("champion"), record.arm("challenger")) or ""
+    return tripped(GUARDS, record.arm("champion"), record.arm("challenger")) or ""
 
 
 async def _end(wanted: Experiment, reason: str) -> None:

@@ -41,9 +41,10 @@ class Challenger:
 
     def __init__(self, config: ServingConfig, version: registry.ModelVersion):
         self.version = version
+        replica = serve.get_replica_context().replica_id.unique_id
         # Drift is that of the images, and the champion's replicas watch it.
         config = config.model_copy(update={"drift": False})
-        self.inference = Inference(config, version, serve.get_replica_context().replica_id.unique_id)
+        self.inference = Inference(config, version, replica, own_core=False)
 
     async def describe(self) -> tuple[str, tuple[str, ...]]:
         """Return the version, as answers name it, and its classes in the order of the probabilities."""

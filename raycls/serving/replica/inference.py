@@ -43,10 +43,13 @@ logger = logging.getLogger("ray.serve")
 class Inference:
     """One checkpoint's network behind a queue of images. Construct it in the event loop's thread.
 
-    The constructor returns when the first passes are done.
+    The constructor returns when the first passes are done. own_core: keep to a core where the cluster says so. Not for
+    a replica that is called through a Serve handle: its event loop has more work than the way of HTTP.
     """
 
-    def __init__(self, config: ServingConfig, version: registry.ModelVersion, replica: str):
+    def __init__(
+        self, config: ServingConfig, version: registry.ModelVersion, replica: str, *, own_core: bool = True
+    ):
         self._config = config
         self.checkpoint = registry.checkpoint(version)
         engine = _engine(config, version)
@@ -58,7 +61,7 @@ class Inference:
         on_cpu = best_device() == "cpu"
         self._batcher = Batcher(self._classify, config.max_batch_size, first=self._warm_up, halve=on_cpu)
         self._core: PinnedCore | None = None
-        if os.environ.get(OWN_CORES) and config.threads == 1 and on_cpu:
+        if own_core and os.environ.get(OWN_CORES) and config.threads == 1 and on_cpu:
             # Threads that the event loop starts inherit its core; the pool's threads may run on every core.
             pool = ThreadPoolExecutor(
                 thread_name_prefix="any-core",
