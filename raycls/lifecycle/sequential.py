@@ -91,10 +91,14 @@ class Matching:
 
     @classmethod
     def of_share(cls, share: float) -> Matching:
-        """Return an empty matching for a challenger that answers this share (0..1) of the reviewed images."""
+        """Return an empty matching for a challenger that answers this share (0..1) of the reviewed images.
+
+        With a share of 1 the champion answers nothing, and no group is ever full.
+        """
         if share <= 0.5:
             return cls(champion=min(round((1 - share) / share), LARGEST_GROUP), challenger=1)
-        return cls(champion=1, challenger=min(round(share / (1 - share)), LARGEST_GROUP))
+        rest = max(1 - share, share / LARGEST_GROUP)
+        return cls(champion=1, challenger=round(share / rest))
 
     def add(self, arm: Arm, *, right: bool) -> None:
         """Add one reviewed answer."""

@@ -114,3 +114,10 @@ def test_a_version_that_answers_few_images_is_found_worse() -> None:
         right = random.random() < (0.75 if challenger else 0.9)
         matching.add("challenger" if challenger else "champion", right=bool(right))
     assert decide(matching.tally).decision == "worse"
+
+
+def test_a_group_has_answers_of_both_whatever_the_share() -> None:
+    sizes = {share: Matching.of_share(share) for share in (0.001, 0.1, 0.5, 0.9, 0.999, 1.0)}
+    assert {share: (each.champion, each.challenger) for share, each in sizes.items()} == {
+        0.001: (20, 1), 0.1: (9, 1), 0.5: (1, 1), 0.9: (1, 9), 0.999: (1, 20), 1.0: (1, 20)
+    }  # fmt: skip
