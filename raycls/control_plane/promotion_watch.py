@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 
 from raycls.control_plane import served
 from raycls.errors import RayclsError
@@ -19,6 +20,7 @@ from raycls.registry import history
 from raycls.serving.control import rollout
 
 PERIOD_S = 2.0
+RECORDED_S = 60.0  # after that, a version whose promotion is not in the history was deployed without one
 BY = "raycls"
 # Promotions that are watched. A rollback is not: it would be rolled back in turn.
 WATCHED = ("promotion", "forced")
@@ -55,18 +57,22 @@ class PromotionWatch:
         name = reference.partition("/")[0]
         former = promotion_watch.load(name)
         watch = promotion_watch.seen(former, reference, counts, self._watch_s)
-        if former is not None and watch.current != former.current and not _was_promoted(watch):
-            watch = promotion_watch.ended(watch)
         if watch != former:
             WATCHES.save(promotion_watch.identifier(name), watch)
-        if reason := promotion_watch.trouble(watch):
-            logger.warning(f"raycls goes back from {watch.current} to the former champion: {reason}")
-            # First: a rollback that fails is not tried again and again.
-            WATCHES.save(promotion_watch.identifier(name), promotion_watch.ended(watch))
-            try:
-                rollout.rollback(name, reason=reason, by=BY)
-            except RayclsError as error:
-                logger.error(f"raycls cannot go back from {watch.current}: {error}")
+        if not (reason := promotion_watch.trouble(watch)):
+            return
+        # A version is served a moment before the history has its promotion.
+        if not _was_promoted(watch) and time.time() < watch.until - self._watch_s + RECORDED_S:
+            return
+        # First: a rollback that fails is not tried again and again.
+        WATCHES.save(promotion_watch.identifier(name), promotion_watch.ended(watch))
+        if not _was_promoted(watch):
+            return
+        logger.warning(f"raycls goes back from {watch.current} to the former champion: {reason}")
+        try:
+            rollout.rollback(name, reason=reason, by=BY)
+        except RayclsError as error:
+            logger.error(f"raycls cannot go back from {watch.current}: {error}")
 
 
 def _was_promoted(watch: Watch) -> bool:
