@@ -22,8 +22,9 @@ def text_blocks(path: str, columns: tuple[str, ...]) -> Iterator[dict[str, list[
     """
     import pyarrow as pa
 
-    with open_file(path) as file, _opened(path)(file, columns) as reader:
-        names = [name for name in reader.schema.names if name in columns]
+    # Two files: pyarrow reads ahead, so that a reader may move its file even after it has been left.
+    names = tuple(name for name in column_names(path) if name in columns)
+    with open_file(path) as file, _opened(path)(file, names) as reader:
         for block in reader:
             yield {name: block.column(name).to_pylist() for name in names}
             # Otherwise pyarrow keeps much of what it has freed.
@@ -41,17 +42,14 @@ def _opened(path: str) -> Callable[[BinaryIO, tuple[str, ...] | None], Any]:
 
 
 def _csv(file: BinaryIO, columns: tuple[str, ...] | None) -> Any:
-    """Return pyarrow's reader of those columns that the table has, as text; None: of all, for their names."""
+    """Return pyarrow's reader of these columns, as text; None: of all, for their names."""
     from pyarrow import csv, string
 
     reading = csv.ReadOptions(block_size=BLOCK, use_threads=False)
-    everything = csv.open_csv(file, reading)
     if columns is None:
-        return everything
-    file.seek(0)
+        return csv.open_csv(file, reading)
     converting = csv.ConvertOptions(
-        include_columns=[name for name in everything.schema.names if name in columns],
-        column_types=dict.fromkeys(columns, string()),
+        include_columns=list(columns), column_types=dict.fromkeys(columns, string())
     )
     return csv.open_csv(file, reading, convert_options=converting)
 

@@ -371,3 +371,18 @@ def test_notes_beside_images_in_a_tar_make_no_webdataset(tmp_path: Path) -> None
 def test_secrets_are_not_shown(uri: str) -> None:
     assert "SECRET" not in shown(uri)
     assert shown("s3://bucket/a@b/c.png") == "s3://bucket/a@b/c.png"
+
+
+def test_a_table_is_read_from_its_beginning_however_far_a_reader_of_its_names_has_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """pyarrow reads ahead in a thread. It must not move the file that the rows are read from."""
+    monkeypatch.setattr(text_tables, "BLOCK", 256)
+    path = table_of(tmp_path, "csv", {"path": [f"{i}.png" for i in range(200)], "label": ["a"] * 200})
+    rows = [name for block in text_tables.text_blocks(str(path), ("path",)) for name in block["path"]]
+    assert rows == [f"{i}.png" for i in range(200)]
+    opened: list[object] = []
+    plain = text_tables.open_file
+    monkeypatch.setattr(text_tables, "open_file", lambda each: opened.append(plain(each)) or opened[-1])
+    list(text_tables.text_blocks(str(path), ("path",)))
+    assert len({id(file) for file in opened}) == 2
