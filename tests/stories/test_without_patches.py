@@ -50,7 +50,7 @@ def test_serve_update_and_kill_without_the_optimisations(
         finding["text"] for finding in json.loads(capsys.readouterr().out) if "patch" in finding["text"]
     ]
     assert sum(": off (RAYCLS_PATCHES=none)" in state for state in states) == 7
-    assert sum(": active" in state for state in states) == 3  # security needs these
+    assert sum(": active" in state for state in states) == 4  # security and the control plane need these
 
     second = register_again(champion.version, registry.checkpoint(champion.version))
     with asking(unpatched) as (failed, seen):
