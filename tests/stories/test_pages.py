@@ -182,7 +182,7 @@ def _fill(folder: Path) -> None:
         (folder / name).symlink_to(ROOT / name)
 
 
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3600)
 def test_the_readme_and_the_documentation_from_top_to_bottom(tmp_path: Path) -> None:
     _fill(tmp_path)
     pages = (README, *PAGES)
