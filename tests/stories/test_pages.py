@@ -119,7 +119,7 @@ def _adapted(command: str, port: int) -> str:
         command += " --preset smoke"
     if command.startswith("raycls experiment"):
         command += f" --url http://127.0.0.1:{port}"
-    if command.startswith(("raycls up", "raycls doctor", "raycls bench")):
+    if re.match(r"raycls (up|doctor|bench)\b", command):
         command += f" --port {port}"
     if command.startswith("curl "):
         command = f"curl --fail-with-body --silent --show-error {command.removeprefix('curl ')} && echo"
