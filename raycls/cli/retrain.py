@@ -49,7 +49,7 @@ def start(
         {"model": model, "then": then, "preset": preset, "settings": settings or (), "trust": trust or ()},
     )
     newest(model)
-    record = retraining.begin(wanted, by=history.own_name())
+    record = retraining.begin(wanted, by=history.own_name(), in_jobs=False)
     progress.say(
         f"retraining {record.id}; to continue it after an interruption: raycls retrain run {record.id}"
     )

@@ -42,7 +42,7 @@ class RetrainWatch:
     def step(self) -> None:
         """Look once, and submit what is missing."""
         for record in retraining.records():
-            if record.is_open and not self._works(record):
+            if record.is_open and record.in_jobs and not self._works(record):
                 self._submit(retraining.RETRAININGS.load(record.id))
 
     def _works(self, record: Retraining) -> bool:

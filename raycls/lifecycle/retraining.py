@@ -50,6 +50,7 @@ class Retraining(BaseModel):
     state: State = "waiting"
     step: str = Field("", description="the step that runs")
     jobs: int = Field(0, description="Ray jobs that were submitted for it")
+    in_jobs: bool = Field(True, description="whether the control plane submits jobs for it; else a command runs it")
     ended: str = ""
     error: str = ""
     done: dict[str, dict[str, Any]] = Field(default_factory=dict)
@@ -62,7 +63,7 @@ class Retraining(BaseModel):
 RETRAININGS = Documents("retrainings", Retraining, "retraining")
 
 
-def begin(wanted: Wanted, *, by: str, key: str = "") -> Retraining:
+def begin(wanted: Wanted, *, by: str, key: str = "", in_jobs: bool = True) -> Retraining:
     """Make a record and return it; the record that there is for a key that was used before.
 
     Raises UsageError where the key was used for something else, or where another retraining of the model is open.
@@ -81,7 +82,7 @@ def begin(wanted: Wanted, *, by: str, key: str = "") -> Retraining:
                 raise UsageError(
                     f"retraining {record.id} of {wanted.model} is not done yet: wait for it, or end it"
                 )
-        new = Retraining(id=identifier, wanted=wanted, by=by, created=now())
+        new = Retraining(id=identifier, wanted=wanted, by=by, created=now(), in_jobs=in_jobs)
         save(new)
     return new
 
