@@ -50,7 +50,9 @@ class Retraining(BaseModel):
     state: State = "waiting"
     step: str = Field("", description="the step that runs")
     jobs: int = Field(0, description="Ray jobs that were submitted for it")
-    in_jobs: bool = Field(True, description="whether the control plane submits jobs for it; else a command runs it")
+    in_jobs: bool = Field(
+        True, description="whether the control plane submits jobs for it; else a command runs it"
+    )
     ended: str = ""
     error: str = ""
     done: dict[str, dict[str, Any]] = Field(default_factory=dict)
