@@ -65,7 +65,7 @@ def environment() -> dict[str, str]:
         # Ray's default of 5 s between two health checks, and the rules that Ray has no setting for.
         "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": haproxy_rules.with_rules("5s"),
         "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "raycls.serving.replica.middleware:middlewares",
-        "RAY_SERVE_CONTROLLER_CALLBACK_IMPORT_PATH": "raycls.ray_patches.control_routes:install",
+        "RAY_SERVE_CONTROLLER_CALLBACK_IMPORT_PATH": "raycls.ray_patches.in_controller:install",
         # Ray's own processes look at replicas, processes and the node again and again. Where cores are few, requests
         # wait for them: on two cores they double the p99 at half load.
         "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.25",

@@ -33,7 +33,7 @@ from raycls.errors import (
     UsageError,
 )
 from raycls.serving.access import Access
-from raycls.serving.replica.answer import HTTPProblem, json_response
+from raycls.serving.replica.answer import HTTPProblem, failed, json_response
 from raycls.serving.settings import ControlPlaneConfig
 from raycls.serving.state import Follower
 
@@ -59,7 +59,6 @@ STATUSES: tuple[tuple[type[RayclsError], int], ...] = (
     (RegistryError, 503),
     (ClusterError, 503),
 )
-FAILED = "the server failed on this request; its log says why"
 
 logger = logging.getLogger("ray.serve")
 
@@ -67,7 +66,7 @@ logger = logging.getLogger("ray.serve")
 def application(config: ControlPlaneConfig, host: str | None) -> Starlette:
     """Return the ASGI application. host: the address that the server listens on; None: it is not known.
 
-    Raises ClusterError where the server's tokens cannot be read.
+    Raises DataError where the server's tokens cannot be read.
     """
     follower = Follower()
     access = Access(follower, host=host, allowed_hosts=config.allowed_hosts)
@@ -112,7 +111,7 @@ def _guarded(routes: dict[str, ControlRoute], access: Access) -> Handler:
             return HTTPProblem(status, str(error)).response()
         except Exception:
             logger.exception("raycls failed on a request")
-            return HTTPProblem(500, FAILED).response()
+            return failed().response()
 
     return endpoint
 

@@ -10,16 +10,17 @@ All raise HTTPProblem 413 for more bytes than the limit, as soon as they have ar
 from __future__ import annotations
 
 import tempfile
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import BinaryIO, TypeVar, cast
 
 from pydantic import BaseModel, ValidationError
 from starlette.datastructures import FormData
-from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.formparsers import MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
 from raycls.serving.replica.answer import HTTPProblem
+from raycls.serving.replica.request import parsed
 
 LARGEST_DOCUMENT = 1 << 20  # bytes of a JSON body
 MOST_FILES = 10_000
@@ -51,13 +52,7 @@ async def file_of(request: Request, limit: int) -> AsyncIterator[BinaryIO]:
 async def form_of(request: Request, limit: int) -> AsyncIterator[FormData]:
     """Yield the fields and the files of a multipart form."""
     parser = MultiPartParser(request.headers, _pieces(request, limit), max_files=MOST_FILES, max_fields=8)
-    try:
-        form = await parser.parse()
-    except MultiPartException as error:
-        status = 413 if "Too many files" in error.message else 400
-        raise HTTPProblem(status, f"the form cannot be read: {error.message}") from None
-    except (KeyError, ValueError, LookupError) as error:
-        raise HTTPProblem(400, f"the form cannot be read: {type(error).__name__}") from None
+    form = await parsed(parser)
     try:
         yield form
     finally:
@@ -70,6 +65,14 @@ def wanted_int(query: Mapping[str, str], name: str, otherwise: int) -> int:
     if not (text.isascii() and text.isdigit() and 0 < len(text) < 10 and int(text)):
         raise HTTPProblem(400, f"{name} must be a whole number from 1, not {text[:40]!r}")
     return int(text)
+
+
+def wanted_state(query: Mapping[str, str], states: Sequence[str]) -> str | None:
+    """Return the query's `state`, default waiting; None for `all`. Raises HTTPProblem 400."""
+    state = query.get("state", "waiting")
+    if state not in (*states, "all"):
+        raise HTTPProblem(400, f"state must be one of {', '.join(states)} or all")
+    return None if state == "all" else state
 
 
 async def _pieces(request: Request, limit: int) -> AsyncGenerator[bytes, None]:

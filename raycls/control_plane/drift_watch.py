@@ -16,6 +16,7 @@ from typing import Any
 
 from raycls import registry
 from raycls.control_plane import served
+from raycls.control_plane.loop import forever
 from raycls.drift import file
 from raycls.drift.examine import LEAST_IMAGES, examine
 from raycls.drift.reference import Reference
@@ -47,13 +48,8 @@ class DriftWatch:
         self._last: dict[str, Any] | None = None
 
     async def run(self) -> None:
-        """Run until cancelled. What one turn raises does not stop the next one."""
-        while True:
-            await asyncio.sleep(PERIOD_S)
-            try:
-                await self.step(datetime.now(UTC))
-            except Exception:
-                logger.exception("raycls failed to watch drift")
+        """Run until cancelled."""
+        await forever(PERIOD_S, lambda: self.step(datetime.now(UTC)), "watch drift")
 
     async def step(self, now: datetime) -> None:
         """Collect once, and examine the windows that are full. now: with a time zone."""

@@ -11,6 +11,7 @@ import asyncio
 import logging
 
 from raycls.control_plane import served
+from raycls.control_plane.loop import forever
 from raycls.errors import ClusterError, UsageError
 from raycls.lifecycle import experiment
 from raycls.lifecycle.experiment import IMAGES, Record
@@ -30,13 +31,8 @@ class ExperimentWatch:
     """The loop of one control plane."""
 
     async def run(self) -> None:
-        """Run until cancelled. What one turn raises does not stop the next one."""
-        while True:
-            await asyncio.sleep(PERIOD_S)
-            try:
-                await self.step()
-            except Exception:
-                logger.exception("raycls failed to watch the experiment")
+        """Run until cancelled."""
+        await forever(PERIOD_S, self.step, "watch the experiment")
 
     async def step(self) -> None:
         """Look once, and do what is needed now."""
@@ -54,7 +50,7 @@ class ExperimentWatch:
             await _end(wanted, f"the challenger does not run: {message.strip().splitlines()[-1][:300]}")
         elif not status:
             try:
-                config = await served.settings()
+                _, config = await served.champion()
             except ClusterError:
                 return  # the champion is starting
             await asyncio.to_thread(served.deploy_challenger, wanted, config)

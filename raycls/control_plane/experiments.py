@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
@@ -15,6 +15,7 @@ from raycls.control_plane.route import ControlRoute
 from raycls.lifecycle import experiment
 from raycls.lifecycle.live_accuracy import judged
 from raycls.serving.replica.answer import json_response
+from raycls.serving.state import Mode
 
 
 class Start(BaseModel):
@@ -23,7 +24,7 @@ class Start(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     challenger: str = Field(description="NAME/VERSION, or NAME@ALIAS")
-    mode: Literal["shadow", "split"]
+    mode: Mode
     share: float = Field(gt=0, le=1, description="of the requests")
 
 

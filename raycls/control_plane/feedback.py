@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
@@ -13,15 +13,13 @@ from starlette.responses import Response
 
 from raycls import registry
 from raycls.control_plane import served
-from raycls.control_plane.body import document_of
+from raycls.control_plane.body import document_of, wanted_state
 from raycls.control_plane.route import ControlRoute
 from raycls.errors import UsageError
-from raycls.lifecycle.feedback import Answered, Claims, Feedback
+from raycls.lifecycle.feedback import Answered, Claims, Feedback, FeedbackState
 from raycls.models.card import load_card
 from raycls.serving import prediction_id, state
-from raycls.serving.replica.answer import HTTPProblem, json_response
-
-STATES = ("waiting", "accepted", "rejected")
+from raycls.serving.replica.answer import json_response
 
 
 class Said(BaseModel):
@@ -55,11 +53,8 @@ async def say(request: Request) -> Response:
 
 async def list_all(request: Request) -> Response:
     query = request.query_params
-    wanted = query.get("state", "waiting")
-    if wanted not in (*STATES, "all"):
-        raise HTTPProblem(400, f"state must be one of {', '.join(STATES)} or all")
+    only = wanted_state(query, get_args(FeedbackState))
     model = query.get("model") or (await served.version()).partition("/")[0]
-    only = None if wanted == "all" else wanted
     found = await run_in_threadpool(Feedback().of, model, version=query.get("version"), state=only)  # type: ignore[arg-type]
     return json_response({"feedback": [each.as_json() for each in found]})
 

@@ -12,6 +12,7 @@ import logging
 import time
 
 from raycls.control_plane import served
+from raycls.control_plane.loop import forever
 from raycls.errors import RayclsError
 from raycls.lifecycle import promotion_watch
 from raycls.lifecycle.guards import ArmCounts
@@ -35,13 +36,9 @@ class PromotionWatch:
         self._watch_s = watch_s
 
     async def run(self) -> None:
-        """Run until cancelled. What one turn raises does not stop the next one."""
-        while self._watch_s:
-            await asyncio.sleep(PERIOD_S)
-            try:
-                await self.step()
-            except Exception:
-                logger.exception("raycls failed to watch the promotion")
+        """Run until cancelled; return at once where nothing is watched."""
+        if self._watch_s:
+            await forever(PERIOD_S, self.step, "watch the promotion")
 
     async def step(self) -> None:
         """Look once, and go back to the former champion where that is needed."""

@@ -8,20 +8,19 @@ The records are what is wanted; this loop makes it so, also after a restart of t
 from __future__ import annotations
 
 import asyncio
-import logging
 import sys
 import time
 from typing import Any
 
 from raycls import local_http
+from raycls.control_plane.loop import forever
 from raycls.lifecycle import retraining
+from raycls.lifecycle.documents import now
 from raycls.lifecycle.retraining import Retraining
 
 PERIOD_S = 2.0
 MOST_JOBS = 5  # for one retraining: if each of them dies, a person must look at the machine
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
-
-logger = logging.getLogger("ray.serve")
 
 
 class RetrainWatch:
@@ -31,13 +30,8 @@ class RetrainWatch:
         self._client: Any = None
 
     async def run(self) -> None:
-        """Run until cancelled. What one turn raises does not stop the next one."""
-        while True:
-            await asyncio.sleep(PERIOD_S)
-            try:
-                await asyncio.to_thread(self.step)
-            except Exception:
-                logger.exception("raycls failed to watch the retrainings")
+        """Run until cancelled."""
+        await forever(PERIOD_S, lambda: asyncio.to_thread(self.step), "watch the retrainings")
 
     def step(self) -> None:
         """Look once, and submit what is missing."""
@@ -62,12 +56,8 @@ class RetrainWatch:
         if not record.is_open:
             return
         if record.jobs >= MOST_JOBS:
-            error = (
-                f"{record.jobs} jobs died; the log of the last one, {_name(record, record.jobs)}, says why"
-            )
-            retraining.save(
-                record.model_copy(update={"state": "failed", "error": error, "ended": retraining.now()})
-            )
+            error = f"{record.jobs} jobs died; the log of {_name(record, record.jobs)}-… says why"
+            retraining.save(record.model_copy(update={"state": "failed", "error": error, "ended": now()}))
             return
         # Counted before it is submitted: a control plane that dies in between leaves a job out, and none is run twice.
         record = retraining.save(record.model_copy(update={"jobs": record.jobs + 1}))

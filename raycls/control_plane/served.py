@@ -41,11 +41,16 @@ async def broadcast(method: str, *arguments: Any) -> list[Any]:
     return [result for result in received if not isinstance(result, BaseException)]
 
 
+async def champion() -> tuple[str, ServingConfig]:
+    """Return the served version, NAME/VERSION, and its settings. Raises ClusterError where no replica answers."""
+    for found in await broadcast("served"):
+        return found
+    raise ClusterError("no replica answers: `raycls doctor` says why")
+
+
 async def version() -> str:
     """Return the version that is served, NAME/VERSION. Raises ClusterError where no replica answers."""
-    for reference, _ in await broadcast("served"):
-        return reference
-    raise ClusterError("no replica answers: `raycls doctor` says why")
+    return (await champion())[0]
 
 
 async def dataset() -> str:
@@ -53,13 +58,6 @@ async def dataset() -> str:
     reference = await version()
     directory = await asyncio.to_thread(lambda: registry.checkpoint(registry.resolve(reference)))
     return load_card(directory).dataset
-
-
-async def settings() -> ServingConfig:
-    """Return the settings of the champion's replicas. Raises ClusterError where none answers."""
-    for _, config in await broadcast("served"):
-        return config
-    raise ClusterError("no replica answers: `raycls doctor` says why")
 
 
 async def counts() -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from raycls.control_plane import served
-from raycls.control_plane.body import document_of, file_of, form_of, wanted_int
+from raycls.control_plane.body import document_of, file_of, form_of, wanted_int, wanted_state
 from raycls.control_plane.route import ControlRoute
 from raycls.data.versions import open_dataset
 from raycls.lifecycle import intake, review
@@ -76,17 +76,15 @@ async def upload(request: Request) -> Response:
 
 async def list_queue(request: Request) -> Response:
     query = request.query_params
-    name, state = query.get("dataset") or await served.dataset(), query.get("state", "waiting")
-    if state not in (*get_args(State), "all"):
-        raise HTTPProblem(400, f"state must be one of {', '.join(get_args(State))} or all")
-    page = wanted_int(query, "page", 1)
+    name = query.get("dataset") or await served.dataset()
+    state, page = wanted_state(query, get_args(State)), wanted_int(query, "page", 1)
 
     def listed() -> review.Page:
         return review.list_uploads(
             Uploads(),
             name,
             classes=open_dataset(name).info.classes,
-            state=None if state == "all" else state,  # type: ignore[arg-type]
+            state=state,  # type: ignore[arg-type]
             sender=query.get("sender"),
             label=query.get("label"),
             page=page,

@@ -8,6 +8,7 @@ A URI needs a file system that pyarrow has (s3, gs, abfs, hdfs) or fsspec has wi
 
 from __future__ import annotations
 
+import os
 import re
 import stat
 from collections.abc import Iterator
@@ -55,6 +56,15 @@ def open_file(path: str) -> BinaryIO:
         return Path(path).open("rb")
     filesystem, inside = file_system(path)
     return filesystem.open_input_file(inside)
+
+
+def sync(path: Path) -> None:
+    """Wait until the disk has a file, or the names in a folder, so that they outlive a power cut. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def files_below(uri: str) -> Iterator[tuple[str, int, int]]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from raycls import home
-from raycls.data.files import file_system, join, shown
+from raycls.data.files import file_system, join, shown, sync
 from raycls.errors import DataError
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ class Folder:
             aside.replace(target)
         finally:
             aside.unlink(missing_ok=True)
-        _sync(target.parent)
+        sync(target.parent)
 
     def mark(self, path: str) -> tuple[int, ...]:
         try:
@@ -200,11 +200,3 @@ class Bucket:
 
     def full(self, path: str) -> str:
         return join(self._uri, path)
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 
 from raycls import home
-from raycls.data.files import shown
+from raycls.data.files import shown, sync
 from raycls.data.layout import NAME, location, versions_of
 from raycls.data.manifest import write_table
 from raycls.data.packed import (
@@ -126,7 +126,7 @@ class VersionWriter:
         PackedDataset(self.path, info).check()
         (self.path / INFO).write_text(info.model_dump_json(indent=2) + "\n")
         for file in [*self.path.rglob("*"), self.path]:
-            _sync(file)
+            sync(file)
         target = location(self.name, self.version)
         if target.exists():
             # If the process is killed between these two, `reserved` finishes it.
@@ -140,7 +140,7 @@ class VersionWriter:
             if not last.exists() or int(last.read_text()) < self.version:
                 last.write_text(str(self.version))
             self.path.rename(target)
-        _sync(target.parent)
+        sync(target.parent)
         return PackedDataset(target, info)
 
 
@@ -235,11 +235,3 @@ def _lock(name: str) -> Iterator[None]:
         file.write(str(os.getpid()))
         file.flush()
         yield
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

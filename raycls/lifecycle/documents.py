@@ -9,6 +9,7 @@ They lie in a folder of the storage path, or of the home. A file is whole or abs
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Generic, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -53,3 +54,8 @@ class Documents(Generic[Document]):
         with telling():
             names = [found.name for found in open_place(self._folder).files("")]
         return [self.load(name.removesuffix(".json")) for name in names if name.endswith(".json")]
+
+
+def now() -> str:
+    """Return date and time as records have them: ISO 8601, UTC."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

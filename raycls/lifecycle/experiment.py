@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import secrets
 from collections import Counter
-from datetime import UTC, datetime
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -22,15 +21,14 @@ from raycls import registry
 from raycls.errors import UsageError
 from raycls.lifecycle import guards, intake
 from raycls.lifecycle.capture import SENDER
-from raycls.lifecycle.documents import Documents
+from raycls.lifecycle.documents import Documents, now
 from raycls.lifecycle.uploads import Uploads
 from raycls.models.card import load_card
 from raycls.serving import state
 from raycls.serving.replica.arm_counts import FAULTS
 from raycls.serving.replica.metrics import SECONDS
-from raycls.serving.state import Experiment, ServingState
+from raycls.serving.state import Experiment, Mode, ServingState
 
-Mode = Literal["shadow", "split"]
 MOST_KEPT = 200  # images of an experiment that wait for a review
 IMAGES = "disagreements"  # of a replica's counts: images that the record does not keep
 
@@ -157,7 +155,7 @@ def start(challenger: str, *, champion: str, mode: Mode, share: float, by: str) 
         challenger=version.reference,
         mode=mode,
         share=share,
-        started=_now(),
+        started=now(),
         by=by,
     )
 
@@ -200,7 +198,7 @@ def stop(reason: str, *, by: str, only: str | None = None) -> Record:
 
     state.change(stopped)
     record = EXPERIMENTS.load(ended[0].id).model_copy(
-        update={"ended": _now(), "reason": reason, "ended_by": by}
+        update={"ended": now(), "reason": reason, "ended_by": by}
     )
     EXPERIMENTS.save(record.experiment.id, record)
     return record
@@ -239,7 +237,3 @@ def _running(now: ServingState) -> Experiment:
     if now.experiment is None:
         raise UsageError("no experiment is running: `raycls experiment start` begins one")
     return now.experiment
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

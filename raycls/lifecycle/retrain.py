@@ -15,8 +15,9 @@ from raycls import home, progress, registry, tracking
 from raycls.data.packed import PackedDataset
 from raycls.data.versions import open_dataset
 from raycls.errors import BrokenOffError, RayclsError, RefusedError, TrainingError
+from raycls.lifecycle.documents import now
 from raycls.lifecycle.next_version import add_uploads
-from raycls.lifecycle.retraining import RETRAININGS, Retraining, now, save
+from raycls.lifecycle.retraining import RETRAININGS, Retraining, save
 from raycls.models.card import load_card
 from raycls.registry import history
 from raycls.registry.policy import PromotionPolicy

@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from datetime import UTC, datetime
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from raycls import home
 from raycls.errors import UsageError
-from raycls.lifecycle.documents import Documents
+from raycls.lifecycle.documents import Documents, now
 
 State = Literal["waiting", "running", "done", "failed"]
 LOCK = "retrainings.lock"
@@ -81,9 +80,7 @@ def begin(wanted: Wanted, *, by: str, key: str = "", in_jobs: bool = True) -> Re
             return known
         for record in former.values():
             if record.is_open and record.wanted.model == wanted.model:
-                raise UsageError(
-                    f"retraining {record.id} of {wanted.model} is not done yet: wait for it, or end it"
-                )
+                raise UsageError(f"retraining {record.id} of {wanted.model} is not done yet: wait for it")
         new = Retraining(id=identifier, wanted=wanted, by=by, created=now(), in_jobs=in_jobs)
         save(new)
     return new
@@ -98,8 +95,3 @@ def save(record: Retraining) -> Retraining:
 def records() -> list[Retraining]:
     """Return all retrainings, the newest first."""
     return sorted(RETRAININGS.all(), key=lambda record: record.created, reverse=True)
-
-
-def now() -> str:
-    """Return date and time, ISO 8601, UTC."""
-    return datetime.now(UTC).isoformat(timespec="seconds")

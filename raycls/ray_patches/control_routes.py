@@ -1,6 +1,6 @@
 r"""HAProxy sends the routes of the control plane to its own backend, which repeats nothing.
 
-    RAY_SERVE_CONTROLLER_CALLBACK_IMPORT_PATH=raycls.ray_patches.control_routes:install
+    install()          # in Serve's controller: raycls/ray_patches/in_controller.py
 
     frontend http_frontend
         http-request set-path /control%[path] if { path,field(2,/) -m str uploads … }       # ours
@@ -19,7 +19,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from raycls.ray_patches import keep_routes
 from raycls.ray_patches.guard import Patch, usable
 
 PATCH = Patch(
@@ -45,8 +44,6 @@ ROUTES = (
     "retrain",
     "experiments",
     "models",
-    "tokens",
-    "history",
     "drift",
 )
 ANSWER_S = 600  # an upload is checked before it is answered
@@ -71,8 +68,7 @@ def routed(template: str) -> str:
 
 
 def install() -> None:
-    """Patch this process, which is Serve's controller: Ray calls the function there."""
-    keep_routes.keep()
+    """Have this process, which is Serve's controller, start HAProxy with our lines."""
     if not usable(PATCH):
         return
     import ray

@@ -1,6 +1,6 @@
 """HAProxy keeps sending requests to the replicas while the next version of the application is built.
 
-    RAY_SERVE_CONTROLLER_CALLBACK_IMPORT_PATH=raycls.ray_patches.keep_routes:keep
+    keep()          # in Serve's controller: raycls/ray_patches/in_controller.py
 
 An update imports the application anew, in a task of some seconds. Stock Ray 2.60 forgets for that time which deployment
 takes requests. HAProxy then has no server left but Ray's own proxy, which two cores do not carry at 250 requests/s. The
@@ -28,7 +28,7 @@ PATCH = Patch(
 
 
 def keep() -> None:
-    """Patch this process, which is Serve's controller: Ray calls the function there."""
+    """Have this process, which is Serve's controller, keep its routes."""
     if not usable(PATCH):
         return
     from ray.serve._private.application_state import ApplicationState

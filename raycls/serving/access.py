@@ -1,6 +1,6 @@
 """Who may do what: the role that a request's token has, the host that it names, and the page that it comes from.
 
-    access = Access(config, host="127.0.0.1", follower=Follower())
+    access = Access(Follower(), host="127.0.0.1", token_sha256=config.token_sha256)
     access.check_host(request.headers)
     access.check_role(request.headers, "predict")       # raises HTTPProblem 401 or 403
     access.check_origin(request.headers)                # where the request changes something

@@ -1,4 +1,4 @@
-"""The application of a challenger: its network behind a Serve handle, which the champion's replicas call.
+"""The deployment of a challenger: its network behind a Serve handle, which the champion's replicas call.
 
     raycls experiment start pets --challenger pets/7 --shadow 0.2
 
@@ -8,31 +8,15 @@ It has no HTTP route. It is a deployment of its own, so that nothing it does sto
 from __future__ import annotations
 
 import time
-from typing import Any
 
 import numpy as np
 from ray import serve
-from ray.serve import Application
-from ray.serve.exceptions import RayServeException
 
 from raycls import registry
-from raycls.config import validated
 from raycls.engines.predictor import Prediction
-from raycls.errors import RayclsError
 from raycls.serving.replica.challenger_link import Answers
 from raycls.serving.replica.inference import Inference
 from raycls.serving.settings import ServingConfig
-
-
-def build(args: dict[str, Any]) -> Application:
-    """Return the application for `args`, the fields of ServingConfig. Raises RayServeException."""
-    try:
-        config = validated(ServingConfig, args)
-        version = registry.resolve(config.model)
-        registry.checkpoint(version)
-    except RayclsError as error:
-        raise RayServeException(f"raycls: {error}") from None
-    return Challenger.bind(config, version)  # type: ignore[attr-defined]
 
 
 @serve.deployment

@@ -25,6 +25,7 @@ from raycls.data.place import Folder, Place, open_place, telling
 from raycls.errors import DataError
 
 Role = Literal["predict", "contribute", "admin"]
+Mode = Literal["shadow", "split"]
 ROLES: tuple[Role, ...] = ("predict", "contribute", "admin")
 FILE, LOCK = "state.json", "serving-state.lock"
 LOCAL_S, REMOTE_S = 0.5, 2.0  # the time between two looks at the file, on this machine and in a bucket
@@ -51,7 +52,7 @@ class Experiment(BaseModel):
     id: str
     champion: str = Field(description="NAME/VERSION")
     challenger: str = Field(description="NAME/VERSION")
-    mode: Literal["shadow", "split"]
+    mode: Mode
     share: float = Field(gt=0, le=1, description="of the requests")
     started: str = Field(description="date and time, ISO 8601, UTC")
     by: str = Field(description="who started it")

@@ -37,7 +37,7 @@ def add(name: str, roles: Sequence[Role]) -> str:
 
 
 def revoke(name: str) -> None:
-    """Remove a token: within a second, no server takes it any more. Raises UsageError where there is none."""
+    """Remove a token: within seconds, no server takes it any more. Raises UsageError where there is none."""
 
     def removed(now: ServingState) -> ServingState:
         kept = tuple(token for token in now.tokens if token.name != name)

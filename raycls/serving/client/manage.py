@@ -12,14 +12,12 @@ import os
 from typing import Any
 from urllib.parse import urlsplit
 
-import requests
-
 from raycls import local_http
 from raycls.errors import ClusterError, UsageError
 from raycls.serving import tokens
+from raycls.serving.client.answers import answered
 
 ADMIN_TOKEN = "RAYCLS_ADMIN_TOKEN"
-URL = "http://127.0.0.1:8000"
 TIMEOUT_S = 600
 
 
@@ -37,18 +35,7 @@ def call(
         )
     endpoint = url.rstrip("/") + path
     sent = {"Authorization": f"Bearer {_token()}", **(headers or {})}
-    try:
-        response = local_http.request(method, endpoint, json=document, headers=sent, timeout=TIMEOUT_S)
-    except requests.RequestException as error:
-        raise ClusterError(
-            f"no server answers at {endpoint} ({type(error).__name__}): start one with `raycls up`"
-        ) from None
-    try:
-        answer = response.json()
-    except ValueError:
-        raise ClusterError(
-            f"{endpoint} answered {response.status_code} without a JSON document: is a raycls server there?"
-        ) from None
+    response, answer = answered(method, endpoint, json=document, headers=sent, timeout=TIMEOUT_S)
     if response.ok:
         return answer
     kind = UsageError if response.status_code in (400, 404) else ClusterError

@@ -11,11 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import requests
-
-from raycls import local_http, registry
+from raycls import registry
 from raycls.errors import ClusterError, ImageError, RayclsError, UsageError
 from raycls.serving import auth
+from raycls.serving.client.answers import answered
 
 TIMEOUT_S = 60
 
@@ -60,25 +59,14 @@ def over_http(url: str, data: bytes, *, top_k: int = 0, name: str = "image") -> 
     """
     endpoint = url.rstrip("/")
     endpoint = endpoint if endpoint.endswith("/predict") else f"{endpoint}/predict"
-    try:
-        response = local_http.request(
-            "POST",
-            endpoint,
-            data=data,
-            params={"top_k": top_k} if top_k else None,
-            headers={"Content-Type": "application/octet-stream", **auth.headers()},
-            timeout=TIMEOUT_S,
-        )
-    except requests.RequestException as error:
-        raise ClusterError(
-            f"no server answers at {endpoint} ({type(error).__name__}): start one with `raycls up`"
-        ) from None
-    try:
-        document = response.json()
-    except ValueError:
-        raise ClusterError(
-            f"{endpoint} answered {response.status_code} without a JSON document: is a raycls server there?"
-        ) from None
+    response, document = answered(
+        "POST",
+        endpoint,
+        data=data,
+        params={"top_k": top_k} if top_k else None,
+        headers={"Content-Type": "application/octet-stream", **auth.headers()},
+        timeout=TIMEOUT_S,
+    )
     if response.ok:
         return document
     problem: type[RayclsError] = ImageError if response.status_code in (400, 413, 415) else ClusterError

@@ -56,6 +56,11 @@ def busy(reason: str) -> HTTPProblem:
     return HTTPProblem(429, f"{reason}: try again in a moment", {"Retry-After": str(RETRY_AFTER_S)})
 
 
+def failed() -> HTTPProblem:
+    """Return 500 for a request on which the server itself failed."""
+    return HTTPProblem(500, "the server failed on this request; its log says why")
+
+
 def full(max_pending: int) -> HTTPProblem:
     """Return 429 from a replica that holds `max_pending` requests. HAProxy reads the limit from the header."""
     headers = {"Retry-After": str(RETRY_AFTER_S), MAX_PENDING: str(max_pending)}

@@ -34,7 +34,7 @@ from raycls.ray_patches.control_routes import PREFIX, ROUTES
 from raycls.serving.access import Access
 from raycls.serving.prediction_id import HEADER, Signer
 from raycls.serving.replica import openapi
-from raycls.serving.replica.answer import HTTPProblem, full, image_problem, json_response
+from raycls.serving.replica.answer import HTTPProblem, failed, full, image_problem, json_response
 from raycls.serving.replica.batching import ClientGone
 from raycls.serving.replica.body import IncomingBodies, connected, read_body
 from raycls.serving.replica.explainer import Explainer
@@ -108,7 +108,7 @@ class Classifier(Managed):
             response = Response(status_code=CLIENT_LEFT)
         except Exception:
             logger.exception("raycls failed on a request")
-            response = HTTPProblem(500, "the server failed on this request; its log says why").response()
+            response = failed().response()
         seconds = time.perf_counter() - started
         predicted = (
             response.status_code == 200

@@ -1,6 +1,6 @@
 """A challenger beside the champion: which of the two answers a request, and what is counted of both.
 
-    live = await LiveExperiment.begin(experiment, inference)
+    live = LiveExperiment(experiment, inference, await connect(experiment.id, most_images=64), champion="6")
     outcomes, version = await live.run(images, headers, still_wanted)
 
 With `shadow`, the champion answers, and a share of the images also goes to the challenger. Its answers are compared and
@@ -23,7 +23,7 @@ from starlette.datastructures import Headers
 
 from raycls.engines.predictor import Prediction
 from raycls.errors import ImageError
-from raycls.serving.replica.arm_counts import ArmCounts, ExperimentCounts
+from raycls.serving.replica.arm_counts import ExperimentCounts
 from raycls.serving.replica.challenger_link import ChallengerError, ChallengerLink
 from raycls.serving.replica.inference import Inference
 from raycls.serving.state import Experiment
@@ -55,7 +55,7 @@ class LiveExperiment:
         """Return an outcome for each image, in order, and the version that they are of. Raises ClientGone."""
         if self.experiment.mode == "split" and self.goes_to_challenger(images, headers):
             try:
-                return await self._challenged(images, self.counts.challenger), self._link.version
+                return await self._challenged(images), self._link.version
             except ChallengerError:
                 self.counts.replaced += 1
         started = time.perf_counter()
@@ -78,7 +78,7 @@ class LiveExperiment:
         place = blake2b(key, digest_size=8, salt=self._salt).digest()
         return int.from_bytes(place) < self.experiment.share * 2**64
 
-    async def _challenged(self, images: Sequence[bytes], arm: ArmCounts) -> list[Prediction]:
+    async def _challenged(self, images: Sequence[bytes]) -> list[Prediction]:
         """Return the challenger's predictions. Raises ChallengerError, and counts why."""
         try:
             predictions, seconds = await self._link.run(images)
@@ -86,15 +86,15 @@ class LiveExperiment:
             if error.is_failure:
                 self._failures += 1
                 self.counts.broken = self.counts.broken or self._failures >= BROKEN
-            arm.failed(error.kind)
+            self.counts.challenger.failed(error.kind)
             raise
         self._failures = 0
-        arm.answered(predictions, seconds)
+        self.counts.challenger.answered(predictions, seconds)
         return predictions
 
     async def _shadow(self, images: Sequence[bytes], predictions: Sequence[Prediction]) -> None:
         try:
-            answers = await self._challenged(images, self.counts.challenger)
+            answers = await self._challenged(images)
         except ChallengerError:
             return
         for data, ours, theirs in zip(images, predictions, answers, strict=True):

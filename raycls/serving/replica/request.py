@@ -13,7 +13,7 @@ import json
 from base64 import b64decode
 from collections.abc import AsyncIterator
 
-from starlette.datastructures import Headers, UploadFile
+from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
@@ -110,15 +110,20 @@ async def _from_form(headers: Headers, body: bytes, max_images: int) -> list[byt
     # One file more than accepted, so that _check_count refuses the count. Other fields have no meaning here.
     parser = MultiPartParser(headers, stream(), max_files=max_images + 1, max_fields=8)  # type: ignore[arg-type]
     parser.spool_max_size = len(body) + 1  # the body is in memory: its parts need no disk
-    try:
-        form = await parser.parse()
-    except MultiPartException as error:
-        status = 413 if "Too many files" in error.message else 400
-        raise HTTPProblem(status, f"the form cannot be read: {error.message}") from None
-    except (KeyError, ValueError, LookupError) as error:
-        raise HTTPProblem(400, f"the form cannot be read: {type(error).__name__}") from None
+    form = await parsed(parser)
     files = [value for key, value in form.multi_items() if key == "file" and isinstance(value, UploadFile)]
     if not files:
         raise HTTPProblem(400, "the form has no file in a field called 'file', as in curl -F file=@cat.png")
     _check_count(len(files), max_images)
     return [await file.read() for file in files]
+
+
+async def parsed(parser: MultiPartParser) -> FormData:
+    """Return the form that the parser reads. Raises HTTPProblem: 413 for too many files, 400 for what is no form."""
+    try:
+        return await parser.parse()
+    except MultiPartException as error:
+        status = 413 if "Too many files" in error.message else 400
+        raise HTTPProblem(status, f"the form cannot be read: {error.message}") from None
+    except (KeyError, ValueError, LookupError) as error:
+        raise HTTPProblem(400, f"the form cannot be read: {type(error).__name__}") from None

@@ -38,7 +38,7 @@ def stop(*arguments):
     time.sleep(600)
 
 if sys.argv[1] == "synchronising":  # everything is written, the description too, and nothing renamed
-    module._sync = stop
+    module.sync = stop
 images = shapes.images(255 - shapes.PIXELS)
 with module.reserved("shapes"), module.write_version("shapes", module.next_version("shapes")) as writer:
     datasets.fill(writer, images)
