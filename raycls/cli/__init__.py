@@ -17,6 +17,7 @@ import typer
 
 from raycls import command, progress
 from raycls.cli import (
+    capture,
     data,
     data_sharing,
     drift,
@@ -54,6 +55,7 @@ app.add_typer(serving.app)
 app.add_typer(tokens.app, name="tokens")
 app.add_typer(experiments.app, name="experiment")
 app.add_typer(retrain.app, name="retrain")
+uploads.app.add_typer(capture.app)
 app.add_typer(uploads.app, name="uploads")
 app.add_typer(drift.app)
 

@@ -41,6 +41,7 @@ class ControlPlane:
     """The process. Ray asks it for its routes when it starts."""
 
     def __init__(self, config: ControlPlaneConfig, host: str | None):
+        from raycls.control_plane.capture_watch import CaptureWatch
         from raycls.control_plane.drift_watch import DriftWatch
         from raycls.control_plane.experiment_watch import ExperimentWatch
         from raycls.control_plane.promotion_watch import PromotionWatch
@@ -52,6 +53,7 @@ class ControlPlane:
             RetrainWatch(),
             PromotionWatch(config.watch_s),
             DriftWatch(config.drift_images),
+            CaptureWatch(),
         )
         self._loops = [asyncio.create_task(loop.run()) for loop in loops]
 

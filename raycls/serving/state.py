@@ -23,6 +23,7 @@ from raycls import home
 from raycls.data import files
 from raycls.data.place import Folder, Place, open_place, telling
 from raycls.errors import DataError
+from raycls.serving.replica.captured import CapturePolicy
 
 Role = Literal["predict", "contribute", "admin"]
 Mode = Literal["shadow", "split"]
@@ -65,6 +66,7 @@ class ServingState(BaseModel):
 
     tokens: tuple[Token, ...] = ()
     experiment: Experiment | None = None
+    capture: CapturePolicy | None = Field(None, description="which pictures are kept; none: no picture")
     signing_key: str = Field("", description="hex; replicas sign the ids of predictions with it")
 
     def has(self, role: Role) -> bool:

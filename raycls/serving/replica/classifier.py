@@ -70,7 +70,7 @@ class Classifier(Managed):
     def __init__(self, config: ServingConfig, version: registry.ModelVersion, host: str | None):
         """Host: the address that the server listens on; None: it is not known."""
         self.config, self.version = config, version
-        self.live = None
+        self.live = self.capture = None
         follower = Follower()
         self.access = Access(
             follower,
@@ -191,6 +191,8 @@ class Classifier(Managed):
                     self.metrics.not_finite += 1
                     raise HTTPProblem(500, "the model's answer is not a number: roll the version back")
                 predictions.append(outcome.as_json(top_k, embedding=embedding) | {"model_version": answering})
+            if self.capture:
+                self.capture.consider(images, outcomes, f"{self.version.name}/{answering}")
             if explain:
                 classes = [prediction["class_index"] for prediction in predictions]
                 overlays = await self.explainer.overlays(images, classes, still_wanted)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from raycls import registry
+from raycls.serving.replica.captured import Captured, Prediction
 from raycls.serving.replica.challenger_link import ChallengerError, connect
 from raycls.serving.replica.experiment import LiveExperiment
 from raycls.serving.replica.inference import Inference
@@ -17,7 +18,8 @@ from raycls.serving.state import ServingState
 
 
 class Managed:
-    """A replica, as the control plane knows it. live: its part in an experiment, None without one."""
+    """A replica, as the control plane knows it. live: its part in an experiment; capture: the pictures that it sets
+    aside. None without."""
 
     config: ServingConfig
     version: registry.ModelVersion
@@ -25,9 +27,12 @@ class Managed:
     inference: Inference
     metrics: Metrics
     live: LiveExperiment | None
+    capture: Captured | None
 
     async def take_up(self, now: ServingState) -> None:
-        """Begin, change or end this replica's part in an experiment, as the server's state says."""
+        """Begin, change or end this replica's part in an experiment, and in capture, as the server's state says."""
+        if (self.capture.policy if self.capture else None) != now.capture:
+            self.capture = Captured(now.capture) if now.capture else None
         wanted = now.experiment
         if wanted and wanted.champion != self.version.reference:
             wanted = None
@@ -42,6 +47,10 @@ class Managed:
             except ChallengerError:
                 return  # it is not running yet
             self.live = LiveExperiment(wanted, self.inference, link, self.version.version)
+
+    async def captured(self) -> list[tuple[bytes, Prediction]]:
+        """Return the pictures that were set aside for a review since the last call."""
+        return self.capture.take() if self.capture else []
 
     async def served(self) -> tuple[str, ServingConfig]:
         """Return the version, NAME/VERSION, and the settings, for the control plane."""

@@ -10,19 +10,11 @@ import pytest
 from pydantic import ValidationError
 
 from raycls.data.place import Folder
-from raycls.lifecycle.capture import (
-    DAY_S,
-    CapturePolicy,
-    Counts,
-    Prediction,
-    counts_of,
-    expire,
-    keep,
-    wanted,
-)
+from raycls.lifecycle.capture import DAY_S, counts_of, expire, keep
 from raycls.lifecycle.intake import add
 from raycls.lifecycle.review import accept, reject
 from raycls.lifecycle.uploads import Uploads
+from raycls.serving.replica.captured import CapturePolicy, Counts, Prediction, wanted
 from tests.unit.lifecycle.pictures import CLASSES, digest, png, stored
 
 ALL = CapturePolicy(share=1)
