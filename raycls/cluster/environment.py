@@ -25,6 +25,9 @@ NEAR = 100  # ports to try from the preferred one on, so that the ranges of diff
 # Ray's default for workers is nice 15. Training would then wait for every other process on its cores.
 SAME_PRIORITY = {"RAY_worker_niceness": "0"}
 LOWEST_PRIORITY = 19  # for processes that compute beside predictions
+GIVE_WAY = (
+    "RAYCLS_GIVE_WAY"  # set: what trains in this process and in those that it starts gives way to predictions
+)
 
 # For processes that train. By default glibc returns large buffers to the kernel at every step, and the kernel zeroes
 # them again. These settings keep them. One arena: Ray Train computes in a thread, and a thread's arena holds 64 MB.
@@ -74,6 +77,12 @@ def environment() -> dict[str, str]:
         # A stopping replica finishes its requests. Ray's default of 30 s more only makes every update slower.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "5",
     }
+
+
+def give_way() -> None:
+    """Take the lowest priority where GIVE_WAY is set: a retraining on the machine that serves must not slow answers."""
+    if os.environ.get(GIVE_WAY):
+        os.setpriority(os.PRIO_PROCESS, 0, LOWEST_PRIORITY)
 
 
 def private(directory: Path) -> dict[str, str]:

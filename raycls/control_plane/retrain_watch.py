@@ -13,6 +13,7 @@ import time
 from typing import Any
 
 from raycls import local_http
+from raycls.cluster.environment import GIVE_WAY
 from raycls.control_plane.loop import forever
 from raycls.lifecycle import retraining
 from raycls.lifecycle.documents import now
@@ -65,6 +66,7 @@ class RetrainWatch:
             entrypoint=f"{sys.executable} -m raycls retrain run {record.id}",
             submission_id=_name(record, f"{record.jobs}-{int(time.time())}"),
             entrypoint_num_cpus=0,
+            runtime_env={"env_vars": {GIVE_WAY: "1"}},
         )
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from raycls import home, progress, registry, tracking
+from raycls.cluster.environment import give_way
 from raycls.data.packed import PackedDataset
 from raycls.data.versions import open_dataset
 from raycls.errors import BrokenOffError, RayclsError, RefusedError, TrainingError
@@ -35,6 +36,7 @@ def run(identifier: str) -> Retraining:
     An error that a later try may not meet leaves the retraining open. Raises UnknownRecordError, ClusterError where
     another process is at it, and what a step raises.
     """
+    give_way()
     record = RETRAININGS.load(identifier)
     with home.lock(
         f"retraining-{identifier}.lock", f"another process works on retraining {identifier}: wait for it"

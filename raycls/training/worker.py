@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from raycls import registry
+from raycls.cluster.environment import give_way
 from raycls.data.packed import PackedDataset
 from raycls.data.versions import on_this_node
 from raycls.models.card import load_card
@@ -35,6 +36,7 @@ def work(task: dict[str, Any]) -> None:
     import ray.train
     import ray.train.torch
 
+    give_way()
     spec: TrainingSpec = task["job"]
     dataset: PackedDataset = on_this_node(task["dataset"])
     channel: Channel = task["channel"]
