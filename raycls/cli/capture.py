@@ -31,7 +31,7 @@ def capture(
     ] = 30,
     as_json: AsJson = False,
 ) -> None:
-    """Keep a share of the pictures that a server is sent for review; by default none. Without --share, say what is kept.
+    """Keep a share of the pictures of requests for review. Without --share, say what is kept: by default nothing.
 
     Example: raycls uploads capture --share 0.05 --most-confidence 0.6
     """

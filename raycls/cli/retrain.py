@@ -71,6 +71,41 @@ def run(
     _print(retrain.run(identifier), as_json)
 
 
+@app.command()
+def when(
+    model: Annotated[str, typer.Argument(help="name of a registered model")],
+    accepted: Annotated[int, typer.Option(help="after so many accepted pictures")] = 0,
+    drift: Annotated[
+        bool, typer.Option("--drift", help="where live pictures differ from those of val")
+    ] = False,
+    every_days: Annotated[float, typer.Option(help="so many days after the last retraining")] = 0,
+    then: Annotated[str, typer.Option(help="challenger, promote or nothing")] = "challenger",
+    preset: Annotated[str, typer.Option(help="smoke, quick, fast, strong or accurate")] = "fast",
+    never: Annotated[bool, typer.Option("--never", help="only when somebody says so, as by default")] = False,
+) -> None:
+    """Let a server retrain a model by itself, at most once a day.
+
+    Example: raycls retrain when pets --accepted 200 --then promote
+    """
+    from raycls.lifecycle import triggers
+    from raycls.serving.state import Trigger
+
+    if never:
+        triggers.remove_trigger(model)
+        print(f"{model} is retrained only when somebody says so")
+        return
+    values = {
+        "model": model,
+        "accepted": accepted,
+        "drift": drift,
+        "every_days": every_days,
+        "then": then,
+        "preset": preset,
+    }
+    triggers.set_trigger(validated(Trigger, values))
+    print(f"{model} is retrained by itself, by the control plane of the server")
+
+
 @app.command(name="list")
 def list_all(as_json: AsJson = False) -> None:
     """List the retrainings, the newest first.

@@ -46,6 +46,7 @@ class ControlPlane:
         from raycls.control_plane.experiment_watch import ExperimentWatch
         from raycls.control_plane.promotion_watch import PromotionWatch
         from raycls.control_plane.retrain_watch import RetrainWatch
+        from raycls.control_plane.trigger_watch import TriggerWatch
 
         self._config, self._host = config, host
         loops = (
@@ -54,6 +55,7 @@ class ControlPlane:
             PromotionWatch(config.watch_s),
             DriftWatch(config.drift_images),
             CaptureWatch(),
+            TriggerWatch(),
         )
         self._loops = [asyncio.create_task(loop.run()) for loop in loops]
 

@@ -59,6 +59,23 @@ class Experiment(BaseModel):
     by: str = Field(description="who started it")
 
 
+class Trigger(BaseModel):
+    """When a model is retrained by itself: see raycls/lifecycle/triggers.py."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str = Field(min_length=1)
+    accepted: int = Field(0, ge=0, description="accepted pictures since the last retraining; 0: not for that")
+    drift: bool = Field(False, description="where the last window of live pictures alarms")
+    every_days: float = Field(0, ge=0, description="days since the last retraining; 0: not for that")
+    then: Literal["challenger", "promote", "nothing"] = "challenger"
+    preset: str = "fast"
+
+    @property
+    def is_on(self) -> bool:
+        return bool(self.accepted or self.drift or self.every_days)
+
+
 class ServingState(BaseModel):
     """The whole file."""
 
@@ -66,6 +83,7 @@ class ServingState(BaseModel):
 
     tokens: tuple[Token, ...] = ()
     experiment: Experiment | None = None
+    triggers: tuple[Trigger, ...] = ()
     capture: CapturePolicy | None = Field(None, description="which pictures are kept; none: no picture")
     signing_key: str = Field("", description="hex; replicas sign the ids of predictions with it")
 

@@ -1,0 +1,43 @@
+"""Begins a retraining where a trigger says so.
+
+task = asyncio.create_task(TriggerWatch().run())
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from datetime import UTC, datetime
+
+from raycls.errors import UsageError
+from raycls.lifecycle import triggers
+from raycls.serving import state
+
+PERIOD_S = 60.0
+
+logger = logging.getLogger("ray.serve")
+
+
+class TriggerWatch:
+    """The loop of one control plane."""
+
+    async def run(self) -> None:
+        """Run until cancelled. What one turn raises does not stop the next one."""
+        while True:
+            await asyncio.sleep(PERIOD_S)
+            try:
+                await asyncio.to_thread(self.step, datetime.now(UTC))
+            except Exception:
+                logger.exception("raycls failed to look at the triggers")
+
+    def step(self, now: datetime) -> None:
+        """Look once. now: with a time zone."""
+        for trigger in state.load().triggers:
+            reason = triggers.due(trigger, triggers.look(trigger), now)
+            if not reason:
+                continue
+            try:
+                record = triggers.begin(trigger, reason, now)
+            except UsageError:  # another retraining of the model is open
+                continue
+            logger.warning(f"raycls retrains {trigger.model}, {record.id}: {reason}")

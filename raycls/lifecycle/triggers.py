@@ -1,0 +1,87 @@
+"""What begins a retraining by itself: enough accepted pictures, drift, or time. By default nothing, at most one a day.
+
+set_trigger(Trigger(model="pets", accepted=200), by="ada")
+reason = due(trigger, found, now)           # "" or why a retraining begins
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from raycls import registry
+from raycls.errors import UsageError
+from raycls.lifecycle import drift_windows, retraining
+from raycls.lifecycle.retraining import Retraining, Wanted
+from raycls.lifecycle.uploads import Uploads
+from raycls.models.card import load_card
+from raycls.serving import state
+from raycls.serving.state import ServingState, Trigger
+
+LEAST = timedelta(days=1)  # between two retrainings that began by themselves
+
+
+@dataclass(frozen=True)
+class Found:
+    """What is known of a model now. accepted: pictures accepted since the last retraining. last: when that began."""
+
+    accepted: int
+    drifts: bool
+    last: datetime | None
+
+
+def set_trigger(trigger: Trigger) -> None:
+    """Keep a trigger in place of the model's former one. Raises UnknownModelError for an unknown model."""
+    registry.newest(trigger.model)
+    if not trigger.is_on:
+        raise UsageError("say when to retrain: --accepted, --drift or --every-days")
+    _replace(trigger.model, (trigger,))
+
+
+def remove_trigger(model: str) -> None:
+    """Retrain the model only when somebody says so."""
+    _replace(model, ())
+
+
+def _replace(model: str, new: tuple[Trigger, ...]) -> None:
+    def replaced(now: ServingState) -> ServingState:
+        others = tuple(each for each in now.triggers if each.model != model)
+        return now.model_copy(update={"triggers": (*others, *new)})
+
+    state.change(replaced)
+
+
+def look(trigger: Trigger) -> Found:
+    """Return what is known now of the trigger's model."""
+    mine = [record for record in retraining.records() if record.wanted.model == trigger.model]
+    last = datetime.fromisoformat(mine[0].created) if mine else None
+    version = registry.champion(trigger.model) or registry.newest(trigger.model)
+    dataset = load_card(registry.checkpoint(version)).dataset
+    since = last.timestamp() if last else 0.0
+    accepted = sum(
+        record.state == "accepted" and bool(record.history) and record.history[-1].time > since
+        for record in Uploads().of(dataset)
+    )
+    windows = [window for window in drift_windows.windows() if window.version == version.reference]
+    newest = windows[0] if windows else None
+    drifts = newest is not None and any(finding["alarm"] for finding in newest.as_json()["findings"])
+    return Found(accepted, drifts, last)
+
+
+def due(trigger: Trigger, found: Found, now: datetime) -> str:
+    """Return why a retraining begins now, or "". now: with a time zone."""
+    if found.last and now - found.last < LEAST:
+        return ""
+    if trigger.accepted and found.accepted >= trigger.accepted:
+        return f"{found.accepted:,} pictures were accepted"
+    if trigger.drift and found.drifts:
+        return "the pictures of the last window differ from those of val"
+    if trigger.every_days and (found.last is None or now - found.last >= timedelta(days=trigger.every_days)):
+        return f"the last retraining is {trigger.every_days:g} days ago"
+    return ""
+
+
+def begin(trigger: Trigger, reason: str, now: datetime) -> Retraining:
+    """Begin the retraining. A second call on the same day finds the first one's. Raises as retraining.begin."""
+    wanted = Wanted(model=trigger.model, then=trigger.then, preset=trigger.preset)
+    return retraining.begin(wanted, by=f"trigger: {reason}", key=f"trigger {now.date().isoformat()}")
