@@ -63,9 +63,7 @@ def look(trigger: Trigger) -> Found:
         for record in Uploads().of(dataset)
     )
     windows = [window for window in drift_windows.windows() if window.version == version.reference]
-    newest = windows[0] if windows else None
-    drifts = newest is not None and any(finding["alarm"] for finding in newest.as_json()["findings"])
-    return Found(accepted, drifts, last)
+    return Found(accepted, bool(windows and windows[0].alarms), last)
 
 
 def due(trigger: Trigger, found: Found, now: datetime) -> str:
