@@ -30,6 +30,7 @@ def start(
             "--set", metavar="KEY=VALUE", help="change one setting of the training; can be repeated"
         ),
     ] = None,
+    tune: Annotated[int, typer.Option(help="search settings with so many trials, then train the winner")] = 0,
     trust: Annotated[
         list[str] | None,
         typer.Option(metavar="SENDER", help="may give more than a tenth of a class; can be repeated"),
@@ -46,7 +47,14 @@ def start(
 
     wanted = validated(
         retraining.Wanted,
-        {"model": model, "then": then, "preset": preset, "settings": settings or (), "trust": trust or ()},
+        {
+            "model": model,
+            "then": then,
+            "preset": preset,
+            "settings": settings or (),
+            "tune": tune,
+            "trust": trust or (),
+        },
     )
     newest(model)
     record = retraining.begin(wanted, by=history.own_name(), in_jobs=False)

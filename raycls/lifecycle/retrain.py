@@ -82,7 +82,8 @@ def _train(record: Retraining) -> dict[str, Any]:
     start, dataset = _start(record), open_dataset(record.done["data"]["dataset"])
     card = load_card(registry.checkpoint(start))
     config = configured(dataset.info, record.wanted.preset, settings=record.wanted.settings, init=card)
-    result = _trained(record, dataset, config, start)
+    how = _tuned if record.wanted.tune else _trained
+    result = how(record, dataset, config, start)
     if result.version is None:
         raise TrainingError(f"run {result.run_id} registered no version")
     return {
@@ -105,6 +106,27 @@ def _trained(record: Retraining, dataset: PackedDataset, config: Any, start: Mod
         init=start.reference,
         workers=1,
     )
+
+
+def _tuned(record: Retraining, dataset: PackedDataset, config: Any, start: ModelVersion) -> TrainingResult:
+    """Search settings, and train the winner. The study has the retraining's name."""
+    from raycls.tracking import resumable
+    from raycls.tuning import study as studies
+    from raycls.tuning.plan import plan
+    from raycls.tuning.spec import StudySpec
+
+    name = f"{TAG}-{record.id}"
+    if resumable.exists(StudySpec, name, dataset.info.name):
+        return studies.resume(dataset.info.name, name).training
+    spec = plan(
+        dataset.info.reference,
+        config,
+        trials=record.wanted.tune,
+        init=start.reference,
+        model=record.wanted.model,
+        promote=False,
+    )
+    return studies.tune(spec, name).training
 
 
 def _compare(record: Retraining) -> dict[str, Any]:

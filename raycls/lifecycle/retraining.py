@@ -34,6 +34,7 @@ class Wanted(BaseModel):
     )
     preset: str = Field("fast", description="of the training: smoke, quick, fast, strong or accurate")
     settings: tuple[str, ...] = Field((), description="like training.epochs=4, as `raycls train --set`")
+    tune: int = Field(0, ge=0, le=10_000, description="trials of a study in place of one training; 0: none")
     trust: tuple[str, ...] = Field((), description="senders who may give more than a tenth of a class")
 
 

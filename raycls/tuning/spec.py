@@ -57,6 +57,7 @@ class StudySpec(RunSpec):
     workers: int | None = Field(
         None, ge=1, description="of the winner's training; none: as `raycls train` chooses"
     )
+    promote: bool = Field(True, description="whether a winner that passes the gate becomes champion")
 
     @property
     def metric(self) -> str:

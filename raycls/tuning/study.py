@@ -180,7 +180,7 @@ def _check_budget(spec: StudySpec, latencies_ms: dict[str, float]) -> None:
 def _finish(
     study: Study, run: tracking.Run, trained: Callable[[TrainingResult], None] | None = None
 ) -> Outcome:
-    """Train the winner, register it, and promote it if it is better than the champion."""
+    """Train the winner, register it, and promote it if the study may and it is better than the champion."""
     _log(study, run)
     training = _train_winner(study)
     assert training.version is not None
