@@ -14,6 +14,7 @@ import requests
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from raycls.lifecycle.uploads import Uploads
 from raycls.serving.control.deploy import Served
 from tests.predict import OCTETS, encoded
 
@@ -116,6 +117,83 @@ def test_whatever_is_sent_gets_an_answer_that_is_no_server_error(served: Served)
     print(f"{sum(seen.values())} requests: {dict(sorted(seen.items()))}")
     assert sum(seen.values()) >= CASES
     assert {200, 400, 415} <= set(seen)
+
+
+DOCUMENTS = {
+    "/feedback": ["prediction_id", "label", "position"],
+    "/feedback/review": ["request_ids", "decision"],
+    "/uploads/review": ["dataset", "sha256", "decision", "label"],
+    "/experiments": ["challenger", "mode", "share"],
+    "/retrain": ["model", "then", "preset", "settings", "trust"],
+    "/models/digits/promote": ["version", "force", "new_classes"],
+}
+known = st.sampled_from(
+    ["digits", "accept", "waiting", "shadow", "0" * 64, "cat", "../x", "\0", 0.5, -1, 2**70]
+)
+documents = st.sampled_from(sorted(DOCUMENTS)).flatmap(
+    lambda path: st.tuples(
+        st.just(path),
+        st.dictionaries(
+            st.sampled_from(DOCUMENTS[path]) | st.text(max_size=5),
+            values | known | st.lists(known, max_size=3),
+            max_size=5,
+        )
+        # A whole and right document would begin real work.
+        .filter(lambda found: found.get("model") != "digits" and "version" not in found)
+        .map(lambda found: json.dumps(found).encode()),
+    )
+)
+fields = st.sampled_from(["label", "dataset", "file", "archive"]) | names
+uploads = st.one_of(
+    st.lists(st.tuples(fields, damaged() | st.sampled_from(WHOLE) | st.binary(max_size=60)), max_size=6).map(
+        form
+    ),
+    st.binary(max_size=500),
+)
+upload_types = st.sampled_from(
+    ["multipart/form-data; boundary=b", "multipart/form-data", "application/zip", OCTETS, "text/plain"]
+)
+
+
+@pytest.mark.timeout(1200)
+def test_whatever_is_sent_to_the_control_plane_gets_an_answer_and_only_what_was_taken_is_stored(
+    served: Served,
+) -> None:
+    secret = Path(served.admin_token).read_text().strip()
+    authorized = {"Authorization": f"Bearer {secret}"}
+    seen: Counter[int] = Counter()
+    taken: set[str] = set()
+    before = set(Uploads().records().of)
+    with requests.Session() as session:
+
+        def sent(path: str, body: bytes, content_type: str) -> requests.Response:
+            headers = authorized | {"Content-Type": content_type}
+            answer = session.post(served.url + path, body, headers=headers, timeout=20)
+            seen[answer.status_code] += 1
+            assert answer.status_code < 500, (path, body[:300], answer.text)
+            assert answer.ok or answer.json()["status"] == answer.status_code
+            return answer
+
+        @given(documents | st.tuples(st.just("/upload_training_data?dataset=digits"), uploads), upload_types)
+        @settings(
+            max_examples=TRIES,
+            deadline=None,
+            derandomize=True,
+            database=None,
+            phases=[Phase.generate],
+            suppress_health_check=list(HealthCheck),
+        )
+        def send(request: tuple[str, bytes], content_type: str) -> None:
+            path, body = request
+            answer = sent(path, body, content_type if "upload" in path else "application/json")
+            if answer.ok and "taken" in answer.json():
+                taken.update(each["sha256"] for each in answer.json()["taken"])
+
+        send()
+    print(f"{sum(seen.values())} requests: {dict(sorted(seen.items()))}; {len(taken)} pictures taken")
+    assert sum(seen.values()) >= CASES
+    assert {sha for _, sha in set(Uploads().records().of) - before} == taken
+    assert {200, 400, 404} <= set(seen)
 
 
 @pytest.mark.timeout(1200)

@@ -24,6 +24,7 @@ import requests
 from PIL import Image
 
 from raycls.cluster.environment import free_port
+from raycls.data.packed import PackedDataset
 from raycls.data.versions import open_dataset
 
 CONFIG = Path(__file__).parents[2] / "serve_config.yaml"
@@ -106,6 +107,27 @@ def _until(true: Callable[[], Any], seconds: float = 120) -> Any:
     return found
 
 
+def _upload_and_review(product: Product, digits: PackedDataset) -> None:
+    """An annotator sends 40 pictures. They wait until an administrator accepts all but one."""
+    annotator = product.raycls("tokens", "add", "annotator", "--role", "contribute").strip()
+    noise = np.random.default_rng(0).integers(-6, 7, (40, *digits.images("train").shape[1:]))
+    fresh = np.clip(digits.images("train")[:40].astype(int) + noise, 0, 255).astype(np.uint8)
+    labels = [digits.info.classes[label] for label in digits.labels("train")[:40]]
+    sent = product.ask(
+        "POST",
+        "/upload_training_data?dataset=digits",
+        annotator,
+        data=_zip_of(fresh, labels),
+        headers={"Content-Type": "application/zip"},
+    )
+    assert (len(sent["taken"]), sent["refused"]) == (40, [])
+
+    waiting = json.loads(product.raycls("uploads", "list", "digits", "--json"))["uploads"]
+    assert len(waiting) == 40
+    product.raycls("uploads", "reject", "digits", waiting[0]["sha256"])
+    product.raycls("uploads", "accept", "digits", *[each["sha256"] for each in waiting[1:]])
+
+
 @pytest.mark.timeout(900)
 def test_upload_review_retrain_shadow_split_promote_drift_rollback(
     product: Product, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -122,25 +144,7 @@ def test_upload_review_retrain_shadow_split_promote_drift_rollback(
     live = digits.images("test")
     assert product.versions(live[:20]) == {"1": 20}
 
-    # Upload: an annotator sends pictures. They wait.
-    annotator = product.raycls("tokens", "add", "annotator", "--role", "contribute").strip()
-    noise = np.random.default_rng(0).integers(-6, 7, (40, *live.shape[1:]))
-    fresh = np.clip(digits.images("train")[:40].astype(int) + noise, 0, 255).astype(np.uint8)
-    labels = [digits.info.classes[label] for label in digits.labels("train")[:40]]
-    sent = product.ask(
-        "POST",
-        "/upload_training_data?dataset=digits",
-        annotator,
-        data=_zip_of(fresh, labels),
-        headers={"Content-Type": "application/zip"},
-    )
-    assert (len(sent["taken"]), sent["refused"]) == (40, [])
-
-    # Review: an administrator accepts all but one.
-    waiting = json.loads(product.raycls("uploads", "list", "digits", "--json"))["uploads"]
-    assert len(waiting) == 40
-    product.raycls("uploads", "reject", "digits", waiting[0]["sha256"])
-    product.raycls("uploads", "accept", "digits", *[each["sha256"] for each in waiting[1:]])
+    _upload_and_review(product, digits)
 
     # Retrain: one retraining, however often it is asked for.
     wanted = {"model": "digits", "preset": "smoke", "settings": ["epochs=8"], "trust": ["annotator"]}
