@@ -5,8 +5,8 @@
 
 The model (default: the latest champion) is served by two replicas on its own cluster, from a temporary RAYCLS_HOME.
 Each round starts a server with all patches, and one without each patch, in turns. On each server it measures the closed
-loops of 1 and 100 connections, an update under 250 requests/s, and three times the peak load. `train_processes` and
-`key_value_channel` are measured by short trainings of the model's dataset. The results go to
+loops of 1 and 100 connections, an update under 250 requests/s, and three times the peak load. `train_processes` is
+measured by short trainings of the model's dataset. The results go to
 OUTPUT/patches/serving.json and training.json (default: benchmarks/results), and the page OUTPUT/patches.md is rebuilt.
 The last line of stdout is one JSON document.
 """
@@ -42,7 +42,7 @@ REPLICAS, SECONDS = 2, 5.0
 UPDATE_RATE, UPDATE_S = 250, 40.0
 OVERLOAD, OVERLOAD_S = 3, 10.0
 OPTIMISATIONS = [patch.name for patch in patches() if not patch.needed]
-OF_TRAINING = ["train_processes", "key_value_channel"]
+OF_TRAINING = ["train_processes"]
 MEASURES = {
     "requests_per_s": "requests/s at 100 connections",
     "p50_one_ms": "p50 at 1 connection, ms",

@@ -23,7 +23,6 @@ def patches() -> list[Patch]:
         haproxy_rules,
         joined_answer,
         keep_routes,
-        key_value_channel,
         serve_host,
         train_processes,
     )
@@ -36,7 +35,6 @@ def patches() -> list[Patch]:
         haproxy_rules,
         control_routes,
         train_processes,
-        key_value_channel,
         driver_address,
         driver_token,
         serve_host,

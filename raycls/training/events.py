@@ -1,6 +1,6 @@
 """Show the progress of a training run, and log its epochs in MLflow.
 
-    with listening("cifar10-…/attempt-1", logger, config, scaling) as channel:     # workers get the channel
+    with listening(logger, config, scaling) as channel:     # workers get the channel
         trainer.fit()
 
 A worker sends ["step", done, total], ["epoch", metrics] or ["resumed", epoch], and does not wait for the driver. The
@@ -18,8 +18,6 @@ from typing import Any, Protocol
 
 from raycls import progress, tracking
 from raycls.config import Config
-from raycls.ray_patches.guard import usable
-from raycls.ray_patches.key_value_channel import PATCH, KeyValueChannel
 from raycls.tracking.resumable import Heartbeat
 
 LOOK_S = 1.0  # seconds between two reads of the channel
@@ -60,16 +58,11 @@ class EpochLogger:
             del self._waiting[epoch]
 
 
-class Channel(Protocol):
-    """A carrier of events from the workers to the driver. Events are JSON values. A worker gets it with its task."""
+class Channel:
+    """Carries events, which are JSON values, to the driver: a small actor holds them until it takes them.
 
-    def put(self, event: Sequence[Any]) -> None: ...
-
-    def take(self) -> list[Any]: ...
-
-
-class ActorChannel:
-    """A channel that uses only Ray's public API: a small actor holds the events until the driver takes them."""
+    A worker gets the channel with its task.
+    """
 
     def __init__(self) -> None:
         import ray
@@ -97,15 +90,10 @@ class _Events:
         return events
 
 
-def open_channel(name: str) -> Channel:
-    """Return the channel with this name: a KeyValueChannel if its patch is usable, else an ActorChannel."""
-    return KeyValueChannel(name) if usable(PATCH) else ActorChannel()
-
-
 @contextmanager
-def listening(name: str, curves: EpochListener, config: Config, scaling: dict[str, Any]) -> Iterator[Channel]:
-    """Yield the channel with this name. A thread handles its events until the context ends."""
-    channel, over = open_channel(name), threading.Event()
+def listening(curves: EpochListener, config: Config, scaling: dict[str, Any]) -> Iterator[Channel]:
+    """Yield a channel. A thread handles its events until the context ends."""
+    channel, over = Channel(), threading.Event()
     arguments = (_events(channel, over, curves.beat), curves, config, scaling)
     thread = threading.Thread(target=_listen, args=arguments, daemon=True)
     thread.start()

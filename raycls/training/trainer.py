@@ -254,7 +254,7 @@ def run_workers(
     )
     previous = signal.getsignal(signal.SIGINT)
     # Ray reports dead workers on stdout, which is only for results. These reports go to stderr.
-    with redirect_stdout(sys.stderr), listening(attempt, curves, spec.config, scaling) as channel:
+    with redirect_stdout(sys.stderr), listening(curves, spec.config, scaling) as channel:
         trainer = make_trainer(
             work,
             train_loop_config={**task, "channel": channel},
