@@ -83,22 +83,23 @@ def _train(record: Retraining) -> dict[str, Any]:
     card = load_card(registry.checkpoint(start))
     config = configured(dataset.info, record.wanted.preset, settings=record.wanted.settings, init=card)
     how = _tuned if record.wanted.tune else _trained
-    result = how(record, dataset, config, start)
-    if result.version is None:
-        raise TrainingError(f"run {result.run_id} registered no version")
+    version = how(record, dataset, config, start)
     return {
-        "model": result.version.reference,
-        "run_id": result.run_id,
+        "model": version.reference,
+        "run_id": version.run_id,
         "init": start.reference,
-        "metrics": result.metrics,
+        "metrics": version.metrics,
     }
 
 
-def _trained(record: Retraining, dataset: PackedDataset, config: Any, start: ModelVersion) -> TrainingResult:
-    former = tracking.find_runs(dataset.info.name, f"tags.{TAG} = '{record.id}'")
-    if former:  # an earlier try has begun it
-        return resume(dataset.info.name, former[0].info.run_id)
-    return train(
+def _trained(record: Retraining, dataset: PackedDataset, config: Any, start: ModelVersion) -> ModelVersion:
+    """Train, or find what an interrupted try has trained."""
+    for former in tracking.find_runs(dataset.info.name, f"tags.{TAG} = '{record.id}'"):
+        version = registry.of_run(former.info.run_id)
+        if version and former.info.status == "FINISHED":
+            return version
+        return _version_of(resume(dataset.info.name, former.info.run_id))
+    result = train(
         dataset.info.reference,
         config,
         model=record.wanted.model,
@@ -106,9 +107,16 @@ def _trained(record: Retraining, dataset: PackedDataset, config: Any, start: Mod
         init=start.reference,
         workers=1,
     )
+    return _version_of(result)
 
 
-def _tuned(record: Retraining, dataset: PackedDataset, config: Any, start: ModelVersion) -> TrainingResult:
+def _version_of(result: TrainingResult) -> ModelVersion:
+    if result.version is None:
+        raise TrainingError(f"run {result.run_id} registered no version")
+    return result.version
+
+
+def _tuned(record: Retraining, dataset: PackedDataset, config: Any, start: ModelVersion) -> ModelVersion:
     """Search settings, and train the winner. The study has the retraining's name."""
     from raycls.tracking import resumable
     from raycls.tuning import study as studies
@@ -116,8 +124,12 @@ def _tuned(record: Retraining, dataset: PackedDataset, config: Any, start: Model
     from raycls.tuning.spec import StudySpec
 
     name = f"{TAG}-{record.id}"
+    for former in resumable.of_study(name, dataset.info.name):  # the winner's training
+        version = registry.of_run(former.info.run_id)
+        if version and former.info.status == "FINISHED":
+            return version
     if resumable.exists(StudySpec, name, dataset.info.name):
-        return studies.resume(dataset.info.name, name).training
+        return _version_of(studies.resume(dataset.info.name, name).training)
     spec = plan(
         dataset.info.reference,
         config,
@@ -126,7 +138,7 @@ def _tuned(record: Retraining, dataset: PackedDataset, config: Any, start: Model
         model=record.wanted.model,
         promote=False,
     )
-    return studies.tune(spec, name).training
+    return _version_of(studies.tune(spec, name).training)
 
 
 def _compare(record: Retraining) -> dict[str, Any]:
