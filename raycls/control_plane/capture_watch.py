@@ -11,6 +11,8 @@ import time
 
 from raycls import registry
 from raycls.control_plane import served
+from raycls.control_plane.loop import forever
+from raycls.errors import RayclsError
 from raycls.lifecycle import capture
 from raycls.lifecycle.uploads import Uploads
 from raycls.models.card import load_card
@@ -30,13 +32,8 @@ class CaptureWatch:
         self._expired = 0.0  # when it was looked last, seconds since 1970
 
     async def run(self) -> None:
-        """Run until cancelled. What one turn raises does not stop the next one."""
-        while True:
-            await asyncio.sleep(PERIOD_S)
-            try:
-                await self.step(time.time())
-            except Exception:
-                logger.exception("raycls failed to keep captured pictures")
+        """Run until cancelled."""
+        await forever(PERIOD_S, lambda: self.step(time.time()), "keep captured pictures")
 
     async def step(self, now: float) -> None:
         """Collect once. now: seconds since 1970."""
@@ -53,6 +50,9 @@ class CaptureWatch:
 def _keep(found: list[tuple[bytes, Prediction]], policy: CapturePolicy) -> None:
     uploads = Uploads()
     for data, prediction in found:
-        version = registry.resolve(f"{prediction.model}/{prediction.version}")
-        card = load_card(registry.checkpoint(version))
-        capture.keep(uploads, card.dataset, data, prediction, policy, classes=card.classes)
+        try:
+            version = registry.resolve(f"{prediction.model}/{prediction.version}")
+            card = load_card(registry.checkpoint(version))
+            capture.keep(uploads, card.dataset, data, prediction, policy, classes=card.classes)
+        except RayclsError as error:  # of this picture: the others are kept
+            logger.warning(f"raycls did not keep a captured picture: {error}")

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from typing import Any
 
 from raycls.control_plane import served
 from raycls.control_plane.loop import forever
 from raycls.errors import ClusterError, UsageError
-from raycls.lifecycle import experiment
-from raycls.lifecycle.experiment import IMAGES, Record
+from raycls.lifecycle import experiment, experiment_counts
+from raycls.lifecycle.experiment_counts import IMAGES, Counts
 from raycls.lifecycle.guards import GuardPolicy, tripped
 from raycls.serving import state
 from raycls.serving.state import Experiment
@@ -63,23 +64,29 @@ class ExperimentWatch:
         if reference != wanted.champion:
             await _end(wanted, f"{reference} is served now, and not {wanted.champion}")
             return
-        counts = await served.counts()
-        record = (await asyncio.to_thread(experiment.EXPERIMENTS.load, wanted.id)).with_counts(counts)
-        if record.is_running:
-            found = [each for part in counts if part["experiment"] == wanted.id for each in part[IMAGES]]
-            record = await asyncio.to_thread(experiment.keep_disagreements, record, found)
-        await asyncio.to_thread(experiment.EXPERIMENTS.save, wanted.id, record)
-        if reason := trouble(record):
+        newest = await served.counts()
+        counts = await asyncio.to_thread(_keep, wanted, newest)
+        if reason := trouble(counts):
             await _end(wanted, reason)
 
 
-def trouble(record: Record) -> str:
+def _keep(wanted: Experiment, newest: list[dict[str, Any]]) -> Counts:
+    counts = experiment_counts.counts_of(wanted.id).with_counts(wanted.id, newest)
+    found = [each for part in newest if part["experiment"] == wanted.id for each in part[IMAGES]]
+    counts, refused = experiment_counts.keep_disagreements(wanted, counts, found)
+    if refused:
+        logger.warning(f"raycls did not keep an image on which both versions disagree: {refused}")
+    experiment_counts.save(wanted.id, counts)
+    return counts
+
+
+def trouble(counts: Counts) -> str:
     """Return why the experiment must end, "" where it need not."""
-    if record.broken:
-        failures = record.arm("challenger").failures
+    if counts.broken:
+        failures = counts.arm("challenger").failures
         counted = ", ".join(f"{count} {kind.replace('_', ' ')}" for kind, count in sorted(failures.items()))
         return f"the challenger failed several times in a row ({counted})"
-    return tripped(GUARDS, record.arm("champion"), record.arm("challenger")) or ""
+    return tripped(GUARDS, counts.arm("champion"), counts.arm("challenger")) or ""
 
 
 async def _end(wanted: Experiment, reason: str) -> None:

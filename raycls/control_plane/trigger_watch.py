@@ -9,6 +9,7 @@ import asyncio
 import logging
 from datetime import UTC, datetime
 
+from raycls.control_plane.loop import forever
 from raycls.errors import UsageError
 from raycls.lifecycle import triggers
 from raycls.serving import state
@@ -22,13 +23,10 @@ class TriggerWatch:
     """The loop of one control plane."""
 
     async def run(self) -> None:
-        """Run until cancelled. What one turn raises does not stop the next one."""
-        while True:
-            await asyncio.sleep(PERIOD_S)
-            try:
-                await asyncio.to_thread(self.step, datetime.now(UTC))
-            except Exception:
-                logger.exception("raycls failed to look at the triggers")
+        """Run until cancelled."""
+        await forever(
+            PERIOD_S, lambda: asyncio.to_thread(self.step, datetime.now(UTC)), "look at the triggers"
+        )
 
     def step(self, now: datetime) -> None:
         """Look once. now: with a time zone."""

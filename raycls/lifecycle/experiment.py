@@ -5,36 +5,27 @@
     ended = stop("it answers slower", by="ada")
 
 An experiment runs while the server's state names it (raycls/serving/state.py): the control plane keeps the challenger's
-deployment as the state says, and replicas follow the state. What was counted is kept in experiments/ID.json below
+deployment as the state says, and replicas follow the state. The record is kept in experiments/ID.json below
 RAYCLS_STORAGE, or below the home, also after the end.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections import Counter
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
 from raycls import registry
 from raycls.errors import UsageError
-from raycls.lifecycle import guards, intake
-from raycls.lifecycle.capture import SENDER
 from raycls.lifecycle.documents import Documents, now
-from raycls.lifecycle.uploads import Uploads
-from raycls.models.card import load_card
+from raycls.lifecycle.experiment_counts import counts_of
 from raycls.serving import state
-from raycls.serving.replica.arm_counts import FAULTS
-from raycls.serving.replica.metrics import SECONDS
 from raycls.serving.state import Experiment, Mode, ServingState
-
-MOST_KEPT = 200  # images of an experiment that wait for a review
-IMAGES = "disagreements"  # of a replica's counts: images that the record does not keep
 
 
 class Record(BaseModel):
-    """What is known of an experiment. replicas: the last counts of each replica of the champion, by its id."""
+    """What is known of an experiment beside its counts, which the control plane alone writes (experiment_counts.py)."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -42,91 +33,20 @@ class Record(BaseModel):
     ended: str = ""
     reason: str = ""
     ended_by: str = ""
-    kept: int = Field(0, description="images on which both disagreed, in the review queue")
-    replicas: dict[str, dict[str, Any]] = Field(default_factory=dict)
 
     @property
     def is_running(self) -> bool:
         return not self.ended
 
-    def with_counts(self, counts: list[dict[str, Any]]) -> Record:
-        """Return the record with the newest counts of some replicas. Those of replicas that are gone stay."""
-        newer = {each["replica"]: each for each in counts if each["experiment"] == self.experiment.id}
-        newer = {name: {k: v for k, v in each.items() if k != IMAGES} for name, each in newer.items()}
-        return self.model_copy(update={"replicas": self.replicas | newer})
-
-    def arm(self, name: Literal["champion", "challenger"]) -> Arm:
-        """Return the sum of all replicas' counts of one version."""
-        return Arm.of([counts[name] for counts in self.replicas.values()])
-
-    @property
-    def broken(self) -> bool:
-        """Whether a replica asks the challenger no more, because it failed several times in a row."""
-        return any(counts["broken"] for counts in self.replicas.values())
-
     def as_json(self) -> dict[str, Any]:
-        """Return what people want to know: the answer of GET /experiments/ID."""
-        agreed = sum(counts["agreed"] for counts in self.replicas.values())
-        disagreed = sum(counts["disagreed"] for counts in self.replicas.values())
+        """Return what people want to know: the answer of GET /experiments/ID. Raises DataError."""
         return {
             **self.experiment.model_dump(),
             "state": "running" if self.is_running else "ended",
             "ended": self.ended,
             "reason": self.reason,
             "ended_by": self.ended_by,
-            "arms": {
-                "champion": self.arm("champion").as_json(),
-                "challenger": self.arm("challenger").as_json(),
-            },
-            "replaced": sum(counts["replaced"] for counts in self.replicas.values()),
-            "agreement": agreed / (agreed + disagreed) if agreed + disagreed else None,
-            "compared": agreed + disagreed,
-            "kept": self.kept,
-        }
-
-
-class Arm(guards.ArmCounts):
-    """The counts of one version, as the guards want them. failures: by kind. predicted: images by class."""
-
-    failures: dict[str, int] = Field(default_factory=dict)
-    predicted: tuple[int, ...] = ()
-
-    @classmethod
-    def of(cls, parts: list[dict[str, Any]]) -> Arm:
-        """Return the sum of what several replicas counted (raycls/serving/replica/arm_counts.py)."""
-        failures = sum((Counter(part["failures"]) for part in parts), Counter())
-        faults = sum(failures[kind] for kind in FAULTS)
-        columns = list(zip(*(part["predicted"] for part in parts), strict=True))
-        return cls(
-            requests=sum(part["requests"] for part in parts) + faults,
-            errors=faults,
-            not_finite=failures["not_finite"],
-            bounds=SECONDS,
-            latencies=tuple(map(sum, zip(*(part["seconds"] for part in parts), strict=True))),
-            confidences=sum(map(sum, columns)),
-            confidence_sum=sum(part["confidence_sum"] for part in parts),
-            confidence_squares=sum(part["confidence_squares"] for part in parts),
-            failures=dict(failures),
-            predicted=tuple(map(sum, columns)),
-        )
-
-    def quantile_ms(self, q: float) -> float | None:
-        """Return the upper bound of the bucket that holds the quantile, ms; None without answers."""
-        wanted, below = q * sum(self.latencies), 0
-        for bound, count in zip((*self.bounds, 2 * SECONDS[-1]), self.latencies, strict=False):
-            below += count
-            if count and below >= wanted:
-                return 1000 * bound
-        return None
-
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "requests": self.requests,
-            "failures": self.failures,
-            "p50_ms": self.quantile_ms(0.5),
-            "p95_ms": self.quantile_ms(0.95),
-            "confidence": self.confidence_sum / self.confidences if self.confidences else None,
-            "predicted": self.predicted,
+            **counts_of(self.experiment.id).as_json(),
         }
 
 
@@ -202,30 +122,6 @@ def stop(reason: str, *, by: str, only: str | None = None) -> Record:
     )
     EXPERIMENTS.save(record.experiment.id, record)
     return record
-
-
-def keep_disagreements(record: Record, found: list[tuple[bytes, str, str]]) -> Record:
-    """Put images on which both disagree into the review queue, MOST_KEPT of an experiment, and return the record.
-
-    found: for each, its bytes and the classes that champion and challenger answered.
-    """
-    room = MOST_KEPT - record.kept
-    if not found or room <= 0:
-        return record
-    card = load_card(registry.checkpoint(registry.resolve(record.experiment.champion)))
-    for data, ours, theirs in found[:room]:
-        prediction = {"experiment": record.experiment.id, "champion": ours, "challenger": theirs}
-        intake.add(
-            Uploads(),
-            card.dataset,
-            [("disagreement", data)],
-            label=ours,
-            sender=SENDER,
-            source="captured",
-            classes=card.classes,
-            prediction=prediction,
-        )
-    return record.model_copy(update={"kept": record.kept + min(room, len(found))})
 
 
 def records() -> list[Record]:

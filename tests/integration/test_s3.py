@@ -38,6 +38,7 @@ def bucket() -> Iterator[str]:
     server = make_server(LOOPBACK, port, DomainDispatcherApplication(create_backend_app), threaded=True)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     query = f"endpoint_override={LOOPBACK}:{port}&scheme=http&allow_bucket_creation=true&region=us-east-1"
+    FileSystem.from_uri(f"s3://test:test@pictures?{query}")[0].create_dir("pictures")
     yield query
     server.shutdown()
 

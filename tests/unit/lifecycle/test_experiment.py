@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from raycls.errors import UnknownRecordError, UsageError
-from raycls.lifecycle import experiment
-from raycls.lifecycle.experiment import Arm, Record
+from raycls.lifecycle import experiment, experiment_counts
+from raycls.lifecycle.experiment import Record
+from raycls.lifecycle.experiment_counts import Arm, Counts
 from raycls.serving import state
 from raycls.serving.replica.arm_counts import ArmCounts, ExperimentCounts
 from raycls.serving.state import Experiment
@@ -72,16 +73,27 @@ def test_only_the_experiment_that_was_meant_is_ended(home: Path) -> None:
 
 
 def test_counts_of_replicas_are_added_and_those_that_are_gone_stay(home: Path) -> None:
-    record = Record(experiment=_running()).with_counts([_counts("a"), _counts("b"), _counts("c", "ffffffff")])
-    record = record.with_counts([_counts("b"), _counts("d")])
+    started = _running()
+    counts = Counts().with_counts(started.id, [_counts("a"), _counts("b"), _counts("c", "ffffffff")])
+    counts = counts.with_counts(started.id, [_counts("b"), _counts("d")])
+    experiment_counts.save(started.id, counts)
+    (record,) = experiment.records()
     shown = record.as_json()
     assert shown["arms"]["champion"]["requests"] == 90
     assert shown["arms"]["challenger"]["requests"] == 33  # answered or failed
     assert shown["arms"]["challenger"]["failures"] == {"late": 3}
     assert shown["compared"] == 24
     assert shown["agreement"] == 0.75
-    experiment.EXPERIMENTS.save("a1b2c3d4", record)
-    assert experiment.records() == [record]
+
+
+def test_an_end_while_counts_are_collected_stays_an_end(home: Path) -> None:
+    started = _running()
+    counts = experiment_counts.counts_of(started.id).with_counts(started.id, [_counts("a")])
+    experiment.stop("seen enough", by="bob")  # between the control plane's reading and its writing
+    experiment_counts.save(started.id, counts)
+    (record,) = experiment.records()
+    assert (record.is_running, record.reason) == (False, "seen enough")
+    assert record.as_json()["compared"] == 8
 
 
 def test_quantiles_are_the_bounds_of_buckets() -> None:
