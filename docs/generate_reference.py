@@ -20,6 +20,7 @@ from pydantic import BaseModel
 from raycls.cli import app
 from raycls.config import AugmentConfig, NetworkConfig, OptimConfig, TrainingConfig
 from raycls.serving.replica.drift_sums import drift_families
+from raycls.serving.replica.experiment_metrics import experiment_families
 from raycls.serving.replica.metrics import Metrics
 from raycls.serving.settings import ControlPlaneConfig, ServingConfig
 from raycls.tuning.space import Domain
@@ -118,7 +119,8 @@ def metrics() -> str:
     """The page of what a replica reports at GET /metrics."""
     version: Any = SimpleNamespace(name="cifar10", version="1")
     rows = []
-    for family in [*Metrics("replica", version, ("cat",), "torch").collect(), *drift_families(None)]:
+    served = Metrics("replica", version, ("cat",), "torch").collect()
+    for family in [*served, *experiment_families("replica", None), *drift_families(None)]:
         suffix = {"counter": "_total", "info": "_info"}.get(family.type, "")
         rows.append((f"`{family.name}{suffix}`", family.type, family.documentation))
     lines = [

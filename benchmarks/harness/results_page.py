@@ -17,6 +17,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from scipy import stats
+
 from raycls import machine, progress
 from raycls.errors import BenchmarkError, ConfigError
 
@@ -123,3 +125,16 @@ def share(mean: float | None, spread: float | None = None) -> str:
 
 def ratio(ratios: list[float]) -> str:
     return f"**{statistics.median(ratios):.2f}** ({min(ratios):.2f} to {max(ratios):.2f})"
+
+
+def within(values: list[float]) -> str:
+    """Return the median with its 95% interval, from order statistics; without it where there are fewer than six values.
+
+    Between the k-th smallest and the k-th largest of n values lies the median with the probability
+    1 - 2 * binom.cdf(k - 1, n, 0.5): https://en.wikipedia.org/wiki/Median#Confidence_interval.
+    """
+    ordered, count = sorted(values), len(values)
+    k = int(stats.binom.ppf(0.025, count, 0.5))
+    if k < 1:
+        return f"**{statistics.median(values):.3f}**"
+    return f"**{statistics.median(values):.3f}** ({ordered[k - 1]:.3f} to {ordered[-k]:.3f})"

@@ -65,20 +65,20 @@ class Server:
 
     def running(self) -> int:
         """Return how many replicas take requests, according to Serve."""
-        (application,) = deploy.applications(_cluster())["applications"].values()
-        replicas = application["deployments"][DEPLOYMENT]["replicas"]
-        return sum(replica["state"] == "RUNNING" for replica in replicas)
+        deployed = deploy.applications(_cluster())["applications"].values()
+        (found,) = [app["deployments"][DEPLOYMENT] for app in deployed if DEPLOYMENT in app["deployments"]]
+        return sum(replica["state"] == "RUNNING" for replica in found["replicas"])
 
     def generator(self) -> LoadGenerator:
         return LoadGenerator(f"{self.url}/predict", self.images)
 
     @contextmanager
-    def under_load(self, rate: float, seconds: float) -> Iterator[Future[Sample]]:
+    def under_load(self, rate: float, seconds: float, timeout: float = 10.0) -> Iterator[Future[Sample]]:
         """Send an open loop while the body runs; yield the future of its Sample, which is done at the end.
 
-        Raises BenchmarkError if the load ends before the body.
+        timeout: the clients' deadline, seconds. Raises BenchmarkError if the load ends before the body.
         """
-        load = Load(rate=rate, seconds=seconds, warmup_seconds=0.5)
+        load = Load(rate=rate, seconds=seconds, warmup_seconds=0.5, timeout_seconds=timeout)
         with self.generator() as generator, ThreadPoolExecutor(1) as executor:
             sample = executor.submit(generator.measure, load)
             try:

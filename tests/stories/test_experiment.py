@@ -122,6 +122,8 @@ def test_shadow_then_split_then_the_end(
     assert (started["champion"], started["state"]) == (champion.reference, "running")
     _until(lambda: _shown(served, started["id"])["compared"] > 100)
     assert _shown(served, started["id"])["agreement"] == 1.0  # it is the same network
+    series = requests.get(f"{served.url}/metrics", timeout=30).text
+    assert f'arm="challenger",experiment="{started["id"]}"' in series
     ended = call(served.url, "DELETE", "/experiments", {"reason": "seen enough"})
     assert (ended["state"], ended["reason"], ended["ended_by"]) == ("ended", "seen enough", "admin")
     assert set(traffic.versions) == {champion.version}

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 DOCS = ROOT / "docs"
 # In the order in which one page uses what another has made.
-ORDER = ("index", "data", "training", "tuning", "serving", "lifecycle", "operations", "cluster")
+ORDER = ("index", "data", "training", "tuning", "serving", "lifecycle", "retraining", "operations", "cluster")
 PAGES = [page for name in ORDER if (page := DOCS / f"{name}.md").exists()]
 TUNING = DOCS / "tuning.md"
 
@@ -53,6 +53,8 @@ SHORTER = [
     ("jobs/train.py digits", "jobs/train.py digits --preset smoke"),
     ("-- python jobs", f"-- {sys.executable} jobs"),
     ("label=cat", "label=3"),
+    ("--label dog", "--label 3"),
+    ('"then": "nothing"', '"then": "nothing", "preset": "smoke"'),
     ('\\"cat\\"', '\\"3\\"'),
     # The gate of digits has too few images to tell two models of it apart.
     ("raycls promote digits", "raycls promote --force --reason 'few images' digits"),

@@ -26,7 +26,7 @@ class ArmCounts:
     def __init__(self, classes: int):
         self.requests = 0
         self.failures: Counter[str] = Counter()
-        self.seconds = [0] * (len(SECONDS) + 1)
+        self.seconds, self.seconds_sum = [0] * (len(SECONDS) + 1), 0.0
         self.confidence_sum = self.confidence_squares = 0.0
         self.predicted = [0] * classes
 
@@ -34,6 +34,7 @@ class ArmCounts:
         """Count one request that this version answered. seconds: how long its predictions took."""
         self.requests += 1
         self.seconds[bisect_left(SECONDS, seconds)] += 1
+        self.seconds_sum += seconds
         for prediction in predictions:
             self.predicted[prediction.class_index] += 1
             self.confidence_sum += prediction.confidence

@@ -37,6 +37,7 @@ from raycls.serving.replica import openapi
 from raycls.serving.replica.answer import HTTPProblem, failed, full, image_problem, json_response
 from raycls.serving.replica.batching import ClientGone
 from raycls.serving.replica.body import IncomingBodies, connected, read_body
+from raycls.serving.replica.experiment_metrics import experiment_families
 from raycls.serving.replica.explainer import Explainer
 from raycls.serving.replica.inference import FORMATS, Inference
 from raycls.serving.replica.managed import Managed
@@ -231,7 +232,8 @@ class Classifier(Managed):
 
     async def counts(self) -> list[Metric]:
         """Return this replica's part of GET /metrics, for the replica that was asked."""
-        return self.metrics.collect(self.pending)
+        experiment = experiment_families(self.replica, self.live.counts if self.live else None)
+        return [*self.metrics.collect(self.pending), *experiment]
 
     async def _all_metrics(self) -> Response:
         """Return the counts of all replicas. Where one does not answer, the page is incomplete and says so."""
@@ -246,7 +248,7 @@ class Classifier(Managed):
             received = []
         found = [counts for counts in received if isinstance(counts, list)]
         complete = 0 < len(found) == len(received)
-        found = found or [self.metrics.collect(self.pending)]
+        found = found or [await self.counts()]
         if self.inference.drift:
             found.append(self.inference.drift.families())
         return exposition(found, complete=complete)
