@@ -1,13 +1,12 @@
-"""Measure what fine-tuning gives: a model that was trained on half of the images, trained on with all of them.
+"""Measure what fine-tuning gives: a model that was trained on a part of the images, trained on with all of them.
 
-    python benchmarks/finetuning.py --dataset clothing --seeds 0,1,2
+    python benchmarks/finetuning.py --dataset clothing --parent 0.9 --seeds 0,1,2
 
-For each seed, a parent is trained on half of the training images. Then, in turns and on all images: a new network, the
-parent with the recipe of `raycls train --init`, the same with a third of the epochs, the parent with the whole recipe
-of a new network, and the parent with its learning rate alone in a third of the epochs. Each row has the accuracy, the
-log loss and the calibration error on the splits test and gate together, which take no part in training. The results go
-to OUTPUT/finetuning/DATASET.json, and the page OUTPUT/finetuning.md is rebuilt. The last line of stdout is one JSON
-document.
+For each seed, a parent is trained on a share of the training images. Then, in turns and on all images: a new network,
+the parent with the recipe of `raycls train --init`, and the parent in a third of the epochs with several shares of the
+learning rate of a new network. Each row has the accuracy, the log loss and the calibration error on the splits test and
+gate together, which take no part in training. The results go to OUTPUT/finetuning/DATASET-PARENT.json, and the page
+OUTPUT/finetuning.md is rebuilt. The last line of stdout is one JSON document.
 """
 
 from __future__ import annotations
@@ -36,18 +35,13 @@ from raycls.training.evaluation import Evaluation, Scores, match, score
 from raycls.training.recipes import configured
 
 RESULTS = Path(__file__).parent / "results"
-PARENT, SCRATCH, TUNED, SHORT, OLD, RESTARTED = (
-    "parent, on half of the images",
-    "new network",
-    "fine-tuned",
-    "fine-tuned, a third of the epochs",
-    "from the parent, recipe of a new network",
-    "fine-tuned, rate of a new network, a third of the epochs",
-)
+PARENT, SCRATCH, TUNED = "parent", "new network", "fine-tuned"
+RATES = (0.1, 0.3, 1.0)  # shares of the learning rate of a new network
 HEAD = """# Fine-tuning
 
-Made by `python benchmarks/finetuning.py --dataset NAME`. A parent is trained on half of the training images. Then all
-images are there. *Fine-tuned* is what `raycls train --init` does.
+Made by `python benchmarks/finetuning.py --dataset NAME --parent SHARE`. A parent is trained on a share of the training
+images. Then all images are there. *Fine-tuned* is what `raycls train --init` does; the rows below it have other rates
+and a third of the epochs.
 
 Accuracy, log loss and calibration error (before and after the temperature) are those of the splits test and gate
 together, as mean ± standard deviation over the seeds. The difference is the median over the seeds of the accuracy
@@ -55,31 +49,34 @@ minus that of the new network of the same seed, with the range.
 """
 
 
-def measure(name: str, preset: str, numbers: list[int]) -> Iterator[Document]:
+def measure(name: str, preset: str, parent_share: float, numbers: list[int]) -> Iterator[Document]:
     """Yield the dataset's document after each run."""
     dataset = open_dataset(name)
-    arguments = {"dataset": dataset.info.reference, "preset": preset, "size": dataset.info.image_size}
+    arguments = {
+        "dataset": dataset.info.reference,
+        "preset": preset,
+        "size": dataset.info.image_size,
+        "parent": parent_share,
+    }
     rows: list[Row] = []
     for seed in numbers:
         with tempfile.TemporaryDirectory() as folder:
             parent = Path(folder) / "parent"
             settings = [f"training.seed={seed}"]
             scratch = configured(dataset.info, preset, settings=settings)
-            half = override(scratch, ["training.train_fraction=0.5"])
-            rows.append({"seed": seed, "arm": PARENT, **run(half, dataset, parent)})
+            part = override(scratch, [f"training.train_fraction={parent_share}"])
+            progress.say(f"{name}, seed {seed}: {PARENT}")
+            rows.append({"seed": seed, "arm": PARENT, **run(part, dataset, parent)})
             tuned = configured(dataset.info, preset, settings=settings, init=load_card(parent))
             third = override(tuned, [f"training.epochs={max(1, round(tuned.training.epochs / 3))}"])
-            restarted = override(third, [f"optim.lr={scratch.optim.lr}", "optim.head_lr_factor=1"])
-            for arm, config, init in (
-                (SCRATCH, scratch, None),
-                (TUNED, tuned, parent),
-                (SHORT, third, parent),
-                (OLD, scratch, parent),
-                (RESTARTED, restarted, parent),
-            ):
+            arms: list[tuple[str, Config, Path | None]] = [(SCRATCH, scratch, None), (TUNED, tuned, parent)]
+            for rate in RATES:
+                config = override(third, [f"optim.lr={rate * scratch.optim.lr}", "optim.head_lr_factor=1"])
+                arms.append((f"{rate:g} of the rate, a third of the epochs", config, parent))
+            for arm, config, init in arms:
                 progress.say(f"{name}, seed {seed}: {arm}")
                 rows.append({"seed": seed, "arm": arm, **run(config, dataset, Path(folder) / "own", init)})
-                yield results_page.document(dataset.info.name, arguments, rows)
+                yield results_page.document(f"{dataset.info.name}-{parent_share:g}", arguments, rows)
 
 
 def run(config: Config, dataset: PackedDataset, directory: Path, init: Path | None = None) -> Row:
@@ -151,10 +148,12 @@ def section(document: Document) -> str:
         "calibration error",
         "n",
     )
-    return (
-        f"## {arguments['dataset']}\n\nPreset `{arguments['preset']}`, {arguments['size']} pixels, {rows[0]['images']} "
-        f"images measured, {document['date']} (UTC).\n\n" + table(header, lines)
+    title = f"{arguments['dataset']}, parent on {arguments['parent']:.0%} of the images"
+    facts = (
+        f"Preset `{arguments['preset']}`, {arguments['size']} pixels, {rows[0]['images']} images measured, "
+        f"{document['date']} (UTC)."
     )
+    return f"## {title}\n\n{facts}\n\n{table(header, lines)}"
 
 
 def write(results: Path) -> Path:
@@ -176,9 +175,12 @@ def main(arguments: list[str]) -> None:
     parser.add_argument(
         "--seeds", type=seeds, default=[0, 1, 2], help="one run for each seed (default: 0,1,2)"
     )
+    parser.add_argument(
+        "--parent", type=float, default=0.9, help="share of the images that the parent learned (default: 0.9)"
+    )
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder for the results")
     options = parser.parse_args(arguments)
-    growing = measure(options.dataset, options.preset, options.seeds)
+    growing = measure(options.dataset, options.preset, options.parent, options.seeds)
     file, document = results_page.keep_last(options.output, "finetuning", growing)
     progress.say(f"wrote {file} and {write(options.output)}")
     print(json.dumps(document))
