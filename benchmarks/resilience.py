@@ -1,6 +1,6 @@
 """Count the requests that fail under a steady load while something happens to the server.
 
-    python benchmarks/resilience.py update                 # raycls promote, again and again, 20,000 requests
+    python benchmarks/resilience.py update                 # raycls promote and rollback in turns, 20,000 requests
     python benchmarks/resilience.py broken                 # raycls promote of versions that must not be served
     python benchmarks/resilience.py replica                # SIGKILL of a replica every 5 s for a minute
     python benchmarks/resilience.py hang                   # a replica stops answering, health checks included
@@ -71,20 +71,23 @@ def steady(rate: float) -> str:
 
 
 def update(server: Server, rate: float) -> list[Row]:
-    """Rolling updates, one after another, under load."""
-    versions, updates, longest = [server.again(), server.version], 0, 0.0
+    """Promotions and rollbacks in turns, one after another, under load."""
+    version, updates, longest = server.again(), 0, 0.0
     seconds = UPDATE_REQUESTS / rate
     with server.under_load(rate, seconds) as sample:
         end = time.monotonic() + seconds - 2 * LEAD_S
         # Start no update that may end after the load.
         while time.monotonic() + 1.25 * longest < end:
             began = time.monotonic()
-            rollout.promote(server.version.name, versions[updates % 2].version, force=COPY)
+            if updates % 2 == 0:
+                rollout.promote(version.name, version.version, force=COPY)
+            else:
+                rollout.rollback(version.name)
             updates += 1
             time.sleep(LEAD_S)
             longest = max(longest, time.monotonic() - began)
-    seen = f"{updates} updates, one after another; the longest took {longest - LEAD_S:.0f} s"
-    return [row("`raycls promote` of a good version", steady(rate), [sample.result()], seen)]
+    seen = f"{updates} of them, one after another; the longest took {longest - LEAD_S:.0f} s"
+    return [row("`raycls promote` and `raycls rollback` in turns", steady(rate), [sample.result()], seen)]
 
 
 def broken(server: Server, rate: float) -> list[Row]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
@@ -11,6 +13,7 @@ from raycls.control_plane.body import document_of
 from raycls.control_plane.route import ControlRoute
 from raycls.lifecycle import retraining
 from raycls.lifecycle.retraining import Wanted
+from raycls.lifecycle.retraining_progress import progress_of
 from raycls.serving.replica.answer import HTTPProblem, json_response
 
 KEY = "Idempotency-Key"
@@ -23,8 +26,11 @@ async def list_all(request: Request) -> Response:
 
 
 async def show(request: Request) -> Response:
-    record = await run_in_threadpool(retraining.RETRAININGS.load, request.path_params["id"])
-    return json_response(record.model_dump())
+    def found() -> dict[str, Any]:
+        record = retraining.RETRAININGS.load(request.path_params["id"])
+        return record.model_dump() | {"progress": progress_of(record)}
+
+    return json_response(await run_in_threadpool(found))
 
 
 async def start(request: Request) -> Response:
@@ -41,7 +47,7 @@ async def start(request: Request) -> Response:
 ROUTES = [
     ControlRoute("GET", "/retrain", "admin", list_all, "List the retrainings, the newest first"),
     ControlRoute(
-        "GET", "/retrain/{id}", "admin", show, "Show one retraining: state, step, figures, decision"
+        "GET", "/retrain/{id}", "admin", show, "Show one retraining: state, step, progress, figures, decision"
     ),
     ControlRoute(
         "POST", "/retrain", "admin", start, f"Retrain a model. The same {KEY} gives one retraining", Wanted

@@ -18,7 +18,7 @@ from raycls.data.versions import open_dataset
 from raycls.errors import BrokenOffError, RayclsError, RefusedError, TrainingError
 from raycls.lifecycle.documents import now
 from raycls.lifecycle.next_version import add_uploads
-from raycls.lifecycle.retraining import RETRAININGS, Retraining, save
+from raycls.lifecycle.retraining import RETRAININGS, TAG, Retraining, save
 from raycls.models.card import load_card
 from raycls.registry import history
 from raycls.registry.policy import PromotionPolicy
@@ -26,7 +26,6 @@ from raycls.registry.versions import ModelVersion
 from raycls.training.recipes import configured
 from raycls.training.trainer import TrainingResult, resume, train
 
-TAG = "retraining"  # of a run and of a version: the retraining's id
 CHALLENGER = "challenger"  # the alias of a version that may replace the champion
 
 
@@ -123,7 +122,7 @@ def _tuned(record: Retraining, dataset: PackedDataset, config: Any, start: Model
     from raycls.tuning.plan import plan
     from raycls.tuning.spec import StudySpec
 
-    name = f"{TAG}-{record.id}"
+    name = record.study
     for former in resumable.of_study(name, dataset.info.name):  # the winner's training
         version = registry.of_run(former.info.run_id)
         if version and former.info.status == "FINISHED":

@@ -21,6 +21,7 @@ from raycls.lifecycle.documents import Documents, now
 
 State = Literal["waiting", "running", "done", "failed"]
 LOCK = "retrainings.lock"
+TAG = "retraining"  # of a run and of a version: the retraining's id
 
 
 class Wanted(BaseModel):
@@ -60,6 +61,11 @@ class Retraining(BaseModel):
     @property
     def is_open(self) -> bool:
         return self.state in ("waiting", "running")
+
+    @property
+    def study(self) -> str:
+        """The name of the study, where settings are searched."""
+        return f"{TAG}-{self.id}"
 
 
 RETRAININGS = Documents("retrainings", Retraining, "retraining")

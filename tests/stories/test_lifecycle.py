@@ -37,8 +37,9 @@ class Product:
         self.port = free_port(8000)
         self.url = f"http://127.0.0.1:{self.port}"
         self._home, self._folder = home, folder
+        # Without the watch after a promotion: dark pictures cost confidence, and it would go back before a person does.
         small_windows = CONFIG.read_text().replace(
-            "max_upload_bytes:", "drift_images: 150\n      max_upload_bytes:"
+            "max_upload_bytes:", "drift_images: 150\n      watch_s: 0\n      max_upload_bytes:"
         )
         (folder / "serve_config.yaml").write_text(small_windows.replace("port: 8000", f"port: {self.port}"))
 
@@ -153,11 +154,16 @@ def test_upload_review_retrain_shadow_split_promote_drift_rollback(
         for _ in range(2)
     ]
     assert begun[0] == begun[1]
-    done = _until(
-        lambda: (r := product.ask("GET", f"/retrain/{begun[0]}", admin))["state"] in ("done", "failed") and r,
-        300,
-    )
+    seen: list[dict[str, int]] = []
+
+    def ended() -> Any:
+        shown = product.ask("GET", f"/retrain/{begun[0]}", admin)
+        seen.append(shown["progress"])
+        return shown if shown["state"] in ("done", "failed") else None
+
+    done = _until(ended, 300)
     assert done["error"] == ""
+    assert {"epoch": 8, "epochs": 8} in seen
     assert done["done"]["data"]["dataset"] == "digits@2"
     assert done["done"]["data"]["added"] == 39
     assert done["done"]["train"]["model"] == "digits/2"
