@@ -147,26 +147,29 @@ def _run(folder: Path, *pages: Path) -> str:
     The home is beside the folder, because `ray job submit --working-dir .` uploads all that is in the folder.
     """
     commands = [command for page in pages for command in _commands(page)]
-    program = "set -ex\n" + "\n".join(_script(commands, free_port(8000))) + "\n"
+    # Each command is shown with the seconds since the start.
+    program = "PS4='+ ${SECONDS} s: '\nset -ex\n" + "\n".join(_script(commands, free_port(8000))) + "\n"
     environment = {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "HOME": str(folder),
         "RAYCLS_HOME": str(folder.with_name(f"{folder.name}-home")),
     }
+    output, log = folder.with_name("stdout"), folder.with_name("stderr")
     try:
-        done = subprocess.run(
-            ["bash", "-c", program],
-            cwd=folder,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        with output.open("w") as stdout, log.open("w") as stderr:
+            done = subprocess.run(
+                ["bash", "-c", program],
+                cwd=folder,
+                env=environment,
+                stdout=stdout,
+                stderr=stderr,
+                check=False,
+            )
     finally:
         subprocess.run(["raycls", "down"], env=environment, capture_output=True, check=False)
-    assert done.returncode == 0, done.stderr[-4000:]
-    return done.stdout
+    assert done.returncode == 0, f"…{log.read_text()[-4000:]}\nall of it: {log}"
+    return output.read_text()
 
 
 def _fill(folder: Path) -> None:
