@@ -25,9 +25,8 @@ NEAR = 100  # ports to try from the preferred one on, so that the ranges of diff
 # Ray's default for workers is nice 15. Training would then wait for every other process on its cores.
 SAME_PRIORITY = {"RAY_worker_niceness": "0"}
 LOWEST_PRIORITY = 19  # for processes that compute beside predictions
-GIVE_WAY = (
-    "RAYCLS_GIVE_WAY"  # set: what trains in this process and in those that it starts gives way to predictions
-)
+# Set: what trains in this process, and in those that it starts, gives way to predictions.
+GIVE_WAY = "RAYCLS_GIVE_WAY"
 
 # For processes that train. By default glibc returns large buffers to the kernel at every step, and the kernel zeroes
 # them again. These settings keep them. One arena: Ray Train computes in a thread, and a thread's arena holds 64 MB.

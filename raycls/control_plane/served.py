@@ -99,6 +99,7 @@ def deploy_challenger(experiment: Experiment, config: ServingConfig) -> None:
         "num_replicas": replicas(),
         "max_ongoing_requests": 64,
         "ray_actor_options": {"num_cpus": CHALLENGER_CPUS},
+        "max_constructor_retry_count": 1,  # one that does not load ends the experiment at once
         "health_check_period_s": 0.5,
         "health_check_timeout_s": 5,
         "graceful_shutdown_timeout_s": 5,

@@ -12,9 +12,8 @@ directory, and neither registries nor HTTP nor Ray. It imports PyTorch only if t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,9 +24,8 @@ from raycls.engines.build import Device, Engine, Run
 from raycls.models.card import ModelCard, load_card
 
 
-@dataclass(frozen=True, kw_only=True)
-class Prediction:
-    """The answer for one image.
+class Prediction(NamedTuple):
+    """The answer for one image. A named tuple, because a frozen dataclass takes three times as long to make.
 
     probabilities: float32 C, of all classes, in the order of the card; they sum to 1. embedding: float32 D, the input
     of the network's head.

@@ -45,7 +45,7 @@ class Signer:
     """Issues the ids of one replica. key: hex."""
 
     def __init__(self, key: str, model: str):
-        self._key, self._model = bytes.fromhex(key), model.encode()
+        self._keyed, self._model = _keyed(bytes.fromhex(key)), model.encode()
         self._numbers = count(secrets.randbits(63))  # two replicas never issue the same id
 
     def sign(self, predicted: Sequence[tuple[int, float]]) -> str:
@@ -53,7 +53,9 @@ class Signer:
         head = _HEAD.pack(_FORMAT, int(time.time()), next(self._numbers), len(self._model))
         images = [_IMAGE.pack(index, round(confidence * 0xFFFF)) for index, confidence in predicted]
         claims = head + self._model + b"".join(images)
-        return (claims + _signature(self._key, claims)).hex()
+        signature = self._keyed.copy()
+        signature.update(claims)
+        return (claims + signature.digest()).hex()
 
 
 def read(key: str, text: str) -> Claims:
@@ -61,7 +63,9 @@ def read(key: str, text: str) -> Claims:
     try:
         signed = bytes.fromhex(text)
         claims, signature = signed[:-_SIGNATURE], signed[-_SIGNATURE:]
-        if not key or not hmac.compare_digest(signature, _signature(bytes.fromhex(key), claims)):
+        expected = _keyed(bytes.fromhex(key))
+        expected.update(claims)
+        if not key or not hmac.compare_digest(signature, expected.digest()):
             raise ValueError
     except ValueError:
         raise UsageError(
@@ -74,5 +78,5 @@ def read(key: str, text: str) -> Claims:
     return Claims(model, datetime.fromtimestamp(seconds, UTC), predicted)
 
 
-def _signature(key: bytes, claims: bytes) -> bytes:
-    return blake2b(claims, key=key, digest_size=_SIGNATURE).digest()
+def _keyed(key: bytes) -> blake2b:
+    return blake2b(key=key, digest_size=_SIGNATURE)

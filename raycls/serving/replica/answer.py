@@ -41,8 +41,8 @@ class HTTPProblem(Exception):
         )
 
 
-def json_response(document: Any, headers: Mapping[str, str] | None = None) -> Response:
-    return Response(json.dumps(document), headers=headers, media_type="application/json")
+def json_response(document: Any) -> Response:
+    return Response(json.dumps(document), media_type="application/json")
 
 
 def image_problem(error: ImageError, prefix: str = "") -> HTTPProblem:

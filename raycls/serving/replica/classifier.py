@@ -56,6 +56,7 @@ SCRAPE_S = 2.0  # the time that the other replicas have to send their counts for
 # New objects after which Python looks for cycles. Its own 700 are fewer than a hundred requests hold: it would look all
 # the time, for a tenth of a replica's CPU. No request's images may be part of a cycle.
 GARBAGE_THRESHOLD = 20_000
+_SIGNED = HEADER.lower().encode()
 UNPINNED_FROM = 0.25  # of max_pending: a replica that holds more keeps to no core
 
 logger = logging.getLogger("ray.serve")
@@ -203,17 +204,19 @@ class Classifier(Managed):
                 raise ClientGone
         finally:
             self.pending -= 1
-        answer = {"predictions": predictions} if many else predictions[0]
-        return json_response(answer, self._signed(answering, predictions))
+        answer = json_response({"predictions": predictions} if many else predictions[0])
+        self._sign(answer, answering, predictions)
+        return answer
 
-    def _signed(self, version: str, predictions: Sequence[dict[str, Any]]) -> dict[str, str]:
-        """Return the header with which a client says later what was right."""
+    def _sign(self, answer: Response, version: str, predictions: Sequence[dict[str, Any]]) -> None:
+        """Add the header with which a client says later what was right."""
         if not self._signing_key:
-            return {}
+            return
         signer = self._signers.get(version)
         if signer is None:
             signer = self._signers[version] = Signer(self._signing_key, f"{self.version.name}/{version}")
-        return {HEADER: signer.sign([(each["class_index"], each["confidence"]) for each in predictions])}
+        signed = signer.sign([(each["class_index"], each["confidence"]) for each in predictions])
+        answer.raw_headers.append((_SIGNED, signed.encode()))  # a tenth of the time that `headers` takes
 
     def _check_queue(self) -> None:
         if self.pending >= self.config.max_pending:

@@ -1,18 +1,19 @@
 """What one replica sums up of the images it meets, until the control plane takes it, and the gauges of drift.
 
     drift = DriftSums.of(checkpoint)                          # None where the version has no reference
-    drift.add(probabilities, embeddings, images, sizes)       # after each forward pass, in its thread
+    if drift.has_room:
+        drift.add(probabilities, embeddings, images, sizes)   # after a forward pass, in its thread
     drift.exchange(found)                                     # the sums since the last call, for the last findings
 
-The sums come in chunks, so that the control plane can make windows of the size it wants. Where it is away for long, the
-oldest chunks are dropped: memory is constant. An error here is logged once and costs no prediction.
+The sums come in chunks, so that the control plane can make windows of the size it wants. It takes them every five
+seconds. A replica sums up CHUNKS × CHUNK images between two calls and no more: memory is constant, and a busy replica
+spends no time on windows that end several times a second. An error here is logged once and costs no prediction.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from raycls.drift.window import Window, WindowSums
 from raycls.errors import CheckpointError
 
 CHUNK = 250  # images
-CHUNKS = 16  # that wait for the control plane
+CHUNKS = 8  # that wait for the control plane: as many images as a window has
 
 logger = logging.getLogger("ray.serve")
 
@@ -37,7 +38,7 @@ class DriftSums:
 
     def __init__(self, reference: Reference):
         self._window = Window(reference)
-        self._closed: deque[WindowSums] = deque(maxlen=CHUNKS)
+        self._closed: list[WindowSums] = []
         self._found: Mapping[str, Any] | None = None
         self._failed = False
         self._lock = threading.Lock()
@@ -51,6 +52,11 @@ class DriftSums:
             logger.warning(f"drift is not watched: {error}")
             return None
         return cls(reference) if reference else None
+
+    @property
+    def has_room(self) -> bool:
+        """Whether it wants more images before the control plane asks again."""
+        return len(self._closed) < CHUNKS
 
     def add(
         self,
@@ -72,7 +78,7 @@ class DriftSums:
         self, probabilities: np.ndarray, embeddings: np.ndarray, images: np.ndarray, sizes: np.ndarray
     ) -> None:
         done = 0
-        while done < len(images):
+        while done < len(images) and self.has_room:
             part = slice(done, done + CHUNK - self._window.images)
             self._window.update(probabilities[part], embeddings[part], images[part], sizes[part])
             done = part.stop
@@ -88,8 +94,7 @@ class DriftSums:
             self._found = found
             if self._window.images:
                 self._closed.append(self._window.take())
-            taken = list(self._closed)
-            self._closed.clear()
+            taken, self._closed = self._closed, []
         return [sums.as_json() for sums in taken]
 
     def families(self) -> list[Metric]:

@@ -119,7 +119,7 @@ class Inference:
             forward_seconds = time.perf_counter() - decoded
             probabilities = softmax(logits)
             predictions = predictions_of(probabilities, embeddings, self.predictor.card.classes)
-            if self.drift:
+            if self.drift and self.drift.has_room:
                 sizes = [(square.width, square.height) for square in readable]
                 self.drift.add(probabilities, embeddings, batch, sizes)
         self.metrics.batch(waited, decoded - started, forward_seconds)

@@ -130,14 +130,16 @@ def test_without_its_setting_or_reference_a_replica_answers_all_the_same(
     assert inference.drift is None
 
 
-def test_chunks_have_the_same_size_and_the_oldest_are_dropped() -> None:
+def test_chunks_have_the_same_size_and_there_are_no_more_than_a_window_needs() -> None:
     drift = DriftSums(make(*batch(200, 0)))
     probabilities, embeddings, images, sizes = batch(60, 1)
     for _ in range((CHUNK * (CHUNKS + 2)) // 60 + 1):
         drift.add(probabilities, embeddings, images, sizes.tolist())
-    chunks = drift.exchange(None)
-    assert [chunk["images"] for chunk in chunks[:-1]] == [CHUNK] * (CHUNKS - 1)
-    assert 0 < chunks[-1]["images"] <= CHUNK
+    assert not drift.has_room
+    assert [chunk["images"] for chunk in drift.exchange(None)] == [CHUNK] * CHUNKS
+    assert drift.has_room
+    drift.add(probabilities, embeddings, images, sizes.tolist())
+    assert [chunk["images"] for chunk in drift.exchange(None)] == [60]
 
 
 def test_an_error_is_logged_once_and_raises_nothing(caplog: pytest.LogCaptureFixture) -> None:
