@@ -86,8 +86,9 @@ def _challengers(documents: dict[str, Document]) -> str:
     ]
     head = ("the challenger", "mode", "requests", "failed", "p99 and maximum, ms", "ended after, s", "reason")
     facts = (
-        f"Measured {document['date']} (UTC), 250 requests/s, all of them in the experiment, clients wait 5 s. Goal: "
-        "none fails, and the experiment ends within 10 s of the fault, or else of the challenger's first request."
+        f"Measured {document['date']} (UTC), 250 requests/s, all of them shadowed or half of them split, clients wait "
+        "5 s. Goal: none fails, and the experiment ends within 10 s of the fault, or else of the challenger's first "
+        "request."
     )
     return f"## Challengers that go wrong\n\n{facts}\n\n{table(head, lines)}"
 

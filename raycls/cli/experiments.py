@@ -46,7 +46,7 @@ def start(
         typer.Option(help="share of the requests that the challenger also computes, unseen by clients"),
     ] = None,
     split: Annotated[
-        float | None, typer.Option(help="share of the clients that the challenger answers")
+        float | None, typer.Option(help="share of the clients that the challenger answers, up to 0.9")
     ] = None,
     url: Url = URL,
     as_json: AsJson = False,

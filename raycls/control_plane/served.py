@@ -14,6 +14,7 @@ from typing import Any
 from ray import serve
 from ray.serve import RunTarget
 from ray.serve.exceptions import RayServeException
+from ray.serve.schema import ApplicationStatusOverview
 
 from raycls import registry
 from raycls.errors import ClusterError
@@ -78,10 +79,16 @@ async def drift_sums(found: dict[str, Any] | None) -> list[dict[str, Any]]:
 def challengers() -> dict[str, tuple[str, str]]:
     """Return the challengers' deployments: the experiment's id → the status and Serve's message."""
     return {
-        name.removeprefix(CHALLENGERS): (str(application.status.value), application.message)
+        name.removeprefix(CHALLENGERS): (str(application.status.value), _message(application))
         for name, application in serve.status().applications.items()
         if name.startswith(CHALLENGERS) and application.status != "DELETING"
     }
+
+
+def _message(application: ApplicationStatusOverview) -> str:
+    """Return what Serve says; of the deployments where they say something, because that names the cause."""
+    said = [deployment.message for deployment in application.deployments.values() if deployment.message]
+    return said[-1] if said else application.message
 
 
 def replicas() -> int:

@@ -23,6 +23,8 @@ from raycls.lifecycle.experiment_counts import counts_of
 from raycls.serving import state
 from raycls.serving.state import Experiment, Mode, ServingState
 
+MOST_SPLIT = 0.9  # of the requests, in a split
+
 
 class Record(BaseModel):
     """What is known of an experiment beside its counts, which the control plane alone writes (experiment_counts.py)."""
@@ -67,8 +69,7 @@ def start(challenger: str, *, champion: str, mode: Mode, share: float, by: str) 
             f"{version.reference} is a version of another model than {champion}, which is served"
         )
     registry.checkpoint(version)  # a missing checkpoint is said now
-    if not 0 < share <= 1:
-        raise UsageError(f"the share is {share:g}: give a number above 0 and up to 1, like 0.2")
+    _check_share(mode, share)
     new = Experiment(
         id=secrets.token_hex(4),
         champion=champion,
@@ -91,11 +92,11 @@ def start(challenger: str, *, champion: str, mode: Mode, share: float, by: str) 
 
 def change_share(share: float, *, by: str) -> Experiment:
     """Let the running experiment have another share of the requests. Raises UsageError where none runs."""
-    if not 0 < share <= 1:
-        raise UsageError(f"the share is {share:g}: give a number above 0 and up to 1, like 0.2")
 
     def changed(now: ServingState) -> ServingState:
-        return now.model_copy(update={"experiment": _running(now).model_copy(update={"share": share})})
+        running = _running(now)
+        _check_share(running.mode, share)
+        return now.model_copy(update={"experiment": running.model_copy(update={"share": share})})
 
     new = _running(state.change(changed))
     EXPERIMENTS.save(new.id, EXPERIMENTS.load(new.id).model_copy(update={"experiment": new}))
@@ -127,6 +128,13 @@ def stop(reason: str, *, by: str, only: str | None = None) -> Record:
 def records() -> list[Record]:
     """Return all experiments, the newest first."""
     return sorted(EXPERIMENTS.all(), key=lambda record: record.experiment.started, reverse=True)
+
+
+def _check_share(mode: Mode, share: float) -> None:
+    most = {"shadow": 1.0, "split": MOST_SPLIT}[mode]
+    if not 0 < share <= most:
+        why = "; the guards need answers of both versions" if share > most and mode == "split" else ""
+        raise UsageError(f"the share is {share:g}: give a number above 0 and up to {most:g}, like 0.2{why}")
 
 
 def _running(now: ServingState) -> Experiment:

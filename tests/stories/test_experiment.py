@@ -149,7 +149,8 @@ def _replicas(served: Served) -> set[str]:
 
 
 def _begun(served: Served, traffic: Traffic, challenger: registry.ModelVersion, mode: str) -> str:
-    wanted = {"challenger": challenger.reference, "mode": mode, "share": 1.0}
+    share = 0.9 if mode == "split" else 1.0
+    wanted = {"challenger": challenger.reference, "mode": mode, "share": share}
     identifier: str = call(served.url, "POST", "/experiments", wanted)["id"]
     return identifier
 

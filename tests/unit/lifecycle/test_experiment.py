@@ -46,7 +46,7 @@ def test_the_state_follows_an_experiment_to_its_end(home: Path) -> None:
     changed = experiment.change_share(0.5, by="bob")
     assert state.load().experiment == changed
     assert (changed.id, changed.share) == (started.id, 0.5)
-    with pytest.raises(UsageError, match="above 0 and up to 1"):
+    with pytest.raises(UsageError, match=r"above 0 and up to 0\.9"):
         experiment.change_share(1.5, by="bob")
     ended = experiment.stop("seen enough", by="bob")
     assert state.load().experiment is None
