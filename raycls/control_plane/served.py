@@ -12,6 +12,7 @@ import asyncio
 from typing import Any
 
 from ray import serve
+from ray.exceptions import RayError
 from ray.serve import RunTarget
 from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatusOverview
@@ -32,12 +33,17 @@ CHALLENGER_CPUS = 0.25  # small, so that it fits beside an update of the champio
 async def broadcast(method: str, *arguments: Any) -> list[Any]:
     """Return what each replica of the champion answers. Those that do not answer in time are left out."""
 
-    # The first call asks Serve's controller and waits for it. The handle itself belongs to the event loop.
-    handle = await asyncio.to_thread(serve.get_deployment_handle, DEPLOYMENT, SERVING)
-    results = handle.broadcast(method, *arguments).results
     try:
+        # The first call asks Serve's controller and waits for it. The handle itself belongs to the event loop.
+        handle = await asyncio.to_thread(serve.get_deployment_handle, DEPLOYMENT, SERVING)
+        results = handle.broadcast(method, *arguments).results
         received = await asyncio.to_thread(results, timeout_s=ANSWER_S, return_exceptions=True)
-    except (TimeoutError, RayServeException):
+    except (
+        TimeoutError,
+        KeyError,
+        RayServeException,
+        RayError,
+    ):  # KeyError: nothing is deployed by that name
         return []
     return [result for result in received if not isinstance(result, BaseException)]
 

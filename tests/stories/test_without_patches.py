@@ -49,7 +49,7 @@ def test_serve_update_and_kill_without_the_optimisations(
     states = [
         finding["text"] for finding in json.loads(capsys.readouterr().out) if "patch" in finding["text"]
     ]
-    assert sum(": off (RAYCLS_PATCHES=none)" in state for state in states) == 7
+    assert sum(": off (RAYCLS_PATCHES=none)" in state for state in states) == 6
     assert sum(": active" in state for state in states) == 4  # security and the control plane need these
 
     second = register_again(champion.version, registry.checkpoint(champion.version))

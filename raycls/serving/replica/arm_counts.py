@@ -12,6 +12,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
+from math import isfinite
 from typing import Any
 
 from raycls.engines.predictor import Prediction
@@ -36,6 +37,8 @@ class ArmCounts:
         self.seconds[bisect_left(SECONDS, seconds)] += 1
         self.seconds_sum += seconds
         for prediction in predictions:
+            if not isfinite(prediction.confidence):
+                continue  # the sums are kept as JSON, which has no NaN
             self.predicted[prediction.class_index] += 1
             self.confidence_sum += prediction.confidence
             self.confidence_squares += prediction.confidence**2

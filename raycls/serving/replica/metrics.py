@@ -17,6 +17,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import chain
+from math import isfinite
 from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -92,8 +93,10 @@ class Metrics:
             self._forward.add(forward_seconds)
 
     def answers(self, predictions: Iterable[Prediction]) -> None:
-        """Count predictions by class and by confidence."""
+        """Count predictions by class and by confidence, but those that are no numbers: see `not_finite`."""
         for prediction in predictions:
+            if not isfinite(prediction.confidence):
+                continue
             self._predicted[prediction.class_index] += 1
             self._confidence.add(prediction.confidence)
             self._confidence_squares += prediction.confidence**2

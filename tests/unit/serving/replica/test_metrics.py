@@ -11,6 +11,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from raycls.engines.predictor import Prediction
+from raycls.lifecycle.guards import ArmCounts
 from raycls.registry import ModelVersion
 from raycls.serving.replica.metrics import Metrics, exposition
 
@@ -123,3 +124,22 @@ def test_only_predictions_have_a_duration() -> None:
     found = samples(replica)
     assert found["raycls_requests_total", "a", "200"] == 2
     assert found["raycls_request_seconds_count", "a"] == 1
+
+
+def test_a_confidence_that_is_no_number_is_in_no_sum() -> None:
+    """The watch after a promotion keeps the sums as JSON: one NaN made its record unreadable."""
+    metrics = counted("9x3k2a")
+    nothing = np.zeros(0, np.float32)
+    for confidence in (0.5, float("nan")):
+        prediction = Prediction(
+            class_index=0,
+            class_name="cat",
+            confidence=confidence,
+            probabilities=nothing,
+            embedding=nothing,
+            classes=CLASSES,
+        )
+        metrics.answers([prediction])
+    counts = ArmCounts.model_validate(metrics.as_arm())
+    assert (counts.confidences, counts.confidence_sum) == (1, 0.5)
+    assert ArmCounts.model_validate_json(counts.model_dump_json()) == counts
