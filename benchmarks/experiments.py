@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -179,6 +180,12 @@ def _one(server: Server, kind: str, mode: str) -> Row:
 PARTS = {part.__name__: part for part in (cost, split, changes, challengers)}
 
 
+def _commit(checkout: Path) -> str:
+    """Return the commit of a checkout, short."""
+    command = ["git", "-C", str(checkout), "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
 def main(arguments: list[str]) -> None:
     """Measure one part, rebuild the page and print the rows. Raises RayclsError."""
     parser = argparse.ArgumentParser(
@@ -199,6 +206,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--output", type=Path, default=HERE / "results")
     options = parser.parse_args(arguments)
     facts = {"dataset": options.dataset, "preset": options.preset, "pairs": options.pairs}
+    facts |= {"before": _commit(options.before), "after": _commit(HERE.parent)} if options.before else {}
     growing = (results_page.document(options.part, facts, rows) for rows in PARTS[options.part](options))
     file, last = results_page.keep_last(options.output, "experiments", growing)
     page = results_page.write(options.output, "experiments", HEAD, SECTIONS)

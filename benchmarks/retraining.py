@@ -174,6 +174,11 @@ def section(documents: dict[str, Document]) -> str:
     return f"## {document['name']}\n\n{facts}\n\n{table(head, lines)}"
 
 
+def sections(documents: dict[str, Document]) -> str:
+    """Return the parts of all names that begin alike: the page knows a section by the name before the first -."""
+    return "\n".join(section({name: document}) for name, document in documents.items())
+
+
 def main(arguments: list[str]) -> None:
     """Measure one folder, rebuild the page and print the rows. Raises RayclsError."""
     parser = argparse.ArgumentParser(
@@ -197,7 +202,9 @@ def main(arguments: list[str]) -> None:
         )
         file, last = results_page.keep_last(options.output, "retraining", growing)
     names = sorted(path.stem for path in (options.output / "retraining").glob("*.json"))
-    page = results_page.write(options.output, "retraining", HEAD, dict.fromkeys(names, section))
+    page = results_page.write(
+        options.output, "retraining", HEAD, {name.partition("-")[0]: sections for name in names}
+    )
     progress.say(f"wrote {file} and {page}")
     print(json.dumps(last))
 

@@ -174,7 +174,7 @@ def measure(kinds: list[str], kills: int) -> Iterator[list[Row]]:
         done = 0
         while done < kills:
             number += 1
-            # Between 5 and 95% of the length: others for each retraining.
+            # Each waits 2.5 to 47.5% of the length after the kill before: other moments for each retraining.
             moments = [
                 length * ((0.05 + 0.9 * ((number * 0.37 + k * 0.61) % 1)) / 2) for k in range(PER_RETRAINING)
             ]

@@ -25,12 +25,14 @@ from PIL import Image
 from harness.broken_versions import BROKEN
 from harness.served_copy import Server
 from raycls import local_http
+from raycls.benchmark.usage import REPLICA
 from raycls.engines.predictor import Predictor
 from raycls.errors import BenchmarkError
 from raycls.models import checkpoint
 from raycls.models.card import load_card
 from raycls.registry import ModelVersion
 from raycls.serving.client import manage
+from raycls.serving.control.configuration import CHALLENGERS
 
 LOAD_S = 40.0
 DEADLINE_S = 5.0  # of every client
@@ -149,7 +151,7 @@ def _until(true: Callable[[], Any]) -> Any:
 
 
 def _processes(identifier: str) -> list[psutil.Process]:
-    name = f"ray::ServeReplica:raycls-challenger-{identifier}"
+    name = f"{REPLICA}{CHALLENGERS}{identifier}"
     found = []
     for process in psutil.process_iter(["cmdline"]):
         if (process.info["cmdline"] or [""])[0].startswith(name):

@@ -38,6 +38,11 @@ def _pairs(title: str, first: str, second: str, goal: str) -> Section:
         facts = (
             f"Measured {document['date']} (UTC), dataset {arguments['dataset']}, preset {arguments['preset']}; "
             f"{failed} requests failed."
+            + (
+                f" before: commit {arguments['before']}; after: {arguments['after']}."
+                if "before" in arguments
+                else ""
+            )
         )
         return f"## {title}\n\n{facts}{shares}\n\n{table(head, lines)}"
 

@@ -3,7 +3,7 @@
     await version()                 # "pets/6"
     await counts()                  # of the experiment, by replica
 
-Ray's names stand here; the other modules of this folder do not know them.
+What Serve calls these things stands here. Beside this module, only app.py and retrain_watch.py know Ray.
 """
 
 from __future__ import annotations
@@ -32,7 +32,6 @@ CHALLENGER_CPUS = 0.25  # small, so that it fits beside an update of the champio
 
 async def broadcast(method: str, *arguments: Any) -> list[Any]:
     """Return what each replica of the champion answers. Those that do not answer in time are left out."""
-
     try:
         # The first call asks Serve's controller and waits for it. The handle itself belongs to the event loop.
         handle = await asyncio.to_thread(serve.get_deployment_handle, DEPLOYMENT, SERVING)

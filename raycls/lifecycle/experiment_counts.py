@@ -1,6 +1,6 @@
 """What an experiment's replicas counted: requests, failures, latencies, confidences, and where both versions disagree.
 
-    counts = counts_of("3f2a91c0").with_counts(newest)          # newest: of each replica of the champion
+    counts = counts_of("3f2a91c0").with_counts("3f2a91c0", newest)      # newest: of each replica of the champion
     counts.arm("challenger").quantile_ms(0.95)
     save("3f2a91c0", counts)
 

@@ -32,7 +32,7 @@ CHALLENGER = "challenger"  # the alias of a version that may replace the champio
 def run(identifier: str) -> Retraining:
     """Do the steps that are not done, and return the record. One process at a time does them.
 
-    An error that a later try may not meet leaves the retraining open. Raises UnknownRecordError, ClusterError where
+    BrokenOffError, and an error that is not raycls's own, leave the retraining open; any other ends it as failed. Raises UnknownRecordError, ClusterError where
     another process is at it, and what a step raises.
     """
     give_way()

@@ -1,6 +1,6 @@
 """What begins a retraining by itself: enough accepted pictures, drift, or time. By default nothing, at most one a day.
 
-set_trigger(Trigger(model="pets", accepted=200), by="ada")
+set_trigger(Trigger(model="pets", accepted=200))
 reason = due(trigger, found, now)           # "" or why a retraining begins
 """
 
@@ -18,7 +18,7 @@ from raycls.models.card import load_card
 from raycls.serving import state
 from raycls.serving.state import ServingState, Trigger
 
-LEAST = timedelta(days=1)  # between two retrainings that began by themselves
+LEAST = timedelta(days=1)  # after any retraining of the model, before one begins by itself
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,10 @@ class Found:
 
 
 def set_trigger(trigger: Trigger) -> None:
-    """Keep a trigger in place of the model's former one. Raises UnknownModelError for an unknown model."""
+    """Keep a trigger in place of the model's former one.
+
+    Raises UnknownModelError for an unknown model, UsageError for a trigger that begins nothing, and DataError.
+    """
     registry.newest(trigger.model)
     if not trigger.is_on:
         raise UsageError("say when to retrain: --accepted, --drift or --every-days")
@@ -52,7 +55,7 @@ def _replace(model: str, new: tuple[Trigger, ...]) -> None:
 
 
 def look(trigger: Trigger) -> Found:
-    """Return what is known now of the trigger's model."""
+    """Return what is known now of the trigger's model. Raises UnknownModelError, RegistryError and DataError."""
     mine = [record for record in retraining.records() if record.wanted.model == trigger.model]
     last = datetime.fromisoformat(mine[0].created) if mine else None
     version = registry.champion(trigger.model) or registry.newest(trigger.model)

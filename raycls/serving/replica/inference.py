@@ -1,6 +1,6 @@
 """Encoded images to predictions: decoding, the forward pass, and a watchdog over it.
 
-    inference = Inference(config, version, metrics)
+    inference = Inference(config, version, "9x3k2a")
     outcomes = await inference.run([encoded], still_wanted)      # a Prediction or an ImageError for each image
 
 One thread decodes and computes (raycls/serving/replica/batching.py), so that the event loop stays free to read and
