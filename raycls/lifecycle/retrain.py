@@ -32,8 +32,8 @@ CHALLENGER = "challenger"  # the alias of a version that may replace the champio
 def run(identifier: str) -> Retraining:
     """Do the steps that are not done, and return the record. One process at a time does them.
 
-    BrokenOffError, and an error that is not raycls's own, leave the retraining open; any other ends it as failed. Raises UnknownRecordError, ClusterError where
-    another process is at it, and what a step raises.
+    BrokenOffError, and an error that is not raycls's own, leave the retraining open; any other ends it as failed.
+    Raises UnknownRecordError, ClusterError where another process is at it, and what a step raises.
     """
     give_way()
     record = RETRAININGS.load(identifier)
