@@ -64,12 +64,18 @@ def split(options: argparse.Namespace) -> Iterator[list[Row]]:
         LoadGenerator(f"{server.url}/predict", server.images) as generator,
     ):
 
+        def runs() -> bool:
+            return any(
+                each["state"] == "running" for each in server.call("GET", "/experiments")["experiments"]
+            )
+
         def begun(_: str) -> None:
-            wanted = {"challenger": f"{server.model}/2", "mode": "split", "share": 0.5}
-            _running(server, server.call("POST", "/experiments", wanted)["id"])
+            if not runs():  # the pair before may have ended with it
+                wanted = {"challenger": f"{server.model}/2", "mode": "split", "share": 0.5}
+                _running(server, server.call("POST", "/experiments", wanted)["id"])
 
         def ended(_: str) -> None:
-            if any(each["state"] == "running" for each in server.call("GET", "/experiments")["experiments"]):
+            if runs():
                 server.call("DELETE", "/experiments")
             time.sleep(SETTLED_S)
 

@@ -19,15 +19,23 @@ from pydantic import BaseModel
 # The only modules of raycls that this program uses.
 from raycls.cli import app
 from raycls.config import AugmentConfig, NetworkConfig, OptimConfig, TrainingConfig
+from raycls.lifecycle.guards import GuardPolicy
+from raycls.lifecycle.limits import UploadLimits
+from raycls.registry.policy import PromotionPolicy
+from raycls.serving.replica.captured import CapturePolicy
 from raycls.serving.replica.drift_sums import drift_families
 from raycls.serving.replica.experiment_metrics import experiment_families
 from raycls.serving.replica.metrics import Metrics
 from raycls.serving.settings import ControlPlaneConfig, ServingConfig
+from raycls.serving.state import Trigger
 from raycls.tuning.space import Domain
 from raycls.tuning.spec import StudySpec
 
 FOLDER = Path(__file__).parent / "reference"
-DEFAULT_COMMANDS = {("tune", "run")}  # `raycls tune cifar10` is `raycls tune run cifar10`
+DEFAULT_COMMANDS = {
+    ("tune", "run"),
+    ("retrain", "start"),
+}  # `raycls tune cifar10` is `raycls tune run cifar10`
 WORDS = {
     "integer": "whole number",
     "number": "number",
@@ -46,7 +54,12 @@ BOUNDS = {
 
 def pages() -> dict[str, str]:
     """Every page of the folder: its file's name and its text."""
-    return {"settings.md": settings(), "commands.md": commands(), "metrics.md": metrics()}
+    return {
+        "settings.md": settings(),
+        "policies.md": policies(),
+        "commands.md": commands(),
+        "metrics.md": metrics(),
+    }
 
 
 def settings() -> str:
@@ -92,6 +105,44 @@ def settings() -> str:
         "One entry of the file that `raycls tune --space` reads: a range (`low`, `high`) or `choices`.",
         "",
         *_fields(Domain),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def policies() -> str:
+    """The page of what decides by itself: promotions, experiments, capture, retraining, and what people may send."""
+    lines = [
+        *_head("Policies"),
+        "## Promotion",
+        "",
+        "What a version must do to become champion. Set a field with `--set`, as in",
+        "`raycls promote pets 3 --set metric=macro_f1 --set margin=0.005`.",
+        "",
+        *_fields(PromotionPolicy),
+        "",
+        "## Guards",
+        "",
+        "What ends an experiment, where the latency factor is 3, and what takes a promotion back while it is watched.",
+        "",
+        *_fields(GuardPolicy),
+        "",
+        "## Capture",
+        "",
+        "Which pictures of live requests are kept for review: `raycls uploads capture`.",
+        "",
+        *_fields(CapturePolicy),
+        "",
+        "## Retraining by itself",
+        "",
+        "When the server retrains a model: `raycls retrain when`.",
+        "",
+        *_fields(Trigger),
+        "",
+        "## What people may send",
+        "",
+        "The limits of one request of new pictures, of the store, and of feedback.",
+        "",
+        *_fields(UploadLimits),
     ]
     return "\n".join(lines) + "\n"
 

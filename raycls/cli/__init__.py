@@ -23,6 +23,7 @@ from raycls.cli import (
     drift,
     experiments,
     export,
+    feedback,
     models,
     promotion,
     retrain,
@@ -57,6 +58,7 @@ app.add_typer(experiments.app, name="experiment")
 app.add_typer(retrain.app, name="retrain")
 uploads.app.add_typer(capture.app)
 app.add_typer(uploads.app, name="uploads")
+app.add_typer(feedback.app, name="feedback")
 app.add_typer(drift.app)
 
 

@@ -22,42 +22,53 @@ def capture(
         list[str] | None,
         typer.Option(metavar="CLASS=SHARE", help="another share for a predicted class; can be repeated"),
     ] = None,
-    least_confidence: Annotated[float, typer.Option(help="lowest confidence of a kept picture")] = 0.0,
-    most_confidence: Annotated[float, typer.Option(help="highest confidence of a kept picture")] = 1.0,
-    per_day: Annotated[int, typer.Option(help="most pictures in 24 hours")] = 100,
-    quota: Annotated[int, typer.Option(help="most captured pictures that are stored at a time")] = 1000,
+    least_confidence: Annotated[
+        float | None, typer.Option(help="lowest confidence of a kept picture")
+    ] = None,
+    most_confidence: Annotated[
+        float | None, typer.Option(help="highest confidence of a kept picture")
+    ] = None,
+    per_day: Annotated[int | None, typer.Option(help="most pictures in 24 hours")] = None,
+    quota: Annotated[
+        int | None, typer.Option(help="most captured pictures that are stored at a time")
+    ] = None,
     days: Annotated[
-        float, typer.Option(help="days after which a picture that nobody accepted is deleted")
-    ] = 30,
+        float | None, typer.Option(help="days after which a picture that nobody accepted is deleted")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Keep a share of the pictures of requests for review. Without --share, say what is kept: by default nothing.
+    """Keep a share of the pictures of requests for review. What no option names stays as it is; without an option, say
+    what is kept: by default nothing.
 
     Example: raycls uploads capture --share 0.05 --most-confidence 0.6
     """
     from raycls.serving import state
     from raycls.serving.replica.captured import CapturePolicy
 
-    if share is None:
-        policy = state.load().capture
-    elif share == 0 and not share_of_class:
-        policy = state.change(lambda now: now.model_copy(update={"capture": None})).capture
-    else:
-        values = {
-            "share": share,
-            "share_of_class": dict(_pair(text) for text in share_of_class or ()),
-            "least_confidence": least_confidence,
-            "most_confidence": most_confidence,
-            "per_day": per_day,
-            "quota": quota,
-            "days": days,
-        }
-        chosen = validated(CapturePolicy, values)
-        policy = state.change(lambda now: now.model_copy(update={"capture": chosen})).capture
+    shares = dict(_pair(text) for text in share_of_class) if share_of_class else None
+    options = {
+        "share": share,
+        "share_of_class": shares if share is None or shares else {},  # --share 0 alone turns capture off
+        "least_confidence": least_confidence,
+        "most_confidence": most_confidence,
+        "per_day": per_day,
+        "quota": quota,
+        "days": days,
+    }
+    given = {name: value for name, value in options.items() if value is not None}
+
+    def changed(now: state.ServingState) -> state.ServingState:
+        policy = validated(CapturePolicy, {**(now.capture or CapturePolicy()).model_dump(), **given})
+        return now.model_copy(update={"capture": policy})
+
+    policy = (state.change(changed) if given else state.load()).capture or CapturePolicy()
     if as_json:
-        print_json(policy.model_dump() if policy else None)
-    elif policy is None:
-        print("no picture is kept: `raycls uploads capture --share 0.05` keeps some")
+        print_json(policy.model_dump())
+    elif not policy.is_on:
+        print(
+            "no picture is kept: `raycls uploads capture --share 0.05` keeps some; those that were captured before are "
+            f"deleted after {policy.days:g} days"
+        )
     else:
         print("  ".join(f"{name}={value}" for name, value in policy.model_dump().items()))
 

@@ -11,7 +11,12 @@ from raycls.cli.default_command import default_command
 from raycls.cli.output import AsJson, print_json, print_table
 from raycls.config import validated
 
-app = typer.Typer(cls=default_command("start"), no_args_is_help=True)
+app = typer.Typer(
+    cls=default_command("start"),
+    no_args_is_help=True,
+    help="Make the next version of a model: by hand, or by itself.",
+    rich_markup_mode=None,
+)
 
 
 @app.command()
@@ -43,7 +48,7 @@ def start(
     """
     with progress.bar("loading PyTorch"):
         from raycls.lifecycle import retrain, retraining
-        from raycls.registry import history, newest
+        from raycls.registry import history
 
     wanted = validated(
         retraining.Wanted,
@@ -56,7 +61,7 @@ def start(
             "trust": trust or (),
         },
     )
-    newest(model)
+    retraining.check(wanted)
     record = retraining.begin(wanted, by=history.own_name(), in_jobs=False)
     progress.say(
         f"retraining {record.id}; to continue it after an interruption: raycls retrain run {record.id}"
@@ -80,6 +85,21 @@ def run(
 
 
 @app.command()
+def stop(
+    identifier: Annotated[str, typer.Argument(metavar="ID", help="id of a retraining")],
+    as_json: AsJson = False,
+) -> None:
+    """End a retraining that is not done. What it has made stays. A server stops its job within seconds.
+
+    Example: raycls retrain stop 3f2a91c07b52
+    """
+    from raycls.lifecycle import retraining
+    from raycls.registry import history
+
+    _print(retraining.stop(identifier, by=history.own_name()), as_json)
+
+
+@app.command()
 def when(
     model: Annotated[str, typer.Argument(help="name of a registered model")],
     accepted: Annotated[int, typer.Option(help="after so many accepted pictures")] = 0,
@@ -90,28 +110,31 @@ def when(
     then: Annotated[str, typer.Option(help="challenger, promote or nothing")] = "challenger",
     preset: Annotated[str, typer.Option(help="smoke, quick, fast, strong or accurate")] = "fast",
     never: Annotated[bool, typer.Option("--never", help="only when somebody says so, as by default")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Let a server retrain a model by itself, at most once a day.
+    """Let a server retrain a model by itself, at most once a day. Without an option, say when it does.
 
     Example: raycls retrain when pets --accepted 200 --then promote
     """
     from raycls.lifecycle import triggers
     from raycls.serving.state import Trigger
 
+    values = {"accepted": accepted, "drift": drift, "every_days": every_days, "then": then, "preset": preset}
     if never:
         triggers.remove_trigger(model)
-        print(f"{model} is retrained only when somebody says so")
-        return
-    values = {
-        "model": model,
-        "accepted": accepted,
-        "drift": drift,
-        "every_days": every_days,
-        "then": then,
-        "preset": preset,
-    }
-    triggers.set_trigger(validated(Trigger, values))
-    print(f"{model} is retrained by itself, by the control plane of the server")
+    elif accepted or drift or every_days:
+        triggers.set_trigger(validated(Trigger, {"model": model, **values}))
+    trigger = triggers.trigger_of(model)
+    if as_json:
+        print_json(trigger.model_dump() if trigger else None)
+    elif trigger is None:
+        print(
+            f"{model} is retrained only when somebody says so: --accepted, --drift or --every-days change that"
+        )
+    else:
+        print(
+            f"the server's control plane retrains {model} at most once a day: {triggers.described(trigger)}"
+        )
 
 
 @app.command(name="list")

@@ -57,7 +57,7 @@ def add_command(
     with progress.bar("checking pictures", len(files) + len(zips)) as bar:
         for path in zips:
             with _opened(path) as file:
-                answer = _sum(answer, add_zip(uploads, name, file, sender=_who(by)))
+                answer = _sum(answer, add_zip(uploads, name, file, sender=who(by)))
             bar.advance()
 
         def read() -> Iterator[tuple[str, bytes]]:
@@ -67,7 +67,7 @@ def add_command(
                 bar.advance()
 
         if files and label is not None:
-            answer = _sum(answer, add(uploads, name, read(), label=label, sender=_who(by)))
+            answer = _sum(answer, add(uploads, name, read(), label=label, sender=who(by)))
     if as_json:
         print_json(answer.as_json())
         return
@@ -142,7 +142,7 @@ def accept_command(name: Name, pictures: Pictures, by: By = None, as_json: AsJso
     from raycls.lifecycle.review import accept
     from raycls.lifecycle.uploads import Uploads
 
-    _print(accept(Uploads(), name, pictures, by=_who(by)), as_json)
+    _print(accept(Uploads(), name, pictures, by=who(by)), as_json)
 
 
 @app.command("relabel")
@@ -164,7 +164,7 @@ def relabel_command(
     from raycls.lifecycle.uploads import Uploads
 
     classes = open_dataset(name).info.classes
-    _print([relabel(Uploads(), name, picture, label, by=_who(by), classes=classes)], as_json)
+    _print([relabel(Uploads(), name, picture, label, by=who(by), classes=classes)], as_json)
 
 
 @app.command("reject")
@@ -176,7 +176,7 @@ def reject_command(name: Name, pictures: Pictures, by: By = None, as_json: AsJso
     from raycls.lifecycle.review import reject
     from raycls.lifecycle.uploads import Uploads
 
-    _print(reject(Uploads(), name, pictures, by=_who(by)), as_json)
+    _print(reject(Uploads(), name, pictures, by=who(by)), as_json)
 
 
 @app.command("purge")
@@ -192,14 +192,15 @@ def purge_command(
     from raycls.lifecycle.review import purge
     from raycls.lifecycle.uploads import Uploads
 
-    changed = purge(Uploads(), picture, by=_who(by))
+    changed = purge(Uploads(), picture, by=who(by))
     if as_json:
         print_json({"purged": picture, "changed": changed})
         return
     print("purged" + (f", also from {', '.join(changed)}" if changed else "; no dataset version had it"))
 
 
-def _who(by: str | None) -> str:
+def who(by: str | None) -> str:
+    """Return who decides or sends. Raises UsageError where this machine's user has no name."""
     try:
         return by or getpass.getuser()
     except (OSError, KeyError):  # a container may have no name for its user

@@ -11,7 +11,9 @@ import os
 import random
 import secrets
 import socket
+import sys
 import tempfile
+import threading
 from contextlib import suppress
 from pathlib import Path
 
@@ -24,6 +26,7 @@ FIRST_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO, include/linux/proc_ns.h
 NEAR = 100  # ports to try from the preferred one on, so that the ranges of different services do not meet
 # Ray's default for workers is nice 15. Training would then wait for every other process on its cores.
 SAME_PRIORITY = {"RAY_worker_niceness": "0"}
+LOW_PRIORITY = 10  # about a tenth of a busy core
 LOWEST_PRIORITY = 19  # for processes that compute beside predictions
 # Set: what trains in this process, and in those that it starts, gives way to predictions.
 GIVE_WAY = "RAYCLS_GIVE_WAY"
@@ -82,6 +85,12 @@ def give_way() -> None:
     """Take the lowest priority where GIVE_WAY is set: a retraining on the machine that serves must not slow answers."""
     if os.environ.get(GIVE_WAY):
         os.setpriority(os.PRIO_PROCESS, 0, LOWEST_PRIORITY)
+
+
+def give_way_here() -> None:
+    """Give the calling thread a low priority: a client waits for it. Only Linux has priorities of threads."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOW_PRIORITY)
 
 
 def private(directory: Path) -> dict[str, str]:

@@ -45,6 +45,8 @@ ROUTES: list[ControlRoute] = [
     *models.ROUTES,
     *drift.ROUTES,
 ]
+# Of the requests that this process answers at a time (max_ongoing_requests), so that an admin always finds a place.
+MOST_CONTRIBUTORS = 16
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 # The first class that an error is of decides its status. Others are 500: the library failed, and not the client.
 STATUSES: tuple[tuple[type[RayclsError], int], ...] = (
@@ -78,7 +80,10 @@ def application(config: ControlPlaneConfig, host: str | None) -> Starlette:
     async def describe(request: Request) -> Response:
         return json_response(described)
 
-    guarded = [Route(path, _guarded(routes, access), methods=METHODS) for path, routes in by_path.items()]
+    places = asyncio.Semaphore(MOST_CONTRIBUTORS)
+    guarded = [
+        Route(path, _guarded(routes, access, places), methods=METHODS) for path, routes in by_path.items()
+    ]
     app = Starlette(
         routes=[Route("/openapi.json", describe), *guarded],
         exception_handlers={HTTPException: _unknown},
@@ -87,8 +92,8 @@ def application(config: ControlPlaneConfig, host: str | None) -> Starlette:
     return app
 
 
-def _guarded(routes: dict[str, ControlRoute], access: Access) -> Handler:
-    """Return the endpoint of a path. routes: by method."""
+def _guarded(routes: dict[str, ControlRoute], access: Access, places: asyncio.Semaphore) -> Handler:
+    """Return the endpoint of a path. routes: by method. places: for the requests of contributors."""
 
     async def endpoint(request: Request) -> Response:
         try:
@@ -101,7 +106,12 @@ def _guarded(routes: dict[str, ControlRoute], access: Access) -> Handler:
                 access.check_origin(request.headers)
             await asyncio.to_thread(access.refresh)
             request.state.by = access.check_role(request.headers, route.role)
-            return await route.handler(request)
+            if route.role != "contribute":
+                return await route.handler(request)
+            if places.locked():
+                raise HTTPProblem(429, "others send too much at this moment: try again", {"Retry-After": "1"})
+            async with places:
+                return await route.handler(request)
         except HTTPProblem as problem:
             return problem.response()
         except RayclsError as error:

@@ -4,12 +4,15 @@
     async with form_of(request, limit) as form: …       # files are spooled to disk
     async with file_of(request, limit) as file: …       # the raw body
 
-All raise HTTPProblem 413 for more bytes than the limit, as soon as they have arrived, and 400 for what cannot be read.
+All raise HTTPProblem 413 for more bytes than the limit, as soon as they have arrived, 408 for a body that comes too
+slowly, and 400 for what cannot be read.
 """
 
 from __future__ import annotations
 
+import asyncio
 import tempfile
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import BinaryIO, TypeVar, cast
@@ -24,6 +27,8 @@ from raycls.serving.replica.request import parsed
 
 LARGEST_DOCUMENT = 1 << 20  # bytes of a JSON body
 MOST_FILES = 10_000
+# A body may take so many seconds, and one more for so many bytes that have arrived: it must not hold a place for hours.
+PATIENCE_S, SLOWEST = 30.0, 64 << 10
 IN_MEMORY = 1 << 20  # bytes of a file; larger ones go to disk
 
 Document = TypeVar("Document", bound=BaseModel)
@@ -76,15 +81,23 @@ def wanted_state(query: Mapping[str, str], states: Sequence[str]) -> str | None:
 
 
 async def _pieces(request: Request, limit: int) -> AsyncGenerator[bytes, None]:
-    size = 0
-    try:
-        async for piece in request.stream():
-            size += len(piece)
-            if size > limit:
-                raise HTTPProblem(413, f"the body is larger than {limit:,} bytes", {"Connection": "close"})
-            yield piece
-    except ClientDisconnect:
-        raise HTTPProblem(400, "the client left before the end of the body") from None
+    began, size, stream = time.monotonic(), 0, request.stream()
+    while True:
+        left = began + PATIENCE_S + size / SLOWEST - time.monotonic()
+        try:
+            async with asyncio.timeout(max(0.0, left)):
+                piece = await anext(stream, None)
+        except TimeoutError:
+            slow = f"the body comes too slowly: {size:,} bytes in {time.monotonic() - began:.0f} s"
+            raise HTTPProblem(408, slow, {"Connection": "close"}) from None
+        except ClientDisconnect:
+            raise HTTPProblem(400, "the client left before the end of the body") from None
+        if piece is None:
+            return
+        size += len(piece)
+        if size > limit:
+            raise HTTPProblem(413, f"the body is larger than {limit:,} bytes", {"Connection": "close"})
+        yield piece
 
 
 def _complaints(error: ValidationError) -> list[str]:

@@ -41,14 +41,14 @@ class CaptureWatch:
         if now - self._expired > EXPIRE_S:
             self._expired = now
             # Also where capture is off by now: what was captured still expires.
-            await asyncio.to_thread(capture.expire, Uploads(), policy or CapturePolicy(), now)
-        if policy:
+            await asyncio.to_thread(capture.expire, Uploads.of_process(), policy or CapturePolicy(), now)
+        if policy and policy.is_on:
             found = [each for part in await served.broadcast("captured") for each in part]
             await asyncio.to_thread(_keep, found, policy)
 
 
 def _keep(found: list[tuple[bytes, Prediction]], policy: CapturePolicy) -> None:
-    uploads = Uploads()
+    uploads = Uploads.of_process()
     for data, prediction in found:
         try:
             version = registry.resolve(f"{prediction.model}/{prediction.version}")

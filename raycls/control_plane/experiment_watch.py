@@ -13,7 +13,7 @@ from typing import Any
 
 from raycls.control_plane import served
 from raycls.control_plane.loop import forever
-from raycls.errors import ClusterError, UsageError
+from raycls.errors import ClusterError, RayclsError, UsageError
 from raycls.lifecycle import experiment, experiment_counts
 from raycls.lifecycle.experiment_counts import IMAGES, Counts
 from raycls.lifecycle.guards import GuardPolicy, tripped
@@ -31,14 +31,24 @@ logger = logging.getLogger("ray.serve")
 class ExperimentWatch:
     """The loop of one control plane."""
 
+    def __init__(self) -> None:
+        self._rests = False  # no experiment runs, and no challenger is left
+
     async def run(self) -> None:
         """Run until cancelled."""
+        try:
+            await asyncio.to_thread(experiment.close_left_open)
+        except RayclsError as error:
+            logger.error(f"raycls cannot end what was left open of experiments: {error}")
         await forever(PERIOD_S, self.step, "watch the experiment")
 
     async def step(self) -> None:
         """Look once, and do what is needed now."""
         wanted = (await asyncio.to_thread(state.load)).experiment
+        if wanted is None and self._rests:
+            return
         running = await asyncio.to_thread(served.challengers)
+        self._rests = wanted is None and not running
         for identifier in running:
             if wanted is None or identifier != wanted.id:
                 await asyncio.to_thread(served.remove_challenger, identifier)

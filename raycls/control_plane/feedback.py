@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from functools import lru_cache
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
@@ -13,13 +13,15 @@ from starlette.responses import Response
 
 from raycls import registry
 from raycls.control_plane import served
-from raycls.control_plane.body import document_of, wanted_state
+from raycls.control_plane.body import document_of, wanted_int, wanted_state
 from raycls.control_plane.route import ControlRoute
 from raycls.errors import UsageError
 from raycls.lifecycle.feedback import Answered, Claims, Feedback, FeedbackState
 from raycls.models.card import load_card
 from raycls.serving import prediction_id, state
 from raycls.serving.replica.answer import json_response
+
+PAGE = 1000  # feedback on a page of the list
 
 
 class Said(BaseModel):
@@ -46,7 +48,7 @@ async def say(request: Request) -> Response:
 
     def kept() -> Answered:
         claims, classes = _claims(said)
-        return Feedback().record(claims, said.label, sender=by, classes=classes)
+        return Feedback.of_process().record(claims, said.label, sender=by, classes=classes)
 
     return json_response((await run_in_threadpool(kept)).as_json())
 
@@ -55,14 +57,24 @@ async def list_all(request: Request) -> Response:
     query = request.query_params
     only = wanted_state(query, get_args(FeedbackState))
     model = query.get("model") or (await served.version()).partition("/")[0]
-    found = await run_in_threadpool(Feedback().of, model, version=query.get("version"), state=only)  # type: ignore[arg-type]
-    return json_response({"feedback": [each.as_json() for each in found]})
+    page = wanted_int(query, "page", 1)
+
+    def found() -> dict[str, Any]:
+        feedback = Feedback.of_process()
+        listed = feedback.of(model, version=query.get("version"), state=only)  # type: ignore[arg-type]
+        return {
+            "feedback": [each.as_json() for each in listed[(page - 1) * PAGE : page * PAGE]],
+            "total": len(listed),
+            "accuracy": {version: each.as_json() for version, each in feedback.accuracy(model).items()},
+        }
+
+    return json_response(await run_in_threadpool(found))
 
 
 async def review(request: Request) -> Response:
     wanted = await document_of(request, Review)
     decided = await run_in_threadpool(
-        Feedback().review, wanted.request_ids, by=request.state.by, state=wanted.decision
+        Feedback.of_process().review, wanted.request_ids, by=request.state.by, state=wanted.decision
     )
     return json_response({"feedback": [each.as_json() for each in decided]})
 
@@ -85,8 +97,21 @@ def _classes(reference: str) -> tuple[str, ...]:
     return load_card(registry.checkpoint(registry.resolve(reference))).classes
 
 
+_LISTED = {
+    "model": "default: the one that is served",
+    "version": "of this version only",
+    "state": f"{', '.join(get_args(FeedbackState))} or all; default: waiting",
+    "page": "from 1",
+}
 ROUTES = [
     ControlRoute("POST", "/feedback", "contribute", say, "Say what was right for an answer", Said),
-    ControlRoute("GET", "/feedback", "admin", list_all, "List feedback, the oldest first"),
+    ControlRoute(
+        "GET",
+        "/feedback",
+        "admin",
+        list_all,
+        "List a page of the feedback, the oldest first, and the accuracy by it",
+        queries=_LISTED,
+    ),
     ControlRoute("POST", "/feedback/review", "admin", review, "Accept or reject feedback", Review),
 ]

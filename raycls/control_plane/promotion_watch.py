@@ -13,7 +13,7 @@ import time
 
 from raycls.control_plane import served
 from raycls.control_plane.loop import forever
-from raycls.errors import RayclsError
+from raycls.errors import RayclsError, UsageError
 from raycls.lifecycle import promotion_watch
 from raycls.lifecycle.guards import ArmCounts
 from raycls.lifecycle.promotion_watch import WATCHES, Watch
@@ -21,6 +21,10 @@ from raycls.registry import history
 from raycls.serving.control import rollout
 
 PERIOD_S = 2.0
+FIRST_PAUSE_S, LONGEST_PAUSE_S = (
+    4.0,
+    120.0,
+)  # after a rollback that did not succeed; each is twice the one before
 RECORDED_S = 60.0  # after that, a version whose promotion is not in the history was deployed without one
 BY = "raycls"
 # Promotions that are watched. A rollback is not: it would be rolled back in turn.
@@ -34,6 +38,7 @@ class PromotionWatch:
 
     def __init__(self, watch_s: float):
         self._watch_s = watch_s
+        self._pause_s, self._not_before = FIRST_PAUSE_S, 0.0  # of the next try to go back
 
     async def run(self) -> None:
         """Run until cancelled; return at once where nothing is watched."""
@@ -58,18 +63,33 @@ class PromotionWatch:
             WATCHES.save(promotion_watch.identifier(name), watch)
         if not (reason := promotion_watch.trouble(watch)):
             return
+        if _was_promoted(watch):
+            self._go_back(watch, reason)
         # A version is served a moment before the history has its promotion.
-        if not _was_promoted(watch) and time.time() < watch.until - self._watch_s + RECORDED_S:
-            return
-        # First: a rollback that fails is not tried again and again.
-        WATCHES.save(promotion_watch.identifier(name), promotion_watch.ended(watch))
-        if not _was_promoted(watch):
+        elif time.time() >= watch.until - self._watch_s + RECORDED_S:
+            _end(watch)
+
+    def _go_back(self, watch: Watch, reason: str) -> None:
+        """Roll back. Where that fails, a later look tries it again while the promotion is watched."""
+        if time.monotonic() < self._not_before:
             return
         logger.warning(f"raycls goes back from {watch.current} to the former champion: {reason}")
         try:
-            rollout.rollback(name, reason=reason, by=BY)
-        except RayclsError as error:
+            rollout.rollback(watch.model, reason=reason, by=BY)
+        except UsageError as error:  # there is no former champion: a person must choose one
             logger.error(f"raycls cannot go back from {watch.current}: {error}")
+            _end(watch)
+        except RayclsError as error:
+            logger.error(f"raycls could not go back from {watch.current} and tries it again: {error}")
+            self._not_before = time.monotonic() + self._pause_s
+            self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
+        else:  # Only now: a process that is killed before this point tries it again after its restart.
+            _end(watch)
+            self._pause_s = FIRST_PAUSE_S
+
+
+def _end(watch: Watch) -> None:
+    WATCHES.save(promotion_watch.identifier(watch.model), promotion_watch.ended(watch))
 
 
 def _was_promoted(watch: Watch) -> bool:

@@ -8,7 +8,6 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
-from raycls import registry
 from raycls.control_plane.body import document_of
 from raycls.control_plane.route import ControlRoute
 from raycls.lifecycle import retraining
@@ -39,8 +38,14 @@ async def start(request: Request) -> Response:
     key = request.headers.get(KEY, "")
     if len(key) > LONGEST_KEY:
         raise HTTPProblem(400, f"{KEY} has more than {LONGEST_KEY} characters")
-    await run_in_threadpool(registry.newest, wanted.model)  # an unknown model is said now
+    await run_in_threadpool(retraining.check, wanted)
     record = await run_in_threadpool(retraining.begin, wanted, by=request.state.by, key=key)
+    return json_response(record.model_dump())
+
+
+async def stop(request: Request) -> Response:
+    """End a retraining. The control plane's loop stops its Ray job."""
+    record = await run_in_threadpool(retraining.stop, request.path_params["id"], by=request.state.by)
     return json_response(record.model_dump())
 
 
@@ -50,6 +55,13 @@ ROUTES = [
         "GET", "/retrain/{id}", "admin", show, "Show one retraining: state, step, progress, figures, decision"
     ),
     ControlRoute(
-        "POST", "/retrain", "admin", start, f"Retrain a model. The same {KEY} gives one retraining", Wanted
+        "POST",
+        "/retrain",
+        "admin",
+        start,
+        "Retrain a model",
+        Wanted,
+        headers={KEY: "the same key gives one retraining, however often it is sent"},
     ),
+    ControlRoute("DELETE", "/retrain/{id}", "admin", stop, "End a retraining that is not done"),
 ]

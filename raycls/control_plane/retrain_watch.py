@@ -20,7 +20,8 @@ from raycls.lifecycle.documents import now
 from raycls.lifecycle.retraining import Retraining
 
 PERIOD_S = 2.0
-MOST_JOBS = 5  # for one retraining: if each of them dies, a person must look at the machine
+MOST_JOBS = 5  # for one retraining: if each of them fails, a person must look at it
+PAUSE_S = 2.0  # from one job of a retraining to the next at least; twice as long after each further one
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 
 
@@ -29,41 +30,54 @@ class RetrainWatch:
 
     def __init__(self) -> None:
         self._client: Any = None
+        self._settled: set[str] = set()  # retrainings for which nothing is left to do
+        self._not_before: dict[str, float] = {}  # of a retraining's next job
 
     async def run(self) -> None:
         """Run until cancelled."""
         await forever(PERIOD_S, lambda: asyncio.to_thread(self.step), "watch the retrainings")
 
     def step(self) -> None:
-        """Look once, and submit what is missing."""
-        for record in retraining.records():
-            if record.is_open and record.in_jobs and not self._works(record):
-                self._submit(retraining.RETRAININGS.load(record.id))
+        """Look once: submit what is missing, and stop what somebody has ended."""
+        records = [record for record in retraining.records(but=self._settled) if record.in_jobs]
+        jobs = self._jobs() if records else []
+        for record in records:
+            mine = [job for job in jobs if job.submission_id.startswith(_name(record, ""))]
+            if not record.is_open:
+                for job in mine:
+                    self._client.stop_job(job.submission_id)
+                self._settled.add(record.id)
+            elif not mine and time.monotonic() >= self._not_before.get(record.id, 0):
+                self._submit(record.id)
 
-    def _works(self, record: Retraining) -> bool:
-        """Return whether the retraining's last job is on its way."""
+    def _jobs(self) -> list[Any]:
+        """Return the jobs of the cluster that have not ended."""
         import ray
         from ray.job_submission import JobSubmissionClient
 
         if self._client is None:
             self._client = JobSubmissionClient(ray.get_runtime_context().gcs_address)
             local_http.exempt(self._client.get_address())
-        mine = [
-            job for job in self._client.list_jobs() if (job.submission_id or "").startswith(_name(record, ""))
+        return [
+            job
+            for job in self._client.list_jobs()
+            if job.submission_id and str(job.status.value) not in ENDED
         ]
-        return any(str(job.status.value) not in ENDED for job in mine)
 
-    def _submit(self, record: Retraining) -> None:
+    def _submit(self, identifier: str) -> None:
+        record = retraining.RETRAININGS.load(identifier)
         if not record.is_open:
             return
         if record.jobs >= MOST_JOBS:
-            error = f"{record.jobs} jobs died; the log of {_name(record, record.jobs)}-… says why"
-            retraining.save(record.model_copy(update={"state": "failed", "error": error, "ended": now()}))
+            last = record.error or f"the log of {_name(record, record.jobs)}-… says why"
+            error = f"{record.jobs} jobs failed: {last}"
+            retraining.update(identifier, state="failed", error=error, ended=now())
             return
         # Counted before it is submitted: a control plane that dies in between leaves a job out, and none is run twice.
-        record = retraining.save(record.model_copy(update={"jobs": record.jobs + 1}))
+        record = retraining.update(identifier, jobs=record.jobs + 1)
+        self._not_before[identifier] = time.monotonic() + PAUSE_S * 2**record.jobs
         self._client.submit_job(
-            entrypoint=f"{sys.executable} -m raycls retrain run {record.id}",
+            entrypoint=f"{sys.executable} -m raycls retrain run {identifier}",
             submission_id=_name(record, f"{record.jobs}-{int(time.time())}"),
             entrypoint_num_cpus=0,
             runtime_env={"env_vars": {GIVE_WAY: "1"}},

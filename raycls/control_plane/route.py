@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 
 from pydantic import BaseModel
 from starlette.requests import Request
@@ -26,7 +26,11 @@ class ControlRoute:
     role: Role
     handler: Handler
     summary: str
-    body: type[BaseModel] | None = None  # of a JSON body, for the OpenAPI document
+    # For the OpenAPI document: the JSON body; and by name what a query, a header or a field of a form means.
+    body: type[BaseModel] | None = None
+    queries: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    form: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def changes(self) -> bool:

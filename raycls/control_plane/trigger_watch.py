@@ -10,9 +10,10 @@ import logging
 from datetime import UTC, datetime
 
 from raycls.control_plane.loop import forever
-from raycls.errors import UsageError
+from raycls.errors import RayclsError, UsageError
 from raycls.lifecycle import triggers
 from raycls.serving import state
+from raycls.serving.state import Trigger
 
 PERIOD_S = 60.0
 
@@ -31,11 +32,18 @@ class TriggerWatch:
     def step(self, now: datetime) -> None:
         """Look once. now: with a time zone."""
         for trigger in state.load().triggers:
-            reason = triggers.due(trigger, triggers.look(trigger), now)
-            if not reason:
-                continue
             try:
-                record = triggers.begin(trigger, reason, now)
-            except UsageError:  # another retraining of the model is open
-                continue
-            logger.warning(f"raycls retrains {trigger.model}, {record.id}: {reason}")
+                _look(trigger, now)
+            except RayclsError as error:  # of this model: the others are looked at
+                logger.error(f"raycls cannot look whether to retrain {trigger.model}: {error}")
+
+
+def _look(trigger: Trigger, now: datetime) -> None:
+    reason = triggers.due(trigger, triggers.look(trigger), now)
+    if not reason:
+        return
+    try:
+        record = triggers.begin(trigger, reason, now)
+    except UsageError:  # another retraining of the model is open
+        return
+    logger.warning(f"raycls retrains {trigger.model}, {record.id}: {reason}")

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from io import BytesIO
 from typing import Literal, get_args
 
@@ -12,6 +16,7 @@ from starlette.datastructures import UploadFile
 from starlette.requests import Request
 from starlette.responses import Response
 
+from raycls.cluster import environment
 from raycls.control_plane import served
 from raycls.control_plane.body import document_of, file_of, form_of, wanted_int, wanted_state
 from raycls.control_plane.route import ControlRoute
@@ -24,6 +29,8 @@ from raycls.serving.replica.answer import HTTPProblem, json_response
 from raycls.serving.replica.inference import FORMATS
 
 LIMITS = UploadLimits(formats=FORMATS)  # over HTTP, the formats that a prediction takes
+# Decoding takes CPU: these threads take what predictions leave, and are few.
+CHECKERS = ThreadPoolExecutor(2, "check uploads", initializer=environment.give_way_here)
 ZIP = ("application/zip", "application/x-zip-compressed")
 
 
@@ -40,13 +47,13 @@ class Decision(BaseModel):
 
 async def upload(request: Request) -> Response:
     """Take pictures into the review queue: a form with `label` and files, or a zip of class folders."""
-    uploads, limit = Uploads(), request.app.state.config.max_upload_bytes
+    uploads, limit = Uploads.of_process(), request.app.state.config.max_upload_bytes
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     by = request.state.by
     if kind in ZIP:
         name = request.query_params.get("dataset") or await served.dataset()
         async with file_of(request, limit) as file:
-            answer = await run_in_threadpool(intake.add_zip, uploads, name, file, sender=by, limits=LIMITS)
+            answer = await _checked(partial(intake.add_zip, uploads, name, file, sender=by, limits=LIMITS))
         return json_response(answer.as_json())
     if kind != "multipart/form-data":
         raise HTTPProblem(415, "send multipart/form-data with label and file, or a zip as application/zip")
@@ -58,9 +65,8 @@ async def upload(request: Request) -> Response:
             raise HTTPProblem(400, "the field dataset must be text")
         name = given or await served.dataset()
         if len(archives) == 1 and not files and label is None:
-            answer = await run_in_threadpool(
-                intake.add_zip, uploads, name, archives[0].file, sender=by, limits=LIMITS
-            )
+            archive = archives[0].file
+            answer = await _checked(partial(intake.add_zip, uploads, name, archive, sender=by, limits=LIMITS))
             return json_response(answer.as_json())
         if not files or archives or not isinstance(label, str):
             raise HTTPProblem(
@@ -71,7 +77,11 @@ async def upload(request: Request) -> Response:
             pictures = ((each.filename or "", each.file.read()) for each in files)
             return intake.add(uploads, name, pictures, label=label, sender=by, limits=LIMITS)
 
-        return json_response((await run_in_threadpool(take)).as_json())
+        return json_response((await _checked(take)).as_json())
+
+
+async def _checked(take: Callable[[], intake.Answer]) -> intake.Answer:
+    return await asyncio.get_running_loop().run_in_executor(CHECKERS, take)
 
 
 async def list_queue(request: Request) -> Response:
@@ -81,7 +91,7 @@ async def list_queue(request: Request) -> Response:
 
     def listed() -> review.Page:
         return review.list_uploads(
-            Uploads(),
+            Uploads.of_process(),
             name,
             classes=open_dataset(name).info.classes,
             state=state,  # type: ignore[arg-type]
@@ -99,7 +109,7 @@ async def picture(request: Request) -> Response:
     if len(sha256) != 64 or not set(sha256) <= set("0123456789abcdef"):
         raise HTTPProblem(404, "there is no such picture")
     try:
-        data = await run_in_threadpool(Uploads().picture, sha256)
+        data = await run_in_threadpool(Uploads.of_process().picture, sha256)
     except FileNotFoundError:
         raise HTTPProblem(404, "there is no such picture") from None
     headers = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "default-src 'none'; sandbox"}
@@ -113,7 +123,7 @@ async def decide(request: Request) -> Response:
         raise HTTPProblem(400, "relabel needs a label, and accept and reject have none")
 
     def decided() -> list[review.Record]:
-        uploads, name = Uploads(), wanted.dataset
+        uploads, name = Uploads.of_process(), wanted.dataset
         if wanted.decision == "accept":
             return review.accept(uploads, name, wanted.sha256, by=by)
         if wanted.decision == "reject":
@@ -130,16 +140,34 @@ async def decide(request: Request) -> Response:
 
 async def purge(request: Request) -> Response:
     changed = await run_in_threadpool(
-        review.purge, Uploads(), request.path_params["sha256"], by=request.state.by
+        review.purge, Uploads.of_process(), request.path_params["sha256"], by=request.state.by
     )
     return json_response({"purged": request.path_params["sha256"], "dataset_versions": changed})
 
 
+_LISTED = {
+    "dataset": "default: that of the served model",
+    "state": f"{', '.join(get_args(State))} or all; default: waiting",
+    "sender": "of this sender only",
+    "label": "of this class only",
+    "page": "from 1",
+}
 ROUTES = [
     ControlRoute(
-        "POST", "/upload_training_data", "contribute", upload, "Send pictures for the next dataset version"
+        "POST",
+        "/upload_training_data",
+        "contribute",
+        upload,
+        "Send pictures for the next dataset version",
+        queries={"dataset": "of a zip alone; default: that of the served model"},
+        form={
+            "label": "class of the pictures",
+            "file": "a picture; can be repeated",
+            "archive": "a zip of class folders, in place of label and file",
+            "dataset": "default: that of the served model",
+        },
     ),
-    ControlRoute("GET", "/uploads", "admin", list_queue, "List a page of the review queue"),
+    ControlRoute("GET", "/uploads", "admin", list_queue, "List a page of the review queue", queries=_LISTED),
     ControlRoute("GET", "/uploads/{sha256}/picture", "admin", picture, "Return the bytes of a picture"),
     ControlRoute("POST", "/uploads/review", "admin", decide, "Accept, reject or relabel pictures", Decision),
     ControlRoute("DELETE", "/uploads/{sha256}", "admin", purge, "Remove a picture everywhere"),

@@ -36,14 +36,9 @@ class Found(NamedTuple):
 
 
 class Place(Protocol):
-    """A folder, here or in a bucket. Paths are relative to it, with slashes. Each method raises OSError.
-
-    `mark` returns numbers that differ after each change of a file, and () where there is none.
-    """
+    """A folder, here or in a bucket. Paths are relative to it, with slashes. Each method raises OSError."""
 
     def put(self, path: str, data: bytes) -> None: ...
-
-    def mark(self, path: str) -> tuple[int, ...]: ...
 
     def get(self, path: str) -> bytes: ...
 
@@ -75,8 +70,13 @@ def open_place(folder: str, mode: int = 0o666) -> Place:
     mode: of new files in a folder of this machine, before the umask. Raises DataError if no installed package knows the
     storage path.
     """
+    return place_at(where_is(folder), mode)
+
+
+def where_is(folder: str) -> str:
+    """Return the path or URI of the place of this name."""
     storage = home.shared_storage()
-    return place_at(join(storage, folder) if storage else str(home.home() / folder), mode)
+    return join(storage, folder) if storage else str(home.home() / folder)
 
 
 def place_at(uri: str, mode: int = 0o666) -> Place:
@@ -115,6 +115,7 @@ class Folder:
         sync(target.parent)
 
     def mark(self, path: str) -> tuple[int, ...]:
+        """Return numbers that differ after each change of a file, and () where there is none."""
         try:
             status = (self._root / path).stat()
         except FileNotFoundError:
@@ -168,10 +169,6 @@ class Bucket:
     def _write(self, target: str, data: bytes) -> None:
         with self._filesystem.open_output_stream(target) as file:
             file.write(data)
-
-    def mark(self, path: str) -> tuple[int, ...]:
-        info = self._info(path)
-        return (info.mtime_ns or 0, info.size or 0) if info.is_file else ()
 
     def get(self, path: str) -> bytes:
         with self._filesystem.open_input_stream(f"{self._root}/{path}") as file:

@@ -10,24 +10,37 @@ waits for review with the prediction as its label. Only an admin may see it. Wha
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
 from raycls.data.place import telling
 from raycls.lifecycle.intake import Answer, add
 from raycls.lifecycle.limits import USUAL, UploadLimits
 from raycls.lifecycle.records import Record, expiry
 from raycls.lifecycle.uploads import Uploads
-from raycls.serving.replica.captured import CapturePolicy, Counts, Prediction
+from raycls.serving.replica.captured import CapturePolicy, Prediction
 
 DAY_S = 86_400
 SENDER = "capture"
 
 
+@dataclass(frozen=True)
+class Counts:
+    """Captured pictures of the last 24 hours, and those that are stored now and not accepted."""
+
+    today: int
+    stored: int
+
+
 @telling()
 def counts_of(uploads: Uploads, name: str, now: float | None = None) -> Counts:
-    """Return the counts of a dataset's captured pictures. now: seconds since 1970."""
+    """Return the counts of a dataset's captured pictures, without those that an experiment kept (see
+    raycls/lifecycle/experiment_counts.py, which has a limit of its own). now: seconds since 1970."""
     now = time.time() if now is None else now
-    captured = [record for record in uploads.of(name) if record.source == "captured"]
+    captured = [
+        record
+        for record in uploads.of(name)
+        if record.source == "captured" and "experiment" not in record.prediction
+    ]
     return Counts(
         today=sum(record.time > now - DAY_S for record in captured),
         stored=sum(record.state in ("waiting", "rejected") for record in captured),

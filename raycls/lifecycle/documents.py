@@ -9,15 +9,23 @@ They lie in a folder of the storage path, or of the home. A file is whole or abs
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import UTC, datetime
 from typing import Generic, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from raycls import progress
 from raycls.data.place import open_place, telling
 from raycls.errors import DataError, UnknownRecordError
 
 Document = TypeVar("Document", bound=BaseModel)
+
+
+class DamagedError(DataError):
+    """One record is damaged; the others can be read."""
+
+
 LONGEST_ID = 64
 
 
@@ -26,6 +34,7 @@ class Documents(Generic[Document]):
 
     def __init__(self, folder: str, model: type[Document], what: str):
         self._folder, self._model, self._what = folder, model, what
+        self._told: set[str] = set()
 
     @telling()
     def save(self, identifier: str, document: Document) -> None:
@@ -47,13 +56,30 @@ class Documents(Generic[Document]):
             return self._model.model_validate_json(content)
         except ValidationError as error:
             problem = str(error).splitlines()[0]
-            raise DataError(f"the record of {self._what} {identifier} is damaged: {problem}") from None
+            where = f"{self._folder}/{identifier}.json"
+            raise DamagedError(
+                f"the record of {self._what} {identifier} is damaged: restore {where}, or remove it ({problem})"
+            ) from None
 
-    def all(self) -> list[Document]:
-        """Return all records, in no order. Raises DataError."""
+    def all(self, but: Collection[str] = ()) -> list[Document]:
+        """Return all records, in no order. but: ids of those that are not wanted.
+
+        A damaged record is left out, and told once in a process. Raises DataError where the folder cannot be read.
+        """
         with telling():
-            names = [found.name for found in open_place(self._folder).files("")]
-        return [self.load(name.removesuffix(".json")) for name in names if name.endswith(".json")]
+            files = [found.name for found in open_place(self._folder).files("")]
+        wanted = {name.removesuffix(".json") for name in files if name.endswith(".json")} - set(but)
+        found = []
+        for identifier in sorted(wanted):
+            try:
+                found.append(self.load(identifier))
+            except UnknownRecordError:  # it was removed at this moment
+                continue
+            except DamagedError as error:
+                if identifier not in self._told:
+                    progress.say(f"left out: {error}")
+                self._told.add(identifier)
+        return found
 
 
 def now() -> str:

@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from raycls import registry
-from raycls.errors import UsageError
+from raycls.errors import UnknownRecordError, UsageError
 from raycls.lifecycle.documents import Documents, now
 from raycls.lifecycle.experiment_counts import counts_of
 from raycls.serving import state
@@ -85,8 +85,8 @@ def start(challenger: str, *, champion: str, mode: Mode, share: float, by: str) 
             raise UsageError(f"the experiment with {now.experiment.challenger} is running: end it first")
         return now.model_copy(update={"experiment": new})
 
-    EXPERIMENTS.save(new.id, Record(experiment=new))
     state.change(started)
+    EXPERIMENTS.save(new.id, Record(experiment=new))  # `record_of` knows it without that, after a kill
     return new
 
 
@@ -99,7 +99,7 @@ def change_share(share: float, *, by: str) -> Experiment:
         return now.model_copy(update={"experiment": running.model_copy(update={"share": share})})
 
     new = _running(state.change(changed))
-    EXPERIMENTS.save(new.id, EXPERIMENTS.load(new.id).model_copy(update={"experiment": new}))
+    EXPERIMENTS.save(new.id, record_of(new).model_copy(update={"experiment": new}))
     return new
 
 
@@ -118,11 +118,29 @@ def stop(reason: str, *, by: str, only: str | None = None) -> Record:
         return now.model_copy(update={"experiment": None})
 
     state.change(stopped)
-    record = EXPERIMENTS.load(ended[0].id).model_copy(
-        update={"ended": now(), "reason": reason, "ended_by": by}
-    )
-    EXPERIMENTS.save(record.experiment.id, record)
-    return record
+    return _ended(record_of(ended[0]), reason, by)
+
+
+def close_left_open() -> None:
+    """End the records of experiments that the server's state no longer names: whoever ended them was killed then."""
+    running = state.load().experiment
+    for record in EXPERIMENTS.all():
+        if record.is_running and (running is None or running.id != record.experiment.id):
+            _ended(record, "the process that ended it was killed", "raycls")
+
+
+def _ended(record: Record, reason: str, by: str) -> Record:
+    ended = record.model_copy(update={"ended": now(), "reason": reason, "ended_by": by})
+    EXPERIMENTS.save(record.experiment.id, ended)
+    return ended
+
+
+def record_of(experiment: Experiment) -> Record:
+    """Return the record of an experiment, also where its start was killed before the record was written."""
+    try:
+        return EXPERIMENTS.load(experiment.id)
+    except UnknownRecordError:
+        return Record(experiment=experiment)
 
 
 def records() -> list[Record]:

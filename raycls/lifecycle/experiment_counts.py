@@ -11,6 +11,7 @@ second, so that it never undoes an end or a change that a person has just writte
 from __future__ import annotations
 
 from collections import Counter
+from functools import reduce
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -20,6 +21,7 @@ from raycls.errors import RayclsError, UnknownRecordError
 from raycls.lifecycle import guards, intake
 from raycls.lifecycle.capture import SENDER
 from raycls.lifecycle.documents import Documents
+from raycls.lifecycle.replica_counts import with_newest
 from raycls.lifecycle.uploads import Uploads
 from raycls.models.card import load_card
 from raycls.serving.replica.arm_counts import FAULTS
@@ -45,7 +47,7 @@ class Counts(BaseModel):
             for each in newest
             if each["experiment"] == identifier
         }
-        return self.model_copy(update={"replicas": self.replicas | newer})
+        return self.model_copy(update={"replicas": with_newest(self.replicas, newer, _sum)})
 
     def arm(self, name: Literal["champion", "challenger"]) -> Arm:
         """Return the sum of all replicas' counts of one version."""
@@ -132,6 +134,24 @@ def save(identifier: str, counts: Counts) -> None:
     _COUNTS.save(identifier, counts)
 
 
+def _sum(parts: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the sum of what replicas counted: of each number under its name, and in lists at its place."""
+    return reduce(_added, parts)
+
+
+def _added(one: Any, other: Any) -> Any:
+    if isinstance(one, dict):
+        return {
+            name: _added(one[name], other[name]) if name in one and name in other else {**one, **other}[name]
+            for name in {**one, **other}
+        }
+    if isinstance(one, list | tuple):
+        return [_added(*pair) for pair in zip(one, other, strict=True)]
+    if isinstance(one, bool):
+        return one or other
+    return one if isinstance(one, str) else one + other
+
+
 def keep_disagreements(
     experiment: Experiment, counts: Counts, found: list[tuple[bytes, str, str]]
 ) -> tuple[Counts, str]:
@@ -146,8 +166,8 @@ def keep_disagreements(
     card = load_card(registry.checkpoint(registry.resolve(experiment.champion)))
     for data, ours, theirs in found[: MOST_KEPT - kept]:
         try:
-            intake.add(
-                Uploads(),
+            answer = intake.add(
+                Uploads.of_process(),
                 card.dataset,
                 [("disagreement", data)],
                 label=ours,
@@ -156,7 +176,8 @@ def keep_disagreements(
                 classes=card.classes,
                 prediction={"experiment": experiment.id, "champion": ours, "challenger": theirs},
             )
-            kept += 1
+            kept += len(answer.taken)
+            refused = answer.refused[0].reason if answer.refused else refused
         except RayclsError as error:
             refused = str(error)
     return counts.model_copy(update={"kept": kept}), refused

@@ -3,7 +3,7 @@
     feedback = Feedback()
     feedback.record(Claims("r-17", "pets", "7", "cat", 0.93, time.time()), "dog", sender="ann")
     feedback.review(["r-17"], by="eve", state="accepted")
-    feedback.accuracy_of("pets", "7").share          # of the reviewed ones
+    feedback.accuracy("pets")["7"].share             # of the accepted ones
 
 The caller has checked that the server issued the request id, and that the claims are those of the answer. Only what a
 person has accepted counts, unless a caller asks for all. This module knows no pictures.
@@ -13,12 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from typing import Any, Literal
 
-from raycls.data.place import Place, open_place, telling
+from raycls.data.place import Place, open_place, place_at, telling, where_is
 from raycls.errors import UnknownRecordError, UploadError
 from raycls.lifecycle.intake import check_sender
-from raycls.lifecycle.limits import UploadLimits
+from raycls.lifecycle.limits import USUAL, UploadLimits
 from raycls.lifecycle.log import Event, Log
 
 FeedbackState = Literal["waiting", "accepted", "rejected"]
@@ -61,15 +62,18 @@ class Answered:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """How many answers of a version are judged, and how many of those were right."""
+    """How many answers of a version are judged, at least one, and how many of those were right."""
 
     judged: int
     right: int
 
     @property
     def share(self) -> float | None:
-        """The accuracy, 0 to 1, or None if nothing is judged."""
-        return self.right / self.judged if self.judged else None
+        """The accuracy, 0 to 1."""
+        return self.right / self.judged
+
+    def as_json(self) -> dict[str, Any]:
+        return {**asdict(self), "share": self.share}
 
 
 class Feedback:
@@ -82,18 +86,35 @@ class Feedback:
         self._log = Log(place or open_place("feedback"))
         self._sum: tuple[tuple[Event, ...], dict[str, Answered]] = ((), {})
 
+    @staticmethod
+    def of_process() -> Feedback:
+        """Return the feedback that this process shares: it reads only what is new in the log since its last call."""
+        return _feedback_at(where_is("feedback"))
+
     @telling()
-    def record(self, claims: Claims, label: str, *, sender: str, classes: tuple[str, ...]) -> Answered:
+    def record(
+        self,
+        claims: Claims,
+        label: str,
+        *,
+        sender: str,
+        classes: tuple[str, ...],
+        limits: UploadLimits = USUAL,
+    ) -> Answered:
         """Keep what was right for an answer, and return it. classes: those of the model.
 
-        Raises UploadError if the label is no class, or if there is feedback for the request id already.
+        Raises UploadError if the label is no class, if there is feedback for the request id already, or if too much of
+        it waits for a review.
         """
         check_sender(sender)
         if label not in classes:
-            shown = label[: UploadLimits().label_characters]
+            shown = label[: limits.label_characters]
             raise UploadError(f"{shown!r} is no class of {claims.model}: choose one of its classes")
-        if claims.request_id in self._all():
+        known = self._all()
+        if claims.request_id in known:
             raise _repeated(claims)
+        if sum(each.state == "waiting" for each in known.values()) >= limits.waiting_feedback:
+            raise UploadError("too much feedback waits for a review: an admin must accept or reject some")
         self._log.append([{"kind": "said", "label": label, "by": sender, "claims": asdict(claims)}])
         found = self._all()[claims.request_id]
         if (found.sender, found.label) != (sender, label):  # another process was first
@@ -133,17 +154,25 @@ class Feedback:
             and state in (None, each.state)
         ]
 
-    def accuracy_of(self, model: str, version: str, *, reviewed_only: bool = True) -> Accuracy:
-        """Return the accuracy of a version by accepted feedback, or with what still waits. Rejected never counts."""
-        states = ("accepted",) if reviewed_only else ("accepted", "waiting")
-        judged = [each for each in self.of(model, version=version) if each.state in states]
-        return Accuracy(len(judged), sum(each.right for each in judged))
+    def accuracy(self, model: str) -> dict[str, Accuracy]:
+        """Return the accuracy of each version of a model by the accepted feedback, by its number."""
+        accepted = self.of(model, state="accepted")
+        return {
+            version: Accuracy(len(judged), sum(each.right for each in judged))
+            for version in sorted({each.claims.version for each in accepted}, key=int)
+            if (judged := [each for each in accepted if each.claims.version == version])
+        }
 
     def _all(self) -> dict[str, Answered]:
         events = self._log.read()
         if events is not self._sum[0]:
             self._sum = (events, _joined(events))
         return self._sum[1]
+
+
+@lru_cache(maxsize=8)
+def _feedback_at(where: str) -> Feedback:
+    return Feedback(place_at(where))
 
 
 def _joined(events: Iterable[Event]) -> dict[str, Answered]:

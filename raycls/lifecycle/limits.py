@@ -29,6 +29,9 @@ class UploadLimits(BaseModel):
     unpacked_bytes: int = Field(1 << 30, ge=1, description="most bytes of an archive's files, decompressed")
     entries: int = Field(20_000, ge=1, description="most entries of an archive, folders too")
     quota_bytes: int = Field(20 << 30, ge=1, description="most bytes of all stored pictures together")
+    waiting_feedback: int = Field(
+        100_000, ge=1, description="most feedback that waits for a review; more is refused"
+    )
     labels: int = Field(1000, ge=1, description="most different labels of one request")
     label_characters: int = Field(100, ge=1, description="longest label")
 

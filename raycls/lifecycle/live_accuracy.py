@@ -9,6 +9,7 @@ the label that a reviewer accepts says which of the two was right. The differenc
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
@@ -36,13 +37,16 @@ class Judged:
 def judged(record: Record, *, feedback: Feedback | None = None, uploads: Uploads | None = None) -> Judged:
     """Return what is known now. Raises DataError where the reviews cannot be read."""
     if record.experiment.mode == "split":
-        return _of_split(record, feedback or Feedback())
-    return _of_shadow(record, uploads or Uploads())
+        return _of_split(record, feedback or Feedback.of_process())
+    return _of_shadow(record, uploads or Uploads.of_process())
 
 
 def _of_split(record: Record, feedback: Feedback) -> Judged:
     experiment = record.experiment
     since = datetime.fromisoformat(experiment.started).timestamp()
+    until = (
+        datetime.fromisoformat(record.ended).timestamp() + 1 if record.ended else math.inf
+    )  # whole seconds
     matching = Matching.of_share(experiment.share)
     reviewed: dict[Arm, int] = {"champion": 0, "challenger": 0}
     right: dict[Arm, int] = {"champion": 0, "challenger": 0}
@@ -50,7 +54,7 @@ def _of_split(record: Record, feedback: Feedback) -> Judged:
     arms: dict[str, Arm] = {champion: "champion", experiment.challenger.partition("/")[2]: "challenger"}
     for each in feedback.of(name, state="accepted"):
         arm = arms.get(each.claims.version)
-        if arm is None or each.claims.time < since:
+        if arm is None or not since <= each.claims.time <= until:
             continue
         reviewed[arm] += 1
         right[arm] += each.right

@@ -21,7 +21,7 @@ def add_uploads(name: str, uploads: Uploads | None = None, *, trusted: Collectio
     What the version has says which pictures were used, so a call that is killed loses none and uses none twice. For
     trusted and for the errors see `raycls.data.additions.add_pictures`.
     """
-    store = uploads or Uploads()
+    store = uploads or Uploads.of_process()
 
     @telling()
     def read() -> Wanted:

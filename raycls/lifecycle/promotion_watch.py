@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from raycls.errors import UnknownRecordError
 from raycls.lifecycle.documents import Documents
 from raycls.lifecycle.guards import ArmCounts, GuardPolicy, tripped
+from raycls.lifecycle.replica_counts import with_newest
 
 
 class Watch(BaseModel):
@@ -60,7 +61,8 @@ def seen(watch: Watch | None, reference: str, counts: Mapping[str, ArmCounts], w
     model = reference.partition("/")[0]
     if watch is None or watch.current == reference:
         known = watch or Watch(model=model, current=reference)
-        return known.model_copy(update={"counts": known.counts | dict(counts)})
+        merged = with_newest(known.counts, counts, _sum)
+        return known.model_copy(update={"counts": merged})
     return Watch(
         model=model,
         current=reference,
@@ -85,7 +87,10 @@ def trouble(watch: Watch, policy: GuardPolicy = GuardPolicy()) -> str:
 
 def total(counts: Mapping[str, ArmCounts]) -> ArmCounts:
     """Return the sum of what several replicas counted."""
-    parts = list(counts.values())
+    return _sum(list(counts.values()))
+
+
+def _sum(parts: list[ArmCounts]) -> ArmCounts:
     columns = zip(*(part.latencies for part in parts), strict=True)
     return ArmCounts(
         requests=sum(part.requests for part in parts),

@@ -15,10 +15,19 @@ from raycls import home, progress, registry, tracking
 from raycls.cluster.environment import give_way
 from raycls.data.packed import PackedDataset
 from raycls.data.versions import open_dataset
-from raycls.errors import BrokenOffError, RayclsError, RefusedError, TrainingError
+from raycls.errors import (
+    BrokenOffError,
+    ClusterError,
+    DataError,
+    RayclsError,
+    RefusedError,
+    RegistryError,
+    TrainingError,
+    UsageError,
+)
 from raycls.lifecycle.documents import now
 from raycls.lifecycle.next_version import add_uploads
-from raycls.lifecycle.retraining import RETRAININGS, TAG, Retraining, save
+from raycls.lifecycle.retraining import RETRAININGS, TAG, Retraining, update
 from raycls.models.card import load_card
 from raycls.registry import history
 from raycls.registry.policy import PromotionPolicy
@@ -27,13 +36,16 @@ from raycls.training.recipes import configured
 from raycls.training.trainer import TrainingResult, resume, train
 
 CHALLENGER = "challenger"  # the alias of a version that may replace the champion
+# What may be otherwise at the next try: a worker was killed, or the registry, the storage or the cluster do not answer.
+PASSING = (BrokenOffError, RegistryError, DataError, ClusterError)
 
 
 def run(identifier: str) -> Retraining:
     """Do the steps that are not done, and return the record. One process at a time does them.
 
-    BrokenOffError, and an error that is not raycls's own, leave the retraining open; any other ends it as failed.
-    Raises UnknownRecordError, ClusterError where another process is at it, and what a step raises.
+    An error that may pass (PASSING), and one that is not raycls's own, leave the retraining open; any other ends it as
+    failed. Raises UnknownRecordError, ClusterError where another process is at it, UsageError where somebody stops it,
+    and what a step raises.
     """
     give_way()
     record = RETRAININGS.load(identifier)
@@ -45,27 +57,29 @@ def run(identifier: str) -> Retraining:
         try:
             for name, step in STEPS.items():
                 record = _done(record, name, step)
-        except BrokenOffError:
+        except PASSING as error:
+            update(identifier, error=str(error))
             raise
         except RayclsError as error:
-            save(
-                RETRAININGS.load(identifier).model_copy(
-                    update={"state": "failed", "error": str(error), "ended": now()}
-                )
-            )
+            update(identifier, state="failed", error=str(error), ended=now())
             raise
-        return save(record.model_copy(update={"state": "done", "step": "", "ended": now()}))
+        return update(identifier, state="done", step="", error="", ended=now())
 
 
 def _done(record: Retraining, name: str, step: Callable[[Retraining], dict[str, Any]]) -> Retraining:
-    record = RETRAININGS.load(record.id)
     if name in record.done:
         return record
     progress.say(f"retraining {record.id} of {record.wanted.model}: {name}")
-    record = save(record.model_copy(update={"state": "running", "step": name}))
+    record = _open(update(record.id, state="running", step=name))
     found = step(record)
-    record = RETRAININGS.load(record.id)
-    return save(record.model_copy(update={"done": {**record.done, name: found}}))
+    return _open(update(record.id, done={**record.done, name: found}))
+
+
+def _open(record: Retraining) -> Retraining:
+    """Return the record. Raises UsageError where somebody has ended the retraining."""
+    if not record.is_open:
+        raise UsageError(f"retraining {record.id} was {record.error}")
+    return record
 
 
 def _data(record: Retraining) -> dict[str, Any]:
@@ -175,7 +189,7 @@ def _promoted(record: Retraining, version: ModelVersion) -> dict[str, Any]:
             decision = "refused" if event.kind == "refusal" else "promoted"
             return {"decision": decision, "reason": event.reason}
     try:
-        promoted = rollout.promote(version.name, version.version, by=by)
+        promoted = rollout.promote(version.name, version.version, by=by, wait=True)
     except RefusedError as error:
         return {"decision": "refused", "reason": str(error)}
     return {"decision": "promoted", "reason": f"{promoted.reference} is champion"}

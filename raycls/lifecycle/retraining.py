@@ -11,15 +11,19 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from collections.abc import Collection
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from raycls import home
+from raycls import home, registry
+from raycls.config import override, preset
+from raycls.data.versions import open_dataset
 from raycls.errors import UsageError
 from raycls.lifecycle.documents import Documents, now
+from raycls.models.card import load_card
 
-State = Literal["waiting", "running", "done", "failed"]
+State = Literal["waiting", "running", "done", "failed", "stopped"]
 LOCK = "retrainings.lock"
 TAG = "retraining"  # of a run and of a version: the retraining's id
 
@@ -55,7 +59,7 @@ class Retraining(BaseModel):
         True, description="whether the control plane submits jobs for it; else a command runs it"
     )
     ended: str = ""
-    error: str = ""
+    error: str = Field("", description="why it has failed, or why the last try of a step has")
     done: dict[str, dict[str, Any]] = Field(default_factory=dict)
 
     @property
@@ -69,6 +73,16 @@ class Retraining(BaseModel):
 
 
 RETRAININGS = Documents("retrainings", Retraining, "retraining")
+
+
+def check(wanted: Wanted) -> None:
+    """Raise UnknownModelError for an unknown model, and ConfigError for a preset or settings that cannot be.
+
+    Without this they would be told hours later, by the step that trains.
+    """
+    version = registry.champion(wanted.model) or registry.newest(wanted.model)
+    card = load_card(registry.checkpoint(version))
+    override(preset(wanted.preset, open_dataset(card.dataset).info, card.network), wanted.settings)
 
 
 def begin(wanted: Wanted, *, by: str, key: str = "", in_jobs: bool = True) -> Retraining:
@@ -87,10 +101,34 @@ def begin(wanted: Wanted, *, by: str, key: str = "", in_jobs: bool = True) -> Re
             return known
         for record in former.values():
             if record.is_open and record.wanted.model == wanted.model:
-                raise UsageError(f"retraining {record.id} of {wanted.model} is not done yet: wait for it")
+                raise UsageError(
+                    f"retraining {record.id} of {wanted.model} is not done yet: wait for it, "
+                    f"or end it with `raycls retrain stop {record.id}`"
+                )
         new = Retraining(id=identifier, wanted=wanted, by=by, created=now(), in_jobs=in_jobs)
         save(new)
     return new
+
+
+def stop(identifier: str, *, by: str) -> Retraining:
+    """End a retraining that is not done, and return it. What it has made stays; a step that runs ends unused.
+
+    Raises UnknownRecordError, and UsageError for one that has ended.
+    """
+    with home.lock(LOCK, "", wait=True):
+        record = RETRAININGS.load(identifier)
+        if not record.is_open:
+            raise UsageError(f"retraining {identifier} has ended already: it is {record.state}")
+        return save(
+            record.model_copy(update={"state": "stopped", "error": f"stopped by {by}", "ended": now()})
+        )
+
+
+def update(identifier: str, **fields: Any) -> Retraining:
+    """Change fields of a retraining that is not done, and return it; one that has ended stays as it is."""
+    with home.lock(LOCK, "", wait=True):
+        record = RETRAININGS.load(identifier)
+        return save(record.model_copy(update=fields)) if record.is_open else record
 
 
 def save(record: Retraining) -> Retraining:
@@ -99,6 +137,6 @@ def save(record: Retraining) -> Retraining:
     return record
 
 
-def records() -> list[Retraining]:
-    """Return all retrainings, the newest first."""
-    return sorted(RETRAININGS.all(), key=lambda record: record.created, reverse=True)
+def records(but: Collection[str] = ()) -> list[Retraining]:
+    """Return all retrainings, the newest first. but: ids of those that are not wanted."""
+    return sorted(RETRAININGS.all(but), key=lambda record: record.created, reverse=True)

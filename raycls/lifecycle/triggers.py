@@ -23,7 +23,10 @@ LEAST = timedelta(days=1)  # after any retraining of the model, before one begin
 
 @dataclass(frozen=True)
 class Found:
-    """What is known of a model now. accepted: pictures accepted since the last retraining. last: when that began."""
+    """What is known of a model now. last: when its last retraining began.
+
+    accepted: pictures accepted since the last one that did not fail. drifts: a window alarms that ended since the last.
+    """
 
     accepted: int
     drifts: bool
@@ -33,12 +36,28 @@ class Found:
 def set_trigger(trigger: Trigger) -> None:
     """Keep a trigger in place of the model's former one.
 
-    Raises UnknownModelError for an unknown model, UsageError for a trigger that begins nothing, and DataError.
+    Raises UnknownModelError for an unknown model, ConfigError for an unknown preset, UsageError for a trigger that
+    begins nothing, and DataError.
     """
-    registry.newest(trigger.model)
     if not trigger.is_on:
         raise UsageError("say when to retrain: --accepted, --drift or --every-days")
+    retraining.check(_wanted(trigger))
     _replace(trigger.model, (trigger,))
+
+
+def trigger_of(model: str) -> Trigger | None:
+    """Return the model's trigger, or None. Raises DataError."""
+    return next((each for each in state.load().triggers if each.model == model), None)
+
+
+def described(trigger: Trigger) -> str:
+    """Return in words when a trigger begins a retraining, and what follows."""
+    causes = [
+        f"after {trigger.accepted:,} accepted pictures" if trigger.accepted else "",
+        "where the last window of live pictures drifts" if trigger.drift else "",
+        f"{trigger.every_days:g} days after the last time" if trigger.every_days else "",
+    ]
+    return f"{', or '.join(filter(None, causes))}; then {trigger.then}"
 
 
 def remove_trigger(model: str) -> None:
@@ -58,15 +77,18 @@ def look(trigger: Trigger) -> Found:
     """Return what is known now of the trigger's model. Raises UnknownModelError, RegistryError and DataError."""
     mine = [record for record in retraining.records() if record.wanted.model == trigger.model]
     last = datetime.fromisoformat(mine[0].created) if mine else None
+    used = [record for record in mine if record.state not in ("failed", "stopped")]
     version = registry.champion(trigger.model) or registry.newest(trigger.model)
     dataset = load_card(registry.checkpoint(version)).dataset
-    since = last.timestamp() if last else 0.0
+    since = datetime.fromisoformat(used[0].created).timestamp() if used else 0.0
     accepted = sum(
         record.state == "accepted" and bool(record.history) and record.history[-1].time > since
-        for record in Uploads().of(dataset)
+        for record in Uploads.of_process().of(dataset)
     )
     windows = [window for window in drift_windows.windows() if window.version == version.reference]
-    return Found(accepted, bool(windows and windows[0].alarms), last)
+    newest = windows[0] if windows else None
+    is_new = newest is not None and (last is None or datetime.fromisoformat(newest.ended) > last)
+    return Found(accepted, bool(newest and is_new and newest.alarms), last)
 
 
 def due(trigger: Trigger, found: Found, now: datetime) -> str:
@@ -77,12 +99,19 @@ def due(trigger: Trigger, found: Found, now: datetime) -> str:
         return f"{found.accepted:,} pictures were accepted"
     if trigger.drift and found.drifts:
         return "the pictures of the last window differ from those of val"
-    if trigger.every_days and (found.last is None or now - found.last >= timedelta(days=trigger.every_days)):
+    if trigger.every_days and found.last is None:
+        return "the model was never retrained"
+    if trigger.every_days and found.last and now - found.last >= timedelta(days=trigger.every_days):
         return f"the last retraining is {trigger.every_days:g} days ago"
     return ""
 
 
 def begin(trigger: Trigger, reason: str, now: datetime) -> Retraining:
     """Begin the retraining. A second call on the same day finds the first one's. Raises as retraining.begin."""
-    wanted = Wanted(model=trigger.model, then=trigger.then, preset=trigger.preset)
-    return retraining.begin(wanted, by=f"trigger: {reason}", key=f"trigger {now.date().isoformat()}")
+    return retraining.begin(
+        _wanted(trigger), by=f"trigger: {reason}", key=f"trigger {now.date().isoformat()}"
+    )
+
+
+def _wanted(trigger: Trigger) -> Wanted:
+    return Wanted(model=trigger.model, then=trigger.then, preset=trigger.preset)

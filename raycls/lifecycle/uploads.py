@@ -13,10 +13,11 @@ sender. Many processes may use one store. raycls/lifecycle/intake.py adds pictur
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 
 from raycls.data.listing import Where
-from raycls.data.place import Place, open_place
+from raycls.data.place import Place, open_place, place_at, where_is
 from raycls.lifecycle.log import Event, Log
 from raycls.lifecycle.records import Record, Records, records_of
 
@@ -35,6 +36,11 @@ class Uploads:
         self._place = place or open_place("uploads")
         self._log = Log(self._place)
         self._sum: tuple[tuple[Event, ...], Records] = ((), records_of(()))
+
+    @staticmethod
+    def of_process() -> Uploads:
+        """Return the store that this process shares: it reads only what is new in the log since its last call."""
+        return _uploads_at(where_is("uploads"))
 
     def records(self) -> Records:
         """Return what all processes have written until now."""
@@ -88,6 +94,11 @@ class Uploads:
         for sha256 in orphans:
             self.drop(sha256)
         return len(orphans)
+
+
+@lru_cache(maxsize=8)
+def _uploads_at(where: str) -> Uploads:
+    return Uploads(place_at(where))
 
 
 def _path(sha256: str) -> str:

@@ -106,12 +106,17 @@ class Access:
         return self._exposed or address.is_loopback
 
     def check_origin(self, headers: Mapping[str, str]) -> None:
-        """Raise HTTPProblem 403 for a request that a page of another site made. Programs send no `Origin`."""
+        """Raise HTTPProblem 403 for a request that a page of another site made."""
+        if not self.is_own_page(headers):
+            raise HTTPProblem(403, "a page of another site may not change anything here")
+
+    @staticmethod
+    def is_own_page(headers: Mapping[str, str]) -> bool:
+        """Return whether a program made the request, which sends no `Origin`, or a page of this server."""
         origin = headers.get("origin")
         site = headers.get("sec-fetch-site", "none")
         own = origin is None or urlsplit(origin).netloc.lower() == headers.get("host", "").lower()
-        if not own or site not in ("same-origin", "none"):
-            raise HTTPProblem(403, "a page of another site may not change anything here")
+        return own and site in ("same-origin", "none")
 
 
 def _name_of(host: str) -> str:

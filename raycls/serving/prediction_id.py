@@ -33,7 +33,7 @@ _FORMAT = 1
 
 
 @dataclass(frozen=True)
-class Claims:
+class Issued:
     """What was predicted. model: NAME/VERSION. predicted: class index and confidence (0..1) of each image, in order."""
 
     model: str
@@ -58,10 +58,12 @@ class Signer:
         return (claims + signature.digest()).hex()
 
 
-def read(key: str, text: str) -> Claims:
+def read(key: str, text: str) -> Issued:
     """Return what an id says. Raises UsageError for one that was not issued with the key."""
     try:
         signed = bytes.fromhex(text)
+        if signed.hex() != text.lower():  # fromhex passes over spaces, and an answer has one id
+            raise ValueError
         claims, signature = signed[:-_SIGNATURE], signed[-_SIGNATURE:]
         expected = _keyed(bytes.fromhex(key))
         expected.update(claims)
@@ -75,7 +77,7 @@ def read(key: str, text: str) -> Claims:
     model = claims[_HEAD.size : _HEAD.size + length].decode()
     images = _IMAGE.iter_unpack(claims[_HEAD.size + length :])
     predicted = tuple((index, share / 0xFFFF) for index, share in images)
-    return Claims(model, datetime.fromtimestamp(seconds, UTC), predicted)
+    return Issued(model, datetime.fromtimestamp(seconds, UTC), predicted)
 
 
 def _keyed(key: bytes) -> blake2b:

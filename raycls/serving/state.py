@@ -64,12 +64,14 @@ class Trigger(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    model: str = Field(min_length=1)
+    model: str = Field(min_length=1, description="name of a registered model")
     accepted: int = Field(0, ge=0, description="accepted pictures since the last retraining; 0: not for that")
     drift: bool = Field(False, description="where the last window of live pictures alarms")
     every_days: float = Field(0, ge=0, description="days since the last retraining; 0: not for that")
-    then: Literal["challenger", "promote", "nothing"] = "challenger"
-    preset: str = "fast"
+    then: Literal["challenger", "promote", "nothing"] = Field(
+        "challenger", description="what the new version becomes where it passes the comparison"
+    )
+    preset: str = Field("fast", description="of the training: smoke, quick, fast, strong or accurate")
 
     @property
     def is_on(self) -> bool:
@@ -84,7 +86,9 @@ class ServingState(BaseModel):
     tokens: tuple[Token, ...] = ()
     experiment: Experiment | None = None
     triggers: tuple[Trigger, ...] = ()
-    capture: CapturePolicy | None = Field(None, description="which pictures are kept; none: no picture")
+    capture: CapturePolicy | None = Field(
+        None, description="which pictures are kept; none: no picture, and the usual age"
+    )
     signing_key: str = Field("", description="hex; replicas sign the ids of predictions with it")
 
     def has(self, role: Role) -> bool:
@@ -143,22 +147,27 @@ class Follower:
         """Raises DataError where the state cannot be read: without it, nobody's token is known."""
         self._place = place()
         self._is_local = isinstance(self._place, Folder)  # then a look takes microseconds
-        with telling():
-            self._mark = self._place.mark(FILE)
+        self._mark = self._marked()
         self.now = load()
 
     def look(self) -> bool:
-        """Read the file where it has changed, and return whether it has. Where that fails, the former state stays."""
+        """Read the file if it may have changed; return whether it has. Where that fails, the former state stays."""
+        former = self.now
         try:
-            mark = self._place.mark(FILE)
-            if mark == self._mark:
+            mark = self._marked()
+            if mark is not None and mark == self._mark:
                 return False
             self.now = load()
-        except (OSError, DataError) as error:
+        except DataError as error:
             logger.error(f"raycls keeps the former state of the server: {error}")
             return False
         self._mark = mark
-        return True
+        return self.now != former
+
+    def _marked(self) -> tuple[int, ...] | None:
+        """Return what differs after each change of a local file; None for a bucket, whose times are whole seconds."""
+        with telling():
+            return self._place.mark(FILE) if isinstance(self._place, Folder) else None
 
     async def follow(self, take_up: Callable[[ServingState], Awaitable[None]]) -> None:
         """Look at the file again and again, and call `take_up` with the state after each look, until cancelled."""

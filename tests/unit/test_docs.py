@@ -33,7 +33,7 @@ def _blocks(page: Path) -> Iterator[list[str]]:
 
 
 def _calls(line: str) -> Iterator[list[str]]:
-    for part in re.findall(r"\$\((raycls [^)]*)\)", line):
+    for part in re.findall(r"\$\((raycls [^)|]*)", line):
         yield shlex.split(part)[1:]
     for part in re.split(r"&&|;|\|", re.sub(r"\$\([^)]*\)", "RESULT", line)):
         words = shlex.split(part, comments=True)

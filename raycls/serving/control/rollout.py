@@ -28,14 +28,16 @@ def promote(
     new_classes: bool = False,
     force: str | None = None,
     by: str | None = None,
+    wait: bool = False,
 ) -> ModelVersion:
     """Make the version champion if it passes the gate, and serve it where the running cluster serves this model.
 
-    No request is lost. For the arguments see `raycls.registry.gate.admit`. Raises RefusedError for a version that is
+    No request is lost. For the arguments see `raycls.registry.gate.admit`. wait: for another promotion that runs, in
+    place of an error. Raises RefusedError for a version that is
     not fit, not better, or that the cluster could not serve, UnknownModelError, RegistryError, and ClusterError while
     another promotion runs.
     """
-    with home.lock(registry.PROMOTING, BUSY):
+    with home.lock(registry.PROMOTING, BUSY, wait=wait):
         version = registry.resolve(f"{name}/{number}")
         admitted = gate.admit(version, policy, new_classes=new_classes, force=force, by=by)
         try:

@@ -37,6 +37,11 @@ class CapturePolicy(BaseModel):
     quota: int = Field(1000, ge=0, description="most captured pictures that are stored at a time")
     days: float = Field(30, gt=0, description="age at which a picture that nobody accepted is deleted, days")
 
+    @property
+    def is_on(self) -> bool:
+        """Whether any picture is kept. The age holds for those that were captured before, too."""
+        return bool(self.share or any(self.share_of_class.values()))
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -46,24 +51,16 @@ class Prediction:
     confidence: float
     model: str
     version: str
-    request_id: str = ""
 
 
-@dataclass(frozen=True)
-class Counts:
-    """Captured pictures of the last 24 hours, and those that are stored now and not accepted."""
+def wanted(policy: CapturePolicy, prediction: Prediction, random: float) -> bool:
+    """Return whether to keep a picture. random: evenly distributed, at least 0 and below 1.
 
-    today: int = 0
-    stored: int = 0
-
-
-def wanted(policy: CapturePolicy, prediction: Prediction, counts: Counts, random: float) -> bool:
-    """Return whether to keep a picture. random: evenly distributed, at least 0 and below 1."""
+    How many are kept is decided where all replicas' pictures come together (raycls/lifecycle/capture.py).
+    """
     return (
         random < policy.share_of_class.get(prediction.label, policy.share)
         and policy.least_confidence <= prediction.confidence <= policy.most_confidence
-        and counts.today < policy.per_day
-        and counts.stored < policy.quota
     )
 
 
@@ -80,16 +77,15 @@ class Captured:
         images: Sequence[bytes],
         outcomes: Sequence[predictor.Prediction | ImageError],
         reference: str,
-        request_id: str = "",
     ) -> None:
         """Set aside what the policy wants of one request. reference: the version that has answered, NAME/VERSION."""
         model, _, version = reference.partition("/")
         for data, outcome in zip(images, outcomes, strict=True):
             if isinstance(outcome, ImageError):
                 continue
-            found = Prediction(outcome.class_name, outcome.confidence, model, version, request_id)
+            found = Prediction(outcome.class_name, outcome.confidence, model, version)
             room = len(self._held) < MOST_HELD and self._bytes + len(data) <= MOST_BYTES
-            if room and wanted(self.policy, found, Counts(), random.random()):
+            if room and wanted(self.policy, found, random.random()):
                 self._held.append((data, found))
                 self._bytes += len(data)
 

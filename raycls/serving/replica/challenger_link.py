@@ -130,9 +130,11 @@ class ChallengerLink:
 
 async def connect(experiment: str, most_images: int) -> ChallengerLink:
     """Return a link to the challenger of an experiment, by its id. Raises ChallengerError where it does not run."""
-    # The first call asks Serve's controller and waits for it.
-    handle: Any = await asyncio.to_thread(serve.get_deployment_handle, DEPLOYMENT, CHALLENGERS + experiment)
     try:
+        # The first call asks Serve's controller and waits for it.
+        handle: Any = await asyncio.to_thread(
+            serve.get_deployment_handle, DEPLOYMENT, CHALLENGERS + experiment
+        )
         async with asyncio.timeout(DEADLINE_S * 5):
             version, classes = await handle.describe.remote()
     except Exception:  # whatever Ray raises

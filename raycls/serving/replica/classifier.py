@@ -193,7 +193,8 @@ class Classifier(Managed):
                     self.metrics.not_finite += 1
                     raise HTTPProblem(500, "the model's answer is not a number: roll the version back")
                 predictions.append(outcome.as_json(top_k, embedding=embedding) | {"model_version": answering})
-            if self.capture:
+            # What a page of another site sends is answered, and never kept.
+            if self.capture and self.access.is_own_page(request.headers):
                 self.capture.consider(images, outcomes, f"{self.version.name}/{answering}")
             if explain:
                 classes = [prediction["class_index"] for prediction in predictions]

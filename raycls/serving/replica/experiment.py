@@ -29,7 +29,8 @@ from raycls.serving.replica.inference import Inference
 from raycls.serving.state import Experiment
 
 BROKEN = 5  # failures in a row, after which a replica asks the challenger no more
-KEPT = 32  # images on which the two disagreed, until the control plane takes them
+# Images on which the two disagreed, until the control plane takes them, and their bytes.
+KEPT, KEPT_BYTES = 32, 32 << 20
 CLIENT = "x-client-id"
 Outcome = Prediction | ImageError
 
@@ -102,6 +103,8 @@ class LiveExperiment:
             self.counts.compared(same)
             if not same:
                 self.disagreements.append((data, ours.class_name, theirs.class_name))
+                while sum(len(kept) for kept, _, _ in self.disagreements) > KEPT_BYTES:
+                    self.disagreements.popleft()
 
     def end(self) -> None:
         """Cancel what still runs beside answers."""

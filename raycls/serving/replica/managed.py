@@ -31,8 +31,9 @@ class Managed:
 
     async def take_up(self, now: ServingState) -> None:
         """Begin, change or end this replica's part in an experiment, and in capture, as the server's state says."""
-        if (self.capture.policy if self.capture else None) != now.capture:
-            self.capture = Captured(now.capture) if now.capture else None
+        policy = now.capture if now.capture and now.capture.is_on else None
+        if (self.capture.policy if self.capture else None) != policy:
+            self.capture = Captured(policy) if policy else None
         wanted = now.experiment
         if wanted and wanted.champion != self.version.reference:
             wanted = None

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from raycls.errors import UnknownRecordError, UsageError
-from raycls.lifecycle import experiment, experiment_counts
+from raycls.lifecycle import experiment, experiment_counts, replica_counts
 from raycls.lifecycle.experiment import Record
 from raycls.lifecycle.experiment_counts import Arm, Counts
 from raycls.serving import state
@@ -84,6 +85,47 @@ def test_counts_of_replicas_are_added_and_those_that_are_gone_stay(home: Path) -
     assert shown["arms"]["challenger"]["failures"] == {"late": 3}
     assert shown["compared"] == 24
     assert shown["agreement"] == 0.75
+
+
+def test_counts_of_many_replicas_that_are_gone_become_one_sum(home: Path) -> None:
+    started, many, apart = _running(), Counts(), []
+    for replica in range(200):
+        newest = _counts(f"r{replica}")
+        many, apart = many.with_counts(started.id, [newest]), [*apart, newest]
+    assert len(many.replicas) <= replica_counts.MOST
+    for arm in ("champion", "challenger"):
+        assert many.arm(arm) == Arm.of([each[arm] for each in apart])
+    assert many.as_json()["compared"] == 200 * 8
+
+
+def test_a_start_that_is_refused_leaves_no_record(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started = _running()
+    version = SimpleNamespace(name="pets", reference="pets/8")
+    monkeypatch.setattr(experiment.registry, "resolve", lambda reference: version)
+    monkeypatch.setattr(experiment.registry, "checkpoint", lambda version: Path())
+    with pytest.raises(UsageError, match="is running: end it first"):
+        experiment.start("pets/8", champion="pets/6", mode="shadow", share=0.2, by="ada")
+    assert [record.experiment.id for record in experiment.records()] == [started.id]
+
+
+def test_records_that_a_killed_process_left_open_are_ended(home: Path) -> None:
+    started = _running()
+    experiment.close_left_open()
+    (record,) = experiment.records()
+    assert record.is_running
+    state.change(lambda now: now.model_copy(update={"experiment": None}))
+    experiment.close_left_open()
+    (record,) = experiment.records()
+    assert (record.is_running, record.reason) == (False, "the process that ended it was killed")
+    assert record.experiment == started
+
+
+def test_an_experiment_whose_record_a_kill_left_out_can_be_ended(home: Path) -> None:
+    started = _running()
+    (home / "experiments" / f"{started.id}.json").unlink()
+    assert experiment.stop("seen enough", by="bob").reason == "seen enough"
+    (record,) = experiment.records()
+    assert (record.experiment, record.is_running) == (started, False)
 
 
 def test_an_end_while_counts_are_collected_stays_an_end(home: Path) -> None:

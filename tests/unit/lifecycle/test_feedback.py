@@ -9,6 +9,7 @@ import pytest
 from raycls.data.place import Folder
 from raycls.errors import UnknownRecordError, UploadError, UsageError
 from raycls.lifecycle.feedback import Accuracy, Claims, Feedback
+from raycls.lifecycle.limits import UploadLimits
 from tests.unit.lifecycle.pictures import CLASSES
 
 
@@ -65,15 +66,23 @@ def test_only_reviewed_feedback_counts(feedback: Feedback) -> None:
     for request, label in (("r1", "cat"), ("r2", "dog"), ("r3", "cat"), ("r4", "cat")):
         say(feedback, request, label)
     say(feedback, "r5", "dog", version="8")
-    assert feedback.accuracy_of("pets", "7") == Accuracy(0, 0)
-    assert feedback.accuracy_of("pets", "7").share is None
+    assert feedback.accuracy("pets") == {}
     feedback.review(["r1", "r2", "r5"], by="eve", state="accepted")
     feedback.review(["r3"], by="eve", state="rejected")
-    assert feedback.accuracy_of("pets", "7") == Accuracy(2, 1)
-    assert feedback.accuracy_of("pets", "7").share == 0.5
-    assert feedback.accuracy_of("pets", "7", reviewed_only=False) == Accuracy(3, 2)
-    assert feedback.accuracy_of("pets", "8").share == 0
-    assert feedback.accuracy_of("cars", "7").judged == 0
+    assert feedback.accuracy("pets") == {"7": Accuracy(2, 1), "8": Accuracy(1, 0)}
+    assert feedback.accuracy("pets")["7"].share == 0.5
+    assert feedback.accuracy("cars") == {}
+
+
+def test_feedback_that_waits_has_a_limit(feedback: Feedback) -> None:
+    limits = UploadLimits(waiting_feedback=2)
+    for request in ("r1", "r2"):
+        feedback.record(claims(request), "cat", sender="ann", classes=CLASSES, limits=limits)
+    with pytest.raises(UploadError, match="too much feedback waits"):
+        feedback.record(claims("r3"), "cat", sender="ann", classes=CLASSES, limits=limits)
+    feedback.review(["r1"], by="eve", state="rejected")
+    feedback.record(claims("r3"), "cat", sender="ann", classes=CLASSES, limits=limits)
+    assert len(feedback.of("pets", state="waiting")) == 2
 
 
 def test_a_review_is_kept_and_repeated_without_a_change(feedback: Feedback, tmp_path: Path) -> None:

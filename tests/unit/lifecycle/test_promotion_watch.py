@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from raycls.lifecycle import promotion_watch
+from raycls.lifecycle import promotion_watch, replica_counts
 from raycls.lifecycle.guards import ArmCounts
 from raycls.lifecycle.promotion_watch import WATCHES, Watch, ended, identifier, load, seen, total, trouble
 
@@ -55,6 +55,14 @@ def test_counts_of_replicas_that_are_gone_stay() -> None:
     watch = seen(watch, "pets/7", {"d": _counts(70, 0.9)}, 100)
     assert total(watch.counts).requests == 170
     assert watch.former == "pets/6"
+
+
+def test_the_counts_of_many_replicas_that_are_gone_become_one() -> None:
+    watch = _promoted(_counts(1, 0.9))
+    for replica in range(200):
+        watch = seen(watch, "pets/7", {f"r{replica}": _counts(2, 0.9)}, 100)
+    assert len(watch.counts) <= replica_counts.MOST
+    assert total(watch.counts).requests == 401
 
 
 def test_the_record_outlives_the_control_plane(home: Path) -> None:

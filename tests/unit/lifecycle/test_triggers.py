@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from raycls.errors import UnknownModelError
-from raycls.lifecycle import retraining, triggers
-from raycls.lifecycle.triggers import Found, begin, due
+from raycls.control_plane.trigger_watch import TriggerWatch
+from raycls.drift.examine import Finding
+from raycls.errors import RegistryError, UnknownModelError
+from raycls.lifecycle import drift_windows, retraining, triggers
+from raycls.lifecycle.intake import add
+from raycls.lifecycle.retraining import Wanted
+from raycls.lifecycle.review import accept
+from raycls.lifecycle.triggers import Found, begin, described, due
+from raycls.lifecycle.uploads import Uploads
 from raycls.serving import state
 from raycls.serving.state import Trigger
+from tests.unit.lifecycle.pictures import CLASSES, digest, png
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 LONG_AGO, HOURS_AGO = NOW - timedelta(days=8), NOW - timedelta(hours=20)
@@ -32,11 +40,57 @@ LONG_AGO, HOURS_AGO = NOW - timedelta(days=8), NOW - timedelta(hours=20)
         ),
         ({"every_days": 7}, Found(0, False, LONG_AGO), "the last retraining is 7 days ago"),
         ({"every_days": 9}, Found(0, False, LONG_AGO), ""),
-        ({"every_days": 9}, Found(0, False, None), "the last retraining is 9 days ago"),
+        ({"every_days": 9}, Found(0, False, None), "the model was never retrained"),
     ],
 )
 def test_each_trigger_for_itself_and_at_most_one_a_day(trigger: dict, found: Found, reason: str) -> None:
     assert due(Trigger(model="pets", **trigger), found, NOW) == reason
+
+
+def test_what_a_failed_retraining_used_counts_again_and_old_drift_does_not(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = SimpleNamespace(reference="pets/3")
+    monkeypatch.setattr(triggers.registry, "champion", lambda name: version)
+    monkeypatch.setattr(triggers.registry, "checkpoint", lambda version: Path())
+    monkeypatch.setattr(triggers, "load_card", lambda directory: SimpleNamespace(dataset="pets"))
+    add(Uploads(), "pets", [("x", png(1))], label="cat", sender="ann", classes=CLASSES)
+    accept(Uploads(), "pets", [digest(png(1))], by="eve")
+    alarm = Finding("brightness", 1.0, 0.0, 1.0, True)
+    window = {"version": "pets/3", "images": 2000, "findings": (alarm,)}
+    trigger = Trigger(model="pets", accepted=1)
+    began = retraining.begin(Wanted(model="pets"), by="ada")
+    created = datetime.fromisoformat(began.created)
+    for hours, drifts in ((-1, False), (1, True)):
+        ended = (created + timedelta(hours=hours)).isoformat()
+        drift_windows.keep([drift_windows.DriftWindow(began=ended, ended=ended, **window)])
+        assert triggers.look(trigger).drifts is drifts
+    later = (created + timedelta(hours=1)).isoformat()
+    retraining.save(began.model_copy(update={"created": later, "state": "done"}))
+    assert triggers.look(trigger).accepted == 0
+    retraining.save(began.model_copy(update={"created": later, "state": "failed"}))
+    assert triggers.look(trigger).accepted == 1
+
+
+def test_a_broken_model_does_not_stop_the_triggers_of_others(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = tuple(Trigger(model=name, accepted=1) for name in ("broken", "pets"))
+    state.change(lambda now: now.model_copy(update={"triggers": both}))
+
+    def look(trigger: Trigger) -> Found:
+        if trigger.model == "broken":
+            raise RegistryError("its checkpoint is gone")
+        return Found(5, False, None)
+
+    monkeypatch.setattr(triggers, "look", look)
+    TriggerWatch().step(NOW)
+    assert [record.wanted.model for record in retraining.records()] == ["pets"]
+
+
+def test_a_trigger_is_described_in_words() -> None:
+    trigger = Trigger(model="pets", accepted=2000, every_days=7, then="promote")
+    assert described(trigger) == "after 2,000 accepted pictures, or 7 days after the last time; then promote"
 
 
 def test_two_looks_on_a_day_begin_one_retraining(home: Path) -> None:

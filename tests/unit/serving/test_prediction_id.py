@@ -30,7 +30,19 @@ def test_no_two_ids_are_the_same() -> None:
 def test_whatever_is_changed_is_noticed() -> None:
     text = Signer(KEY, "pets/7").sign([(3, 0.75)])
     changed = [text[:i] + ("0" if text[i] != "0" else "1") + text[i + 1 :] for i in range(len(text))]
-    for wrong in [*changed, "", "00", "é", "not hex", text[:-2], text + "00", text * 2, "0" * 10_000]:
+    for wrong in [
+        *changed,
+        "",
+        "00",
+        "é",
+        "not hex",
+        text[:-2],
+        text + "00",
+        text * 2,
+        "0" * 10_000,
+        f" {text}",
+        f"{text[:2]} {text[2:]}",
+    ]:
         with pytest.raises(UsageError, match="has not issued"):
             read(KEY, wrong)
     with pytest.raises(UsageError, match="has not issued"):

@@ -17,7 +17,7 @@ CAT, DOG = predictions_of(
 
 def test_what_the_policy_wants_is_set_aside_with_its_prediction() -> None:
     held = Captured(CapturePolicy(share=1, most_confidence=0.6))
-    held.consider([b"a", b"b", b"c"], [CAT, NotAnImageError("no"), DOG], "pets/7", "r1")
+    held.consider([b"a", b"b", b"c"], [CAT, NotAnImageError("no"), DOG], "pets/7")
     ((data, prediction),) = held.take()
     assert (data, prediction.label, prediction.model, prediction.version) == (b"c", "dog", "pets", "7")
     assert prediction.confidence == pytest.approx(0.55)
