@@ -23,6 +23,7 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -73,21 +74,40 @@ def steady(rate: float) -> str:
 def update(server: Server, rate: float) -> list[Row]:
     """Promotions and rollbacks in turns, one after another, under load."""
     version, updates, longest = server.again(), 0, 0.0
+    first: dict[str, list[float]] = {"promote": [], "rollback": []}
     seconds = UPDATE_REQUESTS / rate
     with server.under_load(rate, seconds) as sample:
         end = time.monotonic() + seconds - 2 * LEAD_S
         # Start no update that may end after the load.
         while time.monotonic() + 1.25 * longest < end:
             began = time.monotonic()
-            if updates % 2 == 0:
-                rollout.promote(version.name, version.version, force=COPY)
-            else:
-                rollout.rollback(version.name)
+            wanted, kind = ((version, "promote"), (server.version, "rollback"))[updates % 2]
+            with ThreadPoolExecutor(1) as executor:
+                answered = executor.submit(_until_answering, server, wanted.version)
+                if kind == "promote":
+                    rollout.promote(version.name, version.version, force=COPY)
+                else:
+                    rollout.rollback(version.name)
+                first[kind].append(answered.result() - began)
             updates += 1
             time.sleep(LEAD_S)
             longest = max(longest, time.monotonic() - began)
-    seen = f"{updates} of them, one after another; the longest took {longest - LEAD_S:.0f} s"
+    answers = "; ".join(f"{kind}: {', '.join(f'{s:.1f}' for s in found)} s" for kind, found in first.items())
+    seen = (
+        f"{updates} of them, one after another; until the first answer of the wanted version: {answers}; until all "
+        f"replicas serve it: at most {longest - LEAD_S:.0f} s"
+    )
     return [row("`raycls promote` and `raycls rollback` in turns", steady(rate), [sample.result()], seen)]
+
+
+def _until_answering(server: Server, version: str) -> float:
+    """Wait until a replica of the version answers, and return when that was, seconds of the monotonic clock."""
+    deadline = time.monotonic() + 120
+    while server.answering() != version:
+        if time.monotonic() > deadline:
+            raise BenchmarkError(f"version {version} does not answer within two minutes")
+        time.sleep(0.1)
+    return time.monotonic()
 
 
 def broken(server: Server, rate: float) -> list[Row]:

@@ -46,6 +46,22 @@ def test_new_classes_learn_with_the_rate_of_random_weights(info: DatasetInfo, pa
     assert other.optim.lr * other.optim.head_lr_factor == pytest.approx(configured(info).optim.lr)
 
 
+@pytest.mark.parametrize(("fraction", "share"), [(1.0, 0.1), (0.9, 0.1), (0.5, 1.0)])
+def test_many_new_images_get_the_whole_rate(info: DatasetInfo, fraction: float, share: float) -> None:
+    parent = card_for(configured(info, settings=[f"train_fraction={fraction}"]), info)
+    assert configured(info, init=parent).optim.lr == pytest.approx(share * configured(info).optim.lr)
+    other = parent.model_copy(update={"dataset": "other"})
+    assert configured(info, init=other).optim.lr == pytest.approx(configured(info).optim.lr / 10)
+
+
+def test_a_version_that_has_grown_has_new_images(info: DatasetInfo, parent: ModelCard) -> None:
+    for growth, share in ((1.2, 0.1), (2, 1.0)):
+        counts = {**info.counts, "train": int(growth * info.counts["train"])}
+        grown = info.model_copy(update={"version": 2, "counts": counts})
+        scratch = configured(grown)
+        assert configured(grown, init=parent).optim.lr == pytest.approx(share * scratch.optim.lr)
+
+
 def test_a_setting_wins(info: DatasetInfo, parent: ModelCard) -> None:
     tuned = configured(info, init=parent, settings=["lr=0.3", "training.reduced_share=0.5"])
     assert (tuned.optim.lr, tuned.training.reduced_share, tuned.optim.warmup) == (0.3, 0.5, 0.1)
