@@ -10,6 +10,7 @@ from raycls.cli.output import AsJson, print_json, print_table
 from raycls.errors import UsageError
 
 app = typer.Typer()
+DECISIONS = {"better": "better", "worse": "worse", "not_yet": "neither better nor worse so far"}
 Url = Annotated[str, typer.Option(help="URL of the server")]
 URL = "http://127.0.0.1:8000"
 
@@ -84,7 +85,9 @@ def show(
 
 @app.command()
 def share(
-    share: Annotated[float, typer.Argument(help="share of the requests, above 0 and up to 1")],
+    share: Annotated[
+        float, typer.Argument(help="share of the requests, above 0 and up to 1; in a split up to 0.9")
+    ],
     url: Url = URL,
     as_json: AsJson = False,
 ) -> None:
@@ -151,5 +154,5 @@ def _print(found: dict[str, Any], as_json: bool) -> None:
             print(
                 f"reviewed answers: champion {right['champion']} of {reviewed['champion']} right, challenger "
                 f"{right['challenger']} of {reviewed['challenger']}; the challenger is "
-                f"{verdict['decision'].replace('_', ' ')} ({verdict['low']:+.3f} to {verdict['high']:+.3f})"
+                f"{DECISIONS[verdict['decision']]} ({verdict['low']:+.3f} to {verdict['high']:+.3f})"
             )

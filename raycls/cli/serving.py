@@ -58,7 +58,7 @@ def up(
     host: Annotated[
         str | None,
         typer.Option(
-            help="address to listen on; 0.0.0.0 is every address and needs RAYCLS_TOKEN; default: the configuration's"
+            help="address to listen on; 0.0.0.0 is every address and needs a token; default: the configuration's"
         ),
     ] = None,
     port: Port = None,

@@ -15,7 +15,6 @@ from functools import cached_property
 import numpy as np
 
 PICTURE_FEATURES = ("brightness", "contrast", "sharpness")
-FEATURES = ("confidence", *PICTURE_FEATURES, "size")
 SAMPLED_ROWS = 8  # rows of pixels of each image that are measured: more would cost more than they tell
 PIECE = 25_000  # values that are measured at a time
 FREQUENCIES = 128  # random frequencies: each gives a cosine and a sine

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from raycls.lifecycle.log import Event
 
-Source = Literal["upload", "feedback", "captured"]
+Source = Literal["upload", "captured"]
 State = Literal["waiting", "accepted", "rejected", "expired", "purged"]
 REVIEWED: tuple[State, ...] = ("waiting", "accepted", "rejected")  # the others have no picture any more
 

@@ -68,13 +68,6 @@ class Tally:
         values = sorted({*self.counts, *other.counts})
         return Tally({value: self.counts.get(value, 0) + other.counts.get(value, 0) for value in values})
 
-    def as_json(self) -> dict[str, int]:
-        return {repr(value): count for value, count in self.counts.items() if count}
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, int]) -> Tally:
-        return cls({float(value): count for value, count in content.items()})
-
 
 @dataclass
 class Matching:
@@ -105,17 +98,6 @@ class Matching:
         self.waiting[arm].append(right)
         self._match()
 
-    def __add__(self, other: Matching) -> Matching:
-        """Return both together. They have groups of the same size."""
-        if (self.champion, self.challenger) != (other.champion, other.challenger):
-            raise ValueError("matchings with groups of different sizes cannot be added")
-        waiting: dict[Arm, list[bool]] = {
-            arm: [*self.waiting[arm], *other.waiting[arm]] for arm in self.waiting
-        }
-        both = Matching(self.champion, self.challenger, self.tally + other.tally, waiting)
-        both._match()
-        return both
-
     def _match(self) -> None:
         champion, challenger = self.waiting["champion"], self.waiting["challenger"]
         while len(champion) >= self.champion and len(challenger) >= self.challenger:
@@ -123,17 +105,6 @@ class Matching:
             loss = sum(champion[: self.champion]) / self.champion
             self.tally += Tally({round(gain - loss, 12): 1})
             del champion[: self.champion], challenger[: self.challenger]
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the state as JSON. Waiting answers are text: 1 for right, 0 for wrong."""
-        waiting = {arm: "".join("01"[right] for right in answers) for arm, answers in self.waiting.items()}
-        sizes = {"champion": self.champion, "challenger": self.challenger}
-        return {"sizes": sizes, "tally": self.tally.as_json(), "waiting": waiting}
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> Matching:
-        waiting = {arm: [each == "1" for each in text] for arm, text in content["waiting"].items()}
-        return cls(**content["sizes"], tally=Tally.from_json(content["tally"]), waiting=waiting)
 
 
 def log_capital(values: np.ndarray, counts: np.ndarray, mean: float = 0.0) -> np.ndarray:

@@ -73,7 +73,8 @@ class Access:
         for token in now.tokens:
             if token.sha256 == given:
                 return self._with_role(token.name, token.roles, role)
-        detail = f"send a token of the server that has the role {role}: Authorization: Bearer ${auth.TOKEN}"
+        token = f"${auth.TOKEN}" if role == "predict" else "TOKEN"
+        detail = f"send a token of the server that has the role {role}: Authorization: Bearer {token}"
         raise HTTPProblem(401, detail, {"WWW-Authenticate": "Bearer"})
 
     @staticmethod

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 
 import numpy as np
@@ -85,25 +84,6 @@ def test_answers_are_grouped_in_the_order_in_which_they_come() -> None:
         matching.add("champion", right=right)
     assert matching.tally.counts == {0.5: 1, 0.0: 1}
     assert matching.waiting == {"champion": [True], "challenger": []}
-
-
-def test_a_stored_matching_goes_on_and_parts_can_be_added() -> None:
-    random = np.random.default_rng(3)
-    whole, first, second = (Matching.of_share(0.25) for _ in range(3))
-    for index in range(400):
-        arm = "challenger" if random.random() < 0.25 else "champion"
-        right = bool(random.random() < 0.9)
-        whole.add(arm, right=right)
-        (first if index < 200 else second).add(arm, right=right)
-        if index == 100:
-            first = Matching.from_json(json.loads(json.dumps(first.as_json())))
-    both = first + second
-    assert sum(both.tally.counts.values()) == sum(whole.tally.counts.values())
-    assert {arm: len(waiting) for arm, waiting in both.waiting.items()} == {
-        arm: len(waiting) for arm, waiting in whole.waiting.items()
-    }
-    with pytest.raises(ValueError, match="different sizes"):
-        both + Matching.of_share(0.5)
 
 
 def test_a_version_that_answers_few_images_is_found_worse() -> None:
