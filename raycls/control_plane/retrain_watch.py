@@ -21,7 +21,7 @@ from raycls.lifecycle.retraining import Retraining
 
 PERIOD_S = 2.0
 MOST_JOBS = 5  # for one retraining: if each of them fails, a person must look at it
-PAUSE_S = 2.0  # from one job of a retraining to the next at least; twice as long after each further one
+PAUSE_S = 2.0  # from one job that fails to the next at least; twice as long after each further one
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 
 
@@ -47,8 +47,12 @@ class RetrainWatch:
                 for job in mine:
                     self._client.stop_job(job.submission_id)
                 self._settled.add(record.id)
-            elif not mine and time.monotonic() >= self._not_before.get(record.id, 0):
+            elif not mine and not self._pauses(record):
                 self._submit(record.id)
+
+    def _pauses(self, record: Retraining) -> bool:
+        """Return whether the last job ended by an error that may need time to pass. One that was killed has none."""
+        return bool(record.error) and time.monotonic() < self._not_before.get(record.id, 0)
 
     def _jobs(self) -> list[Any]:
         """Return the jobs of the cluster that have not ended."""

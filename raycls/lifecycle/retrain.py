@@ -70,7 +70,7 @@ def _done(record: Retraining, name: str, step: Callable[[Retraining], dict[str, 
     if name in record.done:
         return record
     progress.say(f"retraining {record.id} of {record.wanted.model}: {name}")
-    record = _open(update(record.id, state="running", step=name))
+    record = _open(update(record.id, state="running", step=name, error=""))
     found = step(record)
     return _open(update(record.id, done={**record.done, name: found}))
 

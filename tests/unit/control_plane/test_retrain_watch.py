@@ -66,6 +66,14 @@ def test_a_job_that_fails_is_submitted_again_after_a_pause_and_not_for_ever(
     assert len(cluster.submitted) == MOST_JOBS
 
 
+def test_a_job_that_was_killed_is_submitted_again_at_once(watch: RetrainWatch, cluster: Cluster) -> None:
+    retraining.begin(Wanted(model="pets"), by="ada")
+    watch.step()
+    cluster.running.clear()
+    watch.step()
+    assert len(cluster.submitted) == 2
+
+
 def test_a_retraining_that_somebody_stops_loses_its_job(watch: RetrainWatch, cluster: Cluster) -> None:
     record = retraining.begin(Wanted(model="pets"), by="ada")
     watch.step()
