@@ -72,32 +72,47 @@ def steady(rate: float) -> str:
 
 
 def update(server: Server, rate: float) -> list[Row]:
-    """Promotions and rollbacks in turns, one after another, under load."""
-    version, updates, longest = server.again(), 0, 0.0
-    first: dict[str, list[float]] = {"promote": [], "rollback": []}
+    """Promotions and rollbacks in turns, one after another: at rest, and under load."""
+    version, longest = server.again(), 0.0
+    at_rest = [_change(server, version, turn) for turn in range(4)]
+    changes: list[tuple[float, float]] = []
     seconds = UPDATE_REQUESTS / rate
     with server.under_load(rate, seconds) as sample:
         end = time.monotonic() + seconds - 2 * LEAD_S
-        # Start no update that may end after the load.
+        # Start none that may end after the load.
         while time.monotonic() + 1.25 * longest < end:
-            began = time.monotonic()
-            wanted, kind = ((version, "promote"), (server.version, "rollback"))[updates % 2]
-            with ThreadPoolExecutor(1) as executor:
-                answered = executor.submit(_until_answering, server, wanted.version)
-                if kind == "promote":
-                    rollout.promote(version.name, version.version, force=COPY)
-                else:
-                    rollout.rollback(version.name)
-                first[kind].append(answered.result() - began)
-            updates += 1
+            changes.append(_change(server, version, len(changes)))
             time.sleep(LEAD_S)
-            longest = max(longest, time.monotonic() - began)
-    answers = "; ".join(f"{kind}: {', '.join(f'{s:.1f}' for s in found)} s" for kind, found in first.items())
-    seen = (
-        f"{updates} of them, one after another; until the first answer of the wanted version: {answers}; until all "
-        f"replicas serve it: at most {longest - LEAD_S:.0f} s"
-    )
-    return [row("`raycls promote` and `raycls rollback` in turns", steady(rate), [sample.result()], seen)]
+            longest = max(longest, changes[-1][1] + LEAD_S)
+    if len(changes) % 2:
+        rollout.rollback(version.name)
+    name = "`raycls promote` and `raycls rollback` in turns"
+    return [
+        row(name, "none", [], _told(at_rest)),
+        row(name, steady(rate), [sample.result()], _told(changes)),
+    ]
+
+
+def _change(server: Server, version: registry.ModelVersion, turn: int) -> tuple[float, float]:
+    """Promote, or roll back in odd turns. Return the seconds until the wanted version answers, and until the end."""
+    began = time.monotonic()
+    with ThreadPoolExecutor(1) as executor:
+        answered = executor.submit(_until_answering, server, (version, server.version)[turn % 2].version)
+        if turn % 2:
+            rollout.rollback(version.name)
+        else:
+            rollout.promote(version.name, version.version, force=COPY)
+        return answered.result() - began, time.monotonic() - began
+
+
+def _told(changes: list[tuple[float, float]]) -> str:
+    parts = [
+        f"{len(changes[turn::2])} {name}, first answer after "
+        + ", ".join(f"{first:.1f}" for first, _ in changes[turn::2])
+        + " s"
+        for turn, name in enumerate(("promotions", "rollbacks"))
+    ]
+    return f"{'; '.join(parts)}; the longest took {max(all_of for _, all_of in changes):.0f} s to its end"
 
 
 def _until_answering(server: Server, version: str) -> float:

@@ -18,6 +18,7 @@ import typer
 from raycls import command, progress
 from raycls.cli import (
     capture,
+    console,
     data,
     data_sharing,
     drift,
@@ -60,6 +61,7 @@ uploads.app.add_typer(capture.app)
 app.add_typer(uploads.app, name="uploads")
 app.add_typer(feedback.app, name="feedback")
 app.add_typer(drift.app)
+app.add_typer(console.app)
 
 
 @app.command()

@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from raycls.control_plane import drift, experiments, feedback, models, openapi, retrain, uploads
+from raycls.control_plane import drift, experiments, feedback, models, openapi, retrain, uploads, whoami
 from raycls.control_plane.route import ControlRoute, Handler
 from raycls.errors import (
     ClusterError,
@@ -44,6 +44,7 @@ ROUTES: list[ControlRoute] = [
     *experiments.ROUTES,
     *models.ROUTES,
     *drift.ROUTES,
+    *whoami.ROUTES,
 ]
 # Of the requests that this process answers at a time (max_ongoing_requests), so that an admin always finds a place.
 MOST_CONTRIBUTORS = 16
@@ -105,7 +106,10 @@ def _guarded(routes: dict[str, ControlRoute], access: Access, places: asyncio.Se
             if route.changes:
                 access.check_origin(request.headers)
             await asyncio.to_thread(access.refresh)
-            request.state.by = access.check_role(request.headers, route.role)
+            if route.role is None:
+                request.state.by, request.state.roles = access.known(request.headers)
+            else:
+                request.state.by = access.check_role(request.headers, route.role)
             if route.role != "contribute":
                 return await route.handler(request)
             if places.locked():

@@ -49,7 +49,7 @@ def document(routes: Iterable[ControlRoute]) -> dict[str, Any]:
 def _operation(route: ControlRoute, schemas: dict[str, Any]) -> dict[str, Any]:
     operation: dict[str, Any] = {
         "summary": route.summary,
-        "description": f"Needs the role `{route.role}`.",
+        "description": f"Needs the role `{route.role}`." if route.role else "Needs any token.",
         "security": [{"token": []}],
         "parameters": [
             {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}

@@ -16,14 +16,14 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 @dataclass(frozen=True)
 class ControlRoute:
-    """A method and a path, the role that it needs, and the function that answers.
+    """A method and a path, the role that it needs (None: any token), and the function that answers.
 
     The function finds the name of the client's token in `request.state.by`. What it raises becomes a problem document.
     """
 
     method: str
     path: str
-    role: Role
+    role: Role | None
     handler: Handler
     summary: str
     # For the OpenAPI document: the JSON body; and by name what a query, a header or a field of a form means.

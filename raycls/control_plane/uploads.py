@@ -100,7 +100,7 @@ async def list_queue(request: Request) -> Response:
             page=page,
         )
 
-    return json_response((await run_in_threadpool(listed)).as_json())
+    return json_response({"dataset": name, **(await run_in_threadpool(listed)).as_json()})
 
 
 async def picture(request: Request) -> Response:

@@ -42,7 +42,13 @@ class Page:
 
     def as_json(self) -> dict[str, Any]:
         rows = [{**record.as_json(), "new_class": self.is_new_class(record)} for record in self.records]
-        return {"uploads": rows, "total": self.total, "page": self.page, "pages": self.pages}
+        return {
+            "uploads": rows,
+            "total": self.total,
+            "page": self.page,
+            "pages": self.pages,
+            "classes": self.classes,
+        }
 
 
 @telling()

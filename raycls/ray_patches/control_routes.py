@@ -45,6 +45,7 @@ ROUTES = (
     "experiments",
     "models",
     "drift",
+    "whoami",
 )
 ANSWER_S = 600  # an upload is checked before it is answered
 

@@ -65,23 +65,27 @@ class Access:
             raise HTTPProblem(
                 403, f"no token has the role {role}: `raycls tokens add NAME --role {role}` makes one"
             )
-        scheme, _, secret = headers.get("authorization", "").partition(" ")
-        given = auth.digest(secret.strip()) if scheme.lower() == "bearer" else ""
-        if self._token_sha256 and hmac.compare_digest(given, self._token_sha256):
-            return self._with_role(auth.TOKEN, ("predict",), role)
-        # Comparing digests takes no time that would help to guess a token.
-        for token in now.tokens:
-            if token.sha256 == given:
-                return self._with_role(token.name, token.roles, role)
         token = f"${auth.TOKEN}" if role == "predict" else "TOKEN"
-        detail = f"send a token of the server that has the role {role}: Authorization: Bearer {token}"
-        raise HTTPProblem(401, detail, {"WWW-Authenticate": "Bearer"})
-
-    @staticmethod
-    def _with_role(name: str, roles: Collection[str], role: Role) -> str:
+        name, roles = self.known(
+            headers, f"send a token of the server that has the role {role}: Authorization: Bearer {token}"
+        )
         if role in roles or "admin" in roles:
             return name
         raise HTTPProblem(403, f"the token {name} has the role {', '.join(roles)}, and this needs {role}")
+
+    def known(
+        self, headers: Mapping[str, str], otherwise: str = "send a token of the server"
+    ) -> tuple[str, tuple[Role, ...]]:
+        """Return name and roles of the token that the headers carry. Raises HTTPProblem 401, which says `otherwise`."""
+        scheme, _, secret = headers.get("authorization", "").partition(" ")
+        given = auth.digest(secret.strip()) if scheme.lower() == "bearer" else ""
+        if self._token_sha256 and hmac.compare_digest(given, self._token_sha256):
+            return auth.TOKEN, ("predict",)
+        # Comparing digests takes no time that would help to guess a token.
+        for token in self._follower.now.tokens:
+            if token.sha256 == given:
+                return token.name, token.roles
+        raise HTTPProblem(401, otherwise, {"WWW-Authenticate": "Bearer"})
 
     def check_host(self, headers: Mapping[str, str]) -> None:
         """Raise HTTPProblem 421 where the client reached this server by a name that is not the server's."""

@@ -76,3 +76,16 @@ class ControlPlaneConfig(Section):
         (),
         description="names by which clients reach the server, beside localhost and addresses; *: every name",
     )
+
+
+class ConsoleConfig(Section):
+    """The arguments of the console's application in serve_config.yaml: see raycls/console/app.py."""
+
+    server: str = Field("http://127.0.0.1:8000", description="URL of the server that the page shows")
+    max_upload_bytes: int = Field(
+        200 * 2**20, ge=1024, description="largest body of an upload: files, or one zip, bytes"
+    )
+    allowed_hosts: tuple[str, ...] = Field(
+        (),
+        description="names by which clients reach the console, beside localhost and addresses; *: every name",
+    )

@@ -25,6 +25,7 @@ from raycls.serving.settings import ServingConfig
 IMPORT_PATH, DEPLOYMENT = "raycls.serving.app:build", "Classifier"
 CHALLENGERS = "raycls-challenger-"  # with an experiment's id, the name of its challenger's application
 CONTROL_PATH = "raycls.control_plane.app:build"  # the import path of the application that manages a server
+CONSOLE_PATH = "raycls.console.app:build"  # and of its web page
 
 
 class ServeConfiguration:
@@ -46,18 +47,21 @@ class ServeConfiguration:
             ) from None
         self.arguments: dict[str, Any] = self.application.get("args") or {}
         self.application["args"] = self.arguments
-        self._follow_names()
         self._options = content["http_options"] = content.get("http_options") or {}
         for key, default in (("host", LOOPBACK), ("port", 8000)):  # Serve's default host is everywhere
             if self._options.get(key) is None:
                 self._options[key] = default
+        self._follow()
 
-    def _follow_names(self) -> None:
-        """Let the control plane be reached by the same names."""
+    def _follow(self) -> None:
+        """Let the other applications be reached by the same names, and the console know the server."""
+        names = {name: self.arguments[name] for name in ("allowed_hosts",) if name in self.arguments}
         for application in self.content["applications"]:
-            if application.get("import_path") == CONTROL_PATH and "allowed_hosts" in self.arguments:
-                names = {"allowed_hosts": self.arguments["allowed_hosts"]}
-                application["args"] = names | (application.get("args") or {})
+            given = application.get("args") or {}
+            if application.get("import_path") == CONTROL_PATH:
+                application["args"] = names | given
+            elif application.get("import_path") == CONSOLE_PATH:
+                application["args"] = names | given | {"server": self.url}
 
     @classmethod
     def read(cls, path: Path) -> ServeConfiguration:
@@ -89,6 +93,7 @@ class ServeConfiguration:
         if replicas is not None:
             other.deployment.pop("autoscaling_config", None)
             other.deployment["num_replicas"] = replicas
+        other._follow()
         return other
 
     def guarded(self) -> ServeConfiguration:

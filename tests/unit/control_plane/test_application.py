@@ -32,13 +32,22 @@ def test_haproxy_sends_every_route_to_the_control_plane() -> None:
     assert {route.path.split("/")[1] for route in ROUTES} <= set(control_routes.ROUTES)
 
 
-@pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{route.method} {route.path}")
+@pytest.mark.parametrize(
+    "route", [route for route in ROUTES if route.role], ids=lambda route: f"{route.method} {route.path}"
+)
 def test_without_a_token_a_route_is_closed(client: TestClient, route: ControlRoute) -> None:
     answer = client.request(route.method, _path(route))
     assert answer.status_code == 403
     assert f"raycls tokens add NAME --role {route.role}" in answer.json()["detail"]
     tokens.ensure_admin()
     assert client.request(route.method, _path(route)).status_code == 401
+
+
+def test_a_token_learns_its_name_and_roles(client: TestClient) -> None:
+    assert client.get("/whoami").status_code == 401
+    secret = tokens.add("sender", ("predict", "contribute"))
+    answer = client.get("/whoami", headers={"Authorization": f"Bearer {secret}"})
+    assert answer.json() == {"name": "sender", "roles": ["predict", "contribute"]}
 
 
 def test_what_is_unknown_is_a_problem_document(client: TestClient) -> None:

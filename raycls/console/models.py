@@ -1,0 +1,98 @@
+"""Versions of models: what they reached, which one is served, and how that changes."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from raycls.console.page import Page, go, render, server_of, session_of
+from raycls.console.server import ServerError
+
+FIGURES = ("test_accuracy", "val_accuracy", "val_macro_f1", "val_loss", "val_calibration_error")
+
+
+async def list_all(request: Request) -> Response:
+    found = (await server_of(request).call(session_of(request), "GET", "/models"))["models"]
+    by_name: dict[str, list[dict[str, Any]]] = {}
+    for version in sorted(found, key=lambda version: int(version["version"]), reverse=True):
+        by_name.setdefault(version["name"], []).append(version)
+    return render(request, "models.html", models=by_name, figures=FIGURES)
+
+
+async def show(request: Request) -> Response:
+    """Show a model's versions and its history."""
+    name, server, session = request.path_params["name"], server_of(request), session_of(request)
+    found = (await server.call(session, "GET", "/models"))["models"]
+    versions = [version for version in found if version["name"] == name]
+    versions.sort(key=lambda version: int(version["version"]), reverse=True)
+    history = (await server.call(session, "GET", f"/models/{name}/history"))["history"]
+    return render(
+        request,
+        "model.html",
+        name=name,
+        versions=versions,
+        figures=FIGURES,
+        history=history,
+        running=_running(request).get(name, ""),
+        refused=request.app.state.refused.get(name, ""),
+    )
+
+
+async def promote(request: Request) -> Response:
+    form = await request.form()
+    version = str(form.get("version", ""))
+    force = str(form.get("force", "")).strip()
+    wanted = {"version": version} | ({"force": force} if force else {})
+    return _begin(request, f"promotes version {version}", "promote", wanted)
+
+
+async def roll_back(request: Request) -> Response:
+    form = await request.form()
+    return _begin(
+        request, "goes back to the former champion", "rollback", {"reason": str(form.get("reason", ""))}
+    )
+
+
+def _begin(request: Request, what: str, action: str, wanted: dict[str, Any]) -> Response:
+    """Ask the server, which answers when the version is served, without letting the person wait for it."""
+    name, server, session, running = (
+        request.path_params["name"],
+        server_of(request),
+        session_of(request),
+        _running(request),
+    )
+    if name in running:
+        return go(request, f"/models/{name}", f"the server {running[name]}: wait for that", bad=True)
+    running[name] = what
+
+    async def work() -> None:
+        try:
+            await server.call(session, "POST", f"/models/{name}/{action}", json=wanted)
+        except ServerError as error:
+            request.app.state.refused[name] = error.detail
+        finally:
+            del running[name]
+
+    tasks = request.app.state.tasks
+    task = asyncio.create_task(work())
+    tasks.add(task)  # a task that nobody holds may be collected
+    task.add_done_callback(tasks.discard)
+    request.app.state.refused.pop(name, None)
+    return go(request, f"/models/{name}")
+
+
+def _running(request: Request) -> dict[str, str]:
+    """Return what the server does now, by the name of the model."""
+    found: dict[str, str] = request.app.state.running
+    return found
+
+
+PAGES = [
+    Page("GET", "/models", "admin", list_all),
+    Page("GET", "/models/{name}", "admin", show),
+    Page("POST", "/models/{name}/promote", "admin", promote),
+    Page("POST", "/models/{name}/rollback", "admin", roll_back),
+]

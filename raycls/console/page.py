@@ -1,0 +1,117 @@
+"""Pages: who may see one, how it is rendered, and what a browser may do with it.
+
+    Page("GET", "/models", "admin", models)         # a row of the table in raycls/console/application.py
+    return render(request, "models.html", models=found)
+
+Templates escape all text. The Content-Security-Policy lets a browser run and load what this console sends, and nothing
+else: no inline script, no inline style, no other host.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import quote, unquote
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+
+from raycls.console.server import Server
+from raycls.console.session import Session
+from raycls.serving.state import Role
+
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
+    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+HEADERS = {
+    "Content-Security-Policy": POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+MESSAGE = "raycls_message"  # the cookie of what the next page says once
+
+TEMPLATES = Environment(
+    loader=PackageLoader("raycls.console"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+TEMPLATES.filters["date"] = lambda seconds: datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M")
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+@dataclass(frozen=True)
+class Page:
+    """A method and a path, who may use it, and the function that answers. role: None for everybody.
+
+    The function finds the session in `request.state.session`, and the server in `request.app.state.server`.
+    """
+
+    method: str
+    path: str
+    role: Role | None
+    handler: Handler
+
+    @property
+    def changes(self) -> bool:
+        return self.method != "GET"
+
+
+def session_of(request: Request) -> Session | None:
+    found: Session | None = request.state.session
+    return found
+
+
+def server_of(request: Request) -> Server:
+    found: Server = request.app.state.server
+    return found
+
+
+def root_of(request: Request) -> str:
+    """Return the path below which this console is, without a slash at its end."""
+    return str(request.scope.get("root_path", "")).rstrip("/")
+
+
+def render(request: Request, template: str, status: int = 200, **context: Any) -> Response:
+    """Return a page. The templates know the session, and what the former page left to say."""
+    session = session_of(request)
+    said = _said(request)
+    text = TEMPLATES.get_template(template).render(
+        root=root_of(request),
+        path=request.url.path.removeprefix(root_of(request)),
+        session=session,
+        csrf=session.csrf if session else "",
+        said=said,
+        **context,
+    )
+    response = HTMLResponse(text, status, headers=HEADERS)
+    if said:
+        response.delete_cookie(MESSAGE, path=root_of(request) or "/")
+    return response
+
+
+def go(request: Request, path: str, say: str = "", *, bad: bool = False) -> Response:
+    """Return a redirect to a path of this console, whose page says something once."""
+    response = RedirectResponse(root_of(request) + path, 303, headers=HEADERS)
+    if say:
+        text = quote(json.dumps([say[:1000], bad]))
+        response.set_cookie(
+            MESSAGE, text, max_age=60, path=root_of(request) or "/", httponly=True, samesite="strict"
+        )
+    return response
+
+
+def _said(request: Request) -> tuple[str, bool] | None:
+    try:
+        text, bad = json.loads(unquote(request.cookies.get(MESSAGE, "")))
+        return str(text), bool(bad)
+    except (ValueError, TypeError):
+        return None

@@ -1,0 +1,90 @@
+"""Signing in with a token of the server, and out."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from raycls import local_http
+from raycls.console.page import Page, go, render, root_of, server_of
+from raycls.console.server import ServerError
+from raycls.console.session import COOKIE, LASTS_S
+from raycls.serving.replica.answer import HTTPProblem
+
+LONGEST_TOKEN = 1000
+
+
+async def show(request: Request) -> Response:
+    return render(request, "sign_in.html", next=_next(request.query_params.get("next", "")), problem="")
+
+
+async def sign_in(request: Request) -> Response:
+    """Ask the server whose token this is, and begin a session."""
+    _check_way(request)
+    form = await request.form()
+    token, following = str(form.get("token", "")).strip(), _next(str(form.get("next", "")))
+    attempts = request.app.state.attempts
+    if attempts.too_many():
+        raise HTTPProblem(429, "too many sign-ins failed: wait a minute")
+    problem = ""
+    if not (0 < len(token) <= LONGEST_TOKEN and token.isascii() and token.isprintable()):
+        problem = "this is no token"
+    else:
+        try:
+            who = await server_of(request).call(
+                None, "GET", "/whoami", headers={"Authorization": f"Bearer {token}"}
+            )
+        except ServerError as error:
+            if error.status not in (401, 403):
+                raise
+            problem = "the server does not know this token"
+    if problem:
+        attempts.add()
+        return render(request, "sign_in.html", 401, next=following, problem=problem)
+    sessions = request.app.state.sessions
+    session = sessions.start(token, who["name"], tuple(who["roles"]))
+    response = go(request, following)
+    response.set_cookie(
+        COOKIE,
+        sessions.sealed(session),
+        max_age=LASTS_S,
+        path=root_of(request) or "/",
+        httponly=True,
+        samesite="strict",
+        secure=_is_encrypted(request),
+    )
+    return response
+
+
+async def sign_out(request: Request) -> Response:
+    response = go(request, "/sign-in", "signed out")
+    response.delete_cookie(COOKIE, path=root_of(request) or "/")
+    return response
+
+
+def _next(path: str) -> str:
+    """Return the page to go to: one of this console, whatever was asked for."""
+    parts = urlsplit(path)
+    inside = path.startswith("/") and not path.startswith(("//", "/\\")) and not parts.netloc
+    return parts.path if inside and path.isprintable() else "/"
+
+
+def _is_encrypted(request: Request) -> bool:
+    return "https" in (request.url.scheme, request.headers.get("x-forwarded-proto", ""))
+
+
+def _check_way(request: Request) -> None:
+    """Raise HTTPProblem where the token would travel from another machine without TLS."""
+    if not _is_encrypted(request) and not local_http.is_loopback(request.url.hostname or ""):
+        raise HTTPProblem(
+            403, "the token would travel unencrypted: sign in over https, or on the server's machine"
+        )
+
+
+PAGES = [
+    Page("GET", "/sign-in", None, show),
+    Page("POST", "/sign-in", None, sign_in),
+    Page("POST", "/sign-out", None, sign_out),
+]

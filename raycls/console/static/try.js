@@ -1,0 +1,105 @@
+// The first page: a picture goes to the model, and its answer is drawn.
+import { ask } from "./ask.js";
+
+const results = document.querySelector("#results");
+const drop = document.querySelector("#drop");
+const SVG = "http://www.w3.org/2000/svg";
+
+function svg(name, attributes, text = "") {
+  const element = document.createElementNS(SVG, name);
+  for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
+  element.textContent = text;
+  return element;
+}
+
+function bars(element, classes) {
+  element.setAttribute("viewBox", `0 0 400 ${classes.length * 30}`);
+  element.setAttribute("aria-label", classes.map((each) => `${each.class_name} ${percent(each.confidence)}`).join(", "));
+  classes.forEach((each, row) => {
+    const y = row * 30;
+    element.append(
+      svg("text", { x: 0, y: y + 13 }, shortened(each.class_name)),
+      svg("text", { x: 400, y: y + 13, "text-anchor": "end" }, percent(each.confidence)),
+      svg("rect", { x: 0, y: y + 18, width: 400, height: 6, rx: 3 }),
+      svg("rect", { x: 0, y: y + 18, width: Math.max(1, 400 * each.confidence), height: 6, rx: 3, class: "share" }),
+    );
+  });
+}
+
+const percent = (share) => `${(100 * share).toFixed(1)}%`;
+const shortened = (text) => (text.length > 40 ? `${text.slice(0, 39)}…` : text);
+
+async function tryOne(file) {
+  const card = document.querySelector("#result").content.firstElementChild.cloneNode(true);
+  const part = (selector) => card.querySelector(selector);
+  results.prepend(card);
+  part(".seen").src = URL.createObjectURL(file);
+  part("figcaption").textContent = file.name ?? "";
+  part("h2").textContent = "…";
+  const explain = document.querySelector("#explain").checked;
+  const started = performance.now();
+  let found;
+  try {
+    found = await answer(file, explain);
+  } catch (error) {
+    part("h2").textContent = "No answer";
+    part(".facts").textContent = error.message;
+    part(".facts").classList.add("bad");
+    return;
+  }
+  part("h2").textContent = `${found.class_name}, ${percent(found.confidence)}`;
+  part(".facts").textContent = `version ${found.model_version} answered in ${Math.round(performance.now() - started)} ms`;
+  bars(part(".bars"), found.top_k);
+  if (found.explanation_png_base64) {
+    const overlay = part(".overlay");
+    overlay.src = `data:image/png;base64,${found.explanation_png_base64}`;
+    overlay.hidden = false;
+    const slide = part(".slide input");
+    part(".slide").hidden = false;
+    const show = () => { overlay.style.opacity = slide.value / 100; };
+    slide.addEventListener("input", show);
+    show();
+  }
+  if (results.dataset.maySay && found.prediction_id) correction(part(".wrong"), found.prediction_id);
+}
+
+/** Ask for an answer with an explanation; without one where the network has none. */
+async function answer(file, explain) {
+  try {
+    return await ask("POST", `/try?explain=${explain}`, file, "application/octet-stream");
+  } catch (error) {
+    if (!explain || !/explain|explanation/.test(error.message)) throw error;
+    return ask("POST", "/try", file, "application/octet-stream");
+  }
+}
+
+function correction(form, predictionId) {
+  form.hidden = false;
+  form.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    const status = form.querySelector("[role=status]");
+    try {
+      await ask("POST", "/correct", JSON.stringify({ prediction_id: predictionId, label: form.label.value }));
+      status.textContent = "Thank you: it waits for a review.";
+      form.querySelector("button").disabled = true;
+    } catch (error) {
+      status.textContent = error.message;
+    }
+  });
+}
+
+async function tryAll(files) {
+  for (const file of files) if (file.type.startsWith("image/")) await tryOne(file);
+}
+
+for (const input of document.querySelectorAll("#files, #camera")) {
+  input.addEventListener("change", () => tryAll([...input.files]).then(() => { input.value = ""; }));
+}
+drop?.addEventListener("dragover", (event) => { event.preventDefault(); drop.classList.add("over"); });
+drop?.addEventListener("dragleave", () => drop.classList.remove("over"));
+drop?.addEventListener("drop", (event) => {
+  event.preventDefault();
+  drop.classList.remove("over");
+  tryAll([...event.dataTransfer.files]);
+});
+document.addEventListener("paste", (event) => tryAll([...event.clipboardData.files]));

@@ -1,0 +1,106 @@
+"""New pictures: sending them, reviewing them, and the retraining that learns from them."""
+
+from __future__ import annotations
+
+import io
+
+from PIL import Image
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from raycls.console.page import HEADERS, Page, go, render, server_of, session_of
+from raycls.console.server import ServerError
+from raycls.control_plane.body import file_of
+from raycls.serving.replica.answer import HTTPProblem
+
+SIDE = 320  # pixels of a shown picture
+KEPT = 10  # retrainings that the page shows
+
+
+async def show(request: Request) -> Response:
+    """Show the queue to an admin; a contributor may only send."""
+    server, session = server_of(request), session_of(request)
+    assert session is not None
+    if not session.may("admin"):
+        return render(request, "teach.html", queue=None, model="", retrainings=[])
+    queue = await server.call(session, "GET", "/uploads?state=waiting")
+    health = await server.call(session, "GET", "/health")
+    retrainings = (await server.call(session, "GET", "/retrain"))["retrainings"][:KEPT]
+    return render(request, "teach.html", queue=queue, model=health["model"]["name"], retrainings=retrainings)
+
+
+async def upload(request: Request) -> Response:
+    """Pass a form with pictures, or a zip, on to the server as it arrives."""
+    kind = request.headers.get("content-type", "")
+    if not kind.startswith(("multipart/form-data", "application/zip")):
+        raise HTTPProblem(415, "send pictures as a form, or a zip of class folders")
+    async with file_of(request, request.app.state.config.max_upload_bytes) as body:
+        answer = await server_of(request).call(
+            session_of(request), "POST", "/upload_training_data", data=body, headers={"Content-Type": kind}
+        )
+    return JSONResponse(answer, headers=HEADERS)
+
+
+async def picture(request: Request) -> Response:
+    """Return a waiting picture, small and encoded anew, so that a browser gets nothing that a stranger has made."""
+    answer = await server_of(request).answer(
+        session_of(request), "GET", f"/uploads/{request.path_params['sha256']}/picture"
+    )
+    data = await run_in_threadpool(_small, answer.content)
+    return Response(
+        data, media_type="image/png", headers={**HEADERS, "Cache-Control": "private, max-age=3600"}
+    )
+
+
+def _small(data: bytes) -> bytes:
+    with Image.open(io.BytesIO(data)) as image:
+        image.draft("RGB", (SIDE, SIDE))
+        small = image.convert("RGB")
+    small.thumbnail((SIDE, SIDE))
+    buffer = io.BytesIO()
+    small.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+async def review(request: Request) -> Response:
+    wanted = await request.json()
+    if not isinstance(wanted, dict):
+        raise HTTPProblem(400, "send dataset, sha256 and decision")
+    found = await server_of(request).call(session_of(request), "POST", "/uploads/review", json=wanted)
+    return JSONResponse(found, headers=HEADERS)
+
+
+async def retrain(request: Request) -> Response:
+    form = await request.form()
+    wanted = {name: str(form.get(name, "")) for name in ("model", "then", "preset")}
+    try:
+        await server_of(request).call(session_of(request), "POST", "/retrain", json=wanted)
+    except ServerError as error:
+        return go(request, "/teach", error.detail, bad=True)
+    return go(request, "/teach#retraining", f"the retraining of {wanted['model']} has begun")
+
+
+async def stop(request: Request) -> Response:
+    try:
+        await server_of(request).call(session_of(request), "DELETE", f"/retrain/{request.path_params['id']}")
+    except ServerError as error:
+        return go(request, "/teach", error.detail, bad=True)
+    return go(request, "/teach#retraining", "the retraining was stopped")
+
+
+async def progress(request: Request) -> Response:
+    """Answer how far a retraining is, for the page that watches it."""
+    found = await server_of(request).call(session_of(request), "GET", f"/retrain/{request.path_params['id']}")
+    return JSONResponse(found, headers=HEADERS)
+
+
+PAGES = [
+    Page("GET", "/teach", "contribute", show),
+    Page("POST", "/upload", "contribute", upload),
+    Page("GET", "/uploads/{sha256}", "admin", picture),
+    Page("POST", "/review", "admin", review),
+    Page("POST", "/retrain", "admin", retrain),
+    Page("POST", "/retrain/{id}/stop", "admin", stop),
+    Page("GET", "/retrain/{id}", "admin", progress),
+]

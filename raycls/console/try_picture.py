@@ -1,0 +1,66 @@
+"""The first page: what the model thinks of a picture, and why; and that it was wrong."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from raycls.console.page import HEADERS, Page, render, server_of, session_of
+from raycls.console.server import ServerError
+from raycls.control_plane.body import file_of
+from raycls.serving.prediction_id import HEADER
+from raycls.serving.replica.answer import HTTPProblem
+
+TOP = 5
+LARGEST = 10 << 20  # bytes of a picture, as the server takes by default
+
+
+async def show(request: Request) -> Response:
+    """Show the page; where the server asks everybody for a token, who has none signs in first."""
+    server, session = server_of(request), session_of(request)
+    try:
+        health = await server.call(session, "GET", "/health")
+        model, problem = health["model"], ""
+    except ServerError as error:
+        model, problem = None, error.detail
+    return render(
+        request,
+        "try.html",
+        model=model,
+        problem=problem,
+        server=server.url,
+        may_say=bool(session and session.may("contribute")),
+    )
+
+
+async def predict(request: Request) -> Response:
+    """Answer what the model says of the picture in the body."""
+    explain = "true" if request.query_params.get("explain") == "true" else "false"
+    async with file_of(request, LARGEST) as picture:
+        answer = await server_of(request).answer(
+            session_of(request),
+            "POST",
+            f"/predict?top_k={TOP}&explain={explain}",
+            data=picture.read(),
+            headers={"Content-Type": "application/octet-stream"},
+        )
+    found: dict[str, Any] = answer.json() | {"prediction_id": answer.headers.get(HEADER, "")}
+    return JSONResponse(found, headers=HEADERS)
+
+
+async def correct(request: Request) -> Response:
+    """Tell the server what was right."""
+    wanted = await request.json()
+    if not isinstance(wanted, dict):
+        raise HTTPProblem(400, "send prediction_id and label")
+    said = await server_of(request).call(session_of(request), "POST", "/feedback", json=wanted)
+    return JSONResponse({"state": said["state"]}, headers=HEADERS)
+
+
+PAGES = [
+    Page("GET", "/", None, show),
+    Page("POST", "/try", None, predict),
+    Page("POST", "/correct", "contribute", correct),
+]
