@@ -14,7 +14,7 @@ import resource
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -105,16 +105,18 @@ def observe(server: Server, version: ModelVersion, kind: str, mode: str) -> dict
     """
     with experiment(server, version, mode, SHARES[mode]) as identifier:
         until_asked(server, identifier)
-        broken = None
+        broken = []
         if fault := DONE_TO_PROCESS.get(kind):
-            broken = _process(identifier)
-            fault(broken)
+            broken = _processes(identifier)
+            for process in broken:
+                fault(process)
         began = time.monotonic()
         try:
             ended = _until(lambda: (now := shown(server, identifier))["state"] == "ended" and now)
         finally:
-            if broken and broken.is_running():
-                broken.send_signal(signal.SIGCONT)
+            for process in broken:
+                with suppress(psutil.NoSuchProcess):
+                    process.send_signal(signal.SIGCONT)
     return {"seconds": time.monotonic() - began, "reason": ended["reason"]}
 
 
@@ -162,11 +164,6 @@ def _processes(identifier: str) -> list[psutil.Process]:
     for process in psutil.process_iter(["cmdline"]):
         if (process.info["cmdline"] or [""])[0].startswith(name):
             found.append(process)
-    return found
-
-
-def _process(identifier: str) -> psutil.Process:
-    (found,) = _processes(identifier)
     return found
 
 

@@ -6,77 +6,17 @@ that the retraining makes a better one.
 
 from __future__ import annotations
 
-import io
 import json
-import os
-import subprocess
-import sys
-import time
-import zipfile
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import requests
-from PIL import Image
 
-from raycls.cluster.environment import free_port
 from raycls.data.packed import PackedDataset
 from raycls.data.versions import open_dataset
-
-CONFIG = Path(__file__).parents[2] / "serve_config.yaml"
-
-
-class Product:
-    """raycls as a user has it: a command line, and a server at an address."""
-
-    def __init__(self, home: Path, folder: Path):
-        self.port = free_port(8000)
-        self.url = f"http://127.0.0.1:{self.port}"
-        self._home, self._folder = home, folder
-        # Without the watch after a promotion: dark pictures cost confidence, and it would go back before a person does.
-        small_windows = CONFIG.read_text().replace(
-            "max_upload_bytes:", "drift_images: 150\n      watch_s: 0\n      max_upload_bytes:"
-        )
-        (folder / "serve_config.yaml").write_text(small_windows.replace("port: 8000", f"port: {self.port}"))
-
-    def raycls(self, *words: str) -> str:
-        """Run a command and return what it prints on stdout."""
-        done = subprocess.run(
-            [sys.executable, "-m", "raycls", *words],
-            cwd=self._folder,
-            env=os.environ | {"RAYCLS_HOME": str(self._home), "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
-        return done.stdout
-
-    def ask(self, method: str, path: str, token: str, **options: Any) -> Any:
-        """Send a request with a token and return the JSON of the answer, which must be a good one."""
-        headers = {"Authorization": f"Bearer {token}", **options.pop("headers", {})}
-        answer = requests.request(method, self.url + path, headers=headers, timeout=120, **options)
-        assert answer.ok, answer.text
-        return answer.json()
-
-    def predictions(self, pictures: np.ndarray) -> list[dict[str, Any]]:
-        """Return what /predict answers, for each picture as another client."""
-        found = []
-        for number, each in enumerate(pictures):
-            headers = {"Content-Type": "image/png", "X-Client-Id": str(number)}
-            answer = requests.post(f"{self.url}/predict", _png(each), headers=headers, timeout=30)
-            assert answer.ok, answer.text
-            found.append(answer.json())
-        return found
-
-    def versions(self, pictures: np.ndarray) -> Counter[str]:
-        """Return which version has answered how often."""
-        return Counter(each["model_version"] for each in self.predictions(pictures))
+from tests.product import Product, until, zip_of
 
 
 @pytest.fixture
@@ -84,28 +24,6 @@ def product(tmp_path: Path) -> Iterator[Product]:
     made = Product(tmp_path / "home", tmp_path)
     yield made
     made.raycls("down")
-
-
-def _png(pixels: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def _zip_of(pictures: np.ndarray, labels: list[str]) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for number, (pixels, label) in enumerate(zip(pictures, labels, strict=True)):
-            archive.writestr(f"{label}/{number}.png", _png(pixels))
-    return buffer.getvalue()
-
-
-def _until(true: Callable[[], Any], seconds: float = 120) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := true()):
-        assert time.monotonic() < deadline
-        time.sleep(0.5)
-    return found
 
 
 def _upload_and_review(product: Product, digits: PackedDataset) -> None:
@@ -118,7 +36,7 @@ def _upload_and_review(product: Product, digits: PackedDataset) -> None:
         "POST",
         "/upload_training_data?dataset=digits",
         annotator,
-        data=_zip_of(fresh, labels),
+        data=zip_of(fresh, labels),
         headers={"Content-Type": "application/zip"},
     )
     assert (len(sent["taken"]), sent["refused"]) == (40, [])
@@ -161,7 +79,7 @@ def test_upload_review_retrain_shadow_split_promote_drift_rollback(
         seen.append(shown["progress"])
         return shown if shown["state"] in ("done", "failed") else None
 
-    done = _until(ended, 300)
+    done = until(ended, 300)
     assert done["error"] == ""
     assert {"epoch": 8, "epochs": 8} in seen
     assert done["done"]["data"]["dataset"] == "digits@2"
@@ -179,14 +97,14 @@ def test_upload_review_retrain_shadow_split_promote_drift_rollback(
         assert product.versions(live[:50]) == {"1": 50}
         return bool(product.ask("GET", f"/experiments/{begun_id}", admin)["compared"] > 50)
 
-    _until(compared)
+    until(compared)
     product.ask("DELETE", "/experiments", admin, json={"reason": "it answers"})
 
     # Split: half of the clients get it, and say what was right.
     product.raycls(
         "experiment", "start", "digits", "--challenger", "digits/2", "--split", "0.5", "--url", product.url
     )
-    _until(lambda: product.versions(live[:40])["2"] > 5)
+    until(lambda: product.versions(live[:40])["2"] > 5)
     shares = product.versions(live[np.arange(200) % len(live)])
     assert shares["1"] + shares["2"] == 200
     assert abs(shares["2"] - 100) < 3 * 50**0.5
@@ -202,7 +120,7 @@ def test_upload_review_retrain_shadow_split_promote_drift_rollback(
         product.predictions(live[:150] // 4)
         return any("brightness" in each["alarms"] for each in product.ask("GET", "/drift", admin)["windows"])
 
-    _until(alarmed)
+    until(alarmed)
     assert "brightness" in product.raycls("drift", "--url", product.url)
 
     # Rollback: the former champion answers again.

@@ -1,0 +1,221 @@
+"""The console in a real browser, as people use it: try, correct, teach, retrain, promote, go back, experiment.
+
+Screenshots of the pages go to the folder that RAYCLS_SCREENSHOTS names, in light and dark and at two widths.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from raycls.data.versions import open_dataset
+from tests.product import Product, png_of, until, zip_of
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+CHROMIUM = shutil.which("chromium")
+SCREENSHOTS = os.environ.get("RAYCLS_SCREENSHOTS")
+PATIENCE_MS = 60_000
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+]
+
+pytestmark = [
+    pytest.mark.timeout(900),
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: `make setup-browser` installs it"),
+]
+
+
+@pytest.fixture(scope="module")
+def product(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
+    """A server with digits/1 as champion, and digits/2, which has learned longer."""
+    folder = tmp_path_factory.mktemp("console")
+    made = Product(folder / "home", folder)
+    made.raycls("data", "prepare", "digits")
+    for epochs in ("1", "8"):
+        made.raycls("train", "digits", "--preset", "smoke", "--set", f"epochs={epochs}")
+    made.raycls("promote", "digits", "1")
+    made.raycls("up", "--detach")
+    yield made
+    made.raycls("down")
+
+
+@pytest.fixture(scope="module")
+def admin(product: Product) -> str:
+    return (product.home / "admin_token").read_text().strip()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser, product: Product) -> Iterator[Page]:
+    """A page of a person who was never here. What the browser complains about fails the test."""
+    context = browser.new_context(base_url=product.url)
+    context.set_default_timeout(PATIENCE_MS)
+    page = context.new_page()
+    complaints: list[str] = []
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("console", lambda said: complaints.append(said.text) if "Content Security" in said.text else None)
+    yield page
+    context.close()
+    assert complaints == []
+
+
+def _sign_in(page: Page, token: str) -> None:
+    page.goto("/console/sign-in")
+    page.get_by_label("Token of the server").fill(token)
+    page.get_by_role("button", name="Sign in").click()
+    page.get_by_role("button", name="Sign out").wait_for()
+
+
+def _digits(product: Product, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setenv("RAYCLS_HOME", str(product.home))
+    return open_dataset("digits")
+
+
+def _picture(tmp_path: Path, digits: Any, row: int = 0) -> Path:
+    path = tmp_path / "five.png"
+    path.write_bytes(png_of(digits.images("test")[row]))
+    return path
+
+
+def test_a_first_visit_a_picture_and_a_correction(
+    page: Page, product: Product, admin: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture = _picture(tmp_path, _digits(product, monkeypatch))
+    page.goto("/console/")
+    page.locator("#files").set_input_files(picture)
+    card = page.locator(".result").first
+    card.locator(".bars rect.share").first.wait_for()
+    assert card.locator(".bars rect.share").count() == 5
+    assert card.locator(".overlay").is_visible()
+    assert "version 1 answered in" in card.locator(".facts").inner_text()
+    assert not card.locator(".wrong").is_visible(), "who is not signed in corrects nothing"
+
+    page.goto("/console/models")
+    assert page.url.endswith("/console/sign-in?next=/models")
+    _sign_in(page, admin)
+    page.goto("/console/")
+    page.locator("#files").set_input_files(picture)
+    wrong = page.locator(".result .wrong").first
+    wrong.wait_for()
+    wrong.get_by_label("Right is").fill("3")
+    wrong.get_by_role("button", name="Tell the server").click()
+    wrong.get_by_text("it waits for a review").wait_for()
+    (said,) = json.loads(product.raycls("feedback", "list", "digits", "--json"))["feedback"]
+    assert (said["label"], said["sender"], said["state"]) == ("3", "admin", "waiting")
+
+    page.get_by_role("button", name="Sign out").click()
+    page.get_by_text("signed out").wait_for()
+    page.goto("/console/live")
+    assert "/console/sign-in" in page.url
+
+
+def test_pictures_are_sent_reviewed_by_keyboard_and_learned(
+    page: Page, product: Product, admin: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digits = _digits(product, monkeypatch)
+    noise = np.random.default_rng(0).integers(-6, 7, (6, *digits.images("train").shape[1:]))
+    fresh = np.clip(digits.images("train")[:6].astype(int) + noise, 0, 255).astype(np.uint8)
+    labels = [digits.info.classes[label] for label in digits.labels("train")[:6]]
+    (tmp_path / "new.zip").write_bytes(zip_of(fresh, labels))
+    (tmp_path / "evil<img src=x>.png").write_text("no picture")
+
+    _sign_in(page, admin)
+    page.goto("/console/teach")
+    page.locator("#upload [name=file]").set_input_files([tmp_path / "new.zip"])
+    page.get_by_role("button", name="Send").click()
+    page.get_by_text("6 taken, 0 known, 0 refused").wait_for()
+    page.locator("#queue figure").nth(5).wait_for()
+    page.locator("#queue figure").first.focus()
+    for key in ("r", "a", "a", "a", "a"):
+        done = page.locator("#queue figure.done").count()
+        page.keyboard.press(key)
+        until(lambda done=done: page.locator("#queue figure.done").count() > done)
+    page.on("dialog", lambda dialog: dialog.accept("3"))
+    page.keyboard.press("l")
+    page.get_by_text("accepted as 3").first.wait_for()
+    found = json.loads(product.raycls("uploads", "list", "digits", "--state", "all", "--json"))["uploads"]
+    assert sorted(each["state"] for each in found) == ["accepted"] * 5 + ["rejected"]
+
+    page.locator("#upload [name=label]").fill("3")
+    page.locator("#upload [name=file]").set_input_files([tmp_path / "evil<img src=x>.png"])
+    page.get_by_role("button", name="Send").click()
+    page.get_by_text("0 taken, 0 known, 1 refused").wait_for()
+    assert "evil<img src=x>.png" in page.locator("#refused").inner_text()
+
+    page.locator("[name=preset]").select_option("smoke")
+    page.get_by_role("button", name="Retrain digits").click()
+    page.get_by_text("the retraining of digits has begun").wait_for()
+    page.locator(".retraining[data-state=done]").wait_for(timeout=180_000)
+    assert "data: digits@2, 5 new pictures" in page.locator(".retraining").first.inner_text()
+
+
+def test_a_version_is_promoted_and_taken_back(page: Page, product: Product, admin: str) -> None:
+    _sign_in(page, admin)
+    page.goto("/console/models/digits")
+    page.get_by_label("Version").select_option("2")
+    page.get_by_label("Why the comparison does not count").fill("it has learned longer")
+    page.get_by_role("button", name="Promote").click()
+    page.get_by_text("The server promotes version 2").wait_for()
+    page.locator("tr.champion", has_text="2").wait_for()
+    page.goto("/console/")
+    page.get_by_text("digits/2 answers").wait_for()
+
+    page.goto("/console/models/digits")
+    page.locator("[name=reason]").fill("as an exercise")
+    page.get_by_role("button", name="Roll back").click()
+    page.locator("td", has_text="as an exercise").wait_for()
+    page.goto("/console/")
+    page.get_by_text("digits/1 answers").wait_for()
+
+
+def test_an_experiment_is_begun_watched_and_ended(page: Page, product: Product, admin: str) -> None:
+    _sign_in(page, admin)
+    page.goto("/console/live")
+    page.locator("[data-number=replicas]", has_text="1").wait_for()
+    page.get_by_label("Challenger").select_option("digits/2")
+    page.get_by_role("button", name="Begin").click()
+    page.get_by_text("the experiment has begun").wait_for()
+    page.get_by_text("digits/2 against digits/1: shadow, share 0.2").wait_for()
+    page.get_by_role("button", name="End the experiment").click()
+    page.get_by_text("the experiment has ended").wait_for()
+
+
+def test_the_pages_fit_light_and_dark_wide_and_narrow(browser: Browser, product: Product, admin: str) -> None:
+    """No page is wider than the window. What it looks like, a person sees in the screenshots."""
+    for scheme in ("light", "dark"):
+        for width in (1200, 400):
+            context = browser.new_context(
+                base_url=product.url, color_scheme=scheme, viewport={"width": width, "height": 900}
+            )
+            page = context.new_page()
+            _sign_in(page, admin)
+            for name in ("", "models", "models/digits", "teach", "live"):
+                page.goto(f"/console/{name}")
+                page.wait_for_load_state("networkidle" if name != "live" else "load")
+                assert page.evaluate("document.documentElement.scrollWidth") <= width, (name, width)
+                if SCREENSHOTS:
+                    file = f"{(name or 'try').replace('/', '-')}-{scheme}-{width}.png"
+                    page.screenshot(path=Path(SCREENSHOTS) / file, full_page=True)
+            context.close()
