@@ -26,7 +26,7 @@ class Product:
     """raycls as a user has it: a command line, and a server at an address."""
 
     def __init__(self, home: Path, folder: Path):
-        self.port = free_port(8000)
+        self.port = free_port(8200)
         self.url = f"http://127.0.0.1:{self.port}"
         self.home, self._folder = home, folder
         # Without the watch after a promotion: dark pictures cost confidence, and it would go back before a person does.

@@ -174,7 +174,7 @@ def test_pictures_are_sent_reviewed_by_keyboard_and_learned(
 def test_a_version_is_promoted_and_taken_back(page: Page, product: Product, admin: str) -> None:
     _sign_in(page, admin)
     page.goto("/console/models/digits")
-    page.get_by_label("Version").select_option("2")
+    page.locator("[name=version]").select_option("2")
     page.get_by_label("Why the comparison does not count").fill("it has learned longer")
     page.get_by_role("button", name="Promote").click()
     page.get_by_text("The server promotes version 2").wait_for()
