@@ -9,10 +9,11 @@ INSTALLED := $(VENV)/.installed
 DATASET ?= cifar10
 IMPORTED := raycls.demo.run, raycls.serving.app, ray.serve, ray.tune, ray.train.torch, mlflow, optuna
 
-.PHONY: help setup check docs test-unit test test-slow coverage train serve mlflow-ui demo bench lock clean
+.PHONY: help setup setup-browser check docs test-unit test test-slow coverage train serve mlflow-ui demo bench lock clean
 
 help:
 	@echo "make setup      install what requirements-dev.lock pins into .venv, with Python 3.11, 3.12 or 3.13"
+	@echo "make setup-browser  install Chromium, for the console's stories"
 	@echo "make check      ruff, mypy, and whether the pages of docs/ build"
 	@echo "make docs       write docs/reference from the code, and build the pages into site/"
 	@echo "make test-unit  the unit tests: they need no Ray"
@@ -40,6 +41,10 @@ $(INSTALLED): requirements-dev.lock pyproject.toml
 	@echo "compiling bytecode" >&2
 	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -c "import $(IMPORTED)"
 	@touch $@
+
+# The browser of the console's stories, where Debian's packages are. Without it, those stories are skipped.
+setup-browser: setup
+	@command -v chromium >/dev/null || { echo "installing Chromium" >&2; apt-get update -qq && apt-get install -qq -y chromium >/dev/null; }
 
 check: setup
 	$(BIN)/ruff check .

@@ -26,7 +26,7 @@ from raycls.serving.replica.captured import CapturePolicy
 from raycls.serving.replica.drift_sums import drift_families
 from raycls.serving.replica.experiment_metrics import experiment_families
 from raycls.serving.replica.metrics import Metrics
-from raycls.serving.settings import ControlPlaneConfig, ServingConfig
+from raycls.serving.settings import ConsoleConfig, ControlPlaneConfig, ServingConfig
 from raycls.serving.state import Trigger
 from raycls.tuning.space import Domain
 from raycls.tuning.spec import StudySpec
@@ -91,6 +91,12 @@ def settings() -> str:
         "These are the `args` of the second application in `serve_config.yaml`.",
         "",
         *_fields(ControlPlaneConfig),
+        "",
+        "## Console",
+        "",
+        "These are the `args` of the third application in `serve_config.yaml`.",
+        "",
+        *_fields(ConsoleConfig),
         "",
         "## A study",
         "",

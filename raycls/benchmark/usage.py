@@ -17,7 +17,11 @@ from psutil import Process
 from raycls.errors import BenchmarkError
 
 # The names that Ray gives its processes. The ingress is every process between the socket and the replicas.
-REPLICA, CONTROL_PLANE = "ray::ServeReplica:", "ray::ServeReplica:raycls-control:"
+REPLICA = "ray::ServeReplica:"
+BESIDE = (
+    "ray::ServeReplica:raycls-control:",
+    "ray::ServeReplica:raycls-console:",
+)  # they answer no prediction
 CONTROLLER = "ray::ServeController"
 INGRESS = ("haproxy", "ray::ProxyActor", "ray::HAProxyManager")
 
@@ -45,9 +49,9 @@ class Meter:
 def replicas(head: int | None = None) -> list[Process]:
     """Return this machine's replica processes: those of the cluster with this head process, or of every cluster.
 
-    Serve calls the control plane's process a replica too. It answers no prediction.
+    Serve calls the processes of the control plane and of the console replicas too.
     """
-    return [process for process in _called((REPLICA,), head) if not _name(process).startswith(CONTROL_PLANE)]
+    return [process for process in _called((REPLICA,), head) if not _name(process).startswith(BESIDE)]
 
 
 def controller(head: int) -> Process:

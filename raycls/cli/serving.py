@@ -80,6 +80,8 @@ def up(
         print_json(served.__dict__)
     else:
         print(f"{served.model} at {served.url}/predict")
+        if document.has_console:
+            print(f"web page {served.url}/console")
         print(
             f"dashboard {served.dashboard}; jobs: RAY_AUTH_MODE=token ray job submit --address {served.dashboard} …"
         )

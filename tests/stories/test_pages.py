@@ -19,7 +19,18 @@ ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 DOCS = ROOT / "docs"
 # In the order in which one page uses what another has made.
-ORDER = ("index", "data", "training", "tuning", "serving", "lifecycle", "retraining", "operations", "cluster")
+ORDER = (
+    "index",
+    "data",
+    "training",
+    "tuning",
+    "serving",
+    "lifecycle",
+    "retraining",
+    "console",
+    "operations",
+    "cluster",
+)
 PAGES = [page for name in ORDER if (page := DOCS / f"{name}.md").exists()]
 TUNING = DOCS / "tuning.md"
 

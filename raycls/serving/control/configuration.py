@@ -166,6 +166,11 @@ class ServeConfiguration:
         return f"http://{LOOPBACK if self.host == '0.0.0.0' else self.host}:{self.port}"
 
     @property
+    def has_console(self) -> bool:
+        """Whether the file names the application of the web page."""
+        return any(each.get("import_path") == CONSOLE_PATH for each in self.content["applications"])
+
+    @property
     def asks_for_token(self) -> bool:
         return bool(self.arguments.get("token_sha256"))
 
