@@ -117,6 +117,9 @@ def deploy_challenger(experiment: Experiment, config: ServingConfig) -> None:
         "graceful_shutdown_timeout_s": 5,
         "logging_config": {"log_level": "WARNING", "enable_access_log": False},
     }
+    # Without an engine of its own, which its promotion will choose, it runs on the champion's: the guards compare both.
+    if config.engine == "auto" and not challenger.engine_timings:
+        config = config.model_copy(update={"engine": registry.resolve(experiment.champion).engine})
     target = Challenger.options(**options).bind(config, challenger)  # type: ignore[attr-defined]
     serve.run_many(
         [RunTarget(target, name=CHALLENGERS + experiment.id, route_prefix=None)],

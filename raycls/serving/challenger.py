@@ -7,6 +7,7 @@ It has no HTTP route. It is a deployment of its own, so that nothing it does sto
 
 from __future__ import annotations
 
+import logging
 import time
 
 import numpy as np
@@ -14,9 +15,12 @@ from ray import serve
 
 from raycls import registry
 from raycls.engines.predictor import Prediction
+from raycls.errors import EngineError
 from raycls.serving.replica.challenger_link import Answers
 from raycls.serving.replica.inference import Inference
 from raycls.serving.settings import ServingConfig
+
+logger = logging.getLogger("ray.serve")
 
 
 @serve.deployment
@@ -28,7 +32,12 @@ class Challenger:
         replica = serve.get_replica_context().replica_id.unique_id
         # Drift is that of the images, and the champion's replicas watch it.
         config = config.model_copy(update={"drift": False})
-        self.inference = Inference(config, version, replica, own_core=False)
+        try:
+            self.inference = Inference(config, version, replica, own_core=False)
+        except EngineError as error:  # the champion's engine may not take this network
+            logger.warning(f"the challenger runs on the engine torch: {error}")
+            config = config.model_copy(update={"engine": "torch"})
+            self.inference = Inference(config, version, replica, own_core=False)
 
     async def describe(self) -> tuple[str, tuple[str, ...]]:
         """Return the version, as answers name it, and its classes in the order of the probabilities."""
