@@ -23,7 +23,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from raycls.console import live, models, sign_in, teach, try_picture
+from raycls.console import datasets, live, models, runs, sign_in, teach, try_picture
 from raycls.console.page import HEADERS, Page, render, root_of, session_of
 from raycls.console.server import Server, ServerError
 from raycls.console.session import COOKIE, Attempts, Sessions
@@ -37,6 +37,8 @@ PAGES: list[Page] = [
     *sign_in.PAGES,
     *try_picture.PAGES,
     *models.PAGES,
+    *runs.PAGES,
+    *datasets.PAGES,
     *teach.PAGES,
     *live.PAGES,
 ]

@@ -17,7 +17,18 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from raycls.control_plane import drift, experiments, feedback, models, openapi, retrain, uploads, whoami
+from raycls.control_plane import (
+    datasets,
+    drift,
+    experiments,
+    feedback,
+    models,
+    openapi,
+    retrain,
+    runs,
+    uploads,
+    whoami,
+)
 from raycls.control_plane.route import ControlRoute, Handler
 from raycls.errors import (
     ClusterError,
@@ -44,6 +55,8 @@ ROUTES: list[ControlRoute] = [
     *experiments.ROUTES,
     *models.ROUTES,
     *drift.ROUTES,
+    *runs.ROUTES,
+    *datasets.ROUTES,
     *whoami.ROUTES,
 ]
 # Of the requests that this process answers at a time (max_ongoing_requests), so that an admin always finds a place.

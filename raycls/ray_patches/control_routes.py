@@ -4,7 +4,7 @@ r"""HAProxy sends the routes of the control plane to its own backend, which repe
 
     frontend http_frontend
         http-request set-path /control%[path] if { path,field(2,/) -m str uploads … }       # ours
-    backend http-raycls-control
+    backend http-raycls-control                                                             # and http-raycls-console
         retries 0                                                                           # ours
         timeout server 600s
 
@@ -36,6 +36,7 @@ PATCH = Patch(
     },
 )
 APPLICATION, PREFIX = "raycls-control", "/control"
+CONSOLE = "raycls-console"  # passes requests on to the control plane, so that it waits as long
 # The first part of a path that the control plane answers.
 ROUTES = (
     "upload_training_data",
@@ -45,6 +46,9 @@ ROUTES = (
     "experiments",
     "models",
     "drift",
+    "runs",
+    "studies",
+    "datasets",
     "whoami",
 )
 ANSWER_S = 600  # an upload is checked before it is answered
@@ -59,7 +63,7 @@ def routed(template: str) -> str:
         f"    http-request set-path {PREFIX}%[path] if {{ path,field(2,/) -m str {' '.join(ROUTES)} }}\n"
     )
     of_control = (
-        f"{{%- if backend.app_name == '{APPLICATION}' %}}\n"
+        f"{{%- if backend.app_name in ('{APPLICATION}', '{CONSOLE}') %}}\n"
         f"    retries 0\n    timeout server {ANSWER_S}s\n"
         "{%- endif %}\n"
     )

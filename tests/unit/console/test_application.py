@@ -54,7 +54,33 @@ EXPERIMENT = {
     "accuracy": {"reviewed": {"champion": 0, "challenger": 0}, "verdict": {"decision": "not_yet"}},
 }
 FINDING = {"feature": EVIL, "effect": 0.5, "p": 0.001, "alarm": True}
+RUN = {
+    **{"id": "r1", "name": EVIL, "kind": "study", "status": "RUNNING", "started": 0.0, "ended": None},
+    **{"study": "", "trial": "", "retraining": "", "dataset_version": "1", "metrics": {"val_accuracy": 0.5}},
+    **{
+        "params": {"training.epochs": EVIL},
+        "history": [{"epoch": 1, "train_loss": 2.0, "val_loss": float("nan")}],
+    },
+}
+TRIAL = {"number": 0, "state": "done", "score": 0.5, "epochs": 2, "latency_ms": None, "told": EVIL}
+DATASET = {
+    "name": "pets",
+    "version": 1,
+    "counts": {"train": 9},
+    "image_size": 32,
+    "left_out": 1,
+    "source": EVIL,
+}
+INFO = {
+    **DATASET,
+    **{"version": 2, "classes": [EVIL, "dog"], "class_counts": {"train": [4, 5]}, "resize": "crop"},
+    **{"fingerprint": "0" * 64, "left_out_files": [{"source": EVIL, "kind": "unreadable", "reason": EVIL}]},
+}
 ANSWERS: dict[str, Any] = {
+    "GET /runs?page=1": {"dataset": EVIL, "runs": [RUN], "total": 120},
+    "GET /runs/r1": RUN,
+    "GET /datasets": {"datasets": [{**DATASET, "classes": 2}]},
+    "GET /datasets/pets/2": INFO,
     "GET /health": {"model": {"name": EVIL, "version": "7"}},
     "GET /models": {"models": [VERSION, {**VERSION, "version": "6", "aliases": []}]},
     "GET /uploads?state=waiting": {"dataset": EVIL, "uploads": [RECORD], "total": 1, "classes": [EVIL]},
@@ -85,6 +111,8 @@ class Server:
             if not name:
                 raise ServerError(401, "send a token of the server")
             return {"name": name, "roles": roles}
+        if path.startswith("/studies/"):
+            return {"name": EVIL, "trials": [TRIAL], "winner": 0}
         if "/history" in path:
             return {"history": [EVENT]}
         if method != "GET":
@@ -113,7 +141,12 @@ def _signed_in(client: TestClient, letter: str) -> str:
 
 
 def _path(page: Page) -> str:
-    return page.path.replace("{name}", "pets").replace("{sha256}", "0" * 64).replace("{id}", "1f" * 6)
+    return (
+        page.path.replace("{name}", "pets")
+        .replace("{sha256}", "0" * 64)
+        .replace("{id}", "1f" * 6)
+        .replace("{version}", "1")
+    )
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: f"{page.method} {page.path}")
@@ -156,7 +189,13 @@ def test_another_host_is_refused(client: TestClient) -> None:
     assert client.get("/", headers={"Host": "evil.example"}).status_code == 421
 
 
-@pytest.mark.parametrize("path", ["/", "/models", "/models/pets", "/teach", "/live", "/sign-in", "/nothing"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/", "/models", "/models/pets", "/teach", "/live", "/sign-in", "/nothing"),
+        *("/runs", "/runs/r1", "/datasets", "/datasets/pets/2"),
+    ],
+)
 def test_text_of_others_is_escaped_and_the_browser_runs_nothing_else(client: TestClient, path: str) -> None:
     _signed_in(client, "a")
     answer = client.get(path)

@@ -1,0 +1,75 @@
+"""Trainings and studies: their curves while they run, their trials, and what they reached."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+from urllib.parse import quote
+
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from raycls.console.chart import chart
+from raycls.console.page import HEADERS, Page, render, server_of, session_of
+from raycls.console.server import ServerError
+
+CHARTS = (("train_loss", "val_loss"), ("train_accuracy", "val_accuracy"))
+FIGURES = ("val_accuracy", "val_macro_f1", "val_loss", "test_accuracy", "epoch")
+PERIOD_S = 2.0  # between two looks at a run
+LONGEST_S = 3600.0  # of one stream of events; a browser then asks again
+
+
+async def list_all(request: Request) -> Response:
+    dataset, page = request.query_params.get("dataset", ""), request.query_params.get("page", "1")
+    path = f"/runs?page={quote(page)}" + (f"&dataset={quote(dataset)}" if dataset else "")
+    found = await server_of(request).call(session_of(request), "GET", path)
+    return render(request, "runs.html", **found, page=int(page), figures=FIGURES)
+
+
+async def show(request: Request) -> Response:
+    run = await _run(request)
+    study = None
+    if run["kind"] == "study":
+        study = await server_of(request).call(session_of(request), "GET", f"/studies/{quote(run['name'])}")
+    return render(request, "run.html", run=run, study=study, charts=_charts(run), figures=FIGURES)
+
+
+async def events(request: Request) -> Response:
+    """Send the charts of a run whenever they change, as server-sent events, until it has ended."""
+    first = await _run(request)
+
+    async def stream() -> AsyncIterator[str]:
+        run, sent = first, ""
+        for _ in range(round(LONGEST_S / PERIOD_S)):
+            drawn = json.dumps({"charts": _charts(run), "status": run["status"]})
+            yield f"data: {drawn}\n\n" if drawn != sent else ": still here\n\n"
+            sent = drawn
+            if run["status"] != "RUNNING":
+                return
+            await asyncio.sleep(PERIOD_S)
+            try:
+                run = await _run(request)
+            except ServerError:
+                continue  # it may come back
+
+    return StreamingResponse(stream(), media_type="text/event-stream", headers=HEADERS)
+
+
+async def _run(request: Request) -> dict[str, Any]:
+    found: dict[str, Any] = await server_of(request).call(
+        session_of(request), "GET", f"/runs/{quote(request.path_params['id'])}"
+    )
+    return found
+
+
+def _charts(run: dict[str, Any]) -> str:
+    return "".join(chart(run["history"], names) for names in CHARTS)
+
+
+PAGES = [
+    Page("GET", "/runs", "admin", list_all),
+    Page("GET", "/runs/{id}", "admin", show),
+    Page("GET", "/runs/{id}/events", "admin", events),
+]

@@ -1,0 +1,100 @@
+"""Routes about trainings and studies: what MLflow and Optuna know of them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+
+from raycls import tracking
+from raycls.control_plane import served
+from raycls.control_plane.body import wanted_int
+from raycls.control_plane.route import ControlRoute
+from raycls.errors import UnknownRecordError
+from raycls.serving.replica.answer import json_response
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+PAGE = 50  # runs on a page
+SHOWN = ("kind", "study", "trial", "retraining", "dataset_version")  # tags
+
+
+async def list_all(request: Request) -> Response:
+    query = request.query_params
+    name = query.get("dataset") or await served.dataset()
+    page = wanted_int(query, "page", 1)
+
+    def found() -> dict[str, Any]:
+        # The trials of a study are told with the study.
+        runs = tracking.find_runs(name, "tags.kind != 'trial'")
+        shown = [_shown(run) for run in runs[(page - 1) * PAGE : page * PAGE]]
+        return {"dataset": name, "runs": shown, "total": len(runs)}
+
+    return json_response(await run_in_threadpool(found))
+
+
+async def show(request: Request) -> Response:
+    def found() -> dict[str, Any]:
+        run = tracking.find_run(request.path_params["id"])
+        if run is None:
+            raise UnknownRecordError("there is no such run: list those that exist")
+        history = [_finite(row) for row in tracking.history(run.info.run_id)]
+        return {**_shown(run), "params": run.data.params, "history": history}
+
+    return json_response(await run_in_threadpool(found))
+
+
+async def show_study(request: Request) -> Response:
+    def found() -> dict[str, Any]:
+        from raycls.errors import StudyError
+        from raycls.tuning import record
+
+        name = request.path_params["name"]
+        try:
+            study = record.load(name)
+        except StudyError as error:
+            raise UnknownRecordError(str(error)) from None
+        winner = record.winner_of(study)
+        return {
+            "name": name,
+            "trials": [asdict(trial) | {"told": trial.told()} for trial in record.trials_of(study)],
+            "winner": winner.number if winner else None,
+        }
+
+    return json_response(await run_in_threadpool(found))
+
+
+def _finite(metrics: dict[str, float]) -> dict[str, float]:
+    """Return the metrics that are numbers: JSON has no NaN, as the loss of a training that fails may be."""
+    return {name: value for name, value in metrics.items() if math.isfinite(value)}
+
+
+def _shown(run: Run) -> dict[str, Any]:
+    return {
+        "id": run.info.run_id,
+        "name": run.info.run_name,
+        "status": run.info.status,
+        "started": run.info.start_time / 1000,
+        "ended": run.info.end_time / 1000 if run.info.end_time else None,
+        "metrics": _finite(run.data.metrics),
+        **{name: run.data.tags.get(name, "") for name in SHOWN},
+    }
+
+
+ROUTES = [
+    ControlRoute(
+        "GET",
+        "/runs",
+        "admin",
+        list_all,
+        "List a page of the trainings and studies of a dataset, the newest first",
+        queries={"dataset": "default: that of the served model", "page": "from 1"},
+    ),
+    ControlRoute("GET", "/runs/{id}", "admin", show, "Show one run: settings, and figures of each epoch"),
+    ControlRoute("GET", "/studies/{name}", "admin", show_study, "Show the trials of a study"),
+]
