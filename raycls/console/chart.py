@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from html import escape
 
-from markupsafe import Markup, escape
 
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 520, 220, 46, 24, 10
 TICKS = 4
 
 
-def chart(history: Sequence[Mapping[str, float]], names: Sequence[str]) -> Markup:
-    """Return an <svg> with a line for each name that the history has; empty text where it has none of them.
+def chart(history: Sequence[Mapping[str, float]], names: Sequence[str]) -> str:
+    """Return the HTML of an <svg> with a line for each name that the history has; empty text where it has none of them.
 
     history: one mapping for each epoch, in order, with the key `epoch`. What is not a number is left out.
     """
@@ -27,7 +27,7 @@ def chart(history: Sequence[Mapping[str, float]], names: Sequence[str]) -> Marku
     }
     lines = {name: points for name, points in lines.items() if points}
     if not lines:
-        return Markup("")
+        return ""
     values = [value for points in lines.values() for _, value in points]
     low, high = min(values), max(values)
     span = (high - low) or abs(high) or 1.0
@@ -63,7 +63,7 @@ def chart(history: Sequence[Mapping[str, float]], names: Sequence[str]) -> Marku
         f'<span class="legend line-{number}">{escape(name.replace("_", " "))} {points[-1][1]:.4g}</span>'
         for number, (name, points) in enumerate(lines.items())
     )
-    return Markup(
+    return (
         f'<figure class="chart"><svg role="img" aria-label="{escape(said)}" viewBox="0 0 {WIDTH} {HEIGHT}">'
         f"{''.join(parts)}</svg><figcaption>{legend}</figcaption></figure>"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -16,9 +16,6 @@ from raycls.control_plane.body import wanted_int
 from raycls.control_plane.route import ControlRoute
 from raycls.errors import UnknownRecordError
 from raycls.serving.replica.answer import json_response
-
-if TYPE_CHECKING:
-    from mlflow.entities import Run
 
 PAGE = 50  # runs on a page
 SHOWN = ("kind", "study", "trial", "retraining", "dataset_version")  # tags
@@ -74,7 +71,8 @@ def _finite(metrics: dict[str, float]) -> dict[str, float]:
     return {name: value for name, value in metrics.items() if math.isfinite(value)}
 
 
-def _shown(run: Run) -> dict[str, Any]:
+def _shown(run: Any) -> dict[str, Any]:
+    """Return what people want to know of a run of MLflow."""
     return {
         "id": run.info.run_id,
         "name": run.info.run_name,
