@@ -11,7 +11,6 @@ import math
 from collections.abc import Mapping, Sequence
 from html import escape
 
-
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 520, 220, 46, 24, 10
 TICKS = 4
 
