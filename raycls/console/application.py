@@ -24,7 +24,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from raycls.console import datasets, live, models, runs, sign_in, teach, try_picture
-from raycls.console.page import HEADERS, Page, render, root_of, session_of
+from raycls.console.page import HEADERS, Page, fields_of, render, root_of, session_of
 from raycls.console.server import Server, ServerError
 from raycls.console.session import COOKIE, Attempts, Sessions
 from raycls.serving import state
@@ -126,7 +126,7 @@ def _guarded(
 async def _check_secret(request: Request, csrf: str) -> None:
     given = request.headers.get(CSRF, "")
     if not given and request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
-        given = str((await request.form()).get("csrf", ""))
+        given = (await fields_of(request)).get("csrf", "")
     if not hmac.compare_digest(given.encode(), csrf.encode()):
         raise HTTPProblem(403, "this page is of another session: load it again")
 

@@ -8,7 +8,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from raycls.console.page import HEADERS, Page, go, render, server_of, session_of
+from raycls.console.page import HEADERS, Page, fields_of, go, render, server_of, session_of
 from raycls.console.server import ServerError
 from raycls.serving.client import scrape
 from raycls.serving.client.scrape import Histogram, Replica
@@ -69,14 +69,14 @@ def _summed(replicas: dict[str, Replica]) -> dict[str, Any]:
 
 
 async def start(request: Request) -> Response:
-    form = await request.form()
+    form = await fields_of(request)
     try:
-        share = float(str(form.get("share", "")))
+        share = float(form.get("share", ""))
     except ValueError:
         return go(request, "/live", "the share is a number, like 0.2", bad=True)
     wanted = {
-        "challenger": str(form.get("challenger", "")),
-        "mode": str(form.get("mode", "")),
+        "challenger": form.get("challenger", ""),
+        "mode": form.get("mode", ""),
         "share": share,
     }
     return await _changed(request, "POST", wanted, "the experiment has begun: its challenger starts")

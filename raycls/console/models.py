@@ -8,7 +8,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from raycls.console.page import Page, go, render, server_of, session_of
+from raycls.console.page import Page, fields_of, go, render, server_of, session_of
 from raycls.console.server import ServerError
 
 FIGURES = ("test_accuracy", "val_accuracy", "val_macro_f1", "val_loss", "val_calibration_error")
@@ -42,18 +42,16 @@ async def show(request: Request) -> Response:
 
 
 async def promote(request: Request) -> Response:
-    form = await request.form()
-    version = str(form.get("version", ""))
-    force = str(form.get("force", "")).strip()
+    form = await fields_of(request)
+    version = form.get("version", "")
+    force = form.get("force", "").strip()
     wanted = {"version": version} | ({"force": force} if force else {})
     return _begin(request, f"promotes version {version}", "promote", wanted)
 
 
 async def roll_back(request: Request) -> Response:
-    form = await request.form()
-    return _begin(
-        request, "goes back to the former champion", "rollback", {"reason": str(form.get("reason", ""))}
-    )
+    form = await fields_of(request)
+    return _begin(request, "goes back to the former champion", "rollback", {"reason": form.get("reason", "")})
 
 
 def _begin(request: Request, what: str, action: str, wanted: dict[str, Any]) -> Response:

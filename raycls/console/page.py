@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
-from urllib.parse import quote, unquote
+from urllib.parse import parse_qsl, quote, unquote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.requests import Request
@@ -22,6 +22,8 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from raycls.console.server import Server
 from raycls.console.session import Session
+from raycls.control_plane.body import LARGEST_DOCUMENT, pieces
+from raycls.serving.replica.answer import HTTPProblem
 from raycls.serving.state import Role
 
 POLICY = (
@@ -35,6 +37,7 @@ HEADERS = {
     "Referrer-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
+LARGEST_FORM = 1 << 16  # bytes
 MESSAGE = "raycls_message"  # the cookie of what the next page says once
 
 TEMPLATES = Environment(
@@ -96,6 +99,30 @@ def render(request: Request, template: str, status: int = 200, **context: Any) -
     if said:
         response.delete_cookie(MESSAGE, path=root_of(request) or "/")
     return response
+
+
+async def fields_of(request: Request) -> dict[str, str]:
+    """Return the fields of a page's form. Raises HTTPProblem 413 for a large one, and 400 for one that is no text."""
+    if not hasattr(request.state, "fields"):
+        body = b"".join([piece async for piece in pieces(request, LARGEST_FORM)])
+        try:
+            request.state.fields = dict(parse_qsl(body.decode(), keep_blank_values=True))
+        except ValueError:
+            raise HTTPProblem(400, "the form is not text") from None
+    found: dict[str, str] = request.state.fields
+    return found
+
+
+async def json_of(request: Request) -> dict[str, Any]:
+    """Return the JSON object that a page's script has sent. Raises HTTPProblem 413 and 400."""
+    body = b"".join([piece async for piece in pieces(request, LARGEST_DOCUMENT)])
+    try:
+        found = json.loads(body)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise HTTPProblem(400, "send a JSON object")
+    return found
 
 
 def go(request: Request, path: str, say: str = "", *, bad: bool = False) -> Response:

@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from raycls import local_http
-from raycls.console.page import Page, go, render, root_of, server_of
+from raycls.console.page import Page, fields_of, go, render, root_of, server_of
 from raycls.console.server import ServerError
 from raycls.console.session import COOKIE, LASTS_S
 from raycls.serving.replica.answer import HTTPProblem
@@ -23,8 +23,8 @@ async def show(request: Request) -> Response:
 async def sign_in(request: Request) -> Response:
     """Ask the server whose token this is, and begin a session."""
     _check_way(request)
-    form = await request.form()
-    token, following = str(form.get("token", "")).strip(), _next(str(form.get("next", "")))
+    form = await fields_of(request)
+    token, following = form.get("token", "").strip(), _next(form.get("next", ""))
     attempts = request.app.state.attempts
     if attempts.too_many():
         raise HTTPProblem(429, "too many sign-ins failed: wait a minute")

@@ -9,7 +9,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from raycls.console.page import HEADERS, Page, go, render, server_of, session_of
+from raycls.console.page import HEADERS, Page, fields_of, go, json_of, render, server_of, session_of
 from raycls.console.server import ServerError
 from raycls.control_plane.body import file_of
 from raycls.serving.replica.answer import HTTPProblem
@@ -64,16 +64,14 @@ def _small(data: bytes) -> bytes:
 
 
 async def review(request: Request) -> Response:
-    wanted = await request.json()
-    if not isinstance(wanted, dict):
-        raise HTTPProblem(400, "send dataset, sha256 and decision")
+    wanted = await json_of(request)
     found = await server_of(request).call(session_of(request), "POST", "/uploads/review", json=wanted)
     return JSONResponse(found, headers=HEADERS)
 
 
 async def retrain(request: Request) -> Response:
-    form = await request.form()
-    wanted = {name: str(form.get(name, "")) for name in ("model", "then", "preset")}
+    form = await fields_of(request)
+    wanted = {name: form.get(name, "") for name in ("model", "then", "preset")}
     try:
         await server_of(request).call(session_of(request), "POST", "/retrain", json=wanted)
     except ServerError as error:

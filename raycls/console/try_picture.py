@@ -7,11 +7,10 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from raycls.console.page import HEADERS, Page, render, server_of, session_of
+from raycls.console.page import HEADERS, Page, json_of, render, server_of, session_of
 from raycls.console.server import ServerError
 from raycls.control_plane.body import file_of
 from raycls.serving.prediction_id import HEADER
-from raycls.serving.replica.answer import HTTPProblem
 
 TOP = 5
 LARGEST = 10 << 20  # bytes of a picture, as the server takes by default
@@ -52,9 +51,7 @@ async def predict(request: Request) -> Response:
 
 async def correct(request: Request) -> Response:
     """Tell the server what was right."""
-    wanted = await request.json()
-    if not isinstance(wanted, dict):
-        raise HTTPProblem(400, "send prediction_id and label")
+    wanted = await json_of(request)
     said = await server_of(request).call(session_of(request), "POST", "/feedback", json=wanted)
     return JSONResponse({"state": said["state"]}, headers=HEADERS)
 

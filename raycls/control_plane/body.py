@@ -36,7 +36,7 @@ Document = TypeVar("Document", bound=BaseModel)
 
 async def document_of(request: Request, model: type[Document]) -> Document:
     """Return the JSON body as `model`. An empty body is an empty object."""
-    body = b"".join([piece async for piece in _pieces(request, LARGEST_DOCUMENT)])
+    body = b"".join([piece async for piece in pieces(request, LARGEST_DOCUMENT)])
     try:
         return model.model_validate_json(body or b"{}")
     except ValidationError as error:
@@ -47,7 +47,7 @@ async def document_of(request: Request, model: type[Document]) -> Document:
 async def file_of(request: Request, limit: int) -> AsyncIterator[BinaryIO]:
     """Yield the raw body as a file at its beginning."""
     with tempfile.SpooledTemporaryFile(max_size=IN_MEMORY) as file:
-        async for piece in _pieces(request, limit):
+        async for piece in pieces(request, limit):
             file.write(piece)
         file.seek(0)
         yield cast(BinaryIO, file)
@@ -56,7 +56,7 @@ async def file_of(request: Request, limit: int) -> AsyncIterator[BinaryIO]:
 @asynccontextmanager
 async def form_of(request: Request, limit: int) -> AsyncIterator[FormData]:
     """Yield the fields and the files of a multipart form."""
-    parser = MultiPartParser(request.headers, _pieces(request, limit), max_files=MOST_FILES, max_fields=8)
+    parser = MultiPartParser(request.headers, pieces(request, limit), max_files=MOST_FILES, max_fields=8)
     form = await parsed(parser)
     try:
         yield form
@@ -80,7 +80,8 @@ def wanted_state(query: Mapping[str, str], states: Sequence[str]) -> str | None:
     return None if state == "all" else state
 
 
-async def _pieces(request: Request, limit: int) -> AsyncGenerator[bytes, None]:
+async def pieces(request: Request, limit: int) -> AsyncGenerator[bytes, None]:
+    """Yield the body as it arrives."""
     began, size, stream = time.monotonic(), 0, request.stream()
     while True:
         left = began + PATIENCE_S + size / SLOWEST - time.monotonic()

@@ -101,8 +101,9 @@ def begin(wanted: Wanted, *, by: str, key: str = "", in_jobs: bool = True) -> Re
             return known
         for record in former.values():
             if record.is_open and record.wanted.model == wanted.model:
+                goes_on = "" if record.in_jobs else f"continue it with `raycls retrain run {record.id}`, "
                 raise UsageError(
-                    f"retraining {record.id} of {wanted.model} is not done yet: wait for it, "
+                    f"retraining {record.id} of {wanted.model} is not done yet: wait for it, {goes_on}"
                     f"or end it with `raycls retrain stop {record.id}`"
                 )
         new = Retraining(id=identifier, wanted=wanted, by=by, created=now(), in_jobs=in_jobs)

@@ -103,9 +103,9 @@ def place() -> Place:
     return open_place("serving", mode=0o600)
 
 
-def load() -> ServingState:
+def load(where: Place | None = None) -> ServingState:
     """Return the state; an empty one where there is no file. Raises DataError where the file cannot be read."""
-    where = place()
+    where = where or place()
     with telling():
         if not where.exists(FILE):
             return ServingState()
@@ -148,7 +148,7 @@ class Follower:
         self._place = place()
         self._is_local = isinstance(self._place, Folder)  # then a look takes microseconds
         self._mark = self._marked()
-        self.now = load()
+        self.now = load(self._place)
 
     def look(self) -> bool:
         """Read the file if it may have changed; return whether it has. Where that fails, the former state stays."""
@@ -157,7 +157,7 @@ class Follower:
             mark = self._marked()
             if mark is not None and mark == self._mark:
                 return False
-            self.now = load()
+            self.now = load(self._place)
         except DataError as error:
             logger.error(f"raycls keeps the former state of the server: {error}")
             return False

@@ -287,3 +287,20 @@ def test_styles_and_scripts_are_sent_as_what_they_are(client: TestClient) -> Non
         assert answer.status_code == 200
         assert kind in answer.headers["content-type"]
     assert client.get("/static/../application.py").status_code == 404
+
+
+def test_a_body_that_is_large_or_wrong_is_refused(client: TestClient, server: Server) -> None:
+    assert client.post("/sign-in", data={"token": "a" * 200_000}).status_code == 413
+    csrf = _signed_in(client, "a")
+    server.asked.clear()
+    for body, status in ((b"[]", 400), (b"{", 400), (b"\xff", 400), (b" " * 2_000_000, 413)):
+        answer = client.post("/review", content=body, headers={"X-Csrf": csrf, "Accept": "application/json"})
+        assert (answer.status_code, "detail" in answer.json()) == (status, True)
+    wrong = client.post(
+        "/retrain",
+        content=b"\xff",
+        headers={"X-Csrf": csrf, "Content-Type": "application/x-www-form-urlencoded"},
+    )
+    assert wrong.status_code == 400
+    assert client.post("/upload", content=b"x", headers={"X-Csrf": csrf}).status_code == 415
+    assert server.asked == []
