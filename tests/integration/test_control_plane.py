@@ -67,7 +67,7 @@ def test_runs_and_datasets_are_told_as_mlflow_and_the_files_have_them(served: Se
     listed = get("/runs?dataset=digits")
     assert champion.run_id in {run["id"] for run in listed["runs"]}
     run = get(f"/runs/{champion.run_id}")
-    assert (run["status"], run["kind"]) == ("FINISHED", "train")
+    assert (run["status"], run["kind"]) == ("FINISHED", "training")
     assert [row["epoch"] for row in run["history"]] == list(range(1, len(run["history"]) + 1))
     assert run["metrics"]["val_accuracy"] == pytest.approx(champion.metrics["val_accuracy"])
     digits = open_dataset("digits").info

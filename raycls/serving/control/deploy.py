@@ -23,6 +23,7 @@ from raycls.errors import ClusterError, ConfigError
 from raycls.serving import tokens
 from raycls.serving.control.configuration import (
     CHALLENGERS,
+    CONSOLE_PATH,
     CONTROL_PATH,
     DEPLOYMENT,
     IMPORT_PATH,
@@ -30,6 +31,8 @@ from raycls.serving.control.configuration import (
 )
 
 DEPLOY_TIMEOUT_S = 180
+
+OWN_PATHS = (IMPORT_PATH, CONTROL_PATH, CONSOLE_PATH)  # of the applications that raycls deploys
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +126,7 @@ def served(running: cluster.Cluster) -> ServeConfiguration | None:
     ]
     if not configs:
         return None
-    if not all(config and config.get("import_path") in (IMPORT_PATH, CONTROL_PATH) for config in configs):
+    if not all(config and config.get("import_path") in OWN_PATHS for config in configs):
         raise ClusterError(
             f"the cluster serves {', '.join(found['applications'])}, which raycls did not deploy: it would be stopped"
         )
