@@ -48,7 +48,9 @@ def capture(
     shares = dict(_pair(text) for text in share_of_class) if share_of_class else None
     options = {
         "share": share,
-        "share_of_class": shares if share is None or shares else {},  # --share 0 alone turns capture off
+        "share_of_class": {}
+        if share == 0 and shares is None
+        else shares,  # --share 0 alone turns capture off
         "least_confidence": least_confidence,
         "most_confidence": most_confidence,
         "per_day": per_day,

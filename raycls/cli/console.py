@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from typing import Annotated
+from urllib.parse import urlsplit
 
 import typer
 
+from raycls import local_http
 from raycls.config import validated
+from raycls.errors import UsageError
 
 app = typer.Typer()
 
@@ -27,6 +30,8 @@ def console(
     from raycls.console.application import application
     from raycls.serving.settings import ConsoleConfig
 
+    if not (local_http.reaches_loopback(url) or urlsplit(url).scheme == "https"):
+        raise UsageError(f"tokens would travel unencrypted to {url}: use https, or the server's own machine")
     config = validated(ConsoleConfig, {"server": url})
     print(f"the page of {url} is at http://{HOST}:{port}/")
     uvicorn.run(application(config, host=HOST, url=url), host=HOST, port=port, log_level="warning")

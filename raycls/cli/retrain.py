@@ -72,6 +72,9 @@ def start(
 @app.command()
 def run(
     identifier: Annotated[str, typer.Argument(metavar="ID", help="id of a retraining")],
+    wait: Annotated[
+        bool, typer.Option("--wait", help="where another process works on it, until that has ended")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Continue a retraining where it ended. The Ray jobs of a server do this.
@@ -81,7 +84,7 @@ def run(
     with progress.bar("loading PyTorch"):
         from raycls.lifecycle import retrain
 
-    _print(retrain.run(identifier), as_json)
+    _print(retrain.run(identifier, wait=wait), as_json)
 
 
 @app.command()
@@ -102,28 +105,36 @@ def stop(
 @app.command()
 def when(
     model: Annotated[str, typer.Argument(help="name of a registered model")],
-    accepted: Annotated[int, typer.Option(help="after so many accepted pictures")] = 0,
+    accepted: Annotated[
+        int | None, typer.Option(help="after so many accepted pictures; 0: not for that")
+    ] = None,
     drift: Annotated[
-        bool, typer.Option("--drift", help="where live pictures differ from those of val")
-    ] = False,
-    every_days: Annotated[float, typer.Option(help="so many days after the last retraining")] = 0,
-    then: Annotated[str, typer.Option(help="challenger, promote or nothing")] = "challenger",
-    preset: Annotated[str, typer.Option(help="smoke, quick, fast, strong or accurate")] = "fast",
+        bool | None, typer.Option("--drift/--no-drift", help="where live pictures differ from those of val")
+    ] = None,
+    every_days: Annotated[
+        float | None, typer.Option(help="so many days after the last retraining; 0: not for that")
+    ] = None,
+    then: Annotated[str | None, typer.Option(help="challenger, promote or nothing")] = None,
+    preset: Annotated[str | None, typer.Option(help="smoke, quick, fast, strong or accurate")] = None,
     never: Annotated[bool, typer.Option("--never", help="only when somebody says so, as by default")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Let a server retrain a model by itself, at most once a day. Without an option, say when it does.
+    """Let a server retrain a model by itself, at most once a day. What no option names stays as it is; without an
+    option, say when it does.
 
     Example: raycls retrain when pets --accepted 200 --then promote
     """
     from raycls.lifecycle import triggers
     from raycls.serving.state import Trigger
 
-    values = {"accepted": accepted, "drift": drift, "every_days": every_days, "then": then, "preset": preset}
+    options = {"accepted": accepted, "drift": drift, "every_days": every_days, "then": then, "preset": preset}
+    given = {name: value for name, value in options.items() if value is not None}
     if never:
         triggers.remove_trigger(model)
-    elif accepted or drift or every_days:
-        triggers.set_trigger(validated(Trigger, {"model": model, **values}))
+    elif given:
+        former = triggers.trigger_of(model)
+        known = former.model_dump() if former else {"model": model}
+        triggers.set_trigger(validated(Trigger, {**known, **given}))
     trigger = triggers.trigger_of(model)
     if as_json:
         print_json(trigger.model_dump() if trigger else None)

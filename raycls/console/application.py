@@ -9,10 +9,11 @@ the session's secret (CSRF). Who may not see a page is sent to sign in.
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import logging
-import secrets
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from pathlib import Path
 from urllib.parse import quote
 
@@ -26,12 +27,12 @@ from starlette.staticfiles import StaticFiles
 from raycls.console import datasets, live, models, runs, sign_in, teach, try_picture
 from raycls.console.page import HEADERS, Page, fields_of, render, root_of, session_of
 from raycls.console.server import Server, ServerError
-from raycls.console.session import COOKIE, Attempts, Sessions
+from raycls.console.session import Sessions
 from raycls.serving import state
 from raycls.serving.access import Access
 from raycls.serving.replica.answer import HTTPProblem
 from raycls.serving.settings import ConsoleConfig
-from raycls.serving.state import Follower
+from raycls.serving.state import Follower, Role
 
 PAGES: list[Page] = [
     *sign_in.PAGES,
@@ -55,14 +56,16 @@ def application(config: ConsoleConfig, *, host: str | None, url: str) -> Starlet
     """
     access = Access(Follower(), host=host, allowed_hosts=config.allowed_hosts)
     # The server's own secret, so that a console that starts again knows its sessions.
-    sessions = Sessions(state.load().signing_key or secrets.token_hex(32))
+    state.ensure_signing_key()
+    sessions = Sessions(state.load().signing_key, url)
+    places = {role: asyncio.Semaphore(MOST_AT_ONCE) for role in (None, "contribute")}
     by_path: dict[str, dict[str, Page]] = {}
     for page in PAGES:
         by_path.setdefault(page.path, {})[page.method] = page
     app = Starlette(
         routes=[
             *(
-                Route(path, _guarded(pages, access, sessions), methods=_METHODS)
+                Route(path, _guarded(pages, access, sessions, places), methods=_METHODS)
                 for path, pages in by_path.items()
             ),
             Mount("/static", _Static(directory=STATIC)),
@@ -70,13 +73,15 @@ def application(config: ConsoleConfig, *, host: str | None, url: str) -> Starlet
         exception_handlers={HTTPException: _unknown},
     )
     app.state.config, app.state.server, app.state.sessions = config, Server(url), sessions
-    app.state.attempts = Attempts()
+    app.state.streams = asyncio.Semaphore(MOST_STREAMS)
     # What the server was asked to do and does not answer yet, and what it refused last: by the name of the model.
     app.state.running, app.state.refused, app.state.tasks = {}, {}, set()
     return app
 
 
 _METHODS = ["GET", "HEAD", "POST"]
+# Of the requests that this process answers at a time (max_ongoing_requests), so that an admin always finds a place.
+MOST_AT_ONCE, MOST_STREAMS = 16, 8
 
 
 class _Static(StaticFiles):
@@ -89,12 +94,15 @@ class _Static(StaticFiles):
 
 
 def _guarded(
-    pages: dict[str, Page], access: Access, sessions: Sessions
+    pages: dict[str, Page],
+    access: Access,
+    sessions: Sessions,
+    places: dict[Role | None, asyncio.Semaphore],
 ) -> Callable[[Request], Awaitable[Response]]:
-    """Return the endpoint of a path. pages: by method."""
+    """Return the endpoint of a path. pages: by method. places: for the requests of some roles."""
 
     async def endpoint(request: Request) -> Response:
-        request.state.session = sessions.opened(request.cookies.get(COOKIE, ""))
+        request.state.session = sessions.opened(request.cookies.get(sessions.cookie, ""))
         try:
             access.check_host(request.headers)
             page = pages.get("GET" if request.method == "HEAD" else request.method)
@@ -105,15 +113,13 @@ def _guarded(
             session = session_of(request)
             if page.role and not (session and session.may(page.role)):
                 return _signed_out(request, page)
-            if page.changes and session:
-                await _check_secret(request, session.csrf)
-            return await page.handler(request)
+            return await _answered(request, page, places.get(page.role))
         except HTTPProblem as problem:
             return _failed(request, problem.status, problem.detail)
         except ServerError as error:
             if error.status == 401 and session_of(request):  # the token was revoked
                 response = _signed_out(request, None)
-                response.delete_cookie(COOKIE, path=root_of(request) or "/")
+                response.delete_cookie(sessions.cookie, path=root_of(request) or "/")
                 return response
             return _failed(request, error.status, error.detail)
         except Exception:
@@ -121,6 +127,17 @@ def _guarded(
             return _failed(request, 500, "the console failed on this request; its log says why")
 
     return endpoint
+
+
+async def _answered(request: Request, page: Page, places: asyncio.Semaphore | None) -> Response:
+    """Answer where there is a place. Raises HTTPProblem 429 where there is none."""
+    session = session_of(request)
+    if places and places.locked():
+        raise HTTPProblem(429, "others send too much at this moment: try again")
+    async with places or nullcontext():
+        if page.changes and page.secret and session:
+            await _check_secret(request, session.csrf)
+        return await page.handler(request)
 
 
 async def _check_secret(request: Request, csrf: str) -> None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import quote
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from raycls.console.page import HEADERS, Page, render, server_of, session_of
+from raycls.console.page import HEADERS, Page, part_of, render, server_of, session_of
 
 SHOWN = 100  # left-out files on the page
 
@@ -39,7 +38,7 @@ async def sheet(request: Request) -> Response:
 
 
 def _path(request: Request) -> str:
-    return f"/datasets/{quote(request.path_params['name'])}/{quote(request.path_params['version'])}"
+    return f"/datasets/{part_of(request, 'name')}/{part_of(request, 'version')}"
 
 
 PAGES = [

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from raycls.console.page import Page, fields_of, go, render, server_of, session_of
-from raycls.console.server import ServerError
+from raycls.console.page import Page, fields_of, go, part_of, render, server_of, session_of
+from raycls.console.server import LONG_S, ServerError
 
+REMEMBERED_S = 600.0
 FIGURES = ("test_accuracy", "val_accuracy", "val_macro_f1", "val_loss", "val_calibration_error")
 
 
@@ -28,7 +30,7 @@ async def show(request: Request) -> Response:
     found = (await server.call(session, "GET", "/models"))["models"]
     versions = [version for version in found if version["name"] == name]
     versions.sort(key=lambda version: int(version["version"]), reverse=True)
-    history = (await server.call(session, "GET", f"/models/{name}/history"))["history"]
+    history = (await server.call(session, "GET", f"/models/{part_of(request, 'name')}/history"))["history"]
     return render(
         request,
         "model.html",
@@ -37,7 +39,7 @@ async def show(request: Request) -> Response:
         figures=FIGURES,
         history=history,
         running=_running(request).get(name, ""),
-        refused=request.app.state.refused.get(name, ""),
+        refused=_refused(request, name),
     )
 
 
@@ -63,14 +65,21 @@ def _begin(request: Request, what: str, action: str, wanted: dict[str, Any]) -> 
         _running(request),
     )
     if name in running:
-        return go(request, f"/models/{name}", f"the server {running[name]}: wait for that", bad=True)
+        return go(
+            request,
+            f"/models/{part_of(request, 'name')}",
+            f"the server {running[name]}: wait for that",
+            bad=True,
+        )
     running[name] = what
 
     async def work() -> None:
         try:
-            await server.call(session, "POST", f"/models/{name}/{action}", json=wanted)
+            await server.call(
+                session, "POST", f"/models/{part_of(request, 'name')}/{action}", json=wanted, timeout=LONG_S
+            )
         except ServerError as error:
-            request.app.state.refused[name] = error.detail
+            request.app.state.refused[name] = (time.monotonic(), error.detail)
         finally:
             del running[name]
 
@@ -79,7 +88,13 @@ def _begin(request: Request, what: str, action: str, wanted: dict[str, Any]) -> 
     tasks.add(task)  # a task that nobody holds may be collected
     task.add_done_callback(tasks.discard)
     request.app.state.refused.pop(name, None)
-    return go(request, f"/models/{name}")
+    return go(request, f"/models/{part_of(request, 'name')}")
+
+
+def _refused(request: Request, name: str) -> str:
+    """Return why the last promotion or rollback was refused, for some minutes."""
+    since, detail = request.app.state.refused.get(name, (0.0, ""))
+    return detail if time.monotonic() - since < REMEMBERED_S else ""
 
 
 def _running(request: Request) -> dict[str, str]:

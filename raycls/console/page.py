@@ -53,7 +53,8 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 @dataclass(frozen=True)
 class Page:
-    """A method and a path, who may use it, and the function that answers. role: None for everybody.
+    """A method and a path, who may use it, and the function that answers. role: None for everybody. secret: whether a
+    request that changes something must carry the secret of its session.
 
     The function finds the session in `request.state.session`, and the server in `request.app.state.server`.
     """
@@ -62,6 +63,7 @@ class Page:
     path: str
     role: Role | None
     handler: Handler
+    secret: bool = True
 
     @property
     def changes(self) -> bool:
@@ -81,6 +83,11 @@ def server_of(request: Request) -> Server:
 def root_of(request: Request) -> str:
     """Return the path below which this console is, without a slash at its end."""
     return str(request.scope.get("root_path", "")).rstrip("/")
+
+
+def part_of(request: Request, name: str) -> str:
+    """Return a part of the path as it stands in a URL, whatever is in it."""
+    return quote(request.path_params[name], safe="")
 
 
 def render(request: Request, template: str, status: int = 200, **context: Any) -> Response:

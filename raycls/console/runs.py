@@ -12,8 +12,9 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from raycls.console.chart import chart
-from raycls.console.page import HEADERS, Page, render, server_of, session_of
+from raycls.console.page import HEADERS, Page, part_of, render, server_of, session_of
 from raycls.console.server import ServerError
+from raycls.serving.replica.answer import HTTPProblem
 
 CHARTS = (("train_loss", "val_loss"), ("train_accuracy", "val_accuracy"))
 FIGURES = ("val_accuracy", "val_macro_f1", "val_loss", "test_accuracy", "epoch")
@@ -32,15 +33,28 @@ async def show(request: Request) -> Response:
     run = await _run(request)
     study = None
     if run["kind"] == "study":
-        study = await server_of(request).call(session_of(request), "GET", f"/studies/{quote(run['name'])}")
+        try:
+            study = await server_of(request).call(
+                session_of(request), "GET", f"/studies/{quote(run['name'], safe='')}"
+            )
+        except ServerError as error:
+            if error.status != 404:  # Optuna has it a moment later, or no more
+                raise
     return render(request, "run.html", run=run, study=study, charts=_charts(run), figures=FIGURES)
 
 
 async def events(request: Request) -> Response:
     """Send the charts of a run whenever they change, as server-sent events, until it has ended."""
-    first = await _run(request)
+    first, streams = await _run(request), request.app.state.streams
+    if streams.locked():
+        raise HTTPProblem(429, "too many pages follow a training: close one")
 
     async def stream() -> AsyncIterator[str]:
+        async with streams:
+            async for event in drawn_again():
+                yield event
+
+    async def drawn_again() -> AsyncIterator[str]:
         run, sent = first, ""
         for _ in range(round(LONGEST_S / PERIOD_S)):
             drawn = json.dumps({"charts": _charts(run), "status": run["status"]})
@@ -51,15 +65,16 @@ async def events(request: Request) -> Response:
             await asyncio.sleep(PERIOD_S)
             try:
                 run = await _run(request)
-            except ServerError:
-                continue  # it may come back
+            except ServerError as error:
+                if error.status in (401, 403):  # the token was revoked
+                    return
 
     return StreamingResponse(stream(), media_type="text/event-stream", headers=HEADERS)
 
 
 async def _run(request: Request) -> dict[str, Any]:
     found: dict[str, Any] = await server_of(request).call(
-        session_of(request), "GET", f"/runs/{quote(request.path_params['id'])}"
+        session_of(request), "GET", f"/runs/{part_of(request, 'id')}"
     )
     return found
 

@@ -15,8 +15,10 @@ from starlette.concurrency import run_in_threadpool
 
 from raycls import local_http
 from raycls.console.session import Session
+from raycls.ray_patches.control_routes import PREFIX
 
-TIMEOUT_S = 600  # a promotion waits for its replicas
+TIMEOUT_S, LONG_S = 30, 600  # LONG_S: a promotion waits for its replicas, an upload for its checks
+OF_REPLICAS = ("/predict", "/health", "/metrics")  # the other routes are the control plane's, below /control
 
 
 class ServerError(Exception):
@@ -36,7 +38,11 @@ class Server:
 
     async def call(self, session: Session | None, method: str, path: str, **options: Any) -> Any:
         """Return the JSON that a route answers. `options` are those of requests.request. Raises ServerError."""
-        return (await self.answer(session, method, path, **options)).json()
+        answer = await self.answer(session, method, path, **options)
+        try:
+            return answer.json()
+        except ValueError:
+            raise ServerError(502, f"{self.url} sent no JSON: is a raycls server there?") from None
 
     async def answer(
         self, session: Session | None, method: str, path: str, **options: Any
@@ -49,10 +55,17 @@ class Server:
         headers = dict(options.pop("headers", {}))
         if session:
             headers["Authorization"] = f"Bearer {session.token}"
+        prefix = "" if path.startswith(OF_REPLICAS) else PREFIX
         try:
             answer = self._session.request(
-                method, self.url + path, headers=headers, timeout=options.pop("timeout", TIMEOUT_S), **options
+                method,
+                self.url + prefix + path,
+                headers=headers,
+                timeout=options.pop("timeout", TIMEOUT_S),
+                **options,
             )
+        except requests.Timeout:
+            raise ServerError(504, f"{self.url} takes too long to answer") from None
         except requests.RequestException as error:
             raise ServerError(503, f"no server answers at {self.url} ({type(error).__name__})") from None
         if answer.ok:

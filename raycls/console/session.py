@@ -1,8 +1,9 @@
 """Who is signed in: the person's own token, in a cookie that only this console can read.
 
-    session = Sessions(key).start(token, "ada", ("admin",))
-    text = Sessions(key).sealed(session)            # for the cookie
-    Sessions(key).opened(text)                      # the session, or None where it is old, changed or another console's
+    sessions = Sessions(key, "http://127.0.0.1:8000")
+    session = sessions.start(token, "ada", ("admin",))
+    text = sessions.sealed(session)     # for the cookie sessions.cookie
+    sessions.opened(text)               # the session, or None where it is old, changed, or one with another server
 
 The console keeps no list of sessions, so that a restart signs nobody out. The cookie is encrypted and signed (Fernet,
 https://github.com/fernet/spec). A token that was revoked ends at the server: every call carries the token.
@@ -14,12 +15,10 @@ import base64
 import hashlib
 import json
 import secrets
-import time
 from dataclasses import asdict, dataclass
 
 from cryptography.fernet import Fernet, InvalidToken
 
-COOKIE = "raycls_session"
 LASTS_S = 12 * 3600
 
 
@@ -38,10 +37,15 @@ class Session:
 
 
 class Sessions:
-    """Seals and opens sessions. key: a secret of any length; consoles with the same key know the same sessions."""
+    """Seals and opens sessions with one server. key: a secret of any length; server: its URL.
 
-    def __init__(self, key: str):
-        digest = hashlib.sha256(b"raycls console " + key.encode()).digest()
+    Consoles with the same key know the same sessions. Browsers send a cookie to every port of a host, so that each
+    server has a cookie of its own name, and a token never reaches another server.
+    """
+
+    def __init__(self, key: str, server: str):
+        digest = hashlib.sha256(f"raycls console {server} {key}".encode()).digest()
+        self.cookie = f"raycls_session_{hashlib.sha256(server.encode()).hexdigest()[:8]}"
         self._fernet = Fernet(base64.urlsafe_b64encode(digest))
 
     def start(self, token: str, name: str, roles: tuple[str, ...]) -> Session:
@@ -59,20 +63,3 @@ class Sessions:
             return Session(found["token"], found["name"], tuple(found["roles"]), found["csrf"])
         except (InvalidToken, ValueError, KeyError, TypeError):
             return None
-
-
-@dataclass
-class Attempts:
-    """Counts sign-ins that failed. At most `most` in `seconds`; a token of 64 random digits needs no more."""
-
-    most: int = 30
-    seconds: float = 60.0
-    failed: tuple[float, ...] = ()
-
-    def too_many(self) -> bool:
-        now = time.monotonic()
-        self.failed = tuple(moment for moment in self.failed if now - moment < self.seconds)
-        return len(self.failed) >= self.most
-
-    def add(self) -> None:
-        self.failed = (*self.failed, time.monotonic())

@@ -9,8 +9,8 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from raycls.console.page import HEADERS, Page, fields_of, go, json_of, render, server_of, session_of
-from raycls.console.server import ServerError
+from raycls.console.page import HEADERS, Page, fields_of, go, json_of, part_of, render, server_of, session_of
+from raycls.console.server import LONG_S, ServerError
 from raycls.control_plane.body import file_of
 from raycls.serving.replica.answer import HTTPProblem
 
@@ -37,7 +37,12 @@ async def upload(request: Request) -> Response:
         raise HTTPProblem(415, "send pictures as a form, or a zip of class folders")
     async with file_of(request, request.app.state.config.max_upload_bytes) as body:
         answer = await server_of(request).call(
-            session_of(request), "POST", "/upload_training_data", data=body, headers={"Content-Type": kind}
+            session_of(request),
+            "POST",
+            "/upload_training_data",
+            data=body,
+            headers={"Content-Type": kind},
+            timeout=LONG_S,
         )
     return JSONResponse(answer, headers=HEADERS)
 
@@ -45,7 +50,7 @@ async def upload(request: Request) -> Response:
 async def picture(request: Request) -> Response:
     """Return a waiting picture, small and encoded anew, so that a browser gets nothing that a stranger has made."""
     answer = await server_of(request).answer(
-        session_of(request), "GET", f"/uploads/{request.path_params['sha256']}/picture"
+        session_of(request), "GET", f"/uploads/{part_of(request, 'sha256')}/picture"
     )
     data = await run_in_threadpool(_small, answer.content)
     return Response(
@@ -81,7 +86,7 @@ async def retrain(request: Request) -> Response:
 
 async def stop(request: Request) -> Response:
     try:
-        await server_of(request).call(session_of(request), "DELETE", f"/retrain/{request.path_params['id']}")
+        await server_of(request).call(session_of(request), "DELETE", f"/retrain/{part_of(request, 'id')}")
     except ServerError as error:
         return go(request, "/teach", error.detail, bad=True)
     return go(request, "/teach#retraining", "the retraining was stopped")
@@ -89,7 +94,7 @@ async def stop(request: Request) -> Response:
 
 async def progress(request: Request) -> Response:
     """Answer how far a retraining is, for the page that watches it."""
-    found = await server_of(request).call(session_of(request), "GET", f"/retrain/{request.path_params['id']}")
+    found = await server_of(request).call(session_of(request), "GET", f"/retrain/{part_of(request, 'id')}")
     return JSONResponse(found, headers=HEADERS)
 
 

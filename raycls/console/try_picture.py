@@ -17,7 +17,7 @@ LARGEST = 10 << 20  # bytes of a picture, as the server takes by default
 
 
 async def show(request: Request) -> Response:
-    """Show the page; where the server asks everybody for a token, who has none signs in first."""
+    """Show the page. Where the server asks for a token, its answer to a picture says so."""
     server, session = server_of(request), session_of(request)
     try:
         health = await server.call(session, "GET", "/health")

@@ -58,6 +58,8 @@ class PromotionWatch:
     def _look(self, reference: str, counts: dict[str, ArmCounts]) -> None:
         name = reference.partition("/")[0]
         former = promotion_watch.load(name)
+        if former and former.current != reference:  # the pause was for another version
+            self._pause_s, self._not_before = FIRST_PAUSE_S, 0.0
         watch = promotion_watch.seen(former, reference, counts, self._watch_s)
         if watch != former:
             WATCHES.save(promotion_watch.identifier(name), watch)

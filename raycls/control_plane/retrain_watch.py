@@ -81,7 +81,7 @@ class RetrainWatch:
         record = retraining.update(identifier, jobs=record.jobs + 1)
         self._not_before[identifier] = time.monotonic() + PAUSE_S * 2**record.jobs
         self._client.submit_job(
-            entrypoint=f"{sys.executable} -m raycls retrain run {identifier}",
+            entrypoint=f"{sys.executable} -m raycls retrain run {identifier} --wait",
             submission_id=_name(record, f"{record.jobs}-{int(time.time())}"),
             entrypoint_num_cpus=0,
             runtime_env={"env_vars": {GIVE_WAY: "1"}},

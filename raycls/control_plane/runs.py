@@ -14,7 +14,8 @@ from raycls import tracking
 from raycls.control_plane import served
 from raycls.control_plane.body import wanted_int
 from raycls.control_plane.route import ControlRoute
-from raycls.errors import UnknownRecordError
+from raycls.data.versions import list_datasets
+from raycls.errors import ClusterError, UnknownRecordError
 from raycls.serving.replica.answer import json_response
 
 PAGE = 50  # runs on a page
@@ -23,7 +24,7 @@ SHOWN = ("kind", "study", "trial", "retraining", "dataset_version")  # tags
 
 async def list_all(request: Request) -> Response:
     query = request.query_params
-    name = query.get("dataset") or await served.dataset()
+    name = query.get("dataset") or await _usual()
     page = wanted_int(query, "page", 1)
 
     def found() -> dict[str, Any]:
@@ -33,6 +34,14 @@ async def list_all(request: Request) -> Response:
         return {"dataset": name, "runs": shown, "total": len(runs)}
 
     return json_response(await run_in_threadpool(found))
+
+
+async def _usual() -> str:
+    """Return the dataset of the served model, or where none is served, the first that there is."""
+    try:
+        return await served.dataset()
+    except ClusterError:
+        return next((info.name for info in await run_in_threadpool(list_datasets)), "")
 
 
 async def show(request: Request) -> Response:

@@ -122,9 +122,13 @@ def stop(reason: str, *, by: str, only: str | None = None) -> Record:
 
 
 def close_left_open() -> None:
-    """End the records of experiments that the server's state no longer names: whoever ended them was killed then."""
-    running = state.load().experiment
-    for record in EXPERIMENTS.all():
+    """Mend what killed processes left: end the records of experiments that the server's state no longer names, and
+    write the record of the one that it names."""
+    left = EXPERIMENTS.all()
+    running = state.load().experiment  # after the list: none that began meanwhile is in it
+    if running:
+        EXPERIMENTS.save(running.id, record_of(running))
+    for record in left:
         if record.is_running and (running is None or running.id != record.experiment.id):
             _ended(record, "the process that ended it was killed", "raycls")
 

@@ -40,18 +40,18 @@ CHALLENGER = "challenger"  # the alias of a version that may replace the champio
 PASSING = (BrokenOffError, RegistryError, DataError, ClusterError)
 
 
-def run(identifier: str) -> Retraining:
-    """Do the steps that are not done, and return the record. One process at a time does them.
+def run(identifier: str, *, wait: bool = False) -> Retraining:
+    """Do the steps that are not done, and return the record. One process at a time does them; wait: for another one.
 
     An error that may pass (PASSING), and one that is not raycls's own, leave the retraining open; any other ends it as
     failed. Raises UnknownRecordError, ClusterError where another process is at it, UsageError where somebody stops it,
     and what a step raises.
     """
     give_way()
-    record = RETRAININGS.load(identifier)
-    with home.lock(
-        f"retraining-{identifier}.lock", f"another process works on retraining {identifier}: wait for it"
-    ):
+    RETRAININGS.load(identifier)  # an unknown one is said at once
+    busy = f"another process works on retraining {identifier}: wait for it"
+    with home.lock(f"retraining-{identifier}.lock", busy, wait=wait):
+        record = RETRAININGS.load(identifier)
         if not record.is_open:
             return record
         try:
@@ -183,6 +183,7 @@ def _promoted(record: Retraining, version: ModelVersion) -> dict[str, Any]:
     """Promote through the gate, or find what a killed try has decided. The history has one event for a retraining."""
     from raycls.serving.control import rollout
 
+    _open(RETRAININGS.load(record.id))  # the comparison took a while
     by = f"retraining {record.id}"
     for event in history.events(version.name):
         if event.by == by and event.done:

@@ -211,9 +211,19 @@ def test_the_pages_fit_light_and_dark_wide_and_narrow(browser: Browser, product:
             )
             page = context.new_page()
             _sign_in(page, admin)
-            for name in ("", "models", "models/digits", "teach", "live"):
+            for name in (
+                "",
+                "models",
+                "models/digits",
+                "runs",
+                "datasets",
+                "datasets/digits/1",
+                "teach",
+                "live",
+            ):
                 page.goto(f"/console/{name}")
                 page.wait_for_load_state("networkidle" if name != "live" else "load")
+                assert page.get_by_role("heading", level=1).inner_text() != "That did not work", name
                 assert page.evaluate("document.documentElement.scrollWidth") <= width, (name, width)
                 if SCREENSHOTS:
                     file = f"{(name or 'try').replace('/', '-')}-{scheme}-{width}.png"

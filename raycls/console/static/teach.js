@@ -27,9 +27,9 @@ function send(body, type, told) {
 /** Return lists of files that travel together. */
 function inParts(files) {
   const parts = [];
-  let bytes = LARGEST;
+  let bytes = 0;
   for (const file of files) {
-    if (bytes + file.size > LARGEST || parts.at(-1).length === MOST) { parts.push([]); bytes = 0; }
+    if (!parts.length || bytes + file.size > LARGEST || parts.at(-1).length === MOST) { parts.push([]); bytes = 0; }
     parts.at(-1).push(file);
     bytes += file.size;
   }
@@ -91,8 +91,14 @@ upload.addEventListener("submit", async (event) => {
 
 const queue = document.querySelector("#queue");
 
+/** Return the next picture that waits, after this one or from the first. */
+function next(figure) {
+  const waiting = [...queue.querySelectorAll("figure:not(.done)")];
+  return waiting.find((each) => figure.compareDocumentPosition(each) & Node.DOCUMENT_POSITION_FOLLOWING) ?? waiting[0];
+}
+
 async function decide(figure, decision) {
-  if (!figure || figure.classList.contains("done")) return;
+  if (!figure || figure.classList.contains("done")) return; // also while its answer is on the way
   const wanted = { dataset: queue.dataset.dataset, sha256: [figure.dataset.sha], decision };
   if (decision === "relabel") {
     const label = prompt("The right class", figure.dataset.label);
@@ -100,14 +106,15 @@ async function decide(figure, decision) {
     wanted.label = label;
   }
   const caption = figure.querySelector("figcaption");
+  figure.classList.add("done");
+  next(figure)?.focus(); // at once: the next key is for the next picture
   try {
     const { uploads: [record] } = await ask("POST", "/review", JSON.stringify(wanted));
-    figure.classList.add("done");
     caption.textContent = `${record.state} as ${record.label}`;
     const left = queue.querySelectorAll("figure:not(.done)").length;
     document.querySelector("#left").textContent = `${left} on this page wait`;
-    (figure.nextElementSibling ?? figure).focus();
   } catch (error) {
+    figure.classList.remove("done");
     caption.textContent = error.message;
   }
 }
@@ -118,7 +125,7 @@ queue?.addEventListener("click", (event) => {
 });
 queue?.addEventListener("keydown", (event) => {
   const figure = event.target.closest("figure");
-  if (!figure || event.ctrlKey || event.metaKey || event.altKey) return;
+  if (!figure || event.repeat || event.ctrlKey || event.metaKey || event.altKey) return;
   const decision = { a: "accept", r: "reject", l: "relabel" }[event.key];
   if (decision) { event.preventDefault(); decide(figure, decision); }
   if (event.key === "ArrowRight") figure.nextElementSibling?.focus();
@@ -132,7 +139,8 @@ async function follow(article) {
     const { epoch, epochs, trials, of } = found.progress;
     const far = epochs ? `, epoch ${epoch} of ${epochs}` : of ? `, trial ${trials} of ${of}` : "";
     article.querySelector(".step").textContent = `${found.step || found.state}${far}`;
-    if (found.state !== state && !["waiting", "running"].includes(found.state)) location.reload();
+    const sends = upload.querySelector("button").disabled || upload.label.value || upload.file.files.length;
+    if (found.state !== state && !["waiting", "running"].includes(found.state) && !sends) location.reload();
   } catch (error) {
     article.querySelector(".step").textContent = error.message;
   }

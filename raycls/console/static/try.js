@@ -50,6 +50,7 @@ async function tryOne(file) {
   part("h2").textContent = `${found.class_name}, ${percent(found.confidence)}`;
   part(".facts").textContent = `version ${found.model_version} answered in ${Math.round(performance.now() - started)} ms`;
   bars(part(".bars"), found.top_k);
+  suggest(found.top_k.map((each) => each.class_name));
   if (found.explanation_png_base64) {
     const overlay = part(".overlay");
     overlay.src = `data:image/png;base64,${found.explanation_png_base64}`;
@@ -61,6 +62,18 @@ async function tryOne(file) {
     show();
   }
   if (results.dataset.maySay && found.prediction_id) correction(part(".wrong"), found.prediction_id);
+}
+
+/** Let a correction choose among the classes that were seen. */
+function suggest(names) {
+  const list = document.querySelector("#classes");
+  const known = new Set([...list.children].map((option) => option.value));
+  for (const name of names) {
+    if (known.has(name)) continue;
+    const option = document.createElement("option");
+    option.value = name;
+    list.append(option);
+  }
 }
 
 /** Ask for an answer with an explanation; without one where the network has none. */

@@ -37,6 +37,8 @@ def test_capture_changes_what_it_is_told(home: Path) -> None:
     policy = json.loads(_run("uploads", "capture", "--most-confidence", "0.6", "--json"))
     assert (policy["share"], policy["days"], policy["most_confidence"]) == (0.5, 3, 0.6)
     assert policy["share_of_class"] == {"cat": 1}
+    policy = json.loads(_run("uploads", "capture", "--share", "0.1", "--json"))
+    assert (policy["share"], policy["share_of_class"]) == (0.1, {"cat": 1})
     said = _run("uploads", "capture", "--share", "0")
     assert "deleted after 3 days" in said
     now = state.load().capture
