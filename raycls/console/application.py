@@ -58,7 +58,9 @@ def application(config: ConsoleConfig, *, host: str | None, url: str) -> Starlet
     # The server's own secret, so that a console that starts again knows its sessions.
     state.ensure_signing_key()
     sessions = Sessions(state.load().signing_key, url)
-    places = {role: asyncio.Semaphore(MOST_AT_ONCE) for role in (None, "contribute")}
+    places: dict[Role | None, asyncio.Semaphore] = {
+        role: asyncio.Semaphore(MOST_AT_ONCE) for role in (None, "contribute")
+    }
     by_path: dict[str, dict[str, Page]] = {}
     for page in PAGES:
         by_path.setdefault(page.path, {})[page.method] = page
