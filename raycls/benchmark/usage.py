@@ -18,10 +18,8 @@ from raycls.errors import BenchmarkError
 
 # The names that Ray gives its processes. The ingress is every process between the socket and the replicas.
 REPLICA = "ray::ServeReplica:"
-BESIDE = (
-    "ray::ServeReplica:raycls-control:",
-    "ray::ServeReplica:raycls-console:",
-)  # they answer no prediction
+# Replicas in Serve's words, which answer no prediction.
+BESIDE = ("ray::ServeReplica:raycls-control:", "ray::ServeReplica:raycls-console:")
 CONTROLLER = "ray::ServeController"
 INGRESS = ("haproxy", "ray::ProxyActor", "ray::HAProxyManager")
 

@@ -46,11 +46,11 @@ def capture(
     from raycls.serving.replica.captured import CapturePolicy
 
     shares = dict(_pair(text) for text in share_of_class) if share_of_class else None
+    if share == 0 and shares is None:  # alone, it turns capture off
+        shares = {}
     options = {
         "share": share,
-        "share_of_class": {}
-        if share == 0 and shares is None
-        else shares,  # --share 0 alone turns capture off
+        "share_of_class": shares,
         "least_confidence": least_confidence,
         "most_confidence": most_confidence,
         "per_day": per_day,

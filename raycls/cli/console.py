@@ -34,4 +34,4 @@ def console(
         raise UsageError(f"tokens would travel unencrypted to {url}: use https, or the server's own machine")
     config = validated(ConsoleConfig, {"server": url})
     print(f"the page of {url} is at http://{HOST}:{port}/")
-    uvicorn.run(application(config, host=HOST, url=url), host=HOST, port=port, log_level="warning")
+    uvicorn.run(application(config, host=HOST), host=HOST, port=port, log_level="warning")

@@ -1,6 +1,6 @@
 """The application of the console: the third one that serve_config.yaml names.
 
-    serve run serve_config.yaml         # then http://127.0.0.1:8000/console
+    raycls up         # then http://127.0.0.1:8000/console
 
 It is one process, which no prediction waits for.
 """
@@ -44,4 +44,4 @@ class Console:
     def __serve_build_asgi_app__(self) -> Starlette:
         from raycls.console.application import application
 
-        return application(self._config, host=self._host, url=self._config.server)
+        return application(self._config, host=self._host)

@@ -1,7 +1,7 @@
 """All pages of the console, and what holds for each of them.
 
-    application(ConsoleConfig(), host="127.0.0.1", url="http://127.0.0.1:8000")     # any ASGI server runs it
-    PAGES                                                                            # the table
+    application(ConsoleConfig(server="http://127.0.0.1:8000"), host="127.0.0.1")     # any ASGI server runs it
+    PAGES                                                                             # the table
 
 Before a page answers, the client's host is checked; where it changes something, also the page that sent the request and
 the session's secret (CSRF). Who may not see a page is sent to sign in.
@@ -45,19 +45,23 @@ PAGES: list[Page] = [
 ]
 CSRF = "x-csrf"  # the header of a script; a form has a field of the name csrf
 STATIC = Path(__file__).parent / "static"
+METHODS = ["GET", "HEAD", "POST"]
+# Of the requests that this process answers at a time (max_ongoing_requests), so that an admin always finds a place:
+# those of each other role, and pages that follow a training.
+MOST_AT_ONCE, MOST_STREAMS = 16, 8
 
 logger = logging.getLogger("ray.serve")
 
 
-def application(config: ConsoleConfig, *, host: str | None, url: str) -> Starlette:
-    """Return the ASGI application. host: the address that it listens on; None: it is not known. url: of the server.
+def application(config: ConsoleConfig, *, host: str | None) -> Starlette:
+    """Return the ASGI application. host: the address that it listens on; None: it is not known.
 
-    Raises DataError where the state of the server cannot be read.
+    Raises DataError where this machine's state, with the key of the sessions, cannot be read or written.
     """
     access = Access(Follower(), host=host, allowed_hosts=config.allowed_hosts)
-    # The server's own secret, so that a console that starts again knows its sessions.
+    # A secret that is kept, so that a console that starts again knows its sessions.
     state.ensure_signing_key()
-    sessions = Sessions(state.load().signing_key, url)
+    sessions = Sessions(state.load().signing_key, config.server)
     places: dict[Role | None, asyncio.Semaphore] = {
         role: asyncio.Semaphore(MOST_AT_ONCE) for role in (None, "contribute")
     }
@@ -67,23 +71,18 @@ def application(config: ConsoleConfig, *, host: str | None, url: str) -> Starlet
     app = Starlette(
         routes=[
             *(
-                Route(path, _guarded(pages, access, sessions, places), methods=_METHODS)
+                Route(path, _guarded(pages, access, sessions, places), methods=METHODS)
                 for path, pages in by_path.items()
             ),
             Mount("/static", _Static(directory=STATIC)),
         ],
         exception_handlers={HTTPException: _unknown},
     )
-    app.state.config, app.state.server, app.state.sessions = config, Server(url), sessions
+    app.state.config, app.state.server, app.state.sessions = config, Server(config.server), sessions
     app.state.streams = asyncio.Semaphore(MOST_STREAMS)
     # What the server was asked to do and does not answer yet, and what it refused last: by the name of the model.
     app.state.running, app.state.refused, app.state.tasks = {}, {}, set()
     return app
-
-
-_METHODS = ["GET", "HEAD", "POST"]
-# Of the requests that this process answers at a time (max_ongoing_requests), so that an admin always finds a place.
-MOST_AT_ONCE, MOST_STREAMS = 16, 8
 
 
 class _Static(StaticFiles):

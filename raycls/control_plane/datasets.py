@@ -9,7 +9,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
-from raycls.control_plane.route import ControlRoute
+from raycls.control_plane.route import PICTURE_HEADERS, ControlRoute
 from raycls.data.contact_sheet import contact_sheet
 from raycls.data.manifest import read_left_out
 from raycls.data.packed import PackedDataset
@@ -50,8 +50,7 @@ async def sheet(request: Request) -> Response:
         contact_sheet(_opened(request)).save(buffer, "PNG")
         return buffer.getvalue()
 
-    headers = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "default-src 'none'; sandbox"}
-    return Response(await run_in_threadpool(made), media_type="image/png", headers=headers)
+    return Response(await run_in_threadpool(made), media_type="image/png", headers=PICTURE_HEADERS)
 
 
 def _opened(request: Request) -> PackedDataset:

@@ -11,6 +11,11 @@ from starlette.responses import Response
 
 from raycls.serving.state import Role
 
+# Of an answer that is a picture: a browser shows it, and runs nothing of it.
+PICTURE_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Content-Security-Policy": "default-src 'none'; sandbox",
+}
 Handler = Callable[[Request], Awaitable[Response]]
 
 

@@ -19,7 +19,7 @@ from starlette.responses import Response
 from raycls.cluster import environment
 from raycls.control_plane import served
 from raycls.control_plane.body import document_of, file_of, form_of, wanted_int, wanted_state
-from raycls.control_plane.route import ControlRoute
+from raycls.control_plane.route import PICTURE_HEADERS, ControlRoute
 from raycls.data.versions import open_dataset
 from raycls.lifecycle import intake, review
 from raycls.lifecycle.limits import UploadLimits
@@ -112,9 +112,10 @@ async def picture(request: Request) -> Response:
         data = await run_in_threadpool(Uploads.of_process().picture, sha256)
     except FileNotFoundError:
         raise HTTPProblem(404, "there is no such picture") from None
-    headers = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "default-src 'none'; sandbox"}
     kind = Image.open(BytesIO(data)).format or ""  # it was checked when it was stored
-    return Response(data, media_type=Image.MIME.get(kind, "application/octet-stream"), headers=headers)
+    return Response(
+        data, media_type=Image.MIME.get(kind, "application/octet-stream"), headers=PICTURE_HEADERS
+    )
 
 
 async def decide(request: Request) -> Response:

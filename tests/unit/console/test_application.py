@@ -135,7 +135,7 @@ def server() -> Server:
 
 @pytest.fixture
 def client(home: Path, server: Server) -> Iterator[TestClient]:
-    app = application(ConsoleConfig(), host="127.0.0.1", url=server.url)
+    app = application(ConsoleConfig(server=server.url), host="127.0.0.1")
     app.state.server = server
     with TestClient(app, base_url=URL, follow_redirects=False) as client:
         yield client
@@ -256,7 +256,7 @@ def test_signing_in_leads_to_a_page_of_this_console(client: TestClient, followin
 
 
 def test_a_token_does_not_travel_unencrypted_from_another_machine(home: Path, server: Server) -> None:
-    app = application(ConsoleConfig(allowed_hosts=("pets.example",)), host="0.0.0.0", url=server.url)
+    app = application(ConsoleConfig(server=server.url, allowed_hosts=("pets.example",)), host="0.0.0.0")
     app.state.server = server
     with TestClient(app, base_url="http://pets.example", follow_redirects=False) as client:
         assert client.post("/sign-in", data={"token": "a" * 64}).status_code == 403
