@@ -31,7 +31,7 @@ CHALLENGER_CPUS = 0.25  # small, so that it fits beside an update of the champio
 
 
 async def broadcast(method: str, *arguments: Any) -> list[Any]:
-    """Return what each replica of the champion answers. Those that do not answer in time are left out."""
+    """Return what the replicas of the champion answer. Those without an answer, or not in time, are left out."""
     try:
         # The first call asks Serve's controller and waits for it. The handle itself belongs to the event loop.
         handle = await asyncio.to_thread(serve.get_deployment_handle, DEPLOYMENT, SERVING)
@@ -44,7 +44,7 @@ async def broadcast(method: str, *arguments: Any) -> list[Any]:
         RayError,
     ):  # KeyError: nothing is deployed by that name
         return []
-    return [result for result in received if not isinstance(result, BaseException)]
+    return [result for result in received if result is not None and not isinstance(result, BaseException)]
 
 
 async def champion() -> tuple[str, ServingConfig]:
@@ -68,7 +68,7 @@ async def dataset() -> str:
 
 async def counts() -> list[dict[str, Any]]:
     """Return the counts of the experiment from each replica that takes part."""
-    return [found for found in await broadcast("experiment_counts") if found]
+    return await broadcast("experiment_counts")
 
 
 async def version_counts() -> list[tuple[str, str, dict[str, Any]]]:
@@ -78,7 +78,7 @@ async def version_counts() -> list[tuple[str, str, dict[str, Any]]]:
 
 async def drift_sums(found: dict[str, Any] | None) -> list[dict[str, Any]]:
     """Return version and sums from each replica that watches drift. found: the last window, for their /metrics."""
-    return [answer for answer in await broadcast("drift_sums", found) if answer]
+    return await broadcast("drift_sums", found)
 
 
 def challengers() -> dict[str, tuple[str, str]]:

@@ -77,3 +77,8 @@ class NoModel:
 
     async def __call__(self, request: Request) -> Response:
         return self.problem.response()
+
+    async def nothing(self, *_: Any) -> None:
+        """Answer the control plane, which asks the replicas of a model every few seconds."""
+
+    served = version_counts = experiment_counts = drift_sums = captured = nothing

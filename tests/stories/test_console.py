@@ -108,7 +108,7 @@ def test_a_first_visit_a_picture_and_a_correction(
     card = page.locator(".result").first
     card.locator(".bars rect.share").first.wait_for()
     assert card.locator(".bars rect.share").count() == 5
-    assert card.locator(".overlay").is_visible()
+    card.locator(".overlay").wait_for()
     assert "version 1 answered in" in card.locator(".facts").inner_text()
     assert not card.locator(".wrong").is_visible(), "who is not signed in corrects nothing"
 
