@@ -52,6 +52,7 @@ def verdict(size: int, truth: float, metric: Metric, random: np.random.Generator
         split="gate",
         classes=tuple(map(str, range(CLASSES))),
         labels=labels,
+        rows=np.arange(size),
         uploaded=np.zeros(size, dtype=bool),
         champion=champion,
         challenger=challenger,

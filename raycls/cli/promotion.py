@@ -102,22 +102,32 @@ def compare(
     """
     with progress.bar("loading PyTorch"):
         from raycls import registry
-        from raycls.registry import compare as comparing
+        from raycls.registry.disagreement import compare_in_detail
         from raycls.registry.policy import PromotionPolicy, override
 
     policy = override(PromotionPolicy(), settings or ())
     new = registry.resolve(challenger)
     old = registry.resolve(champion or f"{new.name}@{registry.CHAMPION}")
-    found = comparing.compare(new, old, policy)
+    detailed = compare_in_detail(new, old, policy)
     if as_json:
-        print_json(found.as_json())
+        print_json(detailed.as_json())
         return
+    found = detailed.comparison
     print(f"{found.pictures:,} pictures of {found.dataset}/{found.split}, {found.uploads:,} of them uploads")
     print_table(("", found.champion, found.challenger, "gain", "interval", "p"), found.rows())
     print_table(
         ("recall by class", "pictures", found.champion, found.challenger, "gain", "interval"),
         found.class_rows(),
     )
+    print(f"they class {detailed.apart:,} pictures differently")
+    if detailed.confusions:
+        print_table(
+            ("class", "taken for", found.champion, found.challenger),
+            [
+                (each.label, each.taken_for, f"{each.champion:,}", f"{each.challenger:,}")
+                for each in detailed.confusions
+            ],
+        )
     for remark in found.remarks:
         print(remark)
     print(f"policy: {found.policy}")

@@ -1,6 +1,7 @@
-"""Learning curves as SVG, made by the server.
+"""Charts as SVG, made by the server: learning curves, and accuracy against latency.
 
     chart([{"epoch": 1, "train_loss": 2.0, "val_loss": 1.9}, …], ("train_loss", "val_loss"))
+    front([(1.2, 0.91, "trial 3", "front"), …], across="latency, ms", up="val_accuracy")
 
 Knows numbers only. Colours and fonts are those of console.css: a line has the class line-0, line-1, …
 """
@@ -8,11 +9,16 @@ Knows numbers only. Colours and fonts are those of console.css: a line has the c
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 
-WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 520, 220, 46, 24, 10
+WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 520, 220, 46, 24, 10, 10
 TICKS = 4
+# The radius of a point by its kind; the chosen one is drawn last.
+RADIUS = {"trial": 4, "front": 5, "chosen": 8}
+
+Point = tuple[float, float]
+Placed = Callable[[float], float]
 
 
 def chart(history: Sequence[Mapping[str, float]], names: Sequence[str]) -> str:
@@ -27,14 +33,46 @@ def chart(history: Sequence[Mapping[str, float]], names: Sequence[str]) -> str:
     lines = {name: points for name, points in lines.items() if points}
     if not lines:
         return ""
-    values = [value for points in lines.values() for _, value in points]
-    low, high = min(values), max(values)
-    span = (high - low) or abs(high) or 1.0
-    first = min(points[0][0] for points in lines.values())
-    last = max(points[-1][0] for points in lines.values())
+    x, y, parts = _axes([point for points in lines.values() for point in points], "epoch ")
+    for number, points in enumerate(lines.values()):
+        places = " ".join(f"{x(epoch):.1f},{y(value):.1f}" for epoch, value in points)
+        parts.append(f'<polyline class="line-{number}" points="{places}"/>')
+        end = points[-1]
+        parts.append(f'<circle class="line-{number}" cx="{x(end[0]):.1f}" cy="{y(end[1]):.1f}" r="3"/>')
+    said = "; ".join(f"{_plain(name)} ends at {points[-1][1]:.4g}" for name, points in lines.items())
+    legend = "".join(
+        f'<span class="legend line-{number}">{escape(_plain(name))} {points[-1][1]:.4g}</span>'
+        for number, (name, points) in enumerate(lines.items())
+    )
+    return _figure(said, parts, legend)
 
-    def x(epoch: float) -> float:
-        return LEFT + (WIDTH - LEFT - 10) * ((epoch - first) / (last - first) if last > first else 0.5)
+
+def front(points: Sequence[tuple[float, float, str, str]], *, across: str, up: str) -> str:
+    """Return the HTML of an <svg> with the points (x, y, name, kind), whose kinds are those of RADIUS, and a line
+    through those of the front; empty text without points."""
+    if not points:
+        return ""
+    x, y, parts = _axes([(right, height) for right, height, _, _ in points], "")
+    line = sorted((right, height) for right, height, _, kind in points if kind != "trial")
+    places = " ".join(f"{x(right):.1f},{y(height):.1f}" for right, height in line)
+    parts.append(f'<polyline class="line-0" points="{places}"/>')
+    for right, height, name, kind in sorted(points, key=lambda point: RADIUS[point[3]]):
+        parts.append(
+            f'<circle class="point-{kind}" cx="{x(right):.1f}" cy="{y(height):.1f}" r="{RADIUS[kind]}">'
+            f"<title>{escape(name)}: {height:.4g}, {right:.3g}</title></circle>"
+        )
+    legend = f"up: {escape(_plain(up))}; to the right: {escape(across)}; the line joins those that none beats in both"
+    return _figure(f"{len(points)} trials, {_plain(up)} against {across}", parts, legend)
+
+
+def _axes(points: Sequence[Point], of_x: str) -> tuple[Placed, Placed, list[str]]:
+    """Return where a value of x and of y lies, and the grid with its numbers. of_x: text before the first x."""
+    first, last = min(x for x, _ in points), max(x for x, _ in points)
+    low, high = min(y for _, y in points), max(y for _, y in points)
+    span = (high - low) or abs(high) or 1.0
+
+    def x(value: float) -> float:
+        return LEFT + (WIDTH - LEFT - RIGHT) * ((value - first) / (last - first) if last > first else 0.5)
 
     def y(value: float) -> float:
         return TOP + (HEIGHT - TOP - BOTTOM) * (1 - (value - low) / span)
@@ -42,27 +80,26 @@ def chart(history: Sequence[Mapping[str, float]], names: Sequence[str]) -> str:
     parts = []
     for tick in range(TICKS + 1):
         value = low + span * tick / TICKS
+        height = f"{y(value):.1f}"
         parts.append(
-            f'<line class="grid-line" x1="{LEFT}" x2="{WIDTH - 10}" y1="{y(value):.1f}" y2="{y(value):.1f}"/>'
+            f'<line class="grid-line" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{height}" y2="{height}"/>'
         )
         parts.append(
             f'<text class="tick" x="{LEFT - 6}" y="{y(value) + 4:.1f}" text-anchor="end">{value:.3g}</text>'
         )
-    parts.append(f'<text class="tick" x="{LEFT}" y="{HEIGHT - 6}">epoch {first:g}</text>')
-    parts.append(f'<text class="tick" x="{WIDTH - 10}" y="{HEIGHT - 6}" text-anchor="end">{last:g}</text>')
-    for number, points in enumerate(lines.values()):
-        places = " ".join(f"{x(epoch):.1f},{y(value):.1f}" for epoch, value in points)
-        parts.append(f'<polyline class="line-{number}" points="{places}"/>')
-        end = points[-1]
-        parts.append(f'<circle class="line-{number}" cx="{x(end[0]):.1f}" cy="{y(end[1]):.1f}" r="3"/>')
-    said = "; ".join(
-        f"{name.replace('_', ' ')} ends at {points[-1][1]:.4g}" for name, points in lines.items()
+    parts.append(f'<text class="tick" x="{LEFT}" y="{HEIGHT - 6}">{of_x}{first:.4g}</text>')
+    parts.append(
+        f'<text class="tick" x="{WIDTH - RIGHT}" y="{HEIGHT - 6}" text-anchor="end">{last:.4g}</text>'
     )
-    legend = "".join(
-        f'<span class="legend line-{number}">{escape(name.replace("_", " "))} {points[-1][1]:.4g}</span>'
-        for number, (name, points) in enumerate(lines.items())
-    )
+    return x, y, parts
+
+
+def _figure(said: str, parts: Sequence[str], legend: str) -> str:
     return (
         f'<figure class="chart"><svg role="img" aria-label="{escape(said)}" viewBox="0 0 {WIDTH} {HEIGHT}">'
         f"{''.join(parts)}</svg><figcaption>{legend}</figcaption></figure>"
     )
+
+
+def _plain(name: str) -> str:
+    return name.replace("_", " ")

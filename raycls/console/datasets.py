@@ -8,8 +8,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from raycls.console.page import HEADERS, Page, part_of, render, server_of, session_of
+from raycls.console.server import ServerError
 
 SHOWN = 100  # left-out files on the page
+KINDS = ("added", "removed", "relabelled", "moved")  # of differences between two versions
 
 
 async def list_all(request: Request) -> Response:
@@ -22,18 +24,26 @@ async def list_all(request: Request) -> Response:
 
 async def show(request: Request) -> Response:
     info = await server_of(request).call(session_of(request), "GET", _path(request))
-    former = None
+    changed = None
     if info["version"] > 1:
-        listed = (await server_of(request).call(session_of(request), "GET", "/datasets"))["datasets"]
-        before = [
-            each for each in listed if each["name"] == info["name"] and each["version"] < info["version"]
-        ]
-        former = max(before, key=lambda each: each["version"], default=None)
-    return render(request, "dataset.html", info=info, former=former, shown=SHOWN)
+        try:
+            changed = await server_of(request).call(
+                session_of(request), "GET", f"{_path(request)}/differences"
+            )
+        except ServerError as error:
+            if error.status != 404:  # the version before was removed
+                raise
+    return render(request, "dataset.html", info=info, changed=changed, kinds=KINDS, shown=SHOWN)
 
 
 async def sheet(request: Request) -> Response:
     answer = await server_of(request).answer(session_of(request), "GET", f"{_path(request)}/sheet")
+    return Response(answer.content, media_type="image/png", headers=HEADERS)
+
+
+async def picture(request: Request) -> Response:
+    path = f"{_path(request)}/pictures/{part_of(request, 'split')}/{part_of(request, 'row')}"
+    answer = await server_of(request).answer(session_of(request), "GET", path)
     return Response(answer.content, media_type="image/png", headers=HEADERS)
 
 
@@ -45,4 +55,5 @@ PAGES = [
     Page("GET", "/datasets", "admin", list_all),
     Page("GET", "/datasets/{name}/{version}", "admin", show),
     Page("GET", "/datasets/{name}/{version}/sheet", "admin", sheet),
+    Page("GET", "/datasets/{name}/{version}/pictures/{split}/{row}", "admin", picture),
 ]

@@ -1,10 +1,11 @@
-"""Versions of models: what they reached, which one is served, and how that changes."""
+"""Versions of models: what they reached, where they come from, how two differ, which one is served, and its change."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from typing import Any
+from urllib.parse import quote, urlencode
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -12,6 +13,7 @@ from starlette.responses import Response
 from raycls.console.page import Page, fields_of, go, part_of, render, server_of, session_of
 from raycls.console.server import LONG_S, ServerError
 
+METRICS = ("accuracy", "macro_f1", "macro_recall", "log_loss")
 REMEMBERED_S = 600.0
 FIGURES = ("test_accuracy", "val_accuracy", "val_macro_f1", "val_loss", "val_calibration_error")
 
@@ -30,7 +32,7 @@ async def show(request: Request) -> Response:
     found = (await server.call(session, "GET", "/models"))["models"]
     versions = [version for version in found if version["name"] == name]
     versions.sort(key=lambda version: int(version["version"]), reverse=True)
-    history = (await server.call(session, "GET", f"/models/{part_of(request, 'name')}/history"))["history"]
+    history = (await server.call(session, "GET", f"{_path(request)}/history"))["history"]
     return render(
         request,
         "model.html",
@@ -41,6 +43,51 @@ async def show(request: Request) -> Response:
         running=_running(request).get(name, ""),
         refused=_refused(request, name),
     )
+
+
+async def show_version(request: Request) -> Response:
+    """Show where a version comes from, and what each engine takes for it."""
+    found = await server_of(request).call(
+        session_of(request), "GET", f"{_path(request)}/versions/{part_of(request, 'version')}"
+    )
+    listed = (await server_of(request).call(session_of(request), "GET", "/models"))["models"]
+    others = [
+        each["version"]
+        for each in listed
+        if each["name"] == found["name"] and each["version"] != found["version"]
+    ]
+    return render(request, "version.html", version=found, figures=FIGURES, others=others, link=_link)
+
+
+def _link(name: str, value: str) -> str:
+    """Return the path of the console's page about a step of the lineage; empty where there is none."""
+    if name == "run":
+        return f"/runs/{quote(value, safe='')}"
+    dataset, _, version = value.partition(",")[0].rpartition("@")
+    return f"/datasets/{quote(dataset, safe='')}/{version}" if name == "dataset" and version.isdigit() else ""
+
+
+async def compare(request: Request) -> Response:
+    """Show how two versions differ on the same pictures."""
+    chosen = {name: request.query_params.get(name, "") for name in ("challenger", "champion")}
+    query = urlencode({name: value for name, value in chosen.items() if value})
+    found = await server_of(request).call(
+        session_of(request), "GET", f"{_path(request)}/comparison?{query}", timeout=LONG_S
+    )
+    dataset, _, version = found["dataset"].rpartition("@")
+    pictures = f"/datasets/{quote(dataset, safe='')}/{version}/pictures/{found['split']}"
+    return render(
+        request,
+        "comparison.html",
+        found=found,
+        name=request.path_params["name"],
+        metrics=METRICS,
+        pictures=pictures,
+    )
+
+
+def _path(request: Request) -> str:
+    return f"/models/{part_of(request, 'name')}"
 
 
 async def promote(request: Request) -> Response:
@@ -67,7 +114,7 @@ def _begin(request: Request, what: str, action: str, wanted: dict[str, Any]) -> 
     if name in running:
         return go(
             request,
-            f"/models/{part_of(request, 'name')}",
+            _path(request),
             f"the server {running[name]}: wait for that",
             bad=True,
         )
@@ -75,9 +122,7 @@ def _begin(request: Request, what: str, action: str, wanted: dict[str, Any]) -> 
 
     async def work() -> None:
         try:
-            await server.call(
-                session, "POST", f"/models/{part_of(request, 'name')}/{action}", json=wanted, timeout=LONG_S
-            )
+            await server.call(session, "POST", f"{_path(request)}/{action}", json=wanted, timeout=LONG_S)
         except ServerError as error:
             request.app.state.refused[name] = (time.monotonic(), error.detail)
         finally:
@@ -88,7 +133,7 @@ def _begin(request: Request, what: str, action: str, wanted: dict[str, Any]) -> 
     tasks.add(task)  # a task that nobody holds may be collected
     task.add_done_callback(tasks.discard)
     request.app.state.refused.pop(name, None)
-    return go(request, f"/models/{part_of(request, 'name')}")
+    return go(request, _path(request))
 
 
 def _refused(request: Request, name: str) -> str:
@@ -106,6 +151,8 @@ def _running(request: Request) -> dict[str, str]:
 PAGES = [
     Page("GET", "/models", "admin", list_all),
     Page("GET", "/models/{name}", "admin", show),
+    Page("GET", "/models/{name}/versions/{version}", "admin", show_version),
+    Page("GET", "/models/{name}/comparison", "admin", compare),
     Page("POST", "/models/{name}/promote", "admin", promote),
     Page("POST", "/models/{name}/rollback", "admin", roll_back),
 ]

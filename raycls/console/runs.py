@@ -11,8 +11,8 @@ from urllib.parse import quote
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from raycls.console.chart import chart
-from raycls.console.page import HEADERS, Page, part_of, render, server_of, session_of
+from raycls.console.chart import chart, front
+from raycls.console.page import HEADERS, TEMPLATES, Page, part_of, render, server_of, session_of
 from raycls.console.server import ServerError
 from raycls.serving.replica.answer import HTTPProblem
 
@@ -31,20 +31,11 @@ async def list_all(request: Request) -> Response:
 
 async def show(request: Request) -> Response:
     run = await _run(request)
-    study = None
-    if run["kind"] == "study":
-        try:
-            study = await server_of(request).call(
-                session_of(request), "GET", f"/studies/{quote(run['name'], safe='')}"
-            )
-        except ServerError as error:
-            if error.status != 404:  # Optuna has it a moment later, or no more
-                raise
-    return render(request, "run.html", run=run, study=study, charts=_charts(run), figures=FIGURES)
+    return render(request, "run.html", run=run, live=await _live(request, run), figures=FIGURES)
 
 
 async def events(request: Request) -> Response:
-    """Send the charts of a run whenever they change, as server-sent events, until it has ended."""
+    """Send what changes on the page of a run, as server-sent events, until it has ended."""
     first, streams = await _run(request), request.app.state.streams
     if streams.locked():
         raise HTTPProblem(429, "too many pages follow a training: close one")
@@ -57,19 +48,53 @@ async def events(request: Request) -> Response:
     async def drawn_again() -> AsyncIterator[str]:
         run, sent = first, ""
         for _ in range(round(LONGEST_S / PERIOD_S)):
-            drawn = json.dumps({"charts": _charts(run), "status": run["status"]})
-            yield f"data: {drawn}\n\n" if drawn != sent else ": still here\n\n"
-            sent = drawn
-            if run["status"] != "RUNNING":
-                return
-            await asyncio.sleep(PERIOD_S)
             try:
+                drawn = json.dumps({"live": await _live(request, run), "status": run["status"]})
+                yield f"data: {drawn}\n\n" if drawn != sent else ": still here\n\n"
+                sent = drawn
+                if run["status"] != "RUNNING":
+                    return
+                await asyncio.sleep(PERIOD_S)
                 run = await _run(request)
             except ServerError as error:
                 if error.status in (401, 403):  # the token was revoked
                     return
+                await asyncio.sleep(PERIOD_S)
 
     return StreamingResponse(stream(), media_type="text/event-stream", headers=HEADERS)
+
+
+async def _live(request: Request, run: dict[str, Any]) -> str:
+    """Return the part of a run's page that changes while it runs: curves and what they say, or trials."""
+    study = await _study(request, run) if run["kind"] == "study" else None
+    pareto = ""
+    if study:
+        kinds = dict.fromkeys(study["front"], "front") | {study["winner"]: "chosen"}
+        points = [
+            (
+                trial["latency_ms"],
+                trial["score"],
+                f"trial {trial['number']}",
+                kinds.get(trial["number"], "trial"),
+            )
+            for trial in study["trials"]
+            if trial["latency_ms"] is not None and trial["score"] is not None
+        ]
+        pareto = front(points, across="latency, ms", up="score")
+    curves = "".join(chart(run["history"], names) for names in CHARTS)
+    return TEMPLATES.get_template("run_live.html").render(run=run, study=study, curves=curves, pareto=pareto)
+
+
+async def _study(request: Request, run: dict[str, Any]) -> dict[str, Any] | None:
+    try:
+        found: dict[str, Any] = await server_of(request).call(
+            session_of(request), "GET", f"/studies/{quote(run['name'], safe='')}"
+        )
+    except ServerError as error:
+        if error.status != 404:  # Optuna has it a moment later, or no more
+            raise
+        return None
+    return found
 
 
 async def _run(request: Request) -> dict[str, Any]:
@@ -77,10 +102,6 @@ async def _run(request: Request) -> dict[str, Any]:
         session_of(request), "GET", f"/runs/{part_of(request, 'id')}"
     )
     return found
-
-
-def _charts(run: dict[str, Any]) -> str:
-    return "".join(chart(run["history"], names) for names in CHARTS)
 
 
 PAGES = [

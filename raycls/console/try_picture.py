@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
+from urllib.parse import quote
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -13,6 +15,7 @@ from raycls.control_plane.body import file_of
 from raycls.serving.prediction_id import HEADER
 
 TOP = 5
+SAMPLES = 8
 LARGEST = 10 << 20  # bytes of a picture, as the server takes by default
 
 
@@ -31,7 +34,21 @@ async def show(request: Request) -> Response:
         problem=problem,
         server=server.url,
         may_say=bool(session and session.may("contribute")),
+        may_see=bool(session and session.may("admin")),
     )
+
+
+async def samples(request: Request) -> Response:
+    """Answer the paths of some pictures of the test split, other ones each time."""
+    found = await server_of(request).call(session_of(request), "GET", "/datasets")
+    versions = [each for each in found["datasets"] if each["name"] == found["served"]]
+    if not versions:
+        return JSONResponse({"pictures": []}, headers=HEADERS)
+    newest = max(versions, key=lambda each: each["version"])
+    count = newest["counts"].get("test", 0)
+    pictures = f"/datasets/{quote(newest['name'], safe='')}/{newest['version']}/pictures/test"
+    rows = random.sample(range(count), min(SAMPLES, count))
+    return JSONResponse({"pictures": [f"{pictures}/{row}" for row in rows]}, headers=HEADERS)
 
 
 async def predict(request: Request) -> Response:
@@ -59,5 +76,6 @@ async def correct(request: Request) -> Response:
 PAGES = [
     Page("GET", "/", None, show),
     Page("POST", "/try", None, predict),
+    Page("GET", "/samples", "admin", samples),
     Page("POST", "/correct", "contribute", correct),
 ]

@@ -1,20 +1,27 @@
-"""Routes about dataset versions: counts, what was left out, and a sheet of their pictures."""
+"""Routes about dataset versions: counts, what was left out, what is new since another version, and pictures."""
 
 from __future__ import annotations
 
 import io
+from dataclasses import asdict
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
+from raycls.control_plane import served
+from raycls.control_plane.body import wanted_int
 from raycls.control_plane.route import PICTURE_HEADERS, ControlRoute
 from raycls.data.contact_sheet import contact_sheet
-from raycls.data.manifest import read_left_out
+from raycls.data.manifest import difference, read_left_out, read_rows
 from raycls.data.packed import PackedDataset
 from raycls.data.versions import list_datasets, open_dataset
+from raycls.errors import ClusterError, RegistryError
+from raycls.reports.pictures import png
 from raycls.serving.replica.answer import HTTPProblem, json_response
+
+DIFFERENT = 100  # pictures of each kind that an answer about differences names
 
 
 async def list_all(request: Request) -> Response:
@@ -33,7 +40,11 @@ async def list_all(request: Request) -> Response:
             for info in list_datasets()
         ]
 
-    return json_response({"datasets": await run_in_threadpool(found)})
+    try:
+        of_served = await served.dataset()
+    except (ClusterError, RegistryError):  # nothing is served, or its version is damaged
+        of_served = ""
+    return json_response({"datasets": await run_in_threadpool(found), "served": of_served})
 
 
 async def show(request: Request) -> Response:
@@ -53,6 +64,33 @@ async def sheet(request: Request) -> Response:
     return Response(await run_in_threadpool(made), media_type="image/png", headers=PICTURE_HEADERS)
 
 
+async def picture(request: Request) -> Response:
+    """Return one picture, as networks see it."""
+
+    def made() -> bytes:
+        opened, split, row = _opened(request), request.path_params["split"], request.path_params["row"]
+        count = opened.info.counts.get(split, 0)
+        if not (row.isascii() and row.isdigit() and len(row) < 10 and int(row) < count):
+            raise HTTPProblem(404, f"{opened.info.reference} has no picture {row[:20]} in {split[:20]}")
+        return png(opened.images(split)[int(row)])
+
+    return Response(await run_in_threadpool(made), media_type="image/png", headers=PICTURE_HEADERS)
+
+
+async def differences(request: Request) -> Response:
+    def found() -> dict[str, Any]:
+        opened = _opened(request)
+        since = wanted_int(request.query_params, "since", max(1, opened.info.version - 1))
+        former = open_dataset(f"{opened.info.name}@{since}")
+        kinds = asdict(difference(read_rows(former), read_rows(opened)))
+        return {
+            "since": since,
+            **{kind: {"count": len(images), "first": images[:DIFFERENT]} for kind, images in kinds.items()},
+        }
+
+    return json_response(await run_in_threadpool(found))
+
+
 def _opened(request: Request) -> PackedDataset:
     name, version = request.path_params["name"], request.path_params["version"]
     if not (version.isascii() and version.isdigit() and len(version) < 10):
@@ -61,7 +99,13 @@ def _opened(request: Request) -> PackedDataset:
 
 
 ROUTES = [
-    ControlRoute("GET", "/datasets", "admin", list_all, "List the dataset versions"),
+    ControlRoute(
+        "GET",
+        "/datasets",
+        "admin",
+        list_all,
+        "List the dataset versions, and name the dataset of the served model",
+    ),
     ControlRoute(
         "GET",
         "/datasets/{name}/{version}",
@@ -75,5 +119,20 @@ ROUTES = [
         "admin",
         sheet,
         "Return a sheet of its pictures by class, as PNG",
+    ),
+    ControlRoute(
+        "GET",
+        "/datasets/{name}/{version}/pictures/{split}/{row}",
+        "admin",
+        picture,
+        "Return one picture of a split, as PNG",
+    ),
+    ControlRoute(
+        "GET",
+        "/datasets/{name}/{version}/differences",
+        "admin",
+        differences,
+        "List which pictures were added, removed, relabelled or moved since another version",
+        queries={"since": "number of a version; default: the one before"},
     ),
 ]

@@ -1,6 +1,10 @@
-"""Routes about model versions: list, promote, go back, and the history of all that."""
+"""Routes about model versions: list, show where one comes from, compare two, promote, go back, and their history."""
 
 from __future__ import annotations
+
+import asyncio
+from dataclasses import asdict
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
@@ -12,7 +16,9 @@ from raycls.control_plane.body import document_of
 from raycls.control_plane.route import ControlRoute
 from raycls.registry import ModelVersion, history
 from raycls.serving.control import rollout
-from raycls.serving.replica.answer import json_response
+from raycls.serving.replica.answer import busy, json_response
+
+_comparing = asyncio.Lock()  # a comparison takes a core for some seconds: one at a time
 
 
 class Promotion(BaseModel):
@@ -43,6 +49,38 @@ async def show_history(request: Request) -> Response:
     await run_in_threadpool(registry.newest, name)  # an unknown model is said
     found = await run_in_threadpool(history.events, name)
     return json_response({"history": [event.as_json() for event in found]})
+
+
+async def show(request: Request) -> Response:
+    def found() -> dict[str, Any]:
+        from raycls.tuning.lineage import trace
+
+        version = registry.resolve("{name}/{version}".format(**request.path_params))
+        return {
+            **_shown(version),
+            "lineage": [asdict(step) for step in trace(version)],
+            "engine": version.engine,
+            "engine_timings": version.engine_timings,
+        }
+
+    return json_response(await run_in_threadpool(found))
+
+
+async def compare(request: Request) -> Response:
+    """Compare as a promotion does, and change nothing."""
+    name, query = request.path_params["name"], request.query_params
+
+    def found() -> dict[str, Any]:
+        from raycls.registry.disagreement import compare_in_detail
+
+        challenger = registry.resolve(f"{name}/{query.get('challenger', '')}")
+        champion = registry.resolve(f"{name}/{query['champion']}" if "champion" in query else name)
+        return compare_in_detail(challenger, champion).as_json()
+
+    if _comparing.locked():
+        raise busy("another comparison is under way")
+    async with _comparing:
+        return json_response(await run_in_threadpool(found))
 
 
 async def promote(request: Request) -> Response:
@@ -80,6 +118,24 @@ def _shown(version: ModelVersion) -> dict[str, object]:
 
 ROUTES = [
     ControlRoute("GET", "/models", "admin", list_models, "List the versions of all models"),
+    ControlRoute(
+        "GET",
+        "/models/{name}/versions/{version}",
+        "admin",
+        show,
+        "Show a version: where it comes from, step by step, and what each engine takes",
+    ),
+    ControlRoute(
+        "GET",
+        "/models/{name}/comparison",
+        "admin",
+        compare,
+        "Compare two versions on the same pictures, and show where they differ",
+        queries={
+            "challenger": "number of a version",
+            "champion": "number of a version; default: the champion",
+        },
+    ),
     ControlRoute(
         "GET", "/models/{name}/history", "admin", show_history, "List promotions, refusals and rollbacks"
     ),

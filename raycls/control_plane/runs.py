@@ -14,8 +14,9 @@ from raycls import tracking
 from raycls.control_plane import served
 from raycls.control_plane.body import wanted_int
 from raycls.control_plane.route import ControlRoute
-from raycls.data.versions import list_datasets
-from raycls.errors import ClusterError, UnknownRecordError
+from raycls.data.versions import list_datasets, open_dataset
+from raycls.errors import ClusterError, DataError, UnknownDatasetError, UnknownRecordError
+from raycls.reports.curves import Finding, Fit, diagnose
 from raycls.serving.replica.answer import json_response
 
 PAGE = 50  # runs on a page
@@ -50,7 +51,8 @@ async def show(request: Request) -> Response:
         if run is None:
             raise UnknownRecordError("there is no such run: list those that exist")
         history = [_finite(row) for row in tracking.history(run.info.run_id)]
-        return {**_shown(run), "params": run.data.params, "history": history}
+        findings = [asdict(finding) for finding in _findings(run, history)]
+        return {**_shown(run), "params": run.data.params, "history": history, "findings": findings}
 
     return json_response(await run_in_threadpool(found))
 
@@ -58,21 +60,48 @@ async def show(request: Request) -> Response:
 async def show_study(request: Request) -> Response:
     def found() -> dict[str, Any]:
         from raycls.errors import StudyError
+        from raycls.reports.study_report import in_short
         from raycls.tuning import record
+        from raycls.tuning.pareto import pareto_front
 
         name = request.path_params["name"]
         try:
             study = record.load(name)
         except StudyError as error:
             raise UnknownRecordError(str(error)) from None
-        winner = record.winner_of(study)
+        winner, trials = record.winner_of(study), record.trials_of(study)
+        told = in_short(trials, winner) if any(trial.scored for trial in trials) else []
         return {
             "name": name,
-            "trials": [asdict(trial) | {"told": trial.told()} for trial in record.trials_of(study)],
+            "trials": [asdict(trial) | {"told": trial.told()} for trial in trials],
             "winner": winner.number if winner else None,
+            "front": [trial.number for trial in pareto_front(trials)],
+            "told": told,
         }
 
     return json_response(await run_in_threadpool(found))
+
+
+def _findings(run: Any, history: list[dict[str, float]]) -> list[Finding]:
+    """Return what the curves of a training say, in words. Empty for a study, before the first epoch has ended, where a
+    figure is no number, and where its dataset is not here."""
+    figures = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
+    params = run.data.params
+    if not history or not all(name in row for row in history for name in figures) or "dataset" not in params:
+        return []
+    try:
+        info = open_dataset(f"{params['dataset']}@{params.get('dataset_version', '1')}").info
+    except (DataError, UnknownDatasetError):
+        return []
+    kept = max(history, key=lambda row: row["val_accuracy"])
+    fit = Fit(
+        epoch=int(kept["epoch"]),
+        **{name: kept[name] for name in figures},
+        val_images=info.counts["val"],
+        classes=len(info.classes),
+        augmented=True,
+    )
+    return diagnose(history, fit)
 
 
 def _finite(metrics: dict[str, float]) -> dict[str, float]:

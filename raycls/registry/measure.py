@@ -50,15 +50,16 @@ THREADS = 1  # CPU threads of a forward pass, like the default of `threads` in s
 class Answers:
     """The answers of both to N pictures, over the C classes that both and the dataset know.
 
-    champion, challenger: float N×C probabilities over these classes. labels: int64 N. uploaded: bool N. train_images:
-    the training images of each class. engines, latency_ms: of the champion and of the challenger. remarks: what a
-    reader of the figures must know.
+    champion, challenger: float N×C probabilities over these classes. labels: int64 N. uploaded: bool N. rows: int64 N,
+    the pictures' indices in the split. train_images: the training images of each class. engines, latency_ms: of the
+    champion and of the challenger. remarks: what a reader of the figures must know.
     """
 
     dataset: str
     split: str
     classes: tuple[str, ...]
     labels: np.ndarray
+    rows: np.ndarray
     uploaded: np.ndarray
     champion: np.ndarray
     challenger: np.ndarray
@@ -111,6 +112,7 @@ def answers(challenger: ModelVersion, champion: ModelVersion) -> Answers:
         split=own.split,
         classes=classes,
         labels=position[own.labels],
+        rows=own.rows,
         uploaded=_uploaded(dataset, own),
         champion=both[0],
         challenger=both[1],

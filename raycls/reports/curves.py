@@ -24,10 +24,12 @@ SETTLED = 0.005  # change of val_accuracy over the last quarter of the epochs
 
 @dataclass(frozen=True, kw_only=True)
 class Fit:
-    """The figures of the kept weights (from `epoch`) on training and validation images without augmentation.
+    """The figures of the kept weights (from `epoch`) on training and validation images.
 
     Accuracies are in 0..1 and losses in nats. classes is the number of classes. val_images is the size of the
-    validation split, which limits the precision of its figures.
+    validation split, which limits the precision of its figures. augmented: whether the training figures are those of
+    augmented images, in training itself. They are lower than on the images as they are, so that overfitting may be
+    seen in them, and underfitting not.
     """
 
     epoch: int
@@ -37,6 +39,7 @@ class Fit:
     val_loss: float
     val_images: int
     classes: int
+    augmented: bool = False
 
     @property
     def noise(self) -> float:
@@ -89,8 +92,9 @@ def _learning_rate(history: Sequence[dict[str, float]]) -> list[Finding]:
 def _fitted(history: Sequence[dict[str, float]], fit: Fit) -> Finding:
     gap = fit.train_accuracy - fit.val_accuracy
     seen, unseen = 1 - fit.train_accuracy, 1 - fit.val_accuracy
+    as_they_are = "augmented" if fit.augmented else "not augmented"
     figures = (
-        f"{fit.train_accuracy:.1%} of training images (not augmented) are recognised and {fit.val_accuracy:.1%} of "
+        f"{fit.train_accuracy:.1%} of training images ({as_they_are}) are recognised and {fit.val_accuracy:.1%} of "
         f"the validation split (± {fit.noise:.1%} by its size)"
     )
     if gap > max(OVERFIT_GAP, fit.noise) and seen < UNDERFIT_SHARE * unseen:
@@ -98,6 +102,12 @@ def _fitted(history: Sequence[dict[str, float]], fit: Fit) -> Finding:
             "overfitting",
             f"{figures}: a gap of {100 * gap:.1f} points.{_rising_val_loss(history)} More or more varied images help "
             "most; then augmentation (augment.cutout, augment.mixup), network.dropout, or a smaller network.",
+        )
+    if fit.augmented:
+        return Finding(
+            "no overfitting",
+            f"{figures}: a gap of {100 * gap:.1f} points. Whether it underfits is told by `raycls evaluate --report`, "
+            "which looks at training images as they are.",
         )
     if fit.train_accuracy < GOOD_ENOUGH and seen > UNDERFIT_SHARE * unseen:
         return Finding(

@@ -1,4 +1,4 @@
-"""The deployment of a challenger: its network behind a Serve handle, which the champion's replicas call.
+"""The deployment of a challenger: its network behind a Serve handle and a socket, which the champion's replicas call.
 
     raycls experiment start pets --challenger pets/7 --shadow 0.2
 
@@ -7,17 +7,19 @@ It has no HTTP route. It is a deployment of its own, so that nothing it does sto
 
 from __future__ import annotations
 
+import gc
 import logging
 import time
 
 import numpy as np
+import ray
 from ray import serve
 
 from raycls import registry
 from raycls.engines.predictor import Prediction
 from raycls.errors import EngineError
-from raycls.serving.replica.challenger_link import Answers
-from raycls.serving.replica.inference import Inference
+from raycls.serving.images_socket import Answers, Door, open_door
+from raycls.serving.replica.inference import GARBAGE_THRESHOLD, Inference
 from raycls.serving.settings import ServingConfig
 
 logger = logging.getLogger("ray.serve")
@@ -29,6 +31,8 @@ class Challenger:
 
     def __init__(self, config: ServingConfig, version: registry.ModelVersion):
         self.version = version
+        self._door: Door | None = None
+        gc.set_threshold(GARBAGE_THRESHOLD, *gc.get_threshold()[1:])
         replica = serve.get_replica_context().replica_id.unique_id
         # Drift is that of the images, and the champion's replicas watch it.
         config = config.model_copy(update={"drift": False})
@@ -39,15 +43,16 @@ class Challenger:
             config = config.model_copy(update={"engine": "torch"})
             self.inference = Inference(config, version, replica, own_core=False)
 
-    async def describe(self) -> tuple[str, tuple[str, ...]]:
-        """Return the version, as answers name it, and its classes in the order of the probabilities."""
-        return self.version.version, self.inference.predictor.card.classes
+    async def describe(self) -> tuple[str, tuple[str, ...], str, Door]:
+        """Return the version, as answers name it, its classes in the order of the probabilities, this node's id, and
+        where this replica takes images from the same node."""
+        if self._door is None:
+            self._door = await open_door(self.classify)
+        node = ray.get_runtime_context().get_node_id()
+        return self.version.version, self.inference.predictor.card.classes, node, self._door
 
     async def classify(self, images: list[bytes]) -> Answers:
-        """Return the positions of the M readable images, their probabilities (float32 M×C) and embeddings (M×D).
-
-        The last value is the seconds from the call to the answers.
-        """
+        """Return the answers for the readable images. Their seconds are those from the call to the answers."""
         started = time.perf_counter()
         outcomes = await self.inference.run(images, lambda: True)
         seconds = time.perf_counter() - started

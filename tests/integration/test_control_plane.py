@@ -73,11 +73,41 @@ def test_runs_and_datasets_are_told_as_mlflow_and_the_files_have_them(served: Se
     digits = open_dataset("digits").info
     found = get(f"/datasets/digits/{digits.version}")
     assert (found["fingerprint"], found["counts"]) == (digits.fingerprint, digits.counts)
-    assert {"digits"} <= {each["name"] for each in get("/datasets")["datasets"]}
+    datasets = get("/datasets")
+    assert {"digits"} <= {each["name"] for each in datasets["datasets"]}
+    assert datasets["served"] == "digits"
     sheet = requests.get(f"{served.url}/datasets/digits/{digits.version}/sheet", headers=headers, timeout=60)
     assert Image.open(io.BytesIO(sheet.content)).format == "PNG"
-    for path in ("/runs/0000", "/datasets/digits/999", "/datasets/digits/x", "/studies/none"):
+    picture = requests.get(
+        f"{served.url}/datasets/digits/{digits.version}/pictures/test/3", headers=headers, timeout=60
+    )
+    pixels = np.asarray(Image.open(io.BytesIO(picture.content)))
+    np.testing.assert_array_equal(pixels, open_dataset("digits").images("test")[3])
+    same = get(f"/datasets/digits/{digits.version}/differences?since={digits.version}")
+    assert {same[kind]["count"] for kind in ("added", "removed", "relabelled", "moved")} == {0}
+    origin = get(f"/models/digits/versions/{champion.version}")
+    assert [step["state"] for step in origin["lineage"]] == ["verified"] * 3
+    assert run["findings"]
+    for path in (
+        *("/runs/0000", "/datasets/digits/999", "/datasets/digits/x", "/studies/none"),
+        *("/models/digits/versions/99", "/models/digits/versions/x", "/models/digits/comparison"),
+        *("/datasets/digits/1/pictures/test/99999", "/datasets/digits/1/pictures/..%2Ftest/0"),
+    ):
         assert requests.get(served.url + path, headers=headers, timeout=60).status_code == 404
+
+
+def test_two_versions_are_compared_on_the_same_pictures(served: Served) -> None:
+    headers = {"Authorization": f"Bearer {Path(served.admin_token).read_text().strip()}"}
+    number = registry.resolve(served.model).version
+    answer = requests.get(
+        f"{served.url}/models/digits/comparison?challenger={number}&champion={number}",
+        headers=headers,
+        timeout=120,
+    )
+    found = answer.json()
+    assert answer.ok, found
+    assert found["pictures"] == open_dataset("digits").info.counts["gate"]
+    assert (found["apart"], found["pictures_apart"], found["confusions_apart"]) == (0, [], [])
 
 
 def test_no_page_of_another_site_presses_a_button(served: Served, token: Callable[[Role], str]) -> None:

@@ -222,10 +222,16 @@ def test_an_explanation_is_a_picture_beside_the_same_answer(post: Callable[..., 
     data = encoded(3)
     assert _until(200, post, "?explain=true").status_code == 200  # what explains has started
     plain, explained = post(data).json(), post(data, query="?explain=true").json()
-    overlay = Image.open(io.BytesIO(base64.b64decode(explained.pop("explanation_png_base64"))))
+    overlay, seen = (
+        Image.open(io.BytesIO(base64.b64decode(explained.pop(field))))
+        for field in ("explanation_png_base64", "seen_png_base64")
+    )
     assert explained == plain
-    assert overlay.format == "PNG"
+    assert overlay.format == seen.format == "PNG"
+    assert overlay.size == seen.size
     assert np.asarray(overlay).std() > 5  # neither black nor blank
+    assert np.asarray(seen).std() > 5
+    assert not np.array_equal(np.asarray(overlay), np.asarray(seen))
     form = [("file", (f"{i}.png", encoded(i))) for i in range(2)]
     both = post(None, None, files=form, query="?explain=true").json()["predictions"]
     first, second = (prediction["explanation_png_base64"] for prediction in both)

@@ -1,11 +1,11 @@
-// The curves of a running training: the console sends them whenever they change.
+// A running training or study: the console sends what changes on the page whenever it changes.
 import { root } from "./ask.js";
 
-const charts = document.querySelector("#charts");
-const source = new EventSource(`${root}/runs/${encodeURIComponent(charts.dataset.id)}/events`);
+const live = document.querySelector("#live");
+const source = new EventSource(`${root}/runs/${encodeURIComponent(live.dataset.id)}/events`);
 source.addEventListener("message", (event) => {
-  const { charts: drawn, status } = JSON.parse(event.data);
-  if (drawn) charts.innerHTML = drawn; // the console makes it of numbers and of names that it knows
+  const { live: drawn, status } = JSON.parse(event.data);
+  live.innerHTML = drawn; // the console's own template made it, which escapes all text
   if (status !== "RUNNING") {
     source.close();
     location.reload();

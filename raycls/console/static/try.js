@@ -1,5 +1,5 @@
 // The first page: a picture goes to the model, and its answer is drawn.
-import { ask } from "./ask.js";
+import { ask, root } from "./ask.js";
 
 const results = document.querySelector("#results");
 const drop = document.querySelector("#drop");
@@ -33,8 +33,8 @@ async function tryOne(file) {
   const card = document.querySelector("#result").content.firstElementChild.cloneNode(true);
   const part = (selector) => card.querySelector(selector);
   results.prepend(card);
-  part(".seen").src = URL.createObjectURL(file);
-  part("figcaption").textContent = file.name ?? "";
+  part(".given").src = URL.createObjectURL(file);
+  part(".file").textContent = file.name ?? "";
   part("h2").textContent = "…";
   const explain = document.querySelector("#explain").checked;
   const started = performance.now();
@@ -53,10 +53,10 @@ async function tryOne(file) {
   suggest(found.top_k.map((each) => each.class_name));
   if (found.explanation_png_base64) {
     const overlay = part(".overlay");
+    part(".seen").src = `data:image/png;base64,${found.seen_png_base64}`;
     overlay.src = `data:image/png;base64,${found.explanation_png_base64}`;
-    overlay.hidden = false;
+    part(".explained").hidden = false;
     const slide = part(".slide input");
-    part(".slide").hidden = false;
     const show = () => { overlay.style.opacity = slide.value / 100; };
     slide.addEventListener("input", show);
     show();
@@ -116,3 +116,23 @@ drop?.addEventListener("drop", (event) => {
   tryAll([...event.dataTransfer.files]);
 });
 document.addEventListener("paste", (event) => tryAll([...event.clipboardData.files]));
+
+/** Offer pictures of the test split, to those who may see the data. */
+async function offer(section) {
+  const { pictures } = await ask("GET", "/samples");
+  for (const path of pictures) {
+    const button = document.createElement("button");
+    const image = document.createElement("img");
+    [image.src, image.alt] = [root + path, `try picture ${path.split("/").at(-1)} of the test split`];
+    button.append(image);
+    button.addEventListener("click", async () => {
+      const answered = await fetch(image.src);
+      if (answered.ok) tryOne(new File([await answered.blob()], `test picture ${path.split("/").at(-1)}`));
+    });
+    section.querySelector(".samples").append(button);
+  }
+  section.hidden = !pictures.length;
+}
+
+const samples = document.querySelector("#samples");
+if (samples) offer(samples).catch(() => {}); // without them, one's own pictures still work

@@ -3,23 +3,26 @@
     link = await connect("a1b2c3d4", most_images=64)
     predictions = await link.run([encoded])         # raises ChallengerError
 
-A call of a Serve handle costs some milliseconds of both processes, whatever it carries. While one is under way, images
-wait and travel together in the next one, as they do on the way to a forward pass. Where several travelled together, the
-next call also waits until GATHER_S after the start of the one before: fewer calls leave the cores to the answers.
+A call costs time of both processes, whatever it carries. While one is under way, images wait and travel together in the
+next one, as they do on the way to a forward pass. Where several travelled together, the next call also waits until
+GATHER_S after the start of the one before: fewer calls leave the cores to the answers. Calls go round the challenger's
+processes on this node by raycls/serving/images_socket.py; where there is none, through Serve's handle.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import ray
 from ray import serve
 
 from raycls.engines.predictor import Prediction, predictions_of
 from raycls.serving.control.configuration import CHALLENGERS
+from raycls.serving.images_socket import Answers, Classify, Peer
 from raycls.serving.replica.arm_counts import FAULTS
 
 DEPLOYMENT = "Challenger"
@@ -27,8 +30,6 @@ GATHER_S = 0.01  # between the starts of two calls, where many images come
 DEADLINE_S = 1.0  # from a request's turn to the challenger's answer; then the champion answers
 MOST_WAITING = 256  # images
 
-Answers = tuple[list[int], np.ndarray, np.ndarray, float]  # of Challenger.classify
-Call = Callable[[list[bytes]], Awaitable[Answers]]
 # The probabilities and the embedding of one image, and the seconds that the challenger took for it.
 Row = tuple[np.ndarray, np.ndarray, float]
 
@@ -47,12 +48,19 @@ class ChallengerError(Exception):
 
 
 class ChallengerLink:
-    """Calls `call(images)`: it returns positions, probabilities (M×C) and embeddings (M×D) of the readable images, and
-    how long that took there, seconds."""
+    """Calls `call(images)`, one call at a time. hang_up: what to do when no more calls come."""
 
-    def __init__(self, call: Call, *, version: str, classes: tuple[str, ...], most_images: int):
+    def __init__(
+        self,
+        call: Classify,
+        *,
+        version: str,
+        classes: tuple[str, ...],
+        most_images: int,
+        hang_up: Callable[[], None] = lambda: None,
+    ):
         self.version, self.classes = version, classes
-        self._call, self._most = call, most_images
+        self._call, self._most, self._hang_up = call, most_images, hang_up
         self._waiting: deque[tuple[bytes, asyncio.Future[Row]]] = deque()
         self._call_under_way: asyncio.Task[None] | None = None
         self._pauses = False  # until _not_before
@@ -140,6 +148,7 @@ class ChallengerLink:
     def close(self) -> None:
         if self._call_under_way:
             self._call_under_way.cancel()
+        self._hang_up()
 
 
 async def connect(experiment: str, most_images: int) -> ChallengerLink:
@@ -149,12 +158,29 @@ async def connect(experiment: str, most_images: int) -> ChallengerLink:
         handle: Any = await asyncio.to_thread(
             serve.get_deployment_handle, DEPLOYMENT, CHALLENGERS + experiment
         )
-        async with asyncio.timeout(DEADLINE_S * 5):
-            version, classes = await handle.describe.remote()
-    except Exception:  # whatever Ray raises
+        described = handle.broadcast("describe").results
+        found = await asyncio.to_thread(described, timeout_s=DEADLINE_S * 5, return_exceptions=True)
+        (version, classes, _, _), *_ = running = [each for each in found if isinstance(each, tuple)]
+    except Exception:  # whatever Ray raises, and where none runs
         raise ChallengerError("raised") from None
+    node = ray.get_runtime_context().get_node_id()
+    peers = deque(Peer(door) for _, _, where, door in running if where == node)
 
     async def call(images: list[bytes]) -> Answers:
-        return await handle.classify.remote(images)
+        if not peers:
+            return await handle.classify.remote(images)
+        peers.rotate()
+        peer = peers[0]
+        try:
+            return await peer.call(images)
+        except (EOFError, OSError):
+            peers.remove(peer)
+            raise
 
-    return ChallengerLink(call, version=version, classes=tuple(classes), most_images=most_images)
+    def hang_up() -> None:
+        for peer in peers:
+            peer.close()
+
+    return ChallengerLink(
+        call, version=version, classes=tuple(classes), most_images=most_images, hang_up=hang_up
+    )

@@ -39,7 +39,7 @@ from raycls.serving.replica.batching import ClientGone
 from raycls.serving.replica.body import IncomingBodies, connected, read_body
 from raycls.serving.replica.experiment_metrics import experiment_families
 from raycls.serving.replica.explainer import Explainer
-from raycls.serving.replica.inference import FORMATS, Inference
+from raycls.serving.replica.inference import FORMATS, GARBAGE_THRESHOLD, Inference
 from raycls.serving.replica.managed import Managed
 from raycls.serving.replica.metrics import exposition
 from raycls.serving.replica.middleware import REFUSED_BEFORE
@@ -53,9 +53,6 @@ CLIENT_LEFT = 499  # nginx's status for a request whose client has left
 INCOMING_BODIES = 256
 INCOMING_LARGEST = 32  # of the largest size: what all of them may take together
 SCRAPE_S = 2.0  # the time that the other replicas have to send their counts for GET /metrics
-# New objects after which Python looks for cycles. Its own 700 are fewer than a hundred requests hold: it would look all
-# the time, for a tenth of a replica's CPU. No request's images may be part of a cycle.
-GARBAGE_THRESHOLD = 20_000
 _SIGNED = HEADER.lower().encode()
 UNPINNED_FROM = 0.25  # of max_pending: a replica that holds more keeps to no core
 
@@ -198,9 +195,10 @@ class Classifier(Managed):
                 self.capture.consider(images, outcomes, f"{self.version.name}/{answering}")
             if explain:
                 classes = [prediction["class_index"] for prediction in predictions]
-                overlays = await self.explainer.overlays(images, classes, still_wanted)
-                for prediction, overlay in zip(predictions, overlays, strict=True):
-                    prediction["explanation_png_base64"] = b64encode(overlay).decode()
+                explained = await self.explainer.explain(images, classes, still_wanted)
+                for prediction, explanation in zip(predictions, explained, strict=True):
+                    prediction["explanation_png_base64"] = b64encode(explanation.overlay).decode()
+                    prediction["seen_png_base64"] = b64encode(explanation.seen).decode()
             if not still_wanted():
                 raise ClientGone
         finally:

@@ -1,7 +1,7 @@
 """Explanations of answers: Grad-CAM overlays, made in a process beside the predictions.
 
     explainer = Explainer(checkpoint_directory, decode)              # bytes to uint8 S×S×3, as for predictions
-    overlays = await explainer.overlays([encoded], [class_index], wanted)    # the PNGs' bytes
+    explained = await explainer.explain([encoded], [class_index], wanted)    # PNGs
 
 A Ray actor with PyTorch and captum makes them. The first request for an explanation starts it on the replica's node,
 and it ends with the replica. It has the lowest priority: on a busy core, the forward passes of predictions go first.
@@ -15,7 +15,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import ray
@@ -34,6 +34,16 @@ PATIENCE_S = 6.0
 AGAIN_S = 10.0
 
 logger = logging.getLogger("ray.serve")
+
+
+class Explanation(NamedTuple):
+    """Two PNGs of S×S pixels.
+
+    seen: the image as the network sees it. overlay: in grey, under a heat map of the places that spoke for the class.
+    """
+
+    seen: bytes
+    overlay: bytes
 
 
 class Explainer:
@@ -56,10 +66,10 @@ class Explainer:
         if self._waiting + count > MOST_WAITING:
             raise busy("too many explanations are waiting")
 
-    async def overlays(
+    async def explain(
         self, images: Sequence[bytes], class_indices: Sequence[int], wanted: Callable[[], bool]
-    ) -> list[bytes]:
-        """Return a PNG for each image: the image in grey under a heat map of the places that spoke for the class.
+    ) -> list[Explanation]:
+        """Return an explanation for each image.
 
         The images must be readable. Raises HTTPProblem: as `check`, 400 for a network without convolutions, 429 when it
         takes too long, 503 when the explaining process ended. Raises ClientGone where `wanted`, called before each
@@ -70,7 +80,7 @@ class Explainer:
         try:
             async with asyncio.timeout(PATIENCE_S):
                 return [
-                    await self._overlay(data, class_index, wanted)
+                    await self._explain(data, class_index, wanted)
                     for data, class_index in zip(images, class_indices, strict=True)
                 ]
         except TimeoutError:
@@ -84,7 +94,7 @@ class Explainer:
         finally:
             self._waiting -= len(images)
 
-    async def _overlay(self, data: bytes, class_index: int, wanted: Callable[[], bool]) -> bytes:
+    async def _explain(self, data: bytes, class_index: int, wanted: Callable[[], bool]) -> Explanation:
         async with self._turn:
             if not wanted():
                 raise ClientGone
@@ -93,15 +103,15 @@ class Explainer:
                     raise self._away()
                 self._maker = await asyncio.to_thread(self._start)
             pixels = await asyncio.to_thread(self._decode, data)
-            made = self._maker.overlay.remote(pixels, class_index)
+            made = self._maker.explain.remote(pixels, class_index)
             try:
-                overlay: bytes | None = await made
+                explanation: Explanation | None = await made
             except asyncio.CancelledError:
                 ray.cancel(made)  # explanations that wait for the actor would wait for this one too
                 raise
-        if overlay is None:
+        if explanation is None:
             raise HTTPProblem(400, "the network has no convolutions, so Grad-CAM cannot explain it")
-        return overlay
+        return explanation
 
     def _away(self) -> HTTPProblem:
         return HTTPProblem(
@@ -127,8 +137,8 @@ class _OverlayMaker:
         # After loading: with the lowest priority, the network might never be ready.
         os.setpriority(os.PRIO_PROCESS, 0, LOWEST_PRIORITY)
 
-    def overlay(self, pixels: np.ndarray, class_index: int) -> bytes | None:
-        """Return a PNG for uint8 S×S×3 pixels; None for a network without convolutions."""
+    def explain(self, pixels: np.ndarray, class_index: int) -> Explanation | None:
+        """Return the explanation for uint8 S×S×3 pixels; None for a network without convolutions."""
         import torch
 
         from raycls.reports.attribution import cam_of, fed, spatial_layers
@@ -140,4 +150,4 @@ class _OverlayMaker:
         if self._cam is None:
             return None
         (heat,) = self._cam(pixels[None], torch.tensor([class_index]))
-        return png(overlay(pixels, heat))
+        return Explanation(png(pixels), png(overlay(pixels, heat)))

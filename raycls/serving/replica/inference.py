@@ -36,6 +36,9 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")  # the image formats that a requ
 # A forward pass that takes longer than HUNG_S plus HUNG_TIMES the time of a full batch counts as hung.
 HUNG_S = 15.0
 HUNG_TIMES = 10
+# New objects after which Python looks for cycles. Its own 700 are fewer than a hundred requests hold: it would look all
+# the time, for a tenth of a replica's CPU. No request's images may be part of a cycle.
+GARBAGE_THRESHOLD = 20_000
 
 logger = logging.getLogger("ray.serve")
 

@@ -108,6 +108,7 @@ def _schemas(classes: list[str]) -> dict[str, Any]:
         "top_k": ranked,
         "embedding": embedding,
         "explanation_png_base64": _BASE64,
+        "seen_png_base64": _BASE64,
     }
     listed = {"type": "array", "items": {"$ref": "#/components/schemas/Prediction"}}
     return {

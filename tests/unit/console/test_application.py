@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
@@ -17,115 +15,11 @@ from starlette.testclient import TestClient
 from raycls.console import sign_in
 from raycls.console.application import PAGES, application
 from raycls.console.page import Page
-from raycls.console.server import ServerError
-from raycls.console.session import Session, Sessions
+from raycls.console.session import Sessions
 from raycls.serving.settings import ConsoleConfig
+from tests.unit.console.fake_server import RECORD, Server
 
 URL = "http://127.0.0.1:8080"
-EVIL = '"><img src=x onerror=alert(1)><script>alert(2)</script>\u202e'
-ROLES = {"a" * 64: ("ada", ["admin"]), "c" * 64: ("carl", ["contribute"]), "p" * 64: ("pia", ["predict"])}
-VERSION = {"name": EVIL, "version": "7", "aliases": ["champion", EVIL], "metrics": {"val_accuracy": 0.9}}
-EVENT = {
-    "at": 0.0,
-    "kind": "promotion",
-    "former": "6",
-    "version": "7",
-    "by": EVIL,
-    "reason": EVIL,
-    "done": True,
-}
-RECORD = {"sha256": "0" * 64, "label": EVIL, "sender": EVIL, "state": "waiting"}
-RETRAINING = {
-    "id": "1f" * 6,
-    "wanted": {"model": EVIL},
-    "state": "running",
-    "step": "train",
-    "error": EVIL,
-    "done": {"compare": {"verdict": "better", "reason": EVIL}},
-}
-ARM = {"requests": 5, "failures": {"late": 1}, "p50_ms": None, "p95_ms": 2.5, "confidence": 0.5}
-EXPERIMENT = {
-    **{
-        "id": "e1",
-        "challenger": EVIL,
-        "champion": "pets/6",
-        "mode": "shadow",
-        "share": 0.2,
-        "started": "now",
-    },
-    **{"by": EVIL, "state": "running", "ended": "", "reason": "", "ended_by": ""},
-    **{"arms": {"champion": ARM, "challenger": ARM}, "compared": 4, "agreement": 0.75, "kept": 0},
-    "accuracy": {"reviewed": {"champion": 0, "challenger": 0}, "verdict": {"decision": "not_yet"}},
-}
-FINDING = {"feature": EVIL, "effect": 0.5, "p": 0.001, "alarm": True}
-RUN = {
-    **{"id": "r1", "name": EVIL, "kind": "study", "status": "RUNNING", "started": 0.0, "ended": None},
-    **{"study": "", "trial": "", "retraining": "", "dataset_version": "1", "metrics": {"val_accuracy": 0.5}},
-    **{
-        "params": {"training.epochs": EVIL},
-        "history": [{"epoch": 1, "train_loss": 2.0, "val_loss": float("nan")}],
-    },
-}
-TRIAL = {"number": 0, "state": "done", "score": 0.5, "epochs": 2, "latency_ms": None, "told": EVIL}
-DATASET = {
-    "name": "pets",
-    "version": 1,
-    "counts": {"train": 9},
-    "image_size": 32,
-    "left_out": 1,
-    "source": EVIL,
-}
-INFO = {
-    **DATASET,
-    **{"version": 2, "classes": [EVIL, "dog"], "class_counts": {"train": [4, 5]}, "resize": "crop"},
-    **{"fingerprint": "0" * 64, "left_out_files": [{"source": EVIL, "kind": "unreadable", "reason": EVIL}]},
-}
-ANSWERS: dict[str, Any] = {
-    "GET /runs?page=1": {"dataset": EVIL, "runs": [RUN], "total": 120},
-    "GET /runs/r1": RUN,
-    "GET /datasets": {"datasets": [{**DATASET, "classes": 2}]},
-    "GET /datasets/pets/2": INFO,
-    "GET /health": {"model": {"name": EVIL, "version": "7"}},
-    "GET /models": {"models": [VERSION, {**VERSION, "version": "6", "aliases": []}]},
-    "GET /uploads?state=waiting": {"dataset": EVIL, "uploads": [RECORD], "total": 1, "classes": [EVIL]},
-    "GET /retrain": {"retrainings": [RETRAINING]},
-    "GET /experiments": {"experiments": [EXPERIMENT, {**EXPERIMENT, "state": "ended", "id": "e0"}]},
-    "GET /experiments/e1": EXPERIMENT,
-    "GET /drift": {
-        "windows": [{"images": 9, "began": EVIL, "ended": "", "version": EVIL, "findings": [FINDING]}]
-    },
-}
-
-
-class Server:
-    """Answers as a server of raycls would, and remembers what it was asked."""
-
-    url = "http://127.0.0.1:8000"
-
-    def __init__(self) -> None:
-        self.asked: list[tuple[str, str, Any]] = []
-        self.revoked = False
-        self.holds: threading.Event | None = None  # a promotion waits for it, and is refused
-
-    async def call(self, session: Session | None, method: str, path: str, **options: Any) -> Any:
-        self.asked.append((method, path, options.get("json")))
-        if self.revoked and session:
-            raise ServerError(401, "send a token of the server")
-        if path == "/whoami":
-            name, roles = ROLES.get(options["headers"]["Authorization"].removeprefix("Bearer "), ("", []))
-            if not name:
-                raise ServerError(401, "send a token of the server")
-            return {"name": name, "roles": roles}
-        if path.startswith("/studies/"):
-            return {"name": EVIL, "trials": [TRIAL], "winner": 0}
-        if "/history" in path:
-            return {"history": [EVENT]}
-        if self.holds and path.endswith("/promote"):
-            await asyncio.to_thread(self.holds.wait)
-            raise ServerError(409, "it is not better")
-        if method != "GET":
-            return {"state": "waiting", "uploads": [RECORD]}
-        return ANSWERS[f"{method} {path}"]
 
 
 @pytest.fixture
@@ -205,7 +99,8 @@ def test_another_host_is_refused(client: TestClient) -> None:
     "path",
     [
         *("/", "/models", "/models/pets", "/teach", "/live", "/sign-in", "/nothing"),
-        *("/runs", "/runs/r1", "/datasets", "/datasets/pets/2"),
+        *("/runs", "/runs/r1", "/datasets", "/datasets/pets/2", "/models/pets/versions/7"),
+        "/models/pets/comparison?challenger=7&champion=6",
     ],
 )
 def test_text_of_others_is_escaped_and_the_browser_runs_nothing_else(client: TestClient, path: str) -> None:
@@ -220,6 +115,34 @@ def test_text_of_others_is_escaped_and_the_browser_runs_nothing_else(client: Tes
     assert "unsafe" not in policy
     assert answer.headers["x-content-type-options"] == "nosniff"
     assert answer.headers["cache-control"] == "no-store"
+
+
+def test_a_version_links_to_the_run_and_the_data_that_it_comes_from(client: TestClient) -> None:
+    _signed_in(client, "a")
+    page = client.get("/models/pets/versions/7").text
+    assert 'href="/runs/r1"' in page
+    assert 'href="/datasets/pets/2"' in page
+
+
+def test_a_comparison_shows_the_pictures_on_which_both_differ(client: TestClient) -> None:
+    _signed_in(client, "a")
+    page = client.get("/models/pets/comparison?challenger=7&champion=6").text
+    assert 'src="/datasets/pets/2/pictures/gate/7"' in page
+    assert re.search(r"is <b>better</b>", page)
+
+
+def test_samples_are_pictures_of_the_test_split_of_the_newest_version(client: TestClient) -> None:
+    _signed_in(client, "a")
+    found = client.get("/samples").json()["pictures"]
+    assert len(set(found)) == 8
+    assert all(re.fullmatch(r"/datasets/pets/1/pictures/test/[0-8]", path) for path in found)
+
+
+def test_a_study_shows_its_trials_and_its_pareto_front(client: TestClient) -> None:
+    _signed_in(client, "a")
+    page = client.get("/runs/r1").text
+    assert 'class="point-chosen"' in page
+    assert "winner" in page
 
 
 @pytest.mark.parametrize("server_url", [URL, "http://127.0.0.1:8000"])

@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from raycls.console.chart import chart
+from raycls.console.chart import chart, front
 
 NAN = float("nan")
 
@@ -45,3 +45,14 @@ def test_there_is_no_chart_of_nothing_and_names_are_escaped() -> None:
     assert chart([], ("val_loss",)) == ""
     assert chart([{"epoch": 1, "val_loss": NAN}], ("val_loss",)) == ""
     assert "<b>" not in chart([{"epoch": 1, "<b>": 1.0}], ("<b>",))
+
+
+def test_points_lie_by_their_values_and_the_line_joins_the_front() -> None:
+    points = [(1.0, 0.8, "a", "front"), (2.0, 0.9, "<b>", "chosen"), (2.0, 0.5, "c", "trial")]
+    drawn = ET.fromstring(front(points, across="latency, ms", up="val_accuracy"))
+    circles = {circle[0].text.partition(":")[0]: circle for circle in drawn.iter("circle")}
+    assert float(circles["a"].get("cx")) < float(circles["<b>"].get("cx")) == float(circles["c"].get("cx"))
+    assert float(circles["<b>"].get("cy")) < float(circles["a"].get("cy")) < float(circles["c"].get("cy"))
+    (line,) = drawn.iter("polyline")
+    assert len(line.get("points").split()) == 2
+    assert front([], across="latency, ms", up="val_accuracy") == ""

@@ -43,6 +43,7 @@ def _answers(
         split="gate",
         classes=CLASSES,
         labels=labels,
+        rows=np.arange(count),
         uploaded=np.arange(count) >= count - uploads,
         champion=probabilities(was),
         challenger=probabilities(now),

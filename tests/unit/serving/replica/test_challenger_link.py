@@ -7,13 +7,14 @@ import asyncio
 import numpy as np
 import pytest
 
+from raycls.serving.images_socket import Answers, Classify
 from raycls.serving.replica import challenger_link
-from raycls.serving.replica.challenger_link import Answers, Call, ChallengerError, ChallengerLink
+from raycls.serving.replica.challenger_link import ChallengerError, ChallengerLink
 
 CLASSES = ("cat", "dog")
 
 
-def _link(call: Call) -> ChallengerLink:
+def _link(call: Classify) -> ChallengerLink:
     return ChallengerLink(call, version="7", classes=CLASSES, most_images=8)
 
 
@@ -24,7 +25,7 @@ async def _answer(images: list[bytes]) -> Answers:
     return readable, np.array(rows, np.float32).reshape(-1, 2), np.zeros((len(rows), 3), np.float32), 0.001
 
 
-def _kind(call: Call, images: list[bytes]) -> str:
+def _kind(call: Classify, images: list[bytes]) -> str:
     async def run() -> str:
         with pytest.raises(ChallengerError) as caught:
             await _link(call).run(images)

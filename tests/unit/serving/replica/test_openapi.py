@@ -17,6 +17,6 @@ def test_an_answer_has_the_fields_of_the_document(digits: PackedDataset, predict
     own = {"model_version"}  # the classifier adds it
     assert set(prediction.as_json()) | own == set(schema["required"])
     whole = set(prediction.as_json(top_k=2, embedding=True)) | own
-    assert whole == set(schema["properties"]) - {"explanation_png_base64"}
+    assert whole == set(schema["properties"]) - {"explanation_png_base64", "seen_png_base64"}
     asked = {parameter["name"] for parameter in document["paths"]["/predict"]["post"]["parameters"]}
     assert asked == {"top_k", "explain", "embedding"}

@@ -1,0 +1,149 @@
+"""A server of raycls that answers from a table, with texts that would run in a browser if they were not escaped."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Any
+
+from raycls.console.server import ServerError
+from raycls.console.session import Session
+
+EVIL = '"><img src=x onerror=alert(1)><script>alert(2)</script>\u202e'
+ROLES = {"a" * 64: ("ada", ["admin"]), "c" * 64: ("carl", ["contribute"]), "p" * 64: ("pia", ["predict"])}
+VERSION = {"name": EVIL, "version": "7", "aliases": ["champion", EVIL], "metrics": {"val_accuracy": 0.9}}
+EVENT = {
+    "at": 0.0,
+    "kind": "promotion",
+    "former": "6",
+    "version": "7",
+    "by": EVIL,
+    "reason": EVIL,
+    "done": True,
+}
+RECORD = {"sha256": "0" * 64, "label": EVIL, "sender": EVIL, "state": "waiting"}
+RETRAINING = {
+    "id": "1f" * 6,
+    "wanted": {"model": EVIL},
+    "state": "running",
+    "step": "train",
+    "error": EVIL,
+    "done": {"compare": {"verdict": "better", "reason": EVIL}},
+}
+ARM = {"requests": 5, "failures": {"late": 1}, "p50_ms": None, "p95_ms": 2.5, "confidence": 0.5}
+EXPERIMENT = {
+    **{
+        "id": "e1",
+        "challenger": EVIL,
+        "champion": "pets/6",
+        "mode": "shadow",
+        "share": 0.2,
+        "started": "now",
+    },
+    **{"by": EVIL, "state": "running", "ended": "", "reason": "", "ended_by": ""},
+    **{"arms": {"champion": ARM, "challenger": ARM}, "compared": 4, "agreement": 0.75, "kept": 0},
+    "accuracy": {"reviewed": {"champion": 0, "challenger": 0}, "verdict": {"decision": "not_yet"}},
+}
+FINDING = {"feature": EVIL, "effect": 0.5, "p": 0.001, "alarm": True}
+RUN = {
+    **{"id": "r1", "name": EVIL, "kind": "study", "status": "RUNNING", "started": 0.0, "ended": None},
+    **{"study": "", "trial": "", "retraining": "", "dataset_version": "1", "metrics": {"val_accuracy": 0.5}},
+    **{
+        "params": {"training.epochs": EVIL},
+        "history": [{"epoch": 1, "train_loss": 2.0, "val_loss": float("nan")}],
+        "findings": [{"verdict": EVIL, "reason": EVIL}],
+    },
+}
+TRIAL = {"number": 0, "state": "done", "score": 0.5, "epochs": 2, "latency_ms": 1.5, "told": EVIL}
+STUDY = {"name": EVIL, "trials": [TRIAL], "winner": 0, "front": [0], "told": [EVIL]}
+STEP = {"name": EVIL, "value": EVIL, "state": "broken", "told": EVIL}
+RAN = {**STEP, "name": "run", "value": "r1"}
+LEARNED_FROM = {**STEP, "name": "dataset", "value": "pets@2, fingerprint 00", "state": "verified"}
+TIMING = {"engine": EVIL, "one_ms": 1.0, "many_ms": 9.0, "same_class": 1.0}
+ORIGIN = {
+    **{**VERSION, "name": "pets"},
+    **{"lineage": [STEP, RAN, LEARNED_FROM], "engine": EVIL, "engine_timings": [TIMING]},
+}
+FIGURES = dict.fromkeys(
+    ("accuracy", "macro_f1", "macro_recall", "log_loss", "calibration_error", "latency_ms"), 0.5
+)
+GAIN = {"estimate": 0.1, "low": -0.1, "high": 0.3, "p_value": 0.04}
+COMPARISON = {
+    **{"challenger": EVIL, "champion": EVIL, "verdict": "better", "reason": EVIL, "remarks": [EVIL]},
+    **{"dataset": "pets@2", "split": "gate", "pictures": 90, "uploads": 3, "apart": 1},
+    **{"champion_figures": FIGURES, "challenger_figures": FIGURES},
+    "gains": dict.fromkeys(("accuracy", "macro_f1", "macro_recall", "log_loss"), GAIN),
+    "confusions_apart": [{"label": EVIL, "taken_for": EVIL, "champion": 4, "challenger": 1}],
+    "pictures_apart": [
+        {
+            **{"row": 7, "label": EVIL, "champion": EVIL, "challenger": EVIL},
+            **{"champion_confidence": 0.4, "challenger_confidence": 0.9},
+        }
+    ],
+}
+CHANGED = {"count": 120, "first": [EVIL]}
+DATASET = {
+    "name": "pets",
+    "version": 1,
+    "counts": {"train": 9},
+    "image_size": 32,
+    "left_out": 1,
+    "source": EVIL,
+}
+INFO = {
+    **DATASET,
+    **{"version": 2, "classes": [EVIL, "dog"], "class_counts": {"train": [4, 5]}, "resize": "crop"},
+    **{"fingerprint": "0" * 64, "left_out_files": [{"source": EVIL, "kind": "unreadable", "reason": EVIL}]},
+}
+ANSWERS: dict[str, Any] = {
+    "GET /runs?page=1": {"dataset": EVIL, "runs": [RUN], "total": 120},
+    "GET /runs/r1": RUN,
+    "GET /datasets": {"datasets": [{**DATASET, "classes": 2, "counts": {"test": 9}}], "served": "pets"},
+    "GET /datasets/pets/2": INFO,
+    "GET /datasets/pets/2/differences": {
+        "since": 1,
+        **dict.fromkeys(("added", "removed", "relabelled", "moved"), CHANGED),
+    },
+    "GET /models/pets/versions/7": ORIGIN,
+    "GET /models/pets/comparison?challenger=7&champion=6": COMPARISON,
+    "GET /health": {"model": {"name": EVIL, "version": "7"}},
+    "GET /models": {"models": [VERSION, {**VERSION, "version": "6", "aliases": []}]},
+    "GET /uploads?state=waiting": {"dataset": EVIL, "uploads": [RECORD], "total": 1, "classes": [EVIL]},
+    "GET /retrain": {"retrainings": [RETRAINING]},
+    "GET /experiments": {"experiments": [EXPERIMENT, {**EXPERIMENT, "state": "ended", "id": "e0"}]},
+    "GET /experiments/e1": EXPERIMENT,
+    "GET /drift": {
+        "windows": [{"images": 9, "began": EVIL, "ended": "", "version": EVIL, "findings": [FINDING]}]
+    },
+}
+
+
+class Server:
+    """Answers as a server of raycls would, and remembers what it was asked."""
+
+    url = "http://127.0.0.1:8000"
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, str, Any]] = []
+        self.revoked = False
+        self.holds: threading.Event | None = None  # a promotion waits for it, and is refused
+
+    async def call(self, session: Session | None, method: str, path: str, **options: Any) -> Any:
+        self.asked.append((method, path, options.get("json")))
+        if self.revoked and session:
+            raise ServerError(401, "send a token of the server")
+        if path == "/whoami":
+            name, roles = ROLES.get(options["headers"]["Authorization"].removeprefix("Bearer "), ("", []))
+            if not name:
+                raise ServerError(401, "send a token of the server")
+            return {"name": name, "roles": roles}
+        if path.startswith("/studies/"):
+            return STUDY
+        if "/history" in path:
+            return {"history": [EVENT]}
+        if self.holds and path.endswith("/promote"):
+            await asyncio.to_thread(self.holds.wait)
+            raise ServerError(409, "it is not better")
+        if method != "GET":
+            return {"state": "waiting", "uploads": [RECORD]}
+        return ANSWERS[f"{method} {path}"]
