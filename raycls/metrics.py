@@ -9,6 +9,8 @@ int64 C×C, with true classes in rows and predicted classes in columns.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 # Equal bins of confidence, as in Guo et al., "On Calibration of Modern Neural Networks" (arXiv:1706.04599).
@@ -102,6 +104,22 @@ def calibration_error(confidence: np.ndarray, correct: np.ndarray, bins: int = B
         for _, _, inside in reliability(confidence, bins)
     ]
     return float(sum(gaps) / len(confidence))
+
+
+def bucket_quantile(bounds: Sequence[float], counts: Sequence[float], share: float) -> float | None:
+    """Return a quantile of observations that were counted in buckets, as PromQL's histogram_quantile does.
+
+    bounds: the buckets' upper bounds, ascending. counts: the observations of each, and at the end of those above the
+    last bound. Linear within a bucket; the last bound if it lies above all of them; None without observations.
+    """
+    wanted, low = share * sum(counts), 0.0
+    if not wanted:
+        return None
+    for bound, count in zip(bounds, counts, strict=False):
+        if count and count >= wanted:
+            return low + (bound - low) * wanted / count
+        wanted, low = wanted - count, bound
+    return low
 
 
 def log_losses(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:

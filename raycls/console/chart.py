@@ -21,19 +21,21 @@ Point = tuple[float, float]
 Placed = Callable[[float], float]
 
 
-def chart(history: Sequence[Mapping[str, float]], names: Sequence[str]) -> str:
+def chart(history: Sequence[Mapping[str, float | None]], names: Sequence[str], across: str = "epoch") -> str:
     """Return the HTML of an <svg> with a line for each name that the history has; empty text where it has none of them.
 
-    history: one mapping for each epoch, in order, with the key `epoch`. What is not a number is left out.
+    history: mappings in the order of their key `across`, as one for each epoch. What is not a number is left out.
     """
-    lines = {
-        name: [(row["epoch"], row[name]) for row in history if name in row and math.isfinite(row[name])]
-        for name in names
-    }
+    lines: dict[str, list[Point]] = {name: [] for name in names}
+    for row in history:
+        for name in names:
+            x_value, value = row[across], row.get(name)
+            if x_value is not None and value is not None and math.isfinite(value):
+                lines[name].append((x_value, value))
     lines = {name: points for name, points in lines.items() if points}
     if not lines:
         return ""
-    x, y, parts = _axes([point for points in lines.values() for point in points], "epoch ")
+    x, y, parts = _axes([point for points in lines.values() for point in points], f"{across} ")
     for number, points in enumerate(lines.values()):
         places = " ".join(f"{x(epoch):.1f},{y(value):.1f}" for epoch, value in points)
         parts.append(f'<polyline class="line-{number}" points="{places}"/>')

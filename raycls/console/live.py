@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import time
+from datetime import timedelta
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import HTMLResponse, Response
 
-from raycls.console.page import HEADERS, Page, fields_of, go, render, server_of, session_of
+from raycls.console.chart import chart
+from raycls.console.page import (
+    HEADERS,
+    TEMPLATES,
+    Page,
+    fields_of,
+    go,
+    render,
+    root_of,
+    server_of,
+    session_of,
+)
 from raycls.console.server import ServerError
-from raycls.serving.client import scrape
-from raycls.serving.client.scrape import Histogram, Replica
 
-SECONDS = "raycls_request_seconds"
+HOUR_CHARTS = (("requests_per_s",), ("p50_ms", "p99_ms"), ("confidence",), ("images_per_batch",))
+CLASSES = 20  # on the page
 
 
 async def show(request: Request) -> Response:
@@ -31,9 +42,11 @@ async def show(request: Request) -> Response:
         for each in versions
         if each["name"] == model["name"] and each["version"] != model["version"]
     ]
+    now = await server.call(session, "GET", "/live")
     return render(
         request,
         "live.html",
+        **_drawn(now),
         model=model,
         running=running,
         ended=[each for each in experiments if each["state"] != "running"][:5],
@@ -42,29 +55,28 @@ async def show(request: Request) -> Response:
     )
 
 
-async def numbers(request: Request) -> Response:
-    """Answer the counts of all replicas since they started; the page shows what changes between two answers."""
-    text = (await server_of(request).answer(session_of(request), "GET", "/metrics")).text
-    replicas = scrape.parse(text)
-    return JSONResponse({"time": time.time(), **_summed(replicas)}, headers=HEADERS)
+async def hour(request: Request) -> Response:
+    """Answer the part of the page that changes all the time."""
+    found = await server_of(request).call(session_of(request), "GET", "/live")
+    return HTMLResponse(
+        TEMPLATES.get_template("live_hour.html").render(root=root_of(request), **_drawn(found)),
+        headers=HEADERS,
+    )
 
 
-def _summed(replicas: dict[str, Replica]) -> dict[str, Any]:
-    seconds = Histogram(0, 0, {})
-    answers: dict[str, float] = {}
-    for replica in replicas.values():
-        seconds = seconds.plus(replica.histograms.get(SECONDS, Histogram(0, 0, {})))
-        for status, count in replica.answers.items():
-            answers[status] = answers.get(status, 0) + count
-    buckets = [
-        [bound if bound != float("inf") else None, count] for bound, count in sorted(seconds.buckets.items())
-    ]
+def _drawn(found: dict[str, Any]) -> dict[str, Any]:
+    """Return what the template live_hour.html needs of the answer of GET /live."""
+    last = found["minutes"][-1]["ended"] if found["minutes"] else 0.0
+    minutes = [minute | {"minutes": (minute["ended"] - last) / 60} for minute in found["minutes"]]
+    answered = sum(found["classes"].values())
+    classes = [(name, count, count / answered) for name, count in list(found["classes"].items())[:CLASSES]]
     return {
-        "replicas": len(replicas),
-        "models": sorted({replica.model for replica in replicas.values()}),
-        "pending": sum(replica.pending for replica in replicas.values()),
-        "answers": answers,
-        "buckets": buckets,
+        "found": found,
+        "up": str(timedelta(seconds=round(time.time() - found["since"]))),
+        "at": time.time(),
+        "charts": [chart(minutes, names, "minutes") for names in HOUR_CHARTS if len(minutes) > 1],
+        "classes": classes,
+        "more": len(found["classes"]) - len(classes),
     }
 
 
@@ -96,7 +108,7 @@ async def _changed(request: Request, method: str, wanted: dict[str, Any], say: s
 
 PAGES = [
     Page("GET", "/live", "admin", show),
-    Page("GET", "/live/numbers", "admin", numbers),
+    Page("GET", "/live/hour", "admin", hour),
     Page("POST", "/live/experiment", "admin", start),
     Page("POST", "/live/experiment/stop", "admin", stop),
 ]

@@ -46,9 +46,10 @@ class ControlPlane:
         from raycls.control_plane.experiment_watch import ExperimentWatch
         from raycls.control_plane.promotion_watch import PromotionWatch
         from raycls.control_plane.retrain_watch import RetrainWatch
+        from raycls.control_plane.traffic import LastHour
         from raycls.control_plane.trigger_watch import TriggerWatch
 
-        self._config, self._host = config, host
+        self._config, self._host, self._hour = config, host, LastHour()
         loops = (
             ExperimentWatch(),
             RetrainWatch(),
@@ -56,10 +57,11 @@ class ControlPlane:
             DriftWatch(config.drift_images),
             CaptureWatch(),
             TriggerWatch(),
+            self._hour,
         )
         self._loops = [asyncio.create_task(loop.run()) for loop in loops]
 
     def __serve_build_asgi_app__(self) -> Starlette:
         from raycls.control_plane.application import application
 
-        return application(self._config, self._host)
+        return application(self._config, self._host, self._hour)

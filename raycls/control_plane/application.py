@@ -1,6 +1,6 @@
 """All routes of the control plane, and what holds for each of them.
 
-    application(ControlPlaneConfig(), host="127.0.0.1")     # any ASGI server runs it
+    application(ControlPlaneConfig(), "127.0.0.1", LastHour())     # any ASGI server runs it
     ROUTES                                                  # the table
 
 Before a handler runs, the client's host, origin and role are checked. An error becomes a problem document (RFC 9457).
@@ -22,6 +22,7 @@ from raycls.control_plane import (
     drift,
     experiments,
     feedback,
+    live,
     models,
     openapi,
     retrain,
@@ -30,6 +31,7 @@ from raycls.control_plane import (
     whoami,
 )
 from raycls.control_plane.route import ControlRoute, Handler
+from raycls.control_plane.traffic import LastHour
 from raycls.errors import (
     ClusterError,
     DataError,
@@ -55,6 +57,7 @@ ROUTES: list[ControlRoute] = [
     *experiments.ROUTES,
     *models.ROUTES,
     *drift.ROUTES,
+    *live.ROUTES,
     *runs.ROUTES,
     *datasets.ROUTES,
     *whoami.ROUTES,
@@ -79,8 +82,9 @@ STATUSES: tuple[tuple[type[RayclsError], int], ...] = (
 logger = logging.getLogger("ray.serve")
 
 
-def application(config: ControlPlaneConfig, host: str | None) -> Starlette:
-    """Return the ASGI application. host: the address that the server listens on; None: it is not known.
+def application(config: ControlPlaneConfig, host: str | None, hour: LastHour) -> Starlette:
+    """Return the ASGI application. host: the address that the server listens on; None: it is not known. hour: what
+    GET /live tells.
 
     Raises DataError where the server's tokens cannot be read.
     """
@@ -102,7 +106,7 @@ def application(config: ControlPlaneConfig, host: str | None) -> Starlette:
         routes=[Route("/openapi.json", describe), *guarded],
         exception_handlers={HTTPException: _unknown},
     )
-    app.state.config = config
+    app.state.config, app.state.hour = config, hour
     return app
 
 

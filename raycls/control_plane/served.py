@@ -76,6 +76,11 @@ async def version_counts() -> list[tuple[str, str, dict[str, Any]]]:
     return await broadcast("version_counts")
 
 
+async def traffic() -> list[dict[str, Any]]:
+    """Return of each replica its id, the requests that it holds, and its counts since it started."""
+    return await broadcast("traffic")
+
+
 async def drift_sums(found: dict[str, Any] | None) -> list[dict[str, Any]]:
     """Return version and sums from each replica that watches drift. found: the last window, for their /metrics."""
     return await broadcast("drift_sums", found)

@@ -23,6 +23,7 @@ from raycls.lifecycle.capture import SENDER
 from raycls.lifecycle.documents import Documents
 from raycls.lifecycle.replica_counts import with_newest
 from raycls.lifecycle.uploads import Uploads
+from raycls.metrics import bucket_quantile
 from raycls.models.card import load_card
 from raycls.serving.replica.arm_counts import FAULTS
 from raycls.serving.replica.metrics import SECONDS
@@ -99,13 +100,9 @@ class Arm(guards.ArmCounts):
         )
 
     def quantile_ms(self, q: float) -> float | None:
-        """Return the upper bound of the bucket that holds the quantile, ms; None without answers."""
-        wanted, below = q * sum(self.latencies), 0
-        for bound, count in zip((*self.bounds, 2 * SECONDS[-1]), self.latencies, strict=False):
-            below += count
-            if count and below >= wanted:
-                return 1000 * bound
-        return None
+        """Return a quantile of the latency, ms; None without answers."""
+        seconds = bucket_quantile(self.bounds, self.latencies, q)
+        return None if seconds is None else 1000 * seconds
 
     def as_json(self) -> dict[str, Any]:
         return {

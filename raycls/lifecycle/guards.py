@@ -11,11 +11,12 @@ once. The guards do not know which answers were right: see raycls/lifecycle/sequ
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 from scipy import stats
+
+from raycls.metrics import bucket_quantile
 
 SLOWEST = 0.05  # the share of requests above the p95
 
@@ -87,7 +88,7 @@ def _slow(policy: GuardPolicy, champion: ArmCounts, challenger: ArmCounts) -> st
     answers, others = sum(challenger.latencies), sum(champion.latencies)
     if min(answers, others) < policy.least_requests or len(champion.bounds) < 1:
         return None
-    usual = p95_s(champion.bounds, champion.latencies)
+    usual = bucket_quantile(champion.bounds, champion.latencies, 1 - SLOWEST) or 0.0
     bucket = min(
         int(np.searchsorted(champion.bounds, usual * policy.latency_factor)), len(champion.bounds) - 1
     )
@@ -109,18 +110,6 @@ def _unsure(policy: GuardPolicy, champion: ArmCounts, challenger: ArmCounts) -> 
     if usual - now <= policy.confidence_drop + noise:
         return None
     return f"the challenger's mean confidence is {now:.2f}, the champion's is {usual:.2f}"
-
-
-def p95_s(bounds: Sequence[float], counts: Sequence[int]) -> float:
-    """Return the 95th percentile in seconds, linear within its bucket; the last bound if it lies above all bounds."""
-    total = np.cumsum(counts)
-    wanted = (1 - SLOWEST) * total[-1]
-    bucket = int(np.searchsorted(total, wanted))
-    if bucket >= len(bounds):
-        return bounds[-1]
-    low = bounds[bucket - 1] if bucket else 0.0
-    before = total[bucket - 1] if bucket else 0
-    return float(low + (bounds[bucket] - low) * (wanted - before) / counts[bucket])
 
 
 def _mean(counts: ArmCounts) -> tuple[float, float]:

@@ -46,6 +46,7 @@ ROUTES = (
     "experiments",
     "models",
     "drift",
+    "live",
     "runs",
     "studies",
     "datasets",

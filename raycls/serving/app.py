@@ -81,4 +81,4 @@ class NoModel:
     async def nothing(self, *_: Any) -> None:
         """Answer the control plane, which asks the replicas of a model every few seconds."""
 
-    served = version_counts = experiment_counts = drift_sums = captured = nothing
+    served = version_counts = traffic = experiment_counts = drift_sums = captured = nothing

@@ -96,6 +96,33 @@ def test_runs_and_datasets_are_told_as_mlflow_and_the_files_have_them(served: Se
         assert requests.get(served.url + path, headers=headers, timeout=60).status_code == 404
 
 
+def test_the_last_hour_knows_what_was_answered(served: Served) -> None:
+    headers = {"Authorization": f"Bearer {Path(served.admin_token).read_text().strip()}"}
+
+    def hour() -> dict[str, Any]:
+        found: dict[str, Any] = requests.get(f"{served.url}/live", headers=headers, timeout=30).json()
+        return found
+
+    def requests_until(count: int) -> int:
+        for _ in range(60):
+            found = hour()
+            if found["hour"] and found["hour"]["requests"] >= count:
+                break
+            time.sleep(0.5)
+        return int((found["hour"] or {"requests": 0})["requests"])
+
+    before = requests_until(0)
+    for seed in range(5):
+        answer = requests.post(
+            f"{served.url}/predict", encoded(seed), headers={"Content-Type": "image/png"}, timeout=30
+        )
+        assert answer.ok
+    assert requests_until(before + 5) >= before + 5
+    found = hour()
+    assert found["replicas"] == 1
+    assert set(found["classes"]) <= set(open_dataset("digits").info.classes)
+
+
 def test_two_versions_are_compared_on_the_same_pictures(served: Served) -> None:
     headers = {"Authorization": f"Bearer {Path(served.admin_token).read_text().strip()}"}
     number = registry.resolve(served.model).version

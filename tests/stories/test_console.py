@@ -193,7 +193,9 @@ def test_a_version_is_promoted_and_taken_back(page: Page, product: Product, admi
 def test_an_experiment_is_begun_watched_and_ended(page: Page, product: Product, admin: str) -> None:
     _sign_in(page, admin)
     page.goto("/console/live")
-    page.locator("[data-number=replicas]", has_text="1").wait_for()
+    page.locator("#hour div", has=page.get_by_text("replicas", exact=True)).get_by_text(
+        "1", exact=True
+    ).wait_for()
     page.get_by_label("Challenger").select_option("digits/2")
     page.get_by_role("button", name="Begin").click()
     page.get_by_text("the experiment has begun").wait_for()

@@ -51,3 +51,10 @@ def test_the_calibration_error_is_the_mean_gap_weighted_by_answers() -> None:
     expected = 3 / 4 * abs(2 / 3 - 0.9) + 1 / 4 * abs(1 - 0.3)
     assert metrics.calibration_error(confidence, correct, bins=10) == pytest.approx(expected)
     assert metrics.calibration_error(np.array([1.0, 0.0]), np.array([True, False]), bins=15) == 0
+
+
+def test_a_quantile_of_buckets_is_linear_within_its_bucket() -> None:
+    assert metrics.bucket_quantile((1.0, 2.0, 4.0), (0, 90, 10, 0), 0.95) == pytest.approx(3.0)
+    assert metrics.bucket_quantile((1.0, 2.0), (100, 0, 0), 0.95) == pytest.approx(0.95)
+    assert metrics.bucket_quantile((1.0, 2.0), (0, 0, 10), 0.5) == 2.0, "all lie above the last bound"
+    assert metrics.bucket_quantile((1.0, 2.0), (0, 0, 0), 0.5) is None

@@ -20,6 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from raycls import local_http
 from raycls.errors import ClusterError
+from raycls.metrics import bucket_quantile
 from raycls.serving import auth
 
 TIMEOUT_S = 10
@@ -66,17 +67,12 @@ class Histogram:
         return bound
 
     def quantile(self, share: float) -> float | None:
-        """Return a quantile as PromQL's histogram_quantile does: linear within a bucket; None where it is empty."""
-        if not self.count:
-            return None
-        wanted, low, below = share * self.count, 0.0, 0.0
-        for bound, upto in sorted(self.buckets.items()):
-            if upto >= wanted and upto > below:
-                return (
-                    low if bound == float("inf") else low + (bound - low) * (wanted - below) / (upto - below)
-                )
-            low, below = bound, upto
-        return low
+        """Return a quantile, linear within its bucket (raycls.metrics.bucket_quantile); None where it is empty."""
+        bounds = sorted(self.buckets)
+        upto = [self.buckets[bound] for bound in bounds]
+        counts = [after - before for before, after in zip([0.0, *upto], upto, strict=False)]
+        finite = [bound for bound in bounds if bound != float("inf")]
+        return bucket_quantile(finite, counts, share)
 
 
 @dataclass(frozen=True)

@@ -18,14 +18,15 @@ from raycls.serving.state import ServingState
 
 
 class Managed:
-    """A replica, as the control plane knows it. live: its part in an experiment; capture: the pictures that it sets
-    aside. None without."""
+    """A replica, as the control plane knows it. pending: requests that it holds. live: its part in an experiment;
+    capture: the pictures that it sets aside. None without."""
 
     config: ServingConfig
     version: registry.ModelVersion
     replica: str
     inference: Inference
     metrics: Metrics
+    pending: int
     live: LiveExperiment | None
     capture: Captured | None
 
@@ -60,6 +61,10 @@ class Managed:
     async def version_counts(self) -> tuple[str, str, dict[str, Any]]:
         """Return the version, this replica's id, and what it has answered, for the watch after a promotion."""
         return self.version.reference, self.replica, self.metrics.as_arm()
+
+    async def traffic(self) -> dict[str, Any]:
+        """Return what this replica has answered since it started, for the page of the last hour."""
+        return {"replica": self.replica, "pending": self.pending, "counts": self.metrics.as_traffic()}
 
     async def experiment_counts(self) -> dict[str, Any] | None:
         """Return this replica's counts of the experiment, and the new images on which both disagreed, or None."""

@@ -114,6 +114,23 @@ class Metrics:
             "confidence_squares": self._confidence_squares,
         }
 
+    def as_traffic(self) -> dict[str, Any]:
+        """Return what the control plane keeps of the last hour, as counts since the start: the fields of
+        raycls.control_plane.traffic.Traffic."""
+        return {
+            "requests": sum(self._requests.values()),
+            "failed": sum(count for status, count in self._requests.items() if status >= 500),
+            "refused": self._requests[429],
+            "latencies": list(self._duration.counts),
+            "confidences": sum(self._confidence.counts),
+            "confidence_sum": self._confidence.sum,
+            "batches": sum(self._sizes.counts),
+            "images": round(self._sizes.sum),
+            "classes": {
+                name: count for name, count in zip(self._classes, self._predicted, strict=True) if count
+            },
+        }
+
     def collect(self, pending: int = 0) -> list[Metric]:
         """Return this replica's series, for the replica that was asked. pending: requests that it holds."""
         held = GaugeMetricFamily("raycls_pending", "Requests held, waiting or computed", labels=["replica"])

@@ -95,6 +95,14 @@ INFO = {
     **{"version": 2, "classes": [EVIL, "dog"], "class_counts": {"train": [4, 5]}, "resize": "crop"},
     **{"fingerprint": "0" * 64, "left_out_files": [{"source": EVIL, "kind": "unreadable", "reason": EVIL}]},
 }
+MINUTE = {
+    **{"began": 0.0, "ended": 60.0, "requests": 9, "requests_per_s": 0.15, "failed": 1, "refused": 0},
+    **{"p50_ms": 2.0, "p99_ms": None, "confidence": 0.9, "images_per_batch": None},
+}
+HOUR = {
+    **{"since": 0.0, "replicas": 2, "pending": 0, "now": None, "hour": MINUTE, "alarms": [EVIL]},
+    **{"minutes": [MINUTE, {**MINUTE, "ended": 120.0}], "classes": {EVIL: 7, "dog": 1}},
+}
 ANSWERS: dict[str, Any] = {
     "GET /runs?page=1": {"dataset": EVIL, "runs": [RUN], "total": 120},
     "GET /runs/r1": RUN,
@@ -112,6 +120,7 @@ ANSWERS: dict[str, Any] = {
     "GET /retrain": {"retrainings": [RETRAINING]},
     "GET /experiments": {"experiments": [EXPERIMENT, {**EXPERIMENT, "state": "ended", "id": "e0"}]},
     "GET /experiments/e1": EXPERIMENT,
+    "GET /live": HOUR,
     "GET /drift": {
         "windows": [{"images": 9, "began": EVIL, "ended": "", "version": EVIL, "findings": [FINDING]}]
     },

@@ -98,7 +98,7 @@ def test_another_host_is_refused(client: TestClient) -> None:
 @pytest.mark.parametrize(
     "path",
     [
-        *("/", "/models", "/models/pets", "/teach", "/live", "/sign-in", "/nothing"),
+        *("/", "/models", "/models/pets", "/teach", "/live", "/live/hour", "/sign-in", "/nothing"),
         *("/runs", "/runs/r1", "/datasets", "/datasets/pets/2", "/models/pets/versions/7"),
         "/models/pets/comparison?challenger=7&champion=6",
     ],
@@ -136,6 +136,14 @@ def test_samples_are_pictures_of_the_test_split_of_the_newest_version(client: Te
     found = client.get("/samples").json()["pictures"]
     assert len(set(found)) == 8
     assert all(re.fullmatch(r"/datasets/pets/1/pictures/test/[0-8]", path) for path in found)
+
+
+def test_the_last_hour_has_figures_charts_and_classes(client: TestClient) -> None:
+    _signed_in(client, "a")
+    part = client.get("/live/hour").text
+    assert "<html" not in part
+    assert "p50 ms 2" in part
+    assert "87.5%" in part
 
 
 def test_a_study_shows_its_trials_and_its_pareto_front(client: TestClient) -> None:

@@ -11,6 +11,7 @@ from starlette.testclient import TestClient
 
 from raycls.control_plane.application import ROUTES, application
 from raycls.control_plane.route import ControlRoute
+from raycls.control_plane.traffic import LastHour
 from raycls.ray_patches import control_routes
 from raycls.serving import tokens
 from raycls.serving.settings import ControlPlaneConfig
@@ -20,7 +21,7 @@ URL = "http://127.0.0.1:8000"
 
 @pytest.fixture
 def client(home: Path) -> Iterator[TestClient]:
-    with TestClient(application(ControlPlaneConfig(), "127.0.0.1"), base_url=URL) as client:
+    with TestClient(application(ControlPlaneConfig(), "127.0.0.1", LastHour()), base_url=URL) as client:
         yield client
 
 

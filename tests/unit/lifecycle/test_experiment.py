@@ -138,14 +138,14 @@ def test_an_end_while_counts_are_collected_stays_an_end(home: Path) -> None:
     assert record.as_json()["compared"] == 8
 
 
-def test_quantiles_are_the_bounds_of_buckets() -> None:
+def test_quantiles_are_in_ms() -> None:
     counts = ArmCounts(2)
     for seconds in [0.0004] * 50 + [0.002] * 45 + [0.2] * 5:
         counts.answered([], seconds)
     arm = Arm.of([counts.as_json()])
-    assert arm.quantile_ms(0.5) == 0.5
-    assert arm.quantile_ms(0.9) == 2.5
-    assert arm.quantile_ms(0.99) == 250
+    assert arm.quantile_ms(0.5) == pytest.approx(0.5)
+    assert 1 < (arm.quantile_ms(0.9) or 0) < 2.5
+    assert 100 < (arm.quantile_ms(0.99) or 0) < 250
     assert Arm().quantile_ms(0.5) is None
 
 

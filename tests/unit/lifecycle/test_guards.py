@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from raycls.lifecycle.guards import ArmCounts, GuardPolicy, p95_s, tripped
+from raycls.lifecycle.guards import ArmCounts, GuardPolicy, tripped
 
 BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
 POLICY = GuardPolicy()
@@ -109,9 +109,3 @@ def test_the_policy_allows_what_it_says() -> None:
     lax = GuardPolicy(extra_error_rate=0.5, latency_factor=100, confidence_drop=0.5)
     challenger = arm(300, seed=1, errors=0.3, median_s=0.04, confidence=0.5)
     assert tripped(lax, arm(600), challenger) is None
-
-
-def test_the_95th_percentile_is_linear_within_its_bucket() -> None:
-    assert p95_s((1.0, 2.0, 4.0), (0, 90, 10, 0)) == pytest.approx(3.0)
-    assert p95_s((1.0, 2.0), (100, 0, 0)) == pytest.approx(0.95)
-    assert p95_s((1.0, 2.0), (0, 0, 10)) == 2.0

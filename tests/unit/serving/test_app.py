@@ -27,5 +27,5 @@ def test_loopback_needs_none(host: str) -> None:
 
 def test_the_control_plane_may_ask_also_where_no_model_is_served() -> None:
     questions = {name for name in vars(Managed) if not name.startswith("_")} - {"take_up"}
-    assert len(questions) == 5
+    assert len(questions) == 6
     assert questions <= set(dir(NoModel.func_or_class))
