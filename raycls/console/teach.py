@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from urllib.parse import quote
 
 from PIL import Image
 from starlette.concurrency import run_in_threadpool
@@ -15,6 +16,7 @@ from raycls.control_plane.body import file_of
 from raycls.serving.replica.answer import HTTPProblem
 
 SIDE = 320  # pixels of a shown picture
+PIECE = 8 << 20  # bytes, as the server takes
 KEPT = 10  # retrainings that the page shows
 
 
@@ -31,10 +33,10 @@ async def show(request: Request) -> Response:
 
 
 async def upload(request: Request) -> Response:
-    """Pass a form with pictures, or a zip, on to the server as it arrives."""
+    """Pass a form with pictures on to the server."""
     kind = request.headers.get("content-type", "")
-    if not kind.startswith(("multipart/form-data", "application/zip")):
-        raise HTTPProblem(415, "send pictures as a form, or a zip of class folders")
+    if not kind.startswith("multipart/form-data"):
+        raise HTTPProblem(415, "send pictures as a form")
     async with file_of(request, request.app.state.config.max_upload_bytes) as body:
         answer = await server_of(request).call(
             session_of(request),
@@ -45,6 +47,31 @@ async def upload(request: Request) -> Response:
             timeout=LONG_S,
         )
     return JSONResponse(answer, headers=HEADERS)
+
+
+async def begin_parcel(request: Request) -> Response:
+    """Begin a zip that is sent in pieces."""
+    wanted = await json_of(request)
+    found = await server_of(request).call(session_of(request), "POST", "/parcels", json=wanted)
+    return JSONResponse(found, headers=HEADERS)
+
+
+async def send_piece(request: Request) -> Response:
+    """Pass a piece of a zip on to the server."""
+    path = f"{_parcel(request)}?at={quote(request.query_params.get('at', ''))}"
+    async with file_of(request, PIECE) as body:
+        found = await server_of(request).call(session_of(request), "PUT", path, data=body, timeout=LONG_S)
+    return JSONResponse(found, headers=HEADERS)
+
+
+async def show_parcel(request: Request) -> Response:
+    """Answer how much of a zip is here, and how far its check is."""
+    found = await server_of(request).call(session_of(request), "GET", _parcel(request))
+    return JSONResponse(found, headers=HEADERS)
+
+
+def _parcel(request: Request) -> str:
+    return f"/parcels/{part_of(request, 'id')}"
 
 
 async def picture(request: Request) -> Response:
@@ -101,6 +128,9 @@ async def progress(request: Request) -> Response:
 PAGES = [
     Page("GET", "/teach", "contribute", show),
     Page("POST", "/upload", "contribute", upload),
+    Page("POST", "/parcels", "contribute", begin_parcel),
+    Page("POST", "/parcels/{id}", "contribute", send_piece),
+    Page("GET", "/parcels/{id}", "contribute", show_parcel),
     Page("GET", "/uploads/{sha256}", "admin", picture),
     Page("POST", "/review", "admin", review),
     Page("POST", "/retrain", "admin", retrain),

@@ -25,11 +25,13 @@ from raycls.control_plane import (
     live,
     models,
     openapi,
+    parcels,
     retrain,
     runs,
     uploads,
     whoami,
 )
+from raycls.control_plane.parcels import Checks
 from raycls.control_plane.route import ControlRoute, Handler
 from raycls.control_plane.traffic import LastHour
 from raycls.errors import (
@@ -52,6 +54,7 @@ from raycls.serving.state import Follower
 
 ROUTES: list[ControlRoute] = [
     *uploads.ROUTES,
+    *parcels.ROUTES,
     *feedback.ROUTES,
     *retrain.ROUTES,
     *experiments.ROUTES,
@@ -106,7 +109,7 @@ def application(config: ControlPlaneConfig, host: str | None, hour: LastHour) ->
         routes=[Route("/openapi.json", describe), *guarded],
         exception_handlers={HTTPException: _unknown},
     )
-    app.state.config, app.state.hour = config, hour
+    app.state.config, app.state.hour, app.state.checks = config, hour, Checks(config.max_upload_bytes)
     return app
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, NamedTuple
 
@@ -98,18 +98,23 @@ def add_zip(
     sender: str,
     classes: tuple[str, ...] | None = None,
     limits: UploadLimits = USUAL,
+    told: Callable[[int, int], None] = lambda checked, of: None,
 ) -> Answer:
     """Take the pictures of a zip of class folders into the review queue of a dataset.
 
-    file: open for reading at any place. Nothing is taken from an archive that exceeds a limit. Raises the errors of
-    `add` and of `raycls.lifecycle.archives.opened_zip`.
+    file: open for reading at any place. told: called with the pictures checked so far, and all. Nothing is taken from
+    an archive that exceeds a limit. Raises the errors of `add` and of `raycls.lifecycle.archives.opened_zip`.
     """
     intake = _Intake(uploads, name, sender, "upload", classes, limits)
     with opened_zip(file, limits) as archive:
-        answer = intake.take(
-            {entry.label for entry in archive.entries},
-            ((entry.name, entry.label, archive.read(entry)) for entry in archive.entries),
-        )
+        entries = archive.entries
+
+        def pictures() -> Iterator[tuple[str, str, bytes]]:
+            for checked, entry in enumerate(entries):
+                told(checked, len(entries))
+                yield entry.name, entry.label, archive.read(entry)
+
+        answer = intake.take({entry.label for entry in entries}, pictures())
         answer.refused[:0] = archive.refused
         answer.ignored = archive.ignored
     return answer

@@ -41,6 +41,7 @@ CONSOLE = "raycls-console"  # passes requests on to the control plane, so that i
 ROUTES = (
     "upload_training_data",
     "uploads",
+    "parcels",
     "feedback",
     "retrain",
     "experiments",

@@ -24,6 +24,7 @@ from raycls.serving.control.deploy import Served
 from raycls.serving.prediction_id import HEADER, read
 from raycls.serving.state import ROLES, Role, load
 from tests.predict import base64_of, encoded
+from tests.product import until, zip_of
 
 
 @pytest.fixture
@@ -121,6 +122,36 @@ def test_the_last_hour_knows_what_was_answered(served: Served) -> None:
     found = hour()
     assert found["replicas"] == 1
     assert set(found["classes"]) <= set(open_dataset("digits").info.classes)
+
+
+def test_a_zip_in_pieces_is_checked_and_its_pictures_wait(
+    served: Served, token: Callable[[Role], str]
+) -> None:
+    digits = open_dataset("digits")
+    noise = np.random.default_rng(5).integers(0, 9, (3, *digits.images("train").shape[1:]))
+    fresh = np.clip(digits.images("train")[:3].astype(int) + noise, 0, 255).astype(np.uint8)
+    labels = [digits.info.classes[label] for label in digits.labels("train")[:3]]
+    data = zip_of(fresh, labels)
+    headers = {"Authorization": f"Bearer {token('contribute')}"}
+
+    def ask(method: str, path: str, **options: Any) -> requests.Response:
+        return requests.request(method, served.url + path, headers=headers, timeout=30, **options)
+
+    assert ask("POST", "/parcels", json={"name": "a", "size": 5, "dataset": "none"}).status_code == 404
+    parcel = ask("POST", "/parcels", json={"name": "new.zip", "size": len(data)}).json()
+    path = f"/parcels/{parcel['id']}"
+    assert ask("PUT", f"{path}?at=0", data=data[:100]).json()["received"] == 100
+    assert ask("PUT", f"{path}?at=0", data=data).status_code == 409
+    admin = {"Authorization": f"Bearer {Path(served.admin_token).read_text().strip()}"}
+    assert requests.get(served.url + path, headers=admin, timeout=30).status_code == 404, "another's upload"
+    assert ask("PUT", f"{path}?at=100", data=data[100:]).status_code == 200
+    until(lambda: ask("GET", path).json()["state"] == "done", 30)
+    answer = ask("GET", path).json()["answer"]
+    assert sorted(each["label"] for each in answer["taken"]) == sorted(labels)
+    for each in answer["taken"]:
+        assert requests.delete(f"{served.url}/uploads/{each['sha256']}", headers=admin, timeout=30).ok, (
+            "later tests find the queue empty"
+        )
 
 
 def test_two_versions_are_compared_on_the_same_pictures(served: Served) -> None:

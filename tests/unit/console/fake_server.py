@@ -95,6 +95,10 @@ INFO = {
     **{"version": 2, "classes": [EVIL, "dog"], "class_counts": {"train": [4, 5]}, "resize": "crop"},
     **{"fingerprint": "0" * 64, "left_out_files": [{"source": EVIL, "kind": "unreadable", "reason": EVIL}]},
 }
+PARCEL = {
+    **{"id": "1f" * 16, "name": EVIL, "size": 9, "received": 4, "state": "arriving"},
+    **{"answer": None, "error": "", "checked": 0, "of": 0},
+}
 MINUTE = {
     **{"began": 0.0, "ended": 60.0, "requests": 9, "requests_per_s": 0.15, "failed": 1, "refused": 0},
     **{"p50_ms": 2.0, "p99_ms": None, "confidence": 0.9, "images_per_batch": None},
@@ -148,6 +152,8 @@ class Server:
             return {"name": name, "roles": roles}
         if path.startswith("/studies/"):
             return STUDY
+        if path.startswith("/parcels"):
+            return PARCEL
         if "/history" in path:
             return {"history": [EVENT]}
         if self.holds and path.endswith("/promote"):

@@ -138,6 +138,21 @@ def test_samples_are_pictures_of_the_test_split_of_the_newest_version(client: Te
     assert all(re.fullmatch(r"/datasets/pets/1/pictures/test/[0-8]", path) for path in found)
 
 
+def test_a_zip_goes_on_where_it_was(client: TestClient, server: Server) -> None:
+    headers = {"X-Csrf": _signed_in(client, "c")}
+    begun = client.post("/parcels", json={"name": "photos.zip", "size": 9}, headers=headers).json()
+    assert client.get(f"/parcels/{begun['id']}").json()["received"] == 4
+    sent = client.post(f"/parcels/{begun['id']}?at=4", content=b"abcde", headers=headers)
+    assert sent.status_code == 200
+    assert [(method, path) for method, path, _ in server.asked[-3:]] == [
+        ("POST", "/parcels"),
+        ("GET", f"/parcels/{begun['id']}"),
+        ("PUT", f"/parcels/{begun['id']}?at=4"),
+    ]
+    too_large = client.post(f"/parcels/{begun['id']}?at=4", content=bytes((8 << 20) + 1), headers=headers)
+    assert too_large.status_code == 413
+
+
 def test_the_last_hour_has_figures_charts_and_classes(client: TestClient) -> None:
     _signed_in(client, "a")
     part = client.get("/live/hour").text
