@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.requests import Request
@@ -10,8 +11,9 @@ from starlette.responses import Response
 
 from raycls import local_http
 from raycls.console.page import Page, fields_of, go, render, root_of, server_of
-from raycls.console.server import ServerError
+from raycls.console.server import Server, ServerError
 from raycls.console.session import LASTS_S
+from raycls.serving import auth
 from raycls.serving.replica.answer import HTTPProblem
 
 LONGEST_TOKEN = 1000
@@ -28,19 +30,10 @@ async def sign_in(request: Request) -> Response:
     _check_way(request)
     form = await fields_of(request)
     token, following = form.get("token", "").strip(), _next(form.get("next", ""))
-    problem = ""
-    if not (0 < len(token) <= LONGEST_TOKEN and token.isascii() and token.isprintable()):
-        problem = "this is no token"
-    else:
-        try:
-            who = await server_of(request).call(
-                None, "GET", "/whoami", headers={"Authorization": f"Bearer {token}"}
-            )
-        except ServerError as error:
-            if error.status not in (401, 403):
-                raise
-            problem = "the server does not know this token"
-    if problem:
+    is_one = 0 < len(token) <= LONGEST_TOKEN and token.isascii() and token.isprintable()
+    who = await _whose(server_of(request), token) if is_one else None
+    if who is None:
+        problem = "the server does not know this token" if is_one else "this is no token"
         # A wrong token keeps its place (MOST_AT_ONCE of raycls/console/application.py), so that guesses are few.
         await asyncio.sleep(PAUSE_S)
         return render(request, "sign_in.html", 401, next=following, problem=problem)
@@ -57,6 +50,32 @@ async def sign_in(request: Request) -> Response:
         secure=_is_encrypted(request),
     )
     return response
+
+
+async def _whose(server: Server, token: str) -> dict[str, Any] | None:
+    """Return the name and the roles of a token; None for one that the server does not know."""
+    headers = {"Authorization": f"Bearer {token}"}
+    try:
+        found: dict[str, Any] = await server.call(None, "GET", "/whoami", headers=headers)
+    except ServerError as error:
+        if error.status not in (401, 403):
+            raise
+    else:
+        return found
+    # RAYCLS_TOKEN is known to the replicas alone. Where /metrics is open, it says nothing of a token.
+    try:
+        await server.answer(None, "GET", "/metrics")
+    except ServerError as error:
+        if error.status != 401:
+            raise
+        try:
+            await server.answer(None, "GET", "/metrics", headers=headers)
+        except ServerError as refused:
+            if refused.status != 401:
+                raise
+            return None
+        return {"name": auth.TOKEN, "roles": ["predict"]}
+    return None
 
 
 async def sign_out(request: Request) -> Response:

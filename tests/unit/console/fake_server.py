@@ -138,8 +138,15 @@ class Server:
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, str, Any]] = []
-        self.revoked = False
+        self.revoked, self.raycls_token = False, ""
         self.holds: threading.Event | None = None  # a promotion waits for it, and is refused
+
+    async def answer(self, session: Session | None, method: str, path: str, **options: Any) -> None:
+        """Answer /metrics, which is closed where there is a RAYCLS_TOKEN."""
+        assert path == "/metrics"
+        given = options.get("headers", {}).get("Authorization")
+        if self.raycls_token and given != f"Bearer {self.raycls_token}":
+            raise ServerError(401, "send a token of the server")
 
     async def call(self, session: Session | None, method: str, path: str, **options: Any) -> Any:
         self.asked.append((method, path, options.get("json")))

@@ -193,6 +193,18 @@ def test_a_wrong_token_is_said_and_a_right_one_still_signs_in(
     assert answer.status_code == 303, "from a page that knew no session"
 
 
+def test_the_token_of_predictions_signs_in_where_the_server_has_one(
+    client: TestClient, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sign_in, "PAUSE_S", 0.01)
+    assert client.post("/sign-in", data={"token": "secret"}).status_code == 401, "/metrics is open"
+    server.raycls_token = "secret"
+    assert client.post("/sign-in", data={"token": "other"}).status_code == 401
+    assert client.post("/sign-in", data={"token": "secret"}).status_code == 303
+    assert "RAYCLS_TOKEN" in client.get("/").text
+    assert client.get("/models").status_code == 403
+
+
 @pytest.mark.parametrize(
     "following", ["//evil.example", "http://evil.example", "/\\evil.example", "evil", "/\r\nx: y"]
 )
