@@ -86,7 +86,7 @@ class Peer:
     """One process of a challenger, as a replica of the champion calls it: one call at a time."""
 
     def __init__(self, door: Door):
-        self._door = door
+        self.door = door
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def call(self, images: list[bytes]) -> Answers:
@@ -100,8 +100,8 @@ class Peer:
 
     async def _call(self, images: list[bytes]) -> Answers:
         if self._streams is None:
-            self._streams = await asyncio.open_connection(LOOPBACK, self._door.port)
-            self._streams[1].write(self._door.key)
+            self._streams = await asyncio.open_connection(LOOPBACK, self.door.port)
+            self._streams[1].write(self.door.key)
         reader, writer = self._streams
         lengths = struct.pack(f"<{len(images)}I", *map(len, images))
         writer.write(b"".join((_COUNT.pack(len(images)), lengths, *images)))

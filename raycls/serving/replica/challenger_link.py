@@ -1,12 +1,12 @@
 """The way to the challenger's deployment: images of many requests travel in one call.
 
-    link = await connect("a1b2c3d4", most_images=64)
+    link = ChallengerLink(call, version="7", classes=("cat", "dog"), most_images=64)
     predictions = await link.run([encoded])         # raises ChallengerError
 
-A call costs time of both processes, whatever it carries. While one is under way, images wait and travel together in the
-next one, as they do on the way to a forward pass. Where several travelled together, the next call also waits until
-GATHER_S after the start of the one before: fewer calls leave the cores to the answers. Calls go round the challenger's
-processes on this node by raycls/serving/images_socket.py; where there is none, through Serve's handle.
+A call costs time of both processes, whatever it carries. While as many are under way as the challenger has processes,
+images wait and travel together in the next one, as they do on the way to a forward pass. Where several travelled
+together, the next call also waits until GATHER_S after the start of the one before: fewer calls leave the cores to the
+answers. raycls/serving/replica/challenger_calls.py makes the calls.
 """
 
 from __future__ import annotations
@@ -14,18 +14,13 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
-import ray
-from ray import serve
 
 from raycls.engines.predictor import Prediction, predictions_of
-from raycls.serving.control.configuration import CHALLENGERS
-from raycls.serving.images_socket import Answers, Classify, Peer
+from raycls.serving.images_socket import Classify
 from raycls.serving.replica.arm_counts import FAULTS
 
-DEPLOYMENT = "Challenger"
 GATHER_S = 0.01  # between the starts of two calls, where many images come
 DEADLINE_S = 1.0  # from a request's turn to the challenger's answer; then the champion answers
 MOST_WAITING = 256  # images
@@ -48,7 +43,7 @@ class ChallengerError(Exception):
 
 
 class ChallengerLink:
-    """Calls `call(images)`, one call at a time. hang_up: what to do when no more calls come."""
+    """Calls `call(images)`, at most `most_calls` at a time. hang_up: what to do when no more calls come."""
 
     def __init__(
         self,
@@ -61,8 +56,9 @@ class ChallengerLink:
     ):
         self.version, self.classes = version, classes
         self._call, self._most, self._hang_up = call, most_images, hang_up
+        self.most_calls = 1
         self._waiting: deque[tuple[bytes, asyncio.Future[Row]]] = deque()
-        self._call_under_way: asyncio.Task[None] | None = None
+        self._under_way: set[asyncio.Task[None]] = set()
         self._pauses = False  # until _not_before
         self._not_before = 0.0  # of the next call, seconds of the event loop's clock
 
@@ -94,9 +90,9 @@ class ChallengerLink:
         return predictions, max(seconds)
 
     def _start(self) -> None:
-        """Begin the next call, where images wait and none is under way."""
+        """Begin the next call, where images wait and there is room for one."""
         loop = asyncio.get_running_loop()
-        if self._call_under_way or self._pauses or not self._waiting:
+        if len(self._under_way) >= self.most_calls or self._pauses or not self._waiting:
             return
         if (pause := self._not_before - loop.time()) > 0:
             self._pauses = True
@@ -109,15 +105,16 @@ class ChallengerLink:
                 batch.append(entry)
         if batch:
             self._not_before = loop.time() + GATHER_S if len(batch) > 1 else 0.0
-            self._call_under_way = asyncio.create_task(self._one_call(batch))
-            self._call_under_way.add_done_callback(self._ended)
+            task = asyncio.create_task(self._one_call(batch))
+            self._under_way.add(task)
+            task.add_done_callback(self._ended)
 
     def _resume(self) -> None:
         self._pauses = False
         self._start()
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        self._call_under_way = None
+        self._under_way.discard(task)
         self._start()
 
     async def _one_call(self, batch: list[tuple[bytes, asyncio.Future[Row]]]) -> None:
@@ -146,41 +143,6 @@ class ChallengerLink:
                 future.set_result(row)
 
     def close(self) -> None:
-        if self._call_under_way:
-            self._call_under_way.cancel()
+        for task in self._under_way:
+            task.cancel()
         self._hang_up()
-
-
-async def connect(experiment: str, most_images: int) -> ChallengerLink:
-    """Return a link to the challenger of an experiment, by its id. Raises ChallengerError where it does not run."""
-    try:
-        # The first call asks Serve's controller and waits for it.
-        handle: Any = await asyncio.to_thread(
-            serve.get_deployment_handle, DEPLOYMENT, CHALLENGERS + experiment
-        )
-        described = handle.broadcast("describe").results
-        found = await asyncio.to_thread(described, timeout_s=DEADLINE_S * 5, return_exceptions=True)
-        (version, classes, _, _), *_ = running = [each for each in found if isinstance(each, tuple)]
-    except Exception:  # whatever Ray raises, and where none runs
-        raise ChallengerError("raised") from None
-    node = ray.get_runtime_context().get_node_id()
-    peers = deque(Peer(door) for _, _, where, door in running if where == node)
-
-    async def call(images: list[bytes]) -> Answers:
-        if not peers:
-            return await handle.classify.remote(images)
-        peers.rotate()
-        peer = peers[0]
-        try:
-            return await peer.call(images)
-        except (EOFError, OSError):
-            peers.remove(peer)
-            raise
-
-    def hang_up() -> None:
-        for peer in peers:
-            peer.close()
-
-    return ChallengerLink(
-        call, version=version, classes=tuple(classes), most_images=most_images, hang_up=hang_up
-    )

@@ -9,7 +9,8 @@ from typing import Any
 
 from raycls import registry
 from raycls.serving.replica.captured import Captured, Prediction
-from raycls.serving.replica.challenger_link import ChallengerError, connect
+from raycls.serving.replica.challenger_calls import connect
+from raycls.serving.replica.challenger_link import ChallengerError
 from raycls.serving.replica.experiment import LiveExperiment
 from raycls.serving.replica.inference import Inference
 from raycls.serving.replica.metrics import Metrics

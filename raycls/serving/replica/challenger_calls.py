@@ -1,0 +1,102 @@
+"""Finds the processes of a challenger, and calls them in turn.
+
+    link = await connect("a1b2c3d4", most_images=64)
+    predictions = await link.run([encoded])         # raises ChallengerError
+
+Those on this node are called by raycls/serving/images_socket.py; where there is none, Serve's handle is called. The
+processes are looked up again and again, because one may start later than the others, or be replaced.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Any
+
+import ray
+from ray import serve
+
+from raycls.serving.control.configuration import CHALLENGERS
+from raycls.serving.images_socket import Answers, Door, Peer
+from raycls.serving.replica.challenger_link import DEADLINE_S, ChallengerError, ChallengerLink
+
+DEPLOYMENT = "Challenger"
+LOOK_S = 2.0  # between two looks for processes
+
+
+async def connect(experiment: str, most_images: int) -> ChallengerLink:
+    """Return a link to the challenger of an experiment, by its id. Raises ChallengerError where it does not run."""
+    try:
+        # The first call asks Serve's controller and waits for it.
+        handle = await asyncio.to_thread(serve.get_deployment_handle, DEPLOYMENT, CHALLENGERS + experiment)
+        calls = _Calls(handle)
+        version, classes = await calls.look()
+    except Exception:  # whatever Ray raises
+        raise ChallengerError("raised") from None
+    link = ChallengerLink(
+        calls.call, version=version, classes=classes, most_images=most_images, hang_up=calls.hang_up
+    )
+    calls.serve(link)
+    return link
+
+
+class _Calls:
+    """The calls of one replica of the champion to the processes of a challenger."""
+
+    def __init__(self, handle: Any):
+        self._handle = handle
+        self._node = ray.get_runtime_context().get_node_id()
+        self._peers: deque[Peer] = deque()  # that wait for a call, the longest first
+        self._known: dict[Door, Peer] = {}
+        self._looking: asyncio.Task[None] | None = None
+
+    async def call(self, images: list[bytes]) -> Answers:
+        if not self._peers:
+            answers: Answers = await self._handle.classify.remote(images)
+            return answers
+        peer = self._peers.popleft()
+        try:
+            return await peer.call(images)
+        except (EOFError, OSError):  # its process is gone
+            self._known.pop(peer.door, None)
+            raise
+        finally:
+            if peer.door in self._known:
+                self._peers.append(peer)
+
+    async def look(self) -> tuple[str, tuple[str, ...]]:
+        """Find the processes. Return the version and its classes. Raises what Ray raises."""
+        described = self._handle.broadcast("describe").results
+        found = await asyncio.to_thread(described, timeout_s=DEADLINE_S * 5, return_exceptions=True)
+        running = [each for each in found if isinstance(each, tuple)]
+        (version, classes, _, _), *_ = running
+        doors = {door for _, _, node, door in running if node == self._node}
+        for door in self._known.keys() - doors:
+            gone = self._known.pop(door)
+            gone.close()
+            if gone in self._peers:
+                self._peers.remove(gone)
+        for door in doors - self._known.keys():
+            self._known[door] = Peer(door)
+            self._peers.append(self._known[door])
+        return version, classes
+
+    def serve(self, link: ChallengerLink) -> None:
+        """Go on looking, and let the link make as many calls at a time as there are processes."""
+
+        async def look_again() -> None:
+            while True:
+                link.most_calls = max(1, len(self._known))
+                await asyncio.sleep(LOOK_S)
+                try:
+                    await self.look()
+                except Exception:  # whatever Ray raises: the calls fail too, and say so
+                    continue
+
+        self._looking = asyncio.create_task(look_again())
+
+    def hang_up(self) -> None:
+        if self._looking:
+            self._looking.cancel()
+        for peer in self._known.values():
+            peer.close()
