@@ -36,7 +36,7 @@ async def connect(experiment: str, most_images: int) -> ChallengerLink:
     link = ChallengerLink(
         calls.call, version=version, classes=classes, most_images=most_images, hang_up=calls.hang_up
     )
-    calls.serve(link)
+    calls.keep_looking()
     return link
 
 
@@ -81,12 +81,11 @@ class _Calls:
             self._peers.append(self._known[door])
         return version, classes
 
-    def serve(self, link: ChallengerLink) -> None:
-        """Go on looking, and let the link make as many calls at a time as there are processes."""
+    def keep_looking(self) -> None:
+        """Look again and again, until `hang_up`."""
 
         async def look_again() -> None:
             while True:
-                link.most_calls = max(1, len(self._known))
                 await asyncio.sleep(LOOK_S)
                 try:
                     await self.look()

@@ -3,10 +3,10 @@
     link = ChallengerLink(call, version="7", classes=("cat", "dog"), most_images=64)
     predictions = await link.run([encoded])         # raises ChallengerError
 
-A call costs time of both processes, whatever it carries. While as many are under way as the challenger has processes,
-images wait and travel together in the next one, as they do on the way to a forward pass. Where several travelled
-together, the next call also waits until GATHER_S after the start of the one before: fewer calls leave the cores to the
-answers. raycls/serving/replica/challenger_calls.py makes the calls.
+A call costs time of both processes, whatever it carries. While one is under way, images wait and travel together in the
+next one, as they do on the way to a forward pass. Where several travelled together, the next call also waits until
+GATHER_S after the start of the one before: fewer calls leave the cores to the answers.
+raycls/serving/replica/challenger_calls.py makes the calls.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from raycls.engines.predictor import Prediction, predictions_of
 from raycls.serving.images_socket import Classify
 from raycls.serving.replica.arm_counts import FAULTS
 
-GATHER_S = 0.01  # between the starts of two calls, where many images come
+GATHER_S = 0.02  # between the starts of two calls, where many images come
 DEADLINE_S = 1.0  # from a request's turn to the challenger's answer; then the champion answers
 MOST_WAITING = 256  # images
 
@@ -43,7 +43,7 @@ class ChallengerError(Exception):
 
 
 class ChallengerLink:
-    """Calls `call(images)`, at most `most_calls` at a time. hang_up: what to do when no more calls come."""
+    """Calls `call(images)`, one call at a time. hang_up: what to do when no more calls come."""
 
     def __init__(
         self,
@@ -56,9 +56,8 @@ class ChallengerLink:
     ):
         self.version, self.classes = version, classes
         self._call, self._most, self._hang_up = call, most_images, hang_up
-        self.most_calls = 1
         self._waiting: deque[tuple[bytes, asyncio.Future[Row]]] = deque()
-        self._under_way: set[asyncio.Task[None]] = set()
+        self._call_under_way: asyncio.Task[None] | None = None
         self._pauses = False  # until _not_before
         self._not_before = 0.0  # of the next call, seconds of the event loop's clock
 
@@ -90,9 +89,9 @@ class ChallengerLink:
         return predictions, max(seconds)
 
     def _start(self) -> None:
-        """Begin the next call, where images wait and there is room for one."""
+        """Begin the next call, where images wait and none is under way."""
         loop = asyncio.get_running_loop()
-        if len(self._under_way) >= self.most_calls or self._pauses or not self._waiting:
+        if self._call_under_way or self._pauses or not self._waiting:
             return
         if (pause := self._not_before - loop.time()) > 0:
             self._pauses = True
@@ -105,16 +104,15 @@ class ChallengerLink:
                 batch.append(entry)
         if batch:
             self._not_before = loop.time() + GATHER_S if len(batch) > 1 else 0.0
-            task = asyncio.create_task(self._one_call(batch))
-            self._under_way.add(task)
-            task.add_done_callback(self._ended)
+            self._call_under_way = asyncio.create_task(self._one_call(batch))
+            self._call_under_way.add_done_callback(self._ended)
 
     def _resume(self) -> None:
         self._pauses = False
         self._start()
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        self._under_way.discard(task)
+        self._call_under_way = None
         self._start()
 
     async def _one_call(self, batch: list[tuple[bytes, asyncio.Future[Row]]]) -> None:
@@ -143,6 +141,6 @@ class ChallengerLink:
                 future.set_result(row)
 
     def close(self) -> None:
-        for task in self._under_way:
-            task.cancel()
+        if self._call_under_way:
+            self._call_under_way.cancel()
         self._hang_up()
