@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import io
+import json
 import os
+import signal
 import subprocess
 import sys
 import time
 import zipfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import requests
 from PIL import Image
 
@@ -35,12 +39,14 @@ class Product:
         )
         (folder / "serve_config.yaml").write_text(small_windows.replace("port: 8000", f"port: {self.port}"))
 
+        self._environment = os.environ | {"RAYCLS_HOME": str(self.home), "OMP_NUM_THREADS": "1"}
+
     def raycls(self, *words: str) -> str:
         """Run a command and return what it prints on stdout."""
         done = subprocess.run(
             [sys.executable, "-m", "raycls", *words],
             cwd=self._folder,
-            env=os.environ | {"RAYCLS_HOME": str(self.home), "OMP_NUM_THREADS": "1"},
+            env=self._environment,
             capture_output=True,
             text=True,
             timeout=300,
@@ -48,6 +54,36 @@ class Product:
         )
         assert done.returncode == 0, done.stderr[-3000:]
         return done.stdout
+
+    @contextmanager
+    def began(self, *words: str) -> Iterator[subprocess.Popen[bytes]]:
+        """Begin a command and yield its process; interrupt it where it has not ended by itself."""
+        with (self._folder / "began.log").open("wb") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "raycls", *words],
+                cwd=self._folder,
+                env=self._environment,
+                stdout=log,
+                stderr=log,
+            )
+            try:
+                yield process
+            finally:
+                if process.poll() is None:
+                    process.send_signal(signal.SIGINT)
+                    process.wait(60)
+
+    def kill(self, name: str) -> None:
+        """Kill the processes of this server whose name begins so."""
+        head = psutil.Process(json.loads((self.home / "cluster.json").read_text())["pid"])
+        named = [
+            each
+            for each in head.children(recursive=True)
+            if each.cmdline()[:1] and each.cmdline()[0].startswith(name)
+        ]
+        assert named
+        for process in named:
+            process.kill()
 
     def ask(self, method: str, path: str, token: str, **options: Any) -> Any:
         """Send a request with a token and return the JSON of the answer, which must be a good one."""

@@ -126,7 +126,7 @@ async def json_of(request: Request) -> dict[str, Any]:
     body = b"".join([piece async for piece in pieces(request, LARGEST_DOCUMENT)])
     try:
         found = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
         raise HTTPProblem(400, "send a JSON object")

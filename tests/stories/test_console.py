@@ -5,9 +5,10 @@ Screenshots of the pages go to the folder that RAYCLS_SCREENSHOTS names, in ligh
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-import shutil
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,21 +17,14 @@ import numpy as np
 import pytest
 
 from raycls.data.versions import open_dataset
+from tests.chromium import CHROMIUM, complaints_of_axe, launched, sign_in
 from tests.product import Product, png_of, until, zip_of
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-CHROMIUM = shutil.which("chromium")
 SCREENSHOTS = os.environ.get("RAYCLS_SCREENSHOTS")
 PATIENCE_MS = 60_000
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-]
 
 pytestmark = [
     pytest.mark.timeout(900),
@@ -59,12 +53,8 @@ def admin(product: Product) -> str:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+    with launched() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -79,13 +69,6 @@ def page(browser: Browser, product: Product) -> Iterator[Page]:
     yield page
     context.close()
     assert complaints == []
-
-
-def _sign_in(page: Page, token: str) -> None:
-    page.goto("/console/sign-in")
-    page.get_by_label("Token of the server").fill(token)
-    page.get_by_role("button", name="Sign in").click()
-    page.get_by_role("button", name="Sign out").wait_for()
 
 
 def _digits(product: Product, monkeypatch: pytest.MonkeyPatch) -> Any:
@@ -114,7 +97,7 @@ def test_a_first_visit_a_picture_and_a_correction(
 
     page.goto("/console/models")
     assert page.url.endswith("/console/sign-in?next=/models")
-    _sign_in(page, admin)
+    sign_in(page, admin)
     page.goto("/console/")
     page.locator("#files").set_input_files(picture)
     wrong = page.locator(".result .wrong").first
@@ -141,7 +124,7 @@ def test_pictures_are_sent_reviewed_by_keyboard_and_learned(
     (tmp_path / "new.zip").write_bytes(zip_of(fresh, labels))
     (tmp_path / "evil<img src=x>.png").write_text("no picture")
 
-    _sign_in(page, admin)
+    sign_in(page, admin)
     page.goto("/console/teach")
     page.locator("#upload [name=file]").set_input_files([tmp_path / "new.zip"])
     page.get_by_role("button", name="Send").click()
@@ -155,8 +138,10 @@ def test_pictures_are_sent_reviewed_by_keyboard_and_learned(
     page.on("dialog", lambda dialog: dialog.accept("3"))
     page.keyboard.press("l")
     page.get_by_text("accepted as 3").first.wait_for()
+    sent = {hashlib.sha256(png_of(pixels)).hexdigest() for pixels in fresh}
     found = json.loads(product.raycls("uploads", "list", "digits", "--state", "all", "--json"))["uploads"]
-    assert sorted(each["state"] for each in found) == ["accepted"] * 5 + ["rejected"]
+    states = sorted(each["state"] for each in found if each["sha256"] in sent)
+    assert states == ["accepted"] * 5 + ["rejected"]
 
     page.locator("#upload [name=label]").fill("3")
     page.locator("#upload [name=file]").set_input_files([tmp_path / "evil<img src=x>.png"])
@@ -172,7 +157,7 @@ def test_pictures_are_sent_reviewed_by_keyboard_and_learned(
 
 
 def test_a_version_is_promoted_and_taken_back(page: Page, product: Product, admin: str) -> None:
-    _sign_in(page, admin)
+    sign_in(page, admin)
     page.goto("/console/models/digits")
     page.locator("[name=version]").select_option("2")
     page.get_by_label("Why the comparison does not count").fill("it has learned longer")
@@ -191,7 +176,7 @@ def test_a_version_is_promoted_and_taken_back(page: Page, product: Product, admi
 
 
 def test_an_experiment_is_begun_watched_and_ended(page: Page, product: Product, admin: str) -> None:
-    _sign_in(page, admin)
+    sign_in(page, admin)
     page.goto("/console/live")
     page.locator("#hour div", has=page.get_by_text("replicas", exact=True)).get_by_text(
         "1", exact=True
@@ -204,19 +189,90 @@ def test_an_experiment_is_begun_watched_and_ended(page: Page, product: Product, 
     page.get_by_text("the experiment has ended").wait_for()
 
 
-def test_the_pages_fit_light_and_dark_wide_and_narrow(browser: Browser, product: Product, admin: str) -> None:
-    """No page is wider than the window. What it looks like, a person sees in the screenshots."""
+def test_a_study_is_seen_live(page: Page, product: Product, admin: str) -> None:
+    sign_in(page, admin)
+    with product.began("tune", "digits", "--trials", "2", "--preset", "smoke", "--study", "seen") as study:
+        running = page.locator("tr", has_text="seen").filter(has_text="running")
+        until(lambda: page.goto("/console/runs?dataset=digits") and running.count())
+        running.get_by_role("link").click()
+        page.locator("#live tbody tr").nth(1).wait_for(timeout=120_000)
+        page.locator("#status", has_text="finished").wait_for(timeout=240_000)
+        page.get_by_text("was chosen to be trained in full").wait_for()
+        assert study.wait(60) == 0
+
+
+def test_an_upload_survives_a_reload_a_lost_network_and_a_killed_console(
+    page: Page, product: Product, admin: str, tmp_path: Path
+) -> None:
+    noise = np.random.default_rng(9).integers(0, 256, (5, 1200, 1200, 3), dtype=np.uint8)
+    data = zip_of(noise, ["3"] * len(noise))
+    (tmp_path / "large.zip").write_bytes(data)
+    sign_in(page, admin)
+    page.goto("/console/teach")
+    slow = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": 2 << 20}
+    page.context.new_cdp_session(page).send("Network.emulateNetworkConditions", slow)
+    status = page.locator("#upload [role=status]")
+
+    def send() -> None:
+        page.locator("#upload [name=file]").set_input_files([tmp_path / "large.zip"])
+        page.get_by_role("button", name="Send").click()
+
+    def sent(share: int) -> bool:
+        found = re.search(r"sent (\d+)%", status.inner_text())
+        return found is not None and int(found[1]) >= share
+
+    send()
+    until(lambda: sent(25))
+    page.reload()
+    page.get_by_text(re.compile("large.zip: [1-9][0-9]% is there. Choose the same file")).wait_for()
+    page.context.new_cdp_session(page).send("Network.emulateNetworkConditions", slow)
+    send()
+    until(lambda: sent(30))
+    page.context.set_offline(True)
+    page.get_by_text("trying again in").wait_for()
+    page.context.set_offline(False)
+    until(lambda: sent(60))
+    product.kill("ray::ServeReplica:raycls-console:")
+    page.get_by_text("5 taken, 0 known, 0 refused").wait_for()
+    for pixels in noise:  # other tests find the queue without them
+        product.raycls("uploads", "purge", hashlib.sha256(png_of(pixels)).hexdigest())
+
+
+def test_a_version_is_looked_at_and_compared_with_another(page: Page, product: Product, admin: str) -> None:
+    sign_in(page, admin)
+    page.goto("/console/models/digits")
+    page.get_by_role("link", name="2", exact=True).first.click()
+    page.get_by_role("cell", name="verified").nth(2).wait_for()
+    page.get_by_label("Compare with version").select_option("1")
+    page.get_by_role("button", name="Compare").click()
+    page.get_by_role("heading", name="digits/2 beside digits/1").wait_for()
+    first = page.locator(".grid figure img").first
+    until(lambda: first.evaluate("image => image.naturalWidth") > 0)
+    page.goto("/console/")
+    page.locator(".samples button").first.click()
+    page.locator(".result .bars rect.share").first.wait_for()
+
+
+def test_the_pages_fit_light_and_dark_wide_and_narrow_and_everybody(
+    browser: Browser, product: Product, admin: str
+) -> None:
+    """No page is wider than the window, and axe-core finds nothing that keeps people out.
+
+    What the pages look like, a person sees in the screenshots.
+    """
     for scheme in ("light", "dark"):
-        for width in (1200, 400):
+        for width in (1200, 360):
             context = browser.new_context(
                 base_url=product.url, color_scheme=scheme, viewport={"width": width, "height": 900}
             )
             page = context.new_page()
-            _sign_in(page, admin)
+            sign_in(page, admin)
             for name in (
                 "",
                 "models",
                 "models/digits",
+                "models/digits/versions/2",
+                "models/digits/comparison?challenger=2&champion=1",
                 "runs",
                 "datasets",
                 "datasets/digits/1",
@@ -225,9 +281,11 @@ def test_the_pages_fit_light_and_dark_wide_and_narrow(browser: Browser, product:
             ):
                 page.goto(f"/console/{name}")
                 page.wait_for_load_state("networkidle" if name != "live" else "load")
+                assert complaints_of_axe(page) == [], (name, scheme, width)
                 assert page.get_by_role("heading", level=1).inner_text() != "That did not work", name
                 assert page.evaluate("document.documentElement.scrollWidth") <= width, (name, width)
                 if SCREENSHOTS:
-                    file = f"{(name or 'try').replace('/', '-')}-{scheme}-{width}.png"
+                    shown = (name.partition("?")[0] or "try").replace("/", "-")
+                    file = f"{shown}-{scheme}-{width}.png"
                     page.screenshot(path=Path(SCREENSHOTS) / file, full_page=True)
             context.close()

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
@@ -14,25 +15,7 @@ import torch
 from PIL import Image
 
 from raycls.cluster.environment import free_port
-
-ROOT = Path(__file__).parents[2]
-README = ROOT / "README.md"
-DOCS = ROOT / "docs"
-# In the order in which one page uses what another has made.
-ORDER = (
-    "index",
-    "data",
-    "training",
-    "tuning",
-    "serving",
-    "lifecycle",
-    "retraining",
-    "console",
-    "operations",
-    "cluster",
-)
-PAGES = [page for name in ORDER if (page := DOCS / f"{name}.md").exists()]
-TUNING = DOCS / "tuning.md"
+from tests.documentation import DOCS, OPTIONS_ALONE, PAGES, README, ROOT, commands_of, search_space
 
 # CI runs these as they stand.
 MAKE = {"make demo", "make test"}
@@ -81,19 +64,13 @@ MADE_ONCE = (
 )
 
 
-def _commands(page: Path) -> list[str]:
-    blocks = re.findall(r"```bash\n(.*?)```", page.read_text(), re.S)
-    lines = [line.split("  #")[0].strip() for block in blocks for line in block.splitlines()]
-    return [line for line in lines if line]
-
-
 def test_each_command_is_run_by_someone() -> None:
-    commands = [command for page in (README, *PAGES) for command in _commands(page)]
+    commands = [command for page in (README, *PAGES) for command in commands_of(page)]
     assert set(MAKE) <= set(commands)
-    assert all(not _commands(page) for page in DOCS.rglob("*.md") if page not in PAGES), (
+    assert all(not commands_of(page) for page in DOCS.rglob("*.md") if page not in PAGES), (
         "a page that no test runs"
     )
-    assert {RESUME, RESUME_STUDY, OTHER_DATASET} <= set(commands)
+    assert {RESUME, RESUME_STUDY, OTHER_DATASET, *OPTIONS_ALONE} <= set(commands)
     for name in ("prepare", "list", "show", "diff", "remove", "check"):
         assert any(command.startswith(f"raycls data {name}") for command in commands)
     for name in (
@@ -119,7 +96,7 @@ def _rgb(path: Path, seed: int, size: tuple[int, int]) -> None:
 
 
 def _elsewhere(command: str) -> bool:
-    elsewhere = {*MAKE, SERVE_RUN, RESUME, RESUME_STUDY, OTHER_DATASET}
+    elsewhere = {*MAKE, SERVE_RUN, RESUME, RESUME_STUDY, OTHER_DATASET, *OPTIONS_ALONE}
     return command in elsewhere or command.startswith(("source ", *BENCHMARKS))
 
 
@@ -149,7 +126,30 @@ def _script(commands: list[str], port: int) -> list[str]:
             script.append(command)
         if command.startswith(MADE_ONCE):
             made.add(command)
-    return script
+    return _without_restarts(script)
+
+
+def _without_restarts(script: list[str]) -> list[str]:
+    """The commands without `raycls down` where the next page begins with the same `raycls up`, nor that one.
+
+    Training in between has the machine for itself, as the pages mean it.
+    """
+    kept: list[str] = []
+    up = ""  # the command that has started what runs
+    for place, command in enumerate(script):
+        if command == "raycls down":
+            rest = script[place + 1 :]
+            before = list(takewhile(lambda each: not each.startswith("raycls up"), rest))
+            trains = any(each.startswith(("raycls train", "raycls tune")) for each in before)
+            if up in rest[len(before) : len(before) + 1] and not trains:
+                continue
+            up = ""
+        elif command.startswith("raycls up"):
+            if command == up:
+                continue
+            up = command
+        kept.append(command)
+    return kept
 
 
 def _run(folder: Path, *pages: Path) -> str:
@@ -157,7 +157,7 @@ def _run(folder: Path, *pages: Path) -> str:
 
     The home is beside the folder, because `ray job submit --working-dir .` uploads all that is in the folder.
     """
-    commands = [command for page in pages for command in _commands(page)]
+    commands = [command for page in pages for command in commands_of(page)]
     # Each command is shown with the seconds since the start.
     program = "PS4='+ ${SECONDS} s: '\nset -ex\n" + "\n".join(_script(commands, free_port(8000))) + "\n"
     environment = {
@@ -192,8 +192,7 @@ def _fill(folder: Path) -> None:
         for i in range(12):
             _rgb(folder / "photos" / label / f"{i}.jpg", first + i, (50, 70))
     torch.save(resnet18().state_dict(), folder / "resnet18.pth")
-    (space,) = re.findall(r"```yaml\n(.*?)```", TUNING.read_text(), re.S)
-    (folder / "space.yaml").write_text(space)
+    (folder / "space.yaml").write_text(search_space())
     for name in ("serve_config.yaml", "jobs", "raycls"):
         (folder / name).symlink_to(ROOT / name)
 
@@ -206,7 +205,7 @@ def test_the_readme_and_the_documentation_from_top_to_bottom(tmp_path: Path) -> 
     assert '"model_version": "1"' in output or '"model_version":"1"' in output
     assert (tmp_path / "pets.png").exists()
     assert (tmp_path / "bench" / "serving.md").exists()
-    jobs = sum("ray job submit" in command for page in pages for command in _commands(page))
+    jobs = sum("ray job submit" in command for page in pages for command in commands_of(page))
     assert output.count("succeeded") == jobs
     assert "registered pets/1" in output
     assert (tmp_path / "digits.html").stat().st_size > 100_000

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import threading
 from typing import Any
+
+import requests
+from PIL import Image
 
 from raycls.console.server import ServerError
 from raycls.console.session import Session
@@ -131,6 +135,11 @@ ANSWERS: dict[str, Any] = {
 }
 
 
+_file = io.BytesIO()
+Image.new("RGB", (4, 4)).save(_file, "PNG")
+PICTURE = _file.getvalue()
+
+
 class Server:
     """Answers as a server of raycls would, and remembers what it was asked."""
 
@@ -141,12 +150,18 @@ class Server:
         self.revoked, self.raycls_token = False, ""
         self.holds: threading.Event | None = None  # a promotion waits for it, and is refused
 
-    async def answer(self, session: Session | None, method: str, path: str, **options: Any) -> None:
-        """Answer /metrics, which is closed where there is a RAYCLS_TOKEN."""
-        assert path == "/metrics"
+    async def answer(
+        self, session: Session | None, method: str, path: str, **options: Any
+    ) -> requests.Response:
+        """Answer a picture, or a prediction. /metrics is closed where there is a RAYCLS_TOKEN."""
+        self.asked.append(("GET" if path.startswith("/predict") else method, path, None))
         given = options.get("headers", {}).get("Authorization")
-        if self.raycls_token and given != f"Bearer {self.raycls_token}":
+        if path == "/metrics" and self.raycls_token and given != f"Bearer {self.raycls_token}":
             raise ServerError(401, "send a token of the server")
+        found = requests.Response()
+        found.status_code = 200
+        found._content = PICTURE if "/predict" not in path else b"{}"
+        return found
 
     async def call(self, session: Session | None, method: str, path: str, **options: Any) -> Any:
         self.asked.append((method, path, options.get("json")))
@@ -168,4 +183,6 @@ class Server:
             raise ServerError(409, "it is not better")
         if method != "GET":
             return {"state": "waiting", "uploads": [RECORD]}
+        if f"{method} {path}" not in ANSWERS:
+            raise ServerError(404, "there is no such thing")
         return ANSWERS[f"{method} {path}"]
