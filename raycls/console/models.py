@@ -10,7 +10,7 @@ from urllib.parse import quote, urlencode
 from starlette.requests import Request
 from starlette.responses import Response
 
-from raycls.console.page import Page, fields_of, go, part_of, render, server_of, session_of
+from raycls.console.page import Page, fields_of, go, page_of, part_of, render, server_of, session_of
 from raycls.console.server import LONG_S, ServerError
 
 METRICS = ("accuracy", "macro_f1", "macro_recall", "log_loss")
@@ -27,17 +27,20 @@ async def list_all(request: Request) -> Response:
 
 
 async def show(request: Request) -> Response:
-    """Show a model's versions and its history."""
+    """Show a page of a model's versions, and its history."""
     name, server, session = request.path_params["name"], server_of(request), session_of(request)
-    found = (await server.call(session, "GET", "/models"))["models"]
-    versions = [version for version in found if version["name"] == name]
-    versions.sort(key=lambda version: int(version["version"]), reverse=True)
+    page = page_of(request)
+    query = urlencode({"name": name, "page": page})
+    found = await server.call(session, "GET", f"/models?{query}")
+    versions = found["models"]
     history = (await server.call(session, "GET", f"{_path(request)}/history"))["history"]
     return render(
         request,
         "model.html",
         name=name,
         versions=versions,
+        page=page,
+        more=found["more"],
         figures=FIGURES,
         history=history,
         running=_running(request).get(name, ""),

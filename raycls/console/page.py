@@ -91,6 +91,12 @@ def part_of(request: Request, name: str) -> str:
     return quote(request.path_params[name], safe="")
 
 
+def page_of(request: Request) -> int:
+    """Return the page of a long list that the query names, from 1; 1 for one that is no number."""
+    text = request.query_params.get("page", "1")
+    return int(text) if text.isascii() and text.isdigit() and 0 < len(text) < 10 and int(text) else 1
+
+
 def render(request: Request, template: str, status: int = 200, **context: Any) -> Response:
     """Return a page. The templates know the session, and what the former page left to say."""
     session = session_of(request)

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from raycls.console.chart import chart, front
-from raycls.console.page import HEADERS, TEMPLATES, Page, part_of, render, server_of, session_of
+from raycls.console.page import HEADERS, TEMPLATES, Page, page_of, part_of, render, server_of, session_of
 from raycls.console.server import ServerError
 from raycls.serving.replica.answer import HTTPProblem
 
@@ -23,10 +23,10 @@ LONGEST_S = 3600.0  # of one stream of events; a browser then asks again
 
 
 async def list_all(request: Request) -> Response:
-    dataset, page = request.query_params.get("dataset", ""), request.query_params.get("page", "1")
-    path = f"/runs?page={quote(page)}" + (f"&dataset={quote(dataset)}" if dataset else "")
+    dataset, page = request.query_params.get("dataset", ""), page_of(request)
+    path = f"/runs?page={page}" + (f"&dataset={quote(dataset)}" if dataset else "")
     found = await server_of(request).call(session_of(request), "GET", path)
-    return render(request, "runs.html", **found, page=int(page), figures=FIGURES)
+    return render(request, "runs.html", **found, page=page, figures=FIGURES)
 
 
 async def show(request: Request) -> Response:

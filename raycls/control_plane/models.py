@@ -12,12 +12,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from raycls import registry
-from raycls.control_plane.body import document_of
+from raycls.control_plane.body import document_of, wanted_int
 from raycls.control_plane.route import ControlRoute
 from raycls.registry import ModelVersion, history
 from raycls.serving.control import rollout
 from raycls.serving.replica.answer import busy, json_response
 
+NEWEST, PAGE = 5, 50  # versions of each model, and of a page of one model
 _comparing = asyncio.Lock()  # a comparison takes a core for some seconds: one at a time
 
 
@@ -40,8 +41,14 @@ class Rollback(BaseModel):
 
 
 async def list_models(request: Request) -> Response:
-    versions = await run_in_threadpool(registry.list_models)
-    return json_response({"models": [_shown(version) for version in versions]})
+    """List the newest versions of each model, and those with an alias; or a page of all versions of one model."""
+    name, page = request.query_params.get("name"), wanted_int(request.query_params, "page", 1)
+
+    def found() -> tuple[list[ModelVersion], bool]:
+        return registry.page_of(name, PAGE, page) if name else (registry.overview(NEWEST), False)
+
+    versions, more = await run_in_threadpool(found)
+    return json_response({"models": [_shown(version) for version in versions], "more": more})
 
 
 async def show_history(request: Request) -> Response:
@@ -117,7 +124,17 @@ def _shown(version: ModelVersion) -> dict[str, object]:
 
 
 ROUTES = [
-    ControlRoute("GET", "/models", "admin", list_models, "List the versions of all models"),
+    ControlRoute(
+        "GET",
+        "/models",
+        "admin",
+        list_models,
+        "List the newest versions of each model, and those with an alias; or a page of one model's versions",
+        queries={
+            "name": "a model, for all of its versions",
+            "page": "from 1; `more` says whether there is another",
+        },
+    ),
     ControlRoute(
         "GET",
         "/models/{name}/versions/{version}",

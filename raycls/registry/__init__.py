@@ -5,6 +5,8 @@ from raycls import registry
 version = registry.resolve("cifar10")
 """
 
+from raycls.registry.checkpoints import checkpoint
+from raycls.registry.engine_choice import choose_engine
 from raycls.registry.versions import (
     CHAMPION,
     ENGINE,
@@ -12,11 +14,11 @@ from raycls.registry.versions import (
     PROMOTING,
     ModelVersion,
     champion,
-    checkpoint,
-    choose_engine,
     list_models,
     newest,
     of_run,
+    overview,
+    page_of,
     register,
     resolve,
     set_alias,
@@ -34,6 +36,8 @@ __all__ = [
     "list_models",
     "newest",
     "of_run",
+    "overview",
+    "page_of",
     "register",
     "resolve",
     "set_alias",

@@ -1,7 +1,7 @@
 """Model versions and their aliases in MLflow.
 
     version = resolve("cifar10")          # its champion; also "cifar10@challenger", "cifar10/3"
-    directory = checkpoint(version)       # a local checkpoint directory, its SHA-256 verified
+    versions, more = page_of("cifar10", 50)
 
 The tags of a model version hold its lineage: dataset fingerprint → study → trial → run → checkpoint SHA-256. For this
 module, a checkpoint is a directory. The module knows neither Ray nor HTTP. About a network, it only knows its engine.
@@ -11,21 +11,18 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlparse
-from urllib.request import url2pathname
 
-from raycls import home, progress, tracking
+from raycls import tracking
 from raycls.errors import RegistryError, UnknownModelError, UsageError
 from raycls.models.card import sha256
 
 if TYPE_CHECKING:
-    import numpy as np
     from mlflow.entities.model_registry import ModelVersion as MlflowVersion
+    from mlflow.store.entities import PagedList
 
     from raycls.config import Engine
 
@@ -136,9 +133,45 @@ def list_models() -> list[ModelVersion]:
     ]
 
 
+def page_of(name: str, count: int, page: int = 1) -> tuple[list[ModelVersion], bool]:
+    """Return a page of `count` versions of a model, the newest first, and whether there are older ones.
+
+    Raises UnknownModelError.
+    """
+    aliases = _aliases()
+    if name not in aliases:
+        resolve(name)  # says which models there are
+    token: str | None = None
+    for _ in range(page - 1):
+        token = _search(name, count, token).token
+        if not token:
+            return [], False
+    found = _search(name, count, token)
+    return [_version(each, aliases[name].get(str(each.version), ())) for each in found], bool(found.token)
+
+
+def _search(name: str, count: int, token: str | None) -> PagedList[MlflowVersion]:
+    return tracking.client().search_model_versions(
+        f"name = '{name}'", max_results=count, order_by=["version_number DESC"], page_token=token
+    )
+
+
+def overview(count: int) -> list[ModelVersion]:
+    """Return the newest `count` versions of each model, and those with an alias; by name, the newest first."""
+    found = []
+    for name, aliases in sorted(_aliases().items()):
+        versions = {version.version: version for version in page_of(name, count)[0]}
+        for number, held in aliases.items():
+            if number not in versions:
+                versions[number] = _get(name, number, held)
+        found += [versions[number] for number in sorted(versions, key=int, reverse=True)]
+    return found
+
+
 def newest(name: str) -> ModelVersion:
     """Return the version of a model that was registered last. Raises UnknownModelError if there is none."""
-    return next((v for v in list_models() if v.name == name), None) or resolve(f"{name}/1")
+    versions, _ = page_of(name, 1)
+    return versions[0] if versions else resolve(f"{name}/1")
 
 
 def resolve(reference: str | None = None) -> ModelVersion:
@@ -196,58 +229,6 @@ def _get(name: str, number: str, aliases: tuple[str, ...]) -> ModelVersion:
             )
         )
         raise UnknownModelError(f"model {name!r} has no version {number}; it has: {known}") from None
-
-
-def checkpoint(version: ModelVersion) -> Path:
-    """Return the checkpoint as a local directory: MLflow's own if it is a local path, else a copy under the home.
-
-    Raises RegistryError if the checkpoint is gone or its SHA-256 has changed. A local path does not need MLflow, so a
-    serving replica starts faster.
-    """
-    parsed = urlparse(version.uri)
-    if parsed.scheme in ("", "file"):
-        directory = Path(url2pathname(parsed.path))
-        if not directory.is_dir():
-            raise RegistryError(f"the checkpoint of {version.reference} is gone: {directory}")
-    else:
-        directory = home.home() / "cache" / version.sha256
-        if not directory.is_dir():
-            _download(version.uri, directory)
-    if sha256(directory) != version.sha256:
-        raise RegistryError(
-            f"the checkpoint of {version.reference} was changed after it was registered: {directory}; "
-            "train it again, or promote another version"
-        )
-    return directory
-
-
-def _download(uri: str, directory: Path) -> None:
-    import tempfile
-
-    import mlflow.artifacts
-
-    tracking.client()
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=directory.parent) as folder:
-        copied = mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=folder)
-        if not directory.exists():
-            shutil.move(copied, directory)
-
-
-def choose_engine(version: ModelVersion, images: np.ndarray) -> ModelVersion:
-    """Time the engines on this machine, print the result and store the choice with the version. Return the new version.
-
-    images: uint8 N×S×S×3, real images. An engine is chosen only if its answers for them agree with the reference.
-    Raises CheckpointError and RegistryError.
-    """
-    from raycls.engines.choice import choose  # imports PyTorch, which only a promotion needs
-
-    with progress.bar("timing the engines"):
-        choice = choose(checkpoint(version), images)
-    progress.say(str(choice))
-    for tag, value in ((ENGINE, choice.engine), (ENGINE_TIMINGS, json.dumps(choice.as_json()))):
-        tracking.client().set_model_version_tag(version.name, version.version, tag, value)
-    return resolve(version.reference)
 
 
 def set_alias(name: str, number: str, alias: str = CHAMPION) -> ModelVersion:

@@ -55,6 +55,12 @@ def test_the_life_of_a_model(home: Path, saved: Path) -> None:
     assert registry.newest("ab").reference == "ab/4"
     with pytest.raises(UnknownModelError, match="unknown model 'ba'; the models are: ab"):
         registry.newest("ba")
+    pages = [registry.page_of("ab", 2, page) for page in (1, 2, 3)]
+    numbers = [([version.version for version in versions], more) for versions, more in pages]
+    assert numbers == [(["4", "3"], True), (["2", "1"], False), ([], False)]
+    assert pages[0][0][0].aliases == ("champion",)
+    registry.set_alias("ab", "1", "tried")
+    assert [version.version for version in registry.overview(2)] == ["4", "3", "1"]
     assert registry.resolve("ab/2").metrics == {"val_accuracy": 0.4}
     assert registry.resolve("ab/2").tags["trial"] == "t"
 

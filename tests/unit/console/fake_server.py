@@ -124,6 +124,7 @@ ANSWERS: dict[str, Any] = {
     "GET /models/pets/comparison?challenger=7&champion=6": COMPARISON,
     "GET /health": {"model": {"name": EVIL, "version": "7"}},
     "GET /models": {"models": [VERSION, {**VERSION, "version": "6", "aliases": []}]},
+    "GET /models?name=pets&page=1": {"models": [VERSION], "more": True},
     "GET /uploads?state=waiting": {"dataset": EVIL, "uploads": [RECORD], "total": 1, "classes": [EVIL]},
     "GET /retrain": {"retrainings": [RETRAINING]},
     "GET /experiments": {"experiments": [EXPERIMENT, {**EXPERIMENT, "state": "ended", "id": "e0"}]},
