@@ -209,9 +209,13 @@ def test_an_upload_survives_a_reload_a_lost_network_and_a_killed_console(
     (tmp_path / "large.zip").write_bytes(data)
     sign_in(page, admin)
     page.goto("/console/teach")
-    slow = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": 2 << 20}
-    page.context.new_cdp_session(page).send("Network.emulateNetworkConditions", slow)
-    status = page.locator("#upload [role=status]")
+    browser, status = page.context.new_cdp_session(page), page.locator("#upload [role=status]")
+
+    def slow(*, offline: bool = False) -> None:
+        network = {"latency": 0, "downloadThroughput": -1, "uploadThroughput": 2 << 20}
+        browser.send("Network.emulateNetworkConditions", {"offline": offline, **network})
+
+    slow()
 
     def send() -> None:
         page.locator("#upload [name=file]").set_input_files([tmp_path / "large.zip"])
@@ -225,12 +229,12 @@ def test_an_upload_survives_a_reload_a_lost_network_and_a_killed_console(
     until(lambda: sent(25))
     page.reload()
     page.get_by_text(re.compile("large.zip: [1-9][0-9]% is there. Choose the same file")).wait_for()
-    page.context.new_cdp_session(page).send("Network.emulateNetworkConditions", slow)
+    slow()
     send()
     until(lambda: sent(30))
-    page.context.set_offline(True)
+    slow(offline=True)
     page.get_by_text("trying again in").wait_for()
-    page.context.set_offline(False)
+    slow()
     until(lambda: sent(60))
     product.kill("ray::ServeReplica:raycls-console:")
     page.get_by_text("5 taken, 0 known, 0 refused").wait_for()

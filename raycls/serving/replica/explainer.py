@@ -37,9 +37,10 @@ logger = logging.getLogger("ray.serve")
 
 
 class Explanation(NamedTuple):
-    """Two PNGs of S×S pixels.
+    """Two square PNGs of the same view.
 
-    seen: the image as the network sees it. overlay: in grey, under a heat map of the places that spoke for the class.
+    seen: the image as the network sees it, S×S pixels. overlay: in grey, under a heat map of the places that spoke for
+    the class; 128×128 pixels or more.
     """
 
     seen: bytes
