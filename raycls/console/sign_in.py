@@ -67,15 +67,14 @@ async def _whose(server: Server, token: str) -> dict[str, Any] | None:
         await server.answer(None, "GET", "/metrics")
     except ServerError as error:
         if error.status != 401:
-            raise
-        try:
-            await server.answer(None, "GET", "/metrics", headers=headers)
-        except ServerError as refused:
-            if refused.status != 401:
-                raise
             return None
-        return {"name": auth.TOKEN, "roles": ["predict"]}
-    return None
+    else:
+        return None
+    try:
+        await server.answer(None, "GET", "/metrics", headers=headers)
+    except ServerError:
+        return None
+    return {"name": auth.TOKEN, "roles": ["predict"]}
 
 
 async def sign_out(request: Request) -> Response:

@@ -40,8 +40,10 @@ async def show(request: Request) -> Response:
 
 async def samples(request: Request) -> Response:
     """Answer the paths of some pictures of the test split, other ones each time."""
-    found = await server_of(request).call(session_of(request), "GET", "/datasets")
-    versions = [each for each in found["datasets"] if each["name"] == found["served"]]
+    server, session = server_of(request), session_of(request)
+    name = (await server.call(session, "GET", "/datasets/served"))["name"]
+    listed = (await server.call(session, "GET", "/datasets"))["datasets"]
+    versions = [each for each in listed if each["name"] == name]
     if not versions:
         return JSONResponse({"pictures": []}, headers=HEADERS)
     newest = max(versions, key=lambda each: each["version"])

@@ -44,12 +44,14 @@ class ControlPlane:
         from raycls.control_plane.capture_watch import CaptureWatch
         from raycls.control_plane.drift_watch import DriftWatch
         from raycls.control_plane.experiment_watch import ExperimentWatch
+        from raycls.control_plane.parcels import Checks
         from raycls.control_plane.promotion_watch import PromotionWatch
         from raycls.control_plane.retrain_watch import RetrainWatch
         from raycls.control_plane.traffic import LastHour
         from raycls.control_plane.trigger_watch import TriggerWatch
 
         self._config, self._host, self._hour = config, host, LastHour()
+        self._checks = Checks(config.max_upload_bytes)
         loops = (
             ExperimentWatch(),
             RetrainWatch(),
@@ -58,10 +60,11 @@ class ControlPlane:
             CaptureWatch(),
             TriggerWatch(),
             self._hour,
+            self._checks,
         )
         self._loops = [asyncio.create_task(loop.run()) for loop in loops]
 
     def __serve_build_asgi_app__(self) -> Starlette:
         from raycls.control_plane.application import application
 
-        return application(self._config, self._host, self._hour)
+        return application(self._config, self._host, self._hour, self._checks)

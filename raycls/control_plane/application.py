@@ -1,6 +1,6 @@
 """All routes of the control plane, and what holds for each of them.
 
-    application(ControlPlaneConfig(), "127.0.0.1", LastHour())     # any ASGI server runs it
+    application(config, "127.0.0.1", LastHour(), Checks(config.max_upload_bytes))     # any ASGI server runs it
     ROUTES                                                  # the table
 
 Before a handler runs, the client's host, origin and role are checked. An error becomes a problem document (RFC 9457).
@@ -85,9 +85,9 @@ STATUSES: tuple[tuple[type[RayclsError], int], ...] = (
 logger = logging.getLogger("ray.serve")
 
 
-def application(config: ControlPlaneConfig, host: str | None, hour: LastHour) -> Starlette:
+def application(config: ControlPlaneConfig, host: str | None, hour: LastHour, checks: Checks) -> Starlette:
     """Return the ASGI application. host: the address that the server listens on; None: it is not known. hour: what
-    GET /live tells.
+    GET /live tells. checks: of /parcels.
 
     Raises DataError where the server's tokens cannot be read.
     """
@@ -109,7 +109,7 @@ def application(config: ControlPlaneConfig, host: str | None, hour: LastHour) ->
         routes=[Route("/openapi.json", describe), *guarded],
         exception_handlers={HTTPException: _unknown},
     )
-    app.state.config, app.state.hour, app.state.checks = config, hour, Checks(config.max_upload_bytes)
+    app.state.config, app.state.hour, app.state.checks = config, hour, checks
     return app
 
 

@@ -14,10 +14,10 @@ from raycls.control_plane import served
 from raycls.control_plane.body import wanted_int
 from raycls.control_plane.route import PICTURE_HEADERS, ControlRoute
 from raycls.data.contact_sheet import contact_sheet
+from raycls.data.layout import NAME, versions_of
 from raycls.data.manifest import difference, read_left_out, read_rows
 from raycls.data.packed import PackedDataset
 from raycls.data.versions import list_datasets, open_dataset
-from raycls.errors import ClusterError, RegistryError
 from raycls.reports.pictures import png
 from raycls.serving.replica.answer import HTTPProblem, json_response
 
@@ -40,11 +40,11 @@ async def list_all(request: Request) -> Response:
             for info in list_datasets()
         ]
 
-    try:
-        of_served = await served.dataset()
-    except (ClusterError, RegistryError):  # nothing is served, or its version is damaged
-        of_served = ""
-    return json_response({"datasets": await run_in_threadpool(found), "served": of_served})
+    return json_response({"datasets": await run_in_threadpool(found)})
+
+
+async def show_served(request: Request) -> Response:
+    return json_response({"name": await served.dataset_or_none()})
 
 
 async def show(request: Request) -> Response:
@@ -81,7 +81,7 @@ async def differences(request: Request) -> Response:
     def found() -> dict[str, Any]:
         opened = _opened(request)
         since = wanted_int(request.query_params, "since", max(1, opened.info.version - 1))
-        former = open_dataset(f"{opened.info.name}@{since}")
+        former = _on_this_machine(opened.info.name, str(since))
         kinds = asdict(difference(read_rows(former), read_rows(opened)))
         return {
             "since": since,
@@ -93,8 +93,14 @@ async def differences(request: Request) -> Response:
 
 def _opened(request: Request) -> PackedDataset:
     name, version = request.path_params["name"], request.path_params["version"]
-    if not (version.isascii() and version.isdigit() and len(version) < 10):
-        raise HTTPProblem(404, "there is no such dataset version: list those that exist")
+    return _on_this_machine(name, version)
+
+
+def _on_this_machine(name: str, version: str) -> PackedDataset:
+    """Open a version. What is in the bucket alone is not pulled, because somebody looks at a page."""
+    is_number = version.isascii() and version.isdigit() and len(version) < 10
+    if not (is_number and NAME.fullmatch(name) and int(version) in versions_of(name)):
+        raise HTTPProblem(404, "there is no such dataset version on the server: list those that exist")
     return open_dataset(f"{name}@{version}")
 
 
@@ -104,7 +110,10 @@ ROUTES = [
         "/datasets",
         "admin",
         list_all,
-        "List the dataset versions, and name the dataset of the served model",
+        "List the dataset versions",
+    ),
+    ControlRoute(
+        "GET", "/datasets/served", "admin", show_served, "Name the dataset that the served model learned from"
     ),
     ControlRoute(
         "GET",

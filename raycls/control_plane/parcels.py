@@ -8,6 +8,7 @@ GET /parcels/ID                                           # checked 4,200 of 10,
 from __future__ import annotations
 
 import asyncio
+import logging
 from functools import partial
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -18,6 +19,7 @@ from starlette.responses import Response
 from raycls import home
 from raycls.control_plane import served
 from raycls.control_plane.body import document_of, file_of
+from raycls.control_plane.loop import forever
 from raycls.control_plane.route import ControlRoute
 from raycls.control_plane.uploads import CHECKERS, LIMITS
 from raycls.data.versions import open_dataset
@@ -28,6 +30,9 @@ from raycls.lifecycle.uploads import Uploads
 from raycls.serving.replica.answer import HTTPProblem, json_response
 
 PIECE = 8 << 20  # most bytes of one piece
+TIDY_S = 3600.0
+
+logger = logging.getLogger("ray.serve")
 
 
 class Announced(BaseModel):
@@ -48,23 +53,36 @@ class Checks:
         self._checked: dict[str, tuple[int, int]] = {}  # of the parcels that are checked now
         self._tasks: set[asyncio.Future[None]] = set()
 
+    async def run(self) -> None:
+        """Check what a former process of the control plane left unchecked; remove what is old, now and every hour."""
+        for parcel in await run_in_threadpool(self.parcels.tidy):
+            self.follow(parcel)
+        await forever(TIDY_S, self._tidy, "remove old uploads")
+
+    async def _tidy(self) -> None:
+        await run_in_threadpool(self.parcels.tidy)
+
     def follow(self, parcel: Parcel) -> Response:
-        """Begin the check of a parcel that is whole and is not checked yet, as after a restart. Answer its state."""
+        """Begin the check of a parcel that is whole, where it has not begun. Answer its state."""
         if parcel.state == "checking" and parcel.id not in self._checked:
             self._checked[parcel.id] = (0, 0)
-            task = asyncio.get_running_loop().run_in_executor(CHECKERS, self._check, parcel)
+            task = asyncio.get_running_loop().run_in_executor(CHECKERS, self._check, parcel.id)
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         checked, of = self._checked.get(parcel.id, (0, 0))
         return json_response({**parcel.model_dump(), "checked": checked, "of": of})
 
-    def _check(self, parcel: Parcel) -> None:
+    def _check(self, identifier: str) -> None:
         def told(checked: int, of: int) -> None:
-            self._checked[parcel.id] = (checked, of)
+            self._checked[identifier] = (checked, of)
 
+        answer, error = None, "the server failed on this upload; its log says why"
         try:
-            with self.parcels.open(parcel.id) as file:
-                answer = intake.add_zip(
+            parcel = self.parcels.load(identifier)
+            if parcel.state != "checking":  # it ended while a request still had its former state
+                return
+            with self.parcels.open(identifier) as file:
+                taken = intake.add_zip(
                     Uploads.of_process(),
                     parcel.dataset,
                     file,
@@ -72,19 +90,22 @@ class Checks:
                     limits=LIMITS,
                     told=told,
                 )
-            self.parcels.end(parcel.id, answer=answer.as_json())
-        except RayclsError as error:
-            self.parcels.end(parcel.id, error=str(error))
+            answer, error = taken.as_json(), ""
+        except RayclsError as refused:
+            error = str(refused)
         except Exception:
-            self.parcels.end(parcel.id, error="the server failed on this upload; its log says why")
-            raise
-        finally:
-            del self._checked[parcel.id]
+            logger.exception("raycls failed on an upload")
+        try:
+            self.parcels.end(identifier, answer=answer, error=error)
+        except RayclsError:
+            logger.exception("raycls could not write what became of an upload")
+            return  # it counts as under way, so that it is not checked again and again
+        del self._checked[identifier]
 
 
 async def begin(request: Request) -> Response:
     wanted = await document_of(request, Announced)
-    dataset = wanted.dataset or await served.dataset()
+    dataset = intake.check_dataset(wanted.dataset or await served.dataset())
     await run_in_threadpool(open_dataset, dataset)  # one that does not exist is said now
     parcel = await run_in_threadpool(
         _checks(request).parcels.begin, request.state.by, dataset, wanted.name, wanted.size
@@ -104,6 +125,12 @@ async def append(request: Request) -> Response:
 
 async def show(request: Request) -> Response:
     return _checks(request).follow(await _own(request))
+
+
+async def remove(request: Request) -> Response:
+    parcel = await _own(request)
+    await run_in_threadpool(_checks(request).parcels.remove, parcel.id)
+    return json_response({"removed": parcel.id})
 
 
 async def _own(request: Request) -> Parcel:
@@ -143,4 +170,5 @@ ROUTES = [
         show,
         "Show what has arrived, how far its check is, and what was taken",
     ),
+    ControlRoute("DELETE", "/parcels/{id}", "contribute", remove, "Forget an upload"),
 ]

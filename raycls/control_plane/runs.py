@@ -14,8 +14,9 @@ from raycls import tracking
 from raycls.control_plane import served
 from raycls.control_plane.body import wanted_int
 from raycls.control_plane.route import ControlRoute
+from raycls.data.layout import versions_of
 from raycls.data.versions import list_datasets, open_dataset
-from raycls.errors import ClusterError, DataError, UnknownDatasetError, UnknownRecordError
+from raycls.errors import DataError, UnknownRecordError
 from raycls.reports.curves import Finding, Fit, diagnose
 from raycls.serving.replica.answer import json_response
 
@@ -39,10 +40,8 @@ async def list_all(request: Request) -> Response:
 
 async def _usual() -> str:
     """Return the dataset of the served model, or where none is served, the first that there is."""
-    try:
-        return await served.dataset()
-    except ClusterError:
-        return next((info.name for info in await run_in_threadpool(list_datasets)), "")
+    found = await served.dataset_or_none()
+    return found or next((info.name for info in await run_in_threadpool(list_datasets)), "")
 
 
 async def show(request: Request) -> Response:
@@ -87,11 +86,14 @@ def _findings(run: Any, history: list[dict[str, float]]) -> list[Finding]:
     figure is no number, and where its dataset is not here."""
     figures = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
     params = run.data.params
-    if not history or not all(name in row for row in history for name in figures) or "dataset" not in params:
+    if not history or not all(name in row for row in history for name in figures):
+        return []
+    name, version = params.get("dataset", ""), params.get("dataset_version", "")
+    if not (version.isdigit() and int(version) in versions_of(name)):
         return []
     try:
-        info = open_dataset(f"{params['dataset']}@{params.get('dataset_version', '1')}").info
-    except (DataError, UnknownDatasetError):
+        info = open_dataset(f"{name}@{version}").info
+    except DataError:  # it is damaged
         return []
     kept = max(history, key=lambda row: row["val_accuracy"])
     fit = Fit(

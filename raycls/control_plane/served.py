@@ -18,7 +18,7 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatusOverview
 
 from raycls import registry
-from raycls.errors import ClusterError
+from raycls.errors import CheckpointError, ClusterError, RegistryError
 from raycls.models.card import load_card
 from raycls.serving.challenger import Challenger
 from raycls.serving.control.configuration import CHALLENGERS, DEPLOYMENT
@@ -64,6 +64,14 @@ async def dataset() -> str:
     reference = await version()
     directory = await asyncio.to_thread(lambda: registry.checkpoint(registry.resolve(reference)))
     return load_card(directory).dataset
+
+
+async def dataset_or_none() -> str | None:
+    """Return the same; None where no replica answers, and where the served version is damaged or was deleted."""
+    try:
+        return await dataset()
+    except (ClusterError, RegistryError, CheckpointError):
+        return None
 
 
 async def counts() -> list[dict[str, Any]]:

@@ -22,7 +22,7 @@ from raycls.serving.replica.metrics import SECONDS
 
 PERIOD_S = 5.0
 MINUTE_S, MINUTES = 60.0, 60
-NOW_S = 12.0  # what counts as now: the last two or three looks
+NOW_S = 8.0  # what counts as now: the last two looks
 SUMMED = ("requests", "failed", "refused", "confidences", "confidence_sum", "batches", "images")
 
 
@@ -84,11 +84,11 @@ class LastHour:
 
     def __init__(self, clock: Callable[[], float] = time.time):
         self._clock = clock
-        self._counts: dict[str, dict[str, Any]] = {}  # of each replica at the last look
+        # Of each replica at its last look: when that was, and its counts.
+        self._known: dict[str, tuple[float, dict[str, Any]]] = {}
         self._minutes: deque[Traffic] = deque(maxlen=MINUTES)
         self._looks: deque[Traffic] = deque()
-        self._last: float | None = None
-        self.since = clock()
+        self.since = self._last = clock()
         self.replicas = self.pending = 0
 
     async def run(self) -> None:
@@ -98,25 +98,23 @@ class LastHour:
     async def step(self) -> None:
         """Look once."""
         answers = await served.traffic()
-        now, look = self._clock(), Traffic(self._last or self._clock(), self._clock())
+        look = Traffic(self._last, self._clock())
         for answer in answers:
-            before = self._counts.get(answer["replica"])
-            if before or self._last is not None:  # at the first look, nobody knows when the counts are from
+            _, before = self._known.get(answer["replica"], (0.0, None))
+            # Nobody knows when the counts are from of a replica that is older than what this process knows.
+            if before or answer["started"] >= self.since:
                 look.add(answer["counts"], before)
-        # One that did not answer in time is not forgotten: its counts would come twice.
-        self._counts |= {answer["replica"]: answer["counts"] for answer in answers}
-        if len(self._counts) > 4 * max(len(answers), 16):
-            self._counts = {answer["replica"]: answer["counts"] for answer in answers}
+            self._known[answer["replica"]] = (look.ended, answer["counts"])
+        # One that does not answer in time is not forgotten: its counts would come twice.
+        self._known = {
+            name: kept for name, kept in self._known.items() if kept[0] > look.ended - MINUTES * MINUTE_S
+        }
         self.replicas, self.pending = len(answers), sum(answer["pending"] for answer in answers)
-        if self._last is not None:
-            self._keep(look)
-        self._last = now
-
-    def _keep(self, look: Traffic) -> None:
+        self._last = look.ended
         self._looks.append(look)
-        while self._looks[0].began < look.ended - NOW_S:
+        while self._looks[0].ended < look.ended - NOW_S:
             self._looks.popleft()
-        if self._minutes and look.ended - self._minutes[-1].began <= MINUTE_S:
+        if self._minutes and self._minutes[-1].ended // MINUTE_S == look.ended // MINUTE_S:
             self._minutes[-1] = self._minutes[-1].plus(look)
         else:
             self._minutes.append(look)

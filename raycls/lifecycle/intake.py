@@ -129,6 +129,13 @@ def check_sender(sender: str) -> str:
     return sender
 
 
+def check_dataset(name: str) -> str:
+    """Return the name of a dataset, which may come from a stranger. Raises UsageError if it cannot be one."""
+    if not NAME.fullmatch(name) or len(name) > NAME_CHARACTERS:
+        raise UsageError(f"{name!r} cannot name a dataset: `raycls data list` shows those that exist")
+    return name
+
+
 class _Intake:
     """The checks that the pictures of one call share."""
 
@@ -141,9 +148,7 @@ class _Intake:
         classes: tuple[str, ...] | None,
         limits: UploadLimits,
     ):
-        if not NAME.fullmatch(name) or len(name) > NAME_CHARACTERS:
-            raise UsageError(f"{name!r} cannot name a dataset: `raycls data list` shows those that exist")
-        self._uploads, self._name, self._sender = uploads, name, check_sender(sender)
+        self._uploads, self._name, self._sender = uploads, check_dataset(name), check_sender(sender)
         self._source, self._limits, self._pixels = source, limits, limits.pixels_of_all
         self._events: dict[str, dict[str, Any]] = {}
         self._classes = open_dataset(name).info.classes if classes is None else classes

@@ -25,7 +25,9 @@ from raycls.errors import DataError, RefusedError, UnknownRecordError, UploadErr
 State = Literal["arriving", "checking", "done", "failed"]
 IDENTIFIER = re.compile("[0-9a-f]{32}")
 KEPT_S = 24 * 3600.0
+ABANDONED_S = 3600.0  # without a new piece
 MOST, MOST_OF_ONE = 32, 4  # parcels that have not ended: of all senders, and of one
+ENDED_OF_ONE = 8  # parcels that have ended, whose answers are kept
 NAME_CHARACTERS = 200
 DATA, RECORD = "data.zip", "parcel.json"
 
@@ -59,7 +61,10 @@ class Parcels:
         self._lock = threading.Lock()
 
     def begin(self, sender: str, dataset: str, name: str, size: int) -> Parcel:
-        """Return a new parcel, which is empty. Raises UploadTooLargeError, and RefusedError for too many open ones."""
+        """Return a new parcel, which is empty. The sender's oldest one that still arrives makes room for it.
+
+        Raises UploadTooLargeError, and RefusedError where too many of all senders are under way.
+        """
         if not 0 < size <= self._most_bytes:
             raise UploadTooLargeError(
                 f"a zip may have 1 to {self._most_bytes:,} bytes, not {size:,}: send it in parts"
@@ -67,8 +72,17 @@ class Parcels:
         with self._lock:
             self._remove_old()
             unfinished = [parcel for parcel in self._all() if parcel.is_open]
-            if len(unfinished) >= MOST or sum(each.sender == sender for each in unfinished) >= MOST_OF_ONE:
-                raise RefusedError("too many uploads are under way: wait until one has ended")
+            own = [each for each in unfinished if each.sender == sender]
+            if len(own) >= MOST_OF_ONE:
+                arriving = [each for each in own if each.state == "arriving"]
+                if not arriving:
+                    raise RefusedError("your uploads are being checked: wait until one has ended")
+                self._remove(min(arriving, key=self._changed_at))
+                unfinished.pop()
+            if len(unfinished) >= MOST:
+                raise RefusedError(
+                    "too many uploads are under way: try again in an hour, or send fewer at a time"
+                )
             parcel = Parcel(
                 id=secrets.token_hex(16),
                 sender=sender,
@@ -125,10 +139,27 @@ class Parcels:
     def end(self, identifier: str, *, answer: dict[str, Any] | None = None, error: str = "") -> Parcel:
         """Write what became of a parcel, and remove its data."""
         with self._lock:
+            parcel = self.load(identifier)
+            if not parcel.is_open:
+                return parcel
             changes = {"state": "done" if answer is not None else "failed", "answer": answer, "error": error}
-            ended = self._write(self.load(identifier).model_copy(update=changes))
+            ended = self._write(parcel.model_copy(update=changes))
             (self._folder / identifier / DATA).unlink(missing_ok=True)
+            others = [each for each in self._all() if each.sender == parcel.sender and not each.is_open]
+            for old in sorted(others, key=self._changed_at, reverse=True)[ENDED_OF_ONE:]:
+                self._remove(old)
         return ended
+
+    def remove(self, identifier: str) -> None:
+        """Forget a parcel. Its pictures that were taken stay in the queue."""
+        with self._lock:
+            self._remove(self.load(identifier))
+
+    def tidy(self) -> list[Parcel]:
+        """Remove what is old or abandoned. Return the parcels that are whole and whose check has not ended."""
+        with self._lock:
+            self._remove_old()
+            return [parcel for parcel in self._all() if parcel.state == "checking"]
 
     def _write(self, parcel: Parcel) -> Parcel:
         """Replace the record in one step, so that a process that is killed leaves a whole one."""
@@ -150,10 +181,21 @@ class Parcels:
         return found
 
     def _remove_old(self) -> None:
-        oldest = time.time() - KEPT_S
-        for path in self._folder.glob("*"):
-            if path.stat().st_mtime < oldest:
-                shutil.rmtree(path, ignore_errors=True)
+        now = time.time()
+        for parcel in self._all():
+            age = now - self._changed_at(parcel)
+            if age > KEPT_S or (parcel.state == "arriving" and age > ABANDONED_S):
+                self._remove(parcel)
+
+    def _changed_at(self, parcel: Parcel) -> float:
+        """Return when the parcel changed last, seconds since 1970."""
+        try:
+            return (self._folder / parcel.id / RECORD).stat().st_mtime
+        except FileNotFoundError:
+            return 0.0
+
+    def _remove(self, parcel: Parcel) -> None:
+        shutil.rmtree(self._folder / parcel.id, ignore_errors=True)
 
 
 def _full(error: OSError) -> DataError:

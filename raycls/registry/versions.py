@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import re
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -140,7 +141,7 @@ def page_of(name: str, count: int, page: int = 1) -> tuple[list[ModelVersion], b
     """
     aliases = _aliases()
     if name not in aliases:
-        resolve(name)  # says which models there are
+        raise _unknown(name, aliases)
     token: str | None = None
     for _ in range(page - 1):
         token = _search(name, count, token).token
@@ -160,10 +161,10 @@ def overview(count: int) -> list[ModelVersion]:
     """Return the newest `count` versions of each model, and those with an alias; by name, the newest first."""
     found = []
     for name, aliases in sorted(_aliases().items()):
-        versions = {version.version: version for version in page_of(name, count)[0]}
-        for number, held in aliases.items():
-            if number not in versions:
-                versions[number] = _get(name, number, held)
+        listed = (_version(each, aliases.get(str(each.version), ())) for each in _search(name, count, None))
+        versions = {version.version: version for version in listed}
+        for number in aliases.keys() - versions:
+            versions[number] = _get(name, number, aliases[number])
         found += [versions[number] for number in sorted(versions, key=int, reverse=True)]
     return found
 
@@ -201,8 +202,7 @@ def resolve(reference: str | None = None) -> ModelVersion:
         )
     name, alias, number = match["name"], match["alias"], match["version"]
     if name not in table:
-        known = ", ".join(sorted(table)) or "none yet; `raycls train DATASET` registers one"
-        raise UnknownModelError(f"unknown model {name!r}; the models are: {known}")
+        raise _unknown(name, table)
     if number is None:
         alias = alias or CHAMPION
         number = next((n for n, aliases in table[name].items() if alias in aliases), None)
@@ -212,6 +212,11 @@ def resolve(reference: str | None = None) -> ModelVersion:
                 f"`raycls promote {name} VERSION`" + (f" --alias {alias}" if alias != CHAMPION else "")
             )
     return _get(name, number, table[name].get(number, ()))
+
+
+def _unknown(name: str, table: Iterable[str]) -> UnknownModelError:
+    known = ", ".join(sorted(table)) or "none yet; `raycls train DATASET` registers one"
+    return UnknownModelError(f"unknown model {name!r}; the models are: {known}")
 
 
 def _get(name: str, number: str, aliases: tuple[str, ...]) -> ModelVersion:

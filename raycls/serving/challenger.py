@@ -7,6 +7,7 @@ It has no HTTP route. It is a deployment of its own, so that nothing it does sto
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import logging
 import time
@@ -31,7 +32,7 @@ class Challenger:
 
     def __init__(self, config: ServingConfig, version: registry.ModelVersion):
         self.version = version
-        self._door: Door | None = None
+        self._door: asyncio.Future[Door] | None = None
         gc.set_threshold(GARBAGE_THRESHOLD, *gc.get_threshold()[1:])
         replica = serve.get_replica_context().replica_id.unique_id
         # Drift is that of the images, and the champion's replicas watch it.
@@ -47,9 +48,9 @@ class Challenger:
         """Return the version, as answers name it, its classes in the order of the probabilities, this node's id, and
         where this replica takes images from the same node."""
         if self._door is None:
-            self._door = await open_door(self.classify)
+            self._door = asyncio.ensure_future(open_door(self.classify))
         node = ray.get_runtime_context().get_node_id()
-        return self.version.version, self.inference.predictor.card.classes, node, self._door
+        return self.version.version, self.inference.predictor.card.classes, node, await self._door
 
     async def classify(self, images: list[bytes]) -> Answers:
         """Return the answers for the readable images. Their seconds are those from the call to the answers."""

@@ -181,7 +181,7 @@ def test_an_experiment_is_begun_watched_and_ended(page: Page, product: Product, 
     page.locator("#hour div", has=page.get_by_text("replicas", exact=True)).get_by_text(
         "1", exact=True
     ).wait_for()
-    page.get_by_label("Challenger").select_option("digits/2")
+    page.get_by_label("Challenger").fill("digits/2")
     page.get_by_role("button", name="Begin").click()
     page.get_by_text("the experiment has begun").wait_for()
     page.get_by_text("digits/2 against digits/1: shadow, share 0.2").wait_for()
@@ -237,7 +237,7 @@ def test_an_upload_survives_a_reload_a_lost_network_and_a_killed_console(
     slow()
     until(lambda: sent(60))
     product.kill("ray::ServeReplica:raycls-console:")
-    page.get_by_text("5 taken, 0 known, 0 refused").wait_for()
+    page.get_by_text("5 taken, 0 known, 0 refused").wait_for(timeout=120_000)
     for pixels in noise:  # other tests find the queue without them
         product.raycls("uploads", "purge", hashlib.sha256(png_of(pixels)).hexdigest())
 

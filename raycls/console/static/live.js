@@ -8,8 +8,8 @@ async function look() {
   if (document.hidden) return; // nobody looks
   const status = document.querySelector("#lost");
   try {
-    const answer = await fetch(`${root}/live/hour`);
-    if (!answer.ok) throw new Error(`the console answered ${answer.status}`);
+    const answer = await fetch(`${root}/live/hour`, { headers: { Accept: "application/json" } }); // of a refusal
+    if (!answer.ok) throw new Error((await answer.json().catch(() => ({}))).detail ?? `the console answered ${answer.status}`);
     hour.innerHTML = await answer.text(); // the console's own template made it, which escapes all text
     status.hidden = true;
   } catch (error) {

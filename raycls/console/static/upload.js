@@ -8,7 +8,7 @@ const button = upload.querySelector("button");
 const FORM_BYTES = 8 << 20; // of one request with pictures
 const FORM_FILES = 50;
 const PIECE = 4 << 20; // bytes of a zip that travel together
-const PATIENCE_MS = [1000, 2000, 4000, 8000, 16000, 30000]; // between tries where the connection is lost
+const PATIENCE_MS = [1000, 2000, 4000, ...Array(12).fill(8000)]; // between tries where the connection is lost
 const KEY = `raycls-parcel ${root}`;
 const sum = { taken: 0, known: 0, refused: 0 };
 const pause = (ms) => new Promise((resolve) => { setTimeout(resolve, ms); });
@@ -40,7 +40,7 @@ async function patiently(work) {
     try {
       return await work();
     } catch (error) {
-      if (ms === null || ![0, 429, 502, 503, 504].includes(error.status)) throw error;
+      if (ms === null || !(error.status === 0 || error.status === 429 || error.status >= 500)) throw error;
       status.textContent = `${error.message}: trying again in ${ms / 1000} s`;
       await pause(ms);
     }
@@ -150,7 +150,8 @@ async function underWay() {
   try {
     return { kept, parcel: await ask("GET", `/parcels/${kept.id}`) };
   } catch (error) {
-    if (error.status === 404) localStorage.removeItem(KEY);
+    if (error.status !== 404) throw error;
+    localStorage.removeItem(KEY);
     return null;
   }
 }
@@ -165,7 +166,7 @@ upload.addEventListener("submit", (event) => {
   whileBusy(async () => {
     if (pictures.length) await sendPictures(pictures, label);
     for (const zip of zips) {
-      const before = await underWay();
+      const before = await underWay().catch((error) => { status.textContent = error.message; return null; });
       const same = before && before.parcel.state === "arriving" && before.kept.name === zip.name
         && before.kept.size === zip.size && before.kept.changed === zip.lastModified;
       await sendZip(zip, same ? before.parcel : null);
@@ -173,7 +174,7 @@ upload.addEventListener("submit", (event) => {
   });
 });
 
-const before = await underWay();
+const before = await underWay().catch((error) => { status.textContent = error.message; return null; });
 if (before?.parcel.state === "arriving") {
   const share = Math.round((100 * before.parcel.received) / before.parcel.size);
   status.textContent = `${before.kept.name}: ${share}% is there. Choose the same file, and it goes on.`;

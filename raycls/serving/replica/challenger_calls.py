@@ -51,18 +51,20 @@ class _Calls:
         self._looking: asyncio.Task[None] | None = None
 
     async def call(self, images: list[bytes]) -> Answers:
-        if not self._peers:
-            answers: Answers = await self._handle.classify.remote(images)
-            return answers
-        peer = self._peers.popleft()
-        try:
-            return await peer.call(images)
-        except (EOFError, OSError):  # its process is gone
-            self._known.pop(peer.door, None)
-            raise
-        finally:
-            if peer.door in self._known:
-                self._peers.append(peer)
+        """Call the process that has waited longest. Where it is gone, Serve's handle finds another, once."""
+        if self._peers:
+            peer = self._peers.popleft()
+            try:
+                return await peer.call(images)
+            except (EOFError, OSError):
+                self._known.pop(peer.door, None)
+            finally:
+                if peer.door in self._known:
+                    self._peers.append(peer)
+                else:
+                    peer.close()
+        answers: Answers = await self._handle.classify.remote(images)
+        return answers
 
     async def look(self) -> tuple[str, tuple[str, ...]]:
         """Find the processes. Return the version and its classes. Raises what Ray raises."""
@@ -73,9 +75,9 @@ class _Calls:
         doors = {door for _, _, node, door in running if node == self._node}
         for door in self._known.keys() - doors:
             gone = self._known.pop(door)
-            gone.close()
-            if gone in self._peers:
+            if gone in self._peers:  # one that is called ends its call first
                 self._peers.remove(gone)
+                gone.close()
         for door in doors - self._known.keys():
             self._known[door] = Peer(door)
             self._peers.append(self._known[door])

@@ -65,7 +65,12 @@ class Managed:
 
     async def traffic(self) -> dict[str, Any]:
         """Return what this replica has answered since it started, for the page of the last hour."""
-        return {"replica": self.replica, "pending": self.pending, "counts": self.metrics.as_traffic()}
+        return {
+            "replica": self.replica,
+            "started": self.metrics.started,
+            "pending": self.pending,
+            "counts": self.metrics.as_traffic(),
+        }
 
     async def experiment_counts(self) -> dict[str, Any] | None:
         """Return this replica's counts of the experiment, and the new images on which both disagreed, or None."""

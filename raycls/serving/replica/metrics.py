@@ -13,6 +13,7 @@ makes names, help and text when a scrape asks for them.
 
 from __future__ import annotations
 
+import time
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -72,6 +73,7 @@ class Metrics:
         self._decode, self._forward = _Histogram(SECONDS), _Histogram(SECONDS)
         self._sizes, self._confidence = _Histogram(IMAGES), _Histogram(CONFIDENCE)
         self._confidence_squares = 0.0
+        self.started = time.time()
         self.not_finite = 0  # images for which the network gave no numbers
 
     def request(self, status: int, seconds: float | None = None, count: int = 1) -> None:

@@ -114,7 +114,8 @@ HOUR = {
 ANSWERS: dict[str, Any] = {
     "GET /runs?page=1": {"dataset": EVIL, "runs": [RUN], "total": 120},
     "GET /runs/r1": RUN,
-    "GET /datasets": {"datasets": [{**DATASET, "classes": 2, "counts": {"test": 9}}], "served": "pets"},
+    "GET /datasets": {"datasets": [{**DATASET, "classes": 2, "counts": {"test": 9}}]},
+    "GET /datasets/served": {"name": "pets"},
     "GET /datasets/pets/2": INFO,
     "GET /datasets/pets/2/differences": {
         "since": 1,

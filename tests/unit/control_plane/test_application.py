@@ -10,6 +10,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from raycls.control_plane.application import ROUTES, application
+from raycls.control_plane.parcels import Checks
 from raycls.control_plane.route import ControlRoute
 from raycls.control_plane.traffic import LastHour
 from raycls.ray_patches import control_routes
@@ -21,7 +22,9 @@ URL = "http://127.0.0.1:8000"
 
 @pytest.fixture
 def client(home: Path) -> Iterator[TestClient]:
-    with TestClient(application(ControlPlaneConfig(), "127.0.0.1", LastHour()), base_url=URL) as client:
+    with TestClient(
+        application(ControlPlaneConfig(), "127.0.0.1", LastHour(), Checks(1 << 20)), base_url=URL
+    ) as client:
         yield client
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from raycls.control_plane import application as applications
 from raycls.control_plane import body
+from raycls.control_plane.parcels import Checks
 from raycls.control_plane.traffic import LastHour
 from raycls.serving import tokens
 from raycls.serving.settings import ControlPlaneConfig
@@ -21,7 +22,7 @@ URL = "http://127.0.0.1:8000"
 @pytest.fixture
 def server(home: Path) -> httpx.AsyncClient:
     secret = tokens.add("sender", ("contribute",))
-    app = applications.application(ControlPlaneConfig(), "127.0.0.1", LastHour())
+    app = applications.application(ControlPlaneConfig(), "127.0.0.1", LastHour(), Checks(1 << 20))
     return httpx.AsyncClient(
         transport=httpx.ASGITransport(app), base_url=URL, headers={"Authorization": f"Bearer {secret}"}
     )

@@ -19,8 +19,10 @@ class Replicas:
         self.now = 1000.0
         self.answers: dict[str, dict[str, Any]] = {}
         self.silent: set[str] = set()
+        self.started: dict[str, float] = {}
 
     def answered(self, replica: str, requests: int, *, failed: int = 0, bucket: int = 3) -> None:
+        self.started.setdefault(replica, self.now)
         counts = self.answers.setdefault(
             replica,
             {
@@ -37,7 +39,12 @@ class Replicas:
 
     async def traffic(self) -> list[dict[str, Any]]:
         return [
-            {"replica": replica, "pending": 1, "counts": dict(counts)}
+            {
+                "replica": replica,
+                "started": self.started[replica],
+                "pending": 1,
+                "counts": dict(counts),
+            }
             for replica, counts in self.answers.items()
             if replica not in self.silent
         ]
@@ -57,17 +64,28 @@ def _look(hour: LastHour, replicas: Replicas, seconds: float = 5.0) -> dict[str,
 
 
 def test_rates_and_latencies_are_those_of_the_last_seconds(replicas: Replicas) -> None:
-    hour = LastHour(lambda: replicas.now)
     replicas.answered("a", 7000)  # before anybody looked
-    assert _look(hour, replicas)["now"] is None
+    replicas.now += 1
+    hour = LastHour(lambda: replicas.now)
+    assert _look(hour, replicas)["now"]["requests"] == 0
     replicas.answered("a", 50, failed=5)
     replicas.answered("b", 50)  # began since the last look
     found = _look(hour, replicas)
     assert (found["replicas"], found["pending"]) == (2, 2)
-    assert found["now"]["requests_per_s"] == pytest.approx(20.0)
+    assert found["now"]["requests_per_s"] == pytest.approx(10.0)
     assert found["now"]["failed"] == 5
     assert 1000 * SECONDS[2] < found["now"]["p50_ms"] < 1000 * SECONDS[3]
     assert found["classes"] == {"cat": 95}
+
+
+def test_after_a_long_gap_it_goes_on(replicas: Replicas) -> None:
+    hour = LastHour(lambda: replicas.now)
+    replicas.answered("a", 1)
+    _look(hour, replicas)
+    replicas.answered("a", 600)
+    assert _look(hour, replicas, seconds=600)["now"]["requests_per_s"] == pytest.approx(1.0)
+    replicas.answered("a", 5)
+    assert _look(hour, replicas)["hour"]["requests"] == 606
 
 
 def test_a_replica_that_is_silent_once_is_not_counted_twice(replicas: Replicas) -> None:

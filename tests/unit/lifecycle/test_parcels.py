@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from raycls.errors import RefusedError, UnknownRecordError, UploadError, UploadTooLargeError
-from raycls.lifecycle.parcels import KEPT_S, MOST_OF_ONE, Parcels
+from raycls.lifecycle.parcels import ABANDONED_S, ENDED_OF_ONE, KEPT_S, MOST, MOST_OF_ONE, Parcels
 
 
 @pytest.fixture
@@ -61,22 +61,56 @@ def test_a_parcel_has_a_size_within_the_limit(parcels: Parcels, size: int) -> No
         parcels.begin("ann", "pets", "photos.zip", size)
 
 
-def test_one_sender_has_few_parcels_at_a_time(parcels: Parcels) -> None:
+def test_a_new_parcel_takes_the_place_of_the_senders_oldest(parcels: Parcels, tmp_path: Path) -> None:
     begun = [parcels.begin("ann", "pets", "photos.zip", 10) for _ in range(MOST_OF_ONE)]
-    with pytest.raises(RefusedError, match="too many uploads"):
-        parcels.begin("ann", "pets", "photos.zip", 10)
-    parcels.begin("bob", "pets", "photos.zip", 10)
-    parcels.end(begun[0].id, error="no zip")
-    parcels.begin("ann", "pets", "photos.zip", 10)
-
-
-def test_parcels_are_kept_for_a_day(parcels: Parcels, tmp_path: Path) -> None:
-    old = parcels.begin("ann", "pets", "photos.zip", 10)
-    before = time.time() - KEPT_S - 1
-    os.utime(tmp_path / "parcels" / old.id, (before, before))
+    parcels.append(begun[0].id, 0, bytes(10))  # is checked now
+    for age, parcel in enumerate(reversed(begun)):
+        _touch(tmp_path, parcel.id, 10.0 * age)
     parcels.begin("ann", "pets", "photos.zip", 10)
     with pytest.raises(UnknownRecordError):
-        parcels.load(old.id)
+        parcels.load(begun[1].id)
+    assert parcels.load(begun[0].id).state == "checking"
+    assert [parcel.id for parcel in parcels.tidy()] == [begun[0].id]
+
+
+def test_all_senders_together_have_a_limit_which_what_is_abandoned_leaves(
+    parcels: Parcels, tmp_path: Path
+) -> None:
+    begun = [parcels.begin(f"sender{i}", "pets", "photos.zip", 10) for i in range(MOST)]
+    with pytest.raises(RefusedError, match="too many uploads"):
+        parcels.begin("ann", "pets", "photos.zip", 10)
+    _touch(tmp_path, begun[3].id, ABANDONED_S + 1)
+    parcels.begin("ann", "pets", "photos.zip", 10)
+
+
+def test_a_few_answers_of_each_sender_are_kept_for_a_day(parcels: Parcels, tmp_path: Path) -> None:
+    ended = []
+    for age in range(ENDED_OF_ONE + 3):
+        ended.append(parcels.begin("ann", "pets", "photos.zip", 10).id)
+        parcels.end(ended[-1], error="no zip")
+        _touch(tmp_path, ended[-1], 100.0 - age)
+    last = parcels.begin("ann", "pets", "photos.zip", 10).id
+    parcels.end(last, error="the last")
+    assert len(list((tmp_path / "parcels").iterdir())) == ENDED_OF_ONE
+    assert parcels.load(last).error == "the last"
+    _touch(tmp_path, last, KEPT_S + 1)
+    assert parcels.tidy() == []
+    with pytest.raises(UnknownRecordError):
+        parcels.load(last)
+
+
+def test_what_has_ended_does_not_end_again(parcels: Parcels) -> None:
+    parcel = parcels.begin("ann", "pets", "photos.zip", 10)
+    parcels.end(parcel.id, answer={"taken": []})
+    assert parcels.end(parcel.id, error="late").state == "done"
+    parcels.remove(parcel.id)
+    with pytest.raises(UnknownRecordError):
+        parcels.load(parcel.id)
+
+
+def _touch(folder: Path, identifier: str, age: float) -> None:
+    before = time.time() - age
+    os.utime(folder / "parcels" / identifier / "parcel.json", (before, before))
 
 
 @pytest.mark.parametrize("identifier", ["", "..", "../../etc", "0" * 31, "g" * 32, "0" * 32])
