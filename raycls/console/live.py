@@ -67,7 +67,7 @@ async def hour(request: Request) -> Response:
 def _drawn(found: dict[str, Any]) -> dict[str, Any]:
     """Return what the template live_hour.html needs of the answer of GET /live."""
     last = found["minutes"][-1]["ended"] if found["minutes"] else 0.0
-    minutes = [minute | {"minutes": (minute["ended"] - last) / 60} for minute in found["minutes"]]
+    minutes = [minute | {"minutes": round((minute["ended"] - last) / 60)} for minute in found["minutes"]]
     answered = sum(found["classes"].values())
     classes = [(name, count, count / answered) for name, count in list(found["classes"].items())[:CLASSES]]
     return {
