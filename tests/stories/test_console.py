@@ -158,11 +158,14 @@ def test_pictures_are_sent_reviewed_by_keyboard_and_learned(
 
 def test_a_version_is_promoted_and_taken_back(page: Page, product: Product, admin: str) -> None:
     sign_in(page, admin)
+    asked: list[str] = []
+    page.on("dialog", lambda dialog: (asked.append(dialog.message), dialog.accept()))
     page.goto("/console/models/digits")
     page.locator("[name=version]").fill("2")
     page.get_by_label("Why the comparison does not count").fill("it has learned longer")
     page.get_by_role("button", name="Promote").click()
     page.get_by_text("The server promotes version 2").wait_for()
+    assert asked == ["Let version 2 answer all predictions of digits?"]
     page.locator("tr.champion", has_text="2").wait_for()
     page.goto("/console/")
     page.get_by_text("digits/2 answers").wait_for()
@@ -177,6 +180,7 @@ def test_a_version_is_promoted_and_taken_back(page: Page, product: Product, admi
 
 def test_an_experiment_is_begun_watched_and_ended(page: Page, product: Product, admin: str) -> None:
     sign_in(page, admin)
+    page.on("dialog", lambda dialog: dialog.accept())
     page.goto("/console/live")
     page.locator("#hour div", has=page.get_by_text("replicas", exact=True)).get_by_text(
         "1", exact=True
