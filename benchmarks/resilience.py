@@ -29,7 +29,8 @@ from pathlib import Path
 
 from harness import h2load, results_page
 from harness.broken_versions import BROKEN, cut_short
-from harness.results_page import Document, Row, Section, table
+from harness.resilience_page import HEAD, SECTIONS
+from harness.results_page import Row
 from harness.served_copy import LEAD_S, Server, stage
 
 from raycls import command, home, progress, registry
@@ -244,50 +245,6 @@ def memory(server: Server, rate: float) -> list[Row]:
     return [row("closed loop at full speed", "32 connections", samples, seen) | {"mib": looks}]
 
 
-HEAD = """\
-# Resilience
-
-How many requests fail while something happens to the server. Two replicas serve the champion. One client process on the
-same machine sends the load: an open loop where the table names a rate. Every answer except status 200 counts as failed.
-"""
-GOALS = {
-    "update": "0",
-    "broken": "0; the old version keeps serving",
-    "replica": "0",
-    "hang": "only requests inside the replica; replaced within 10 s",
-    "controller": "0",
-    "overload": "429 at once; at least 90% of the peak; p99 at most 3 ×; no timeout",
-    "memory": "growth at most 5%",
-}
-
-
-def _section(documents: dict[str, Document]) -> str:
-    (document,) = documents.values()
-    lines = [
-        (
-            line["disturbance"],
-            line["load"],
-            GOALS[document["name"]],
-            f"{line['answered'] + sum(line['errors'].values()):,}",
-            ", ".join(f"{kind}: {count:,}" for kind, count in line["errors"].items()) or "**0**",
-            ", ".join("—" if ms is None else f"{ms:.0f}" for ms in (line["p99_ms"], line["max_ms"])),
-            line["result"],
-        )
-        for line in document["rows"]
-    ]
-    header = (
-        "what happens",
-        "load",
-        "goal for failures",
-        "requests",
-        "failed",
-        "p99 and maximum, ms",
-        "result",
-    )
-    return f"## {document['name']}\n\n{document['date']} UTC.\n\n{table(header, lines)}"
-
-
-SECTIONS: dict[str, Section] = dict.fromkeys(GOALS, _section)
 PARTS = {part.__name__: part for part in (update, broken, replica, hang, controller, overload, memory)}
 
 

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 from harness import results_page
+from harness.resilience_page import GOALS, HEAD, SECTIONS
 from harness.served_copy import Server
 from PIL import Image
 
-from benchmarks.resilience import GOALS, HEAD, PARTS, SECTIONS, main, row, steady
+from benchmarks.resilience import PARTS, main, row, steady
 from raycls.benchmark.load import Sample
 from raycls.errors import BenchmarkError, UnknownModelError, UsageError
 
