@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 
-WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 520, 220, 46, 24, 10, 10
+WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 520, 230, 58, 28, 10, 10
 TICKS = 4
 # The radius of a point by its kind; the chosen one is drawn last.
 RADIUS = {"trial": 4, "front": 5, "chosen": 8}
