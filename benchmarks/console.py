@@ -150,8 +150,10 @@ def clicking(options: argparse.Namespace) -> Iterator[list[Row]]:
 def upload(options: argparse.Namespace) -> Iterator[list[Row]]:
     """Yield one row: 10,000 pictures in a zip, through the console."""
     with stage(options.model, SERVE_CONFIG, 1) as server:
-        data = console_people.zip_of_many(open_dataset(server.version.name), PICTURES)
+        dataset = open_dataset(server.version.name)
+        data = console_people.zip_of_many(dataset, PICTURES)
         person = SignedIn(server.url)
+        person.pages(server.version.name)  # what a process loads once is not the upload's
         sizes = {name: _process(name) for name in (CONSOLE, CONTROL)}
         before = {name: process.memory_full_info().uss for name, process in sizes.items()}
         most = dict(before)
@@ -168,8 +170,7 @@ def upload(options: argparse.Namespace) -> Iterator[list[Row]]:
             first = first or time.perf_counter() - began
             looked()
         sent = time.perf_counter() - began
-        longest = last = time.perf_counter()
-        longest, checked = 0.0, 0
+        longest, last, checked = 0.0, time.perf_counter(), 0
         while parcel["state"] == "checking":
             time.sleep(0.25)
             parcel = person.ask("GET", f"/parcels/{parcel['id']}")
