@@ -4,8 +4,8 @@
     answers = await Peer(door).call([encoded])     # in a replica of the champion
 
 A call of a Serve handle takes about 1.6 ms of both processes' CPU time, whatever it carries. With half of the requests
-on the challenger, two cores answered 0.5 to 0.6 of the requests/s by the handle, and 0.7 by this. Only who has the door's
-key, which travels inside Ray, gets an answer. All numbers are little-endian.
+on the challenger, two cores answered 0.5 to 0.6 of the requests/s by the handle, and 0.7 by this. Only who has the
+door's key, which travels inside Ray, gets an answer. All numbers are little-endian.
 """
 
 from __future__ import annotations
