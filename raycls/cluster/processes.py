@@ -3,7 +3,8 @@
     leader = SessionLeader.of(subprocess.Popen(command, start_new_session=True).pid)
     leader.end()                            # the leader and all its descendants, orphans too
 
-The kernel reuses process ids. A leader is therefore an id together with the start time of its process.
+The kernel reuses process ids. A leader is therefore an id together with the birth of its process. On Linux that is
+counted from the boot of the machine, because a start time changes where somebody sets the clock.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import signal
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 
@@ -21,26 +23,37 @@ TERM_S, KILL_S = 8.0, 5.0
 
 @dataclass(frozen=True)
 class SessionLeader:
-    """`started` is when process `pid` began, in seconds since the epoch."""
+    """`born` names the birth of process `pid`: no other process of that id has the same."""
 
     pid: int
-    started: float
+    born: str
 
     @classmethod
     def of(cls, pid: int) -> SessionLeader:
-        return cls(pid, psutil.Process(pid).create_time())
+        """Return the leader with this id. Raises psutil.NoSuchProcess."""
+        return cls(pid, birth(pid))
+
+    @classmethod
+    def started_at(cls, pid: int, started: float) -> SessionLeader:
+        """Return the leader that an older raycls knew by its start time, in seconds since the epoch."""
+        with suppress(psutil.NoSuchProcess):
+            if psutil.Process(pid).create_time() == started:
+                return cls.of(pid)
+        return cls(pid, "")  # which has ended
 
     def alive(self) -> bool:
         try:
-            process = psutil.Process(self.pid)
-            return process.create_time() == self.started and _alive(process)
+            return birth(self.pid) == self.born and _alive(psutil.Process(self.pid))
         except psutil.NoSuchProcess:
             return False
 
     def members(self) -> list[psutil.Process]:
         """Return the living processes of the session and all their descendants; the leader itself may have ended."""
-        if psutil.pid_exists(self.pid) and psutil.Process(self.pid).create_time() != self.started:
-            return []  # another process has the id: the kernel reuses it only after the whole session has ended
+        if not self.born or self.born.partition("/")[0] != birth(os.getpid()).partition("/")[0]:
+            return []  # of before the machine was started: whoever has the id now is somebody else
+        with suppress(psutil.NoSuchProcess):
+            if birth(self.pid) != self.born:
+                return []  # another process has the id: the kernel reuses it only after the whole session has ended
         found = set()
         for process in psutil.process_iter():
             with suppress(psutil.NoSuchProcess, ProcessLookupError):
@@ -68,6 +81,21 @@ class SessionLeader:
             if not remaining:
                 break
         return [process.pid for process in remaining]
+
+
+def birth(pid: int) -> str:
+    """Return the boot of the machine and the clock tick at which a process began. Raises psutil.NoSuchProcess.
+
+    Field 22 of /proc/PID/stat: https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html. Where the system does not
+    show it, the start time.
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        # The name of the program, in brackets, may hold anything.
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+        return f"{boot}/{int(fields[19])}"
+    except OSError:
+        return f"/{psutil.Process(pid).create_time()}"  # raises where there is no such process
 
 
 def _alive(process: psutil.Process) -> bool:

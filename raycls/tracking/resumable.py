@@ -202,21 +202,20 @@ class Heartbeat:
 
 
 def _sign() -> str:
-    """Return the value of the tag `driver` for this process: JSON of host, pid, start and current time."""
+    """Return the value of the tag `driver` for this process: JSON of host, pid, birth and current time."""
     own = SessionLeader.of(os.getpid())
-    return json.dumps(
-        {"host": socket.gethostname(), "pid": own.pid, "started": own.started, "seen": time.time()}
-    )
+    return json.dumps({"host": socket.gethostname(), "pid": own.pid, "born": own.born, "seen": time.time()})
 
 
 def _alive(sign: str) -> str:
     """Return the process and host of the driver that wrote this tag, or "" if it has ended.
 
-    On this machine, the process itself is checked. For another machine, only the tag's age is known.
+    On this machine, the process itself is checked. For another machine, and for a tag of an older raycls, which tells
+    no birth, only the tag's age is known.
     """
     driver = json.loads(sign)
-    if driver["host"] == socket.gethostname():
-        alive = SessionLeader(driver["pid"], driver["started"]).alive()
+    if driver["host"] == socket.gethostname() and "born" in driver:
+        alive = SessionLeader(driver["pid"], driver["born"]).alive()
     else:
         alive = time.time() - driver["seen"] < SILENCE_S
     return f"process {driver['pid']} on {driver['host']}" if alive else ""

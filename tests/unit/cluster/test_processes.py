@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from raycls.cluster.processes import SessionLeader, psutil
+from raycls.cluster.processes import SessionLeader, birth, psutil
 
 # A leader that ignores SIGTERM, with a child that ignores it too and a grandchild in a session of its own.
 STUBBORN = """
@@ -61,7 +61,25 @@ def test_what_an_ended_leader_left_is_still_found(leader: SessionLeader) -> None
 
 
 def test_a_recycled_id_is_somebody_else(leader: SessionLeader) -> None:
-    stranger = replace(leader, started=leader.started - 1)
+    stranger = replace(leader, born=leader.born + "1")
     assert not stranger.alive()
     assert stranger.end() == []
     assert leader.alive()
+
+
+def test_a_step_of_the_clock_makes_nobody_a_stranger(
+    leader: SessionLeader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The start time of a process is the time of the boot, which moves with the clock, and the ticks since then."""
+    create_time = psutil.Process.create_time
+    monkeypatch.setattr(psutil.Process, "create_time", lambda self, *_: create_time(self) + 3600)
+    assert leader.alive()
+    assert len(leader.members()) == 3
+    monkeypatch.undo()
+
+
+def test_a_process_that_does_not_exist_has_no_birth() -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait(30)
+    with pytest.raises(psutil.NoSuchProcess):
+        birth(ended.pid)

@@ -12,7 +12,7 @@ from raycls.tracking import resumable
 def test_a_sign_of_life_from_another_machine_counts_for_a_while() -> None:
     sign = json.loads(resumable._sign())
     assert resumable._alive(json.dumps(sign)) == f"process {os.getpid()} on {sign['host']}"
-    assert not resumable._alive(json.dumps(sign | {"started": 0}))
+    assert not resumable._alive(json.dumps(sign | {"born": "another boot/1"}))
     elsewhere = sign | {"host": "elsewhere"}
     assert resumable._alive(json.dumps(elsewhere))
     assert not resumable._alive(json.dumps(elsewhere | {"seen": time.time() - resumable.SILENCE_S - 1}))
