@@ -64,7 +64,7 @@ def forward_ms(url: str, image: bytes, batch: int = 1) -> float:
     """
     means = []
     with local_http.session(url) as session:
-        session.headers.update(auth.headers())
+        session.headers.update(auth.headers(url))
         for _ in range(WINDOWS):
             (before,) = scrape(url, 1, FORWARD).values()
             for _ in range(REQUESTS):

@@ -34,8 +34,9 @@ class _Request(NamedTuple):
 
 
 def prepared(url: str, images: Sequence[EncodedImage], form: Form) -> Iterator[_Request]:
-    """Return an endless iterator of requests, one per image, in turn. Raises UsageError for an invalid token."""
-    headers = auth.headers()
+    """Return an endless iterator of requests, one per image, in turn. Raises UsageError for a token that is invalid
+    or would travel unencrypted."""
+    headers = auth.headers(url)
     return itertools.cycle(
         [_Request(post(url, wrapped.body, wrapped.content_type, headers), wrapped.label)
          for wrapped in map(form.wrap, images)]

@@ -7,6 +7,8 @@ The environment stands here alone: `raycls up` sets it, and `raycls env` prints 
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import os
 import random
 import secrets
@@ -14,13 +16,16 @@ import socket
 import sys
 import tempfile
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from raycls.errors import ClusterError
+from raycls.errors import ClusterError, UsageError
 from raycls.ray_patches import haproxy_rules
 
 LOOPBACK = "127.0.0.1"
+# Secrets of this process's user, which no process of Ray needs: whoever runs a task or a job could read them there.
+TOKEN, ADMIN_TOKEN = "RAYCLS_TOKEN", "RAYCLS_ADMIN_TOKEN"
 OWN_CORES = "RAYCLS_OWN_CORES"  # set: each replica of one thread keeps to a core of its own
 FIRST_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO, include/linux/proc_ns.h
 NEAR = 100  # ports to try from the preferred one on, so that the ranges of different services do not meet
@@ -42,6 +47,7 @@ ALLOCATOR = {
 
 def environment() -> dict[str, str]:
     """Return the variables that `ray start` needs on every node."""
+    refused = _refused_header()
     return {
         "RAY_AUTH_MODE": "token",
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -56,11 +62,12 @@ def environment() -> dict[str, str]:
         "RAY_SERVE_HAPROXY_NBTHREAD": "2",
         # Ray would hold back up to a thousand lines of a replica's log. raycls logs errors and a share of the requests.
         "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1",
-        # A prediction may be repeated, so HAProxy sends a request that died with its replica to another one. It takes a
-        # replica for dead after three errors, and until then it may pick the dead one again: hence ten retries.
+        # A prediction may be repeated, so HAProxy sends a request that died with its replica to another one: once, as
+        # the request itself may be what killed it. The first refused connection tells it that a replica is gone.
         "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
-        "RAY_SERVE_HAPROXY_RETRIES": "10",
-        # A request inside a replica that hangs is answered 500. HAProxy does not repeat it: slow replicas would become
+        "RAY_SERVE_HAPROXY_RETRIES": "1",
+        "RAY_SERVE_HAPROXY_OBSERVE_ERROR_LIMIT": "1",
+        # A request inside a replica that hangs is answered 504. HAProxy does not repeat it: slow replicas would become
         # slower.
         "RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S": "8",
         # Ray's default is an hour: a few thousand clients that send nothing would keep all others out.
@@ -68,7 +75,8 @@ def environment() -> dict[str, str]:
         # HAProxy can repeat only a request that fits into its buffer. Its default, 16 KB, is less than a photograph.
         "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": "131072",
         # Ray's default of 5 s between two health checks, and the rules that Ray has no setting for.
-        "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": haproxy_rules.with_rules("5s"),
+        "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": haproxy_rules.with_rules("5s", refused=refused),
+        haproxy_rules.REFUSED_VARIABLE: refused,
         "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "raycls.serving.replica.middleware:middlewares",
         "RAY_SERVE_CONTROLLER_CALLBACK_IMPORT_PATH": "raycls.ray_patches.in_controller:install",
         # Ray's own processes look at replicas, processes and the node again and again. Where cores are few, requests
@@ -79,6 +87,28 @@ def environment() -> dict[str, str]:
         # A stopping replica finishes its requests. Ray's default of 30 s more only makes every update slower.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "5",
     }
+
+
+def _refused_header() -> str:
+    """Return the name of the header between HAProxy and replicas: the same on all nodes, and known to no client.
+
+    Where Ray asks for no token, everybody may do everything.
+    """
+    try:
+        secret = token()
+    except ClusterError:
+        return "x-refused"
+    return f"x-refused-{hashlib.sha256(f'refused {secret}'.encode()).hexdigest()[:16]}"
+
+
+@contextmanager
+def without_secrets() -> Iterator[None]:
+    """Hide the user's secrets from the processes that this one starts inside the `with` block."""
+    hidden = {name: os.environ.pop(name) for name in (TOKEN, ADMIN_TOKEN) if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
 
 
 def give_way() -> None:
@@ -150,12 +180,17 @@ def _token_path() -> Path:
 
 
 def port_in_use(port: int, host: str = "") -> bool:
-    """Return whether another program listens on the port of the host; an empty host is every interface."""
-    with socket.socket() as probe:
+    """Return whether another program listens on the port of the host; an empty host is every interface.
+
+    Raises UsageError for a host that is none of this machine's.
+    """
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
-        except OSError:
+        except OSError as error:
+            if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+                raise UsageError(f"{host} is no address of this machine: `ip address` shows them") from None
             return True
     return False
 

@@ -18,6 +18,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -34,6 +35,7 @@ from raycls.cluster.environment import (
     environment,
     free_port,
     private,
+    without_secrets,
 )
 from raycls.errors import ClusterError
 from raycls.home import home, lock
@@ -45,14 +47,15 @@ if TYPE_CHECKING:
     from raycls.cluster.processes import SessionLeader
 
 START_TIMEOUT_S = 120
+PRIVATE = threading.Event()  # set: `connect` has started a Ray that ends with this process
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cluster:
-    """A cluster that `start` started: its head process with its start time, its addresses and its files."""
+    """A cluster that `start` started: its head process, by its id and its birth, its addresses and its files."""
 
     pid: int
-    started: float
+    born: str
     address: str
     dashboard: str
     directory: str
@@ -65,7 +68,7 @@ class Cluster:
     def head(self) -> SessionLeader:
         from raycls.cluster.processes import SessionLeader
 
-        return SessionLeader(self.pid, self.started)
+        return SessionLeader(self.pid, self.born)
 
 
 def connect(num_cpus: int | None = None, *, log_to_driver: bool = False, start_local: bool = True) -> None:
@@ -89,8 +92,9 @@ def connect(num_cpus: int | None = None, *, log_to_driver: bool = False, start_l
         driver_address.keep_loopback()
     local = address in (None, "local")
     if local:
+        PRIVATE.set()
         os.environ |= SAME_PRIORITY
-    with progress.bar("starting Ray" if local else "connecting to Ray"):
+    with progress.bar("starting Ray" if local else "connecting to Ray"), without_secrets():
         try:
             ray.init(
                 address or "local",
@@ -155,7 +159,11 @@ def start(*, num_cpus: int | None = None) -> Cluster:
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"]
         command += [f"--{name}={value}" for name, value in options.items()]
         try:
-            with progress.bar("starting Ray"), (directory / "ray.log").open("wb") as output:
+            with (
+                progress.bar("starting Ray"),
+                without_secrets(),
+                (directory / "ray.log").open("wb") as output,
+            ):
                 process = subprocess.Popen(
                     command,
                     env=os.environ | environment() | private(directory),
@@ -252,10 +260,15 @@ def _state_path() -> Path:
 
 
 def _read_state() -> Cluster | None:
+    from raycls.cluster.processes import SessionLeader
+
     try:
-        return Cluster(**json.loads(_state_path().read_text()))
+        found = json.loads(_state_path().read_text())
     except FileNotFoundError:
         return None
+    if "started" in found:  # of an older raycls, which knew a process by its start time
+        found["born"] = SessionLeader.started_at(found["pid"], found.pop("started")).born
+    return Cluster(**found)
 
 
 def _write_state(cluster: Cluster) -> None:

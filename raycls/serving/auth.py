@@ -2,7 +2,8 @@
 
     export RAYCLS_TOKEN=$(openssl rand -hex 32)      # where `raycls up` runs, and where its clients run
 
-The digest is an argument of the application, which Ray's dashboard shows.
+The digest is an argument of the application, which Ray's dashboard shows. Processes of a Ray that raycls starts do not
+have the token in their environment (raycls/cluster/environment.py), where every task and job could read it.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ from __future__ import annotations
 import hashlib
 import os
 
+from raycls.cluster.environment import TOKEN
 from raycls.errors import UsageError
-from raycls.local_http import is_loopback
+from raycls.local_http import is_loopback, may_carry_secret
 
-TOKEN = "RAYCLS_TOKEN"
+UNENCRYPTED = "RAYCLS_UNENCRYPTED"  # 1: tokens may travel over http to other machines
 SHORTEST = 16  # characters: a shorter token can be guessed
 
 
@@ -31,10 +33,24 @@ def own_token() -> str | None:
     return token or None
 
 
-def headers() -> dict[str, str]:
-    """Return the headers that authenticate this process's requests."""
+def headers(url: str) -> dict[str, str]:
+    """Return the headers that authenticate this process's requests to a URL; none where it has no token.
+
+    Raises UsageError where the token would travel unencrypted.
+    """
     token = own_token()
+    if token:
+        check_way(TOKEN, url)
     return {"Authorization": f"Bearer {token}"} if token else {}
+
+
+def check_way(secret: str, url: str) -> None:
+    """Raise UsageError where others could read a secret on its way to a URL, and nobody said that they may."""
+    if not may_carry_secret(url) and os.environ.get(UNENCRYPTED) != "1":
+        raise UsageError(
+            f"{secret} would travel unencrypted to {url}: use https; or, on a network that you trust, set "
+            f"{UNENCRYPTED}=1"
+        )
 
 
 def digest(token: str) -> str:

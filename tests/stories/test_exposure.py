@@ -18,6 +18,7 @@ from raycls.serving.auth import TOKEN
 from raycls.serving.control import deploy
 from raycls.serving.control.configuration import ServeConfiguration
 from raycls.serving.control.deploy import Served
+from raycls.serving.control.serve_rest import Serve, reason
 from raycls.training.trainer import TrainingResult
 from tests.predict import OCTETS, encoded
 
@@ -41,6 +42,10 @@ def running(
     assert deploy.down()
 
 
+def _serve(running: cluster.Cluster) -> Serve:
+    return Serve(running.dashboard)
+
+
 def _serve_deploy(running: cluster.Cluster, file: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "ray.serve.scripts", "deploy", "--address", running.dashboard, str(file)],
@@ -55,7 +60,7 @@ def _serve_deploy(running: cluster.Cluster, file: Path) -> None:
 
 @pytest.mark.timeout(300)
 def test_serve_deploy_of_a_file_without_a_token_opens_nothing(running: Any, tmp_path: Path) -> None:
-    document = deploy.served(running)
+    document = _serve(running).served()
     assert document is not None and document.host == "0.0.0.0"
     image = encoded()
 
@@ -64,19 +69,19 @@ def test_serve_deploy_of_a_file_without_a_token_opens_nothing(running: Any, tmp_
         return requests.post(f"{document.url}/predict", image, headers=headers, timeout=30).status_code
 
     assert {status(None) for _ in range(50)} == {401}
+    for process in running.head.members():
+        assert SECRET.encode() not in Path(f"/proc/{process.pid}/environ").read_bytes(), process.cmdline()
     assert status(SECRET) == 200
 
     _serve_deploy(running, CONFIG)  # its host is loopback, which Serve ignores from its start on
     seen = set()
     deadline = time.monotonic() + 120
-    while (state := deploy.applications(running)["applications"]["raycls"])["status"] != "DEPLOY_FAILED":
+    while (state := _serve(running).details()["applications"]["raycls"])["status"] != "DEPLOY_FAILED":
         seen.add(status(None))
         assert 200 not in seen and time.monotonic() < deadline, (seen, state["status"])
         time.sleep(0.1)
     assert "Traceback" not in state["message"], state["message"]
-    assert "other machines reach 0.0.0.0, and the application asks for no token" in deploy.reason(
-        state["message"]
-    )
+    assert "other machines reach 0.0.0.0, and the application asks for no token" in reason(state["message"])
     for _ in range(20):
         seen.add(status(None))
         time.sleep(0.1)
@@ -92,5 +97,5 @@ def test_serve_deploy_of_a_file_without_a_token_opens_nothing(running: Any, tmp_
     _serve_deploy(running, meant)
     deadline = time.monotonic() + 120
     while status(None) != 200:
-        assert time.monotonic() < deadline, deploy.applications(running)["applications"]
+        assert time.monotonic() < deadline, _serve(running).details()["applications"]
         time.sleep(0.25)

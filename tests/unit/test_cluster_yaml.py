@@ -39,13 +39,21 @@ def test_rays_own_schema_accepts_it(document: dict[str, Any]) -> None:
         jsonschema.validate({**document, "max_workers": "four"}, schema)
 
 
-def test_ray_starts_with_the_environment_of_raycls_env(document: dict[str, Any], tmp_path: Path) -> None:
+def test_ray_starts_with_the_environment_of_raycls_env(
+    document: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The start commands as they stand, with programs of their names that say what they see."""
     (tmp_path / "ray").write_text('#!/bin/sh\n[ "$1" = stop ] || env -0 > "$HOME/seen"\n')
     (tmp_path / "raycls").write_text(f'#!/bin/sh\nexec {sys.executable} -m raycls "$@"\n')
     for program in ("ray", "raycls"):
         (tmp_path / program).chmod(0o755)
-    outside = {"PATH": f"{tmp_path}:/usr/bin:/bin", "HOME": str(tmp_path), "RAY_HEAD_IP": "10.0.0.1"}
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "f" * 64)  # all nodes have the same
+    outside = {
+        "RAY_AUTH_TOKEN": "f" * 64,
+        "PATH": f"{tmp_path}:/usr/bin:/bin",
+        "HOME": str(tmp_path),
+        "RAY_HEAD_IP": "10.0.0.1",
+    }
     for key in ("head_start_ray_commands", "worker_start_ray_commands"):
         (tmp_path / "seen").unlink(missing_ok=True)
         for command in document[key]:

@@ -80,3 +80,17 @@ def test_another_machine_takes_the_proxy(dead_proxy: str) -> None:
 )
 def test_loopback(host: str, local: bool) -> None:
     assert local_http.is_loopback(host) is local
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:8000"),
+        ("0.0.0.0", "http://127.0.0.1:8000"),
+        ("::", "http://[::1]:8000"),
+        ("10.0.0.5", "http://10.0.0.5:8000"),
+        ("pc", "http://pc:8000"),
+    ],
+)
+def test_where_this_machine_reaches_its_own_server(host: str, url: str) -> None:
+    assert local_http.url_here(host, 8000) == url

@@ -3,21 +3,19 @@
     call("http://127.0.0.1:8000", "POST", "/experiments", {"challenger": "pets/7", "mode": "shadow", "share": 0.2})
 
 The token is RAYCLS_ADMIN_TOKEN, or the one that `raycls up` has written on this machine. It is sent to this machine, or
-over https, and nowhere else.
+over https, and nowhere else, unless RAYCLS_UNENCRYPTED=1 says so.
 """
 
 from __future__ import annotations
 
 import os
 from typing import Any
-from urllib.parse import urlsplit
 
-from raycls import local_http
+from raycls.cluster.environment import ADMIN_TOKEN
 from raycls.errors import ClusterError, UsageError
-from raycls.serving import tokens
+from raycls.serving import auth, tokens
 from raycls.serving.client.answers import answered
 
-ADMIN_TOKEN = "RAYCLS_ADMIN_TOKEN"
 TIMEOUT_S = 600
 
 
@@ -29,10 +27,7 @@ def call(
     Raises UsageError for what the server finds wrong (400, 404), where there is no token, and where the token would
     travel unencrypted; ClusterError for other answers, or none.
     """
-    if not (local_http.reaches_loopback(url) or urlsplit(url).scheme == "https"):
-        raise UsageError(
-            f"the admin token would travel unencrypted to {url}: use https, or the server's own machine"
-        )
+    auth.check_way("the admin token", url)
     endpoint = url.rstrip("/") + path
     sent = {"Authorization": f"Bearer {_token()}", **(headers or {})}
     response, answer = answered(method, endpoint, json=document, headers=sent, timeout=TIMEOUT_S)

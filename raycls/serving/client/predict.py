@@ -55,7 +55,8 @@ def predict(target: str, paths: Sequence[Path], *, top_k: int = 0) -> list[dict[
 def over_http(url: str, data: bytes, *, top_k: int = 0, name: str = "image") -> dict[str, Any]:
     """POST one encoded image as a raw body, with RAYCLS_TOKEN, and return the answer.
 
-    Raises ImageError or ClusterError with the words of the problem document.
+    Raises UsageError where the token would travel unencrypted, and ImageError or ClusterError with the words of the
+    problem document.
     """
     endpoint = url.rstrip("/")
     endpoint = endpoint if endpoint.endswith("/predict") else f"{endpoint}/predict"
@@ -64,7 +65,7 @@ def over_http(url: str, data: bytes, *, top_k: int = 0, name: str = "image") -> 
         endpoint,
         data=data,
         params={"top_k": top_k} if top_k else None,
-        headers={"Content-Type": "application/octet-stream", **auth.headers()},
+        headers={"Content-Type": "application/octet-stream", **auth.headers(endpoint)},
         timeout=TIMEOUT_S,
     )
     if response.ok:

@@ -100,7 +100,7 @@ class Replica:
 def read(url: str) -> dict[str, Replica] | None:
     """Return the replicas by id; None where the server has no such page. url ends in /metrics. Raises ClusterError."""
     try:
-        response = local_http.request("GET", url, timeout=TIMEOUT_S, headers=auth.headers())
+        response = local_http.request("GET", url, timeout=TIMEOUT_S, headers=auth.headers(url))
     except requests.RequestException as error:
         raise ClusterError(
             f"no server answers at {url} ({type(error).__name__}): start one with `raycls up`"

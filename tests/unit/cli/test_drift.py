@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from raycls.cli import app
-from raycls.serving.client.manage import ADMIN_TOKEN
+from raycls.cluster.environment import ADMIN_TOKEN
 
 WINDOW = {
     "version": "pets/6",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import pytest
@@ -51,7 +52,7 @@ def test_loopback_asks_for_a_token_where_there_is_one(monkeypatch: pytest.Monkey
 def test_a_token_that_can_be_guessed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAYCLS_TOKEN", "secret")
     with pytest.raises(UsageError, match="6 characters, fewer than 16"):
-        auth.headers()
+        auth.headers("http://127.0.0.1:8000")
 
 
 @pytest.mark.parametrize(
@@ -60,12 +61,36 @@ def test_a_token_that_can_be_guessed(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_token_that_no_header_carries(monkeypatch: pytest.MonkeyPatch, token: str) -> None:
     monkeypatch.setenv("RAYCLS_TOKEN", token)
     with pytest.raises(UsageError, match="ASCII"):
-        auth.headers()
+        auth.headers("http://127.0.0.1:8000")
 
 
 def test_a_newline_behind_the_token_is_none_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAYCLS_TOKEN", f"{SECRET}\n")
-    assert auth.headers() == {"Authorization": f"Bearer {SECRET}"}
+    assert auth.headers("http://127.0.0.1:8000") == {"Authorization": f"Bearer {SECRET}"}
+
+
+@pytest.mark.parametrize(
+    "url", ["http://raycls.example:8000", "http://192.0.2.1:8000", "http://[2001:db8::1]"]
+)
+def test_a_token_does_not_travel_unencrypted_to_another_machine(
+    monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    assert auth.headers(url) == {}, "there is none to protect"
+    monkeypatch.setenv("RAYCLS_TOKEN", SECRET)
+    with pytest.raises(UsageError, match="would travel unencrypted"):
+        auth.headers(url)
+    assert auth.headers(url.replace("http:", "https:"))
+    monkeypatch.setenv("RAYCLS_UNENCRYPTED", "1")
+    assert auth.headers(url)
+
+
+def test_every_address_of_this_machine_may_have_its_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAYCLS_TOKEN", SECRET)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect(("192.0.2.1", 9))  # sends nothing
+        own = probe.getsockname()[0]
+    for host in ("localhost", "127.0.0.1", "[::1]", own):
+        assert auth.headers(f"http://{host}:8000")
 
 
 def test_up_on_every_interface_without_a_token_starts_nothing(

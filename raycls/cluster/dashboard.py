@@ -1,0 +1,34 @@
+"""The address of the dashboard of the cluster that this process is part of.
+
+own_dashboard()          # "http://10.0.0.4:8265", None outside of a cluster
+"""
+
+from __future__ import annotations
+
+import sys
+
+import requests
+
+from raycls import local_http
+from raycls.cluster import lifecycle
+
+
+def own_dashboard() -> str | None:
+    """Return the address; None for a process that is not connected to Ray, or whose Ray is its own and ends with it.
+
+    Such a Ray has no dashboard, and tells an address at which another cluster may answer. `RAY_API_SERVER_ADDRESS`
+    decides where it is set, as for `ray job submit`.
+    """
+    if "ray" not in sys.modules:
+        return None
+    import ray
+    from ray.job_submission import JobSubmissionClient
+
+    if not ray.is_initialized() or lifecycle.PRIVATE.is_set():
+        return None
+    try:
+        address: str = JobSubmissionClient(ray.get_runtime_context().gcs_address).get_address()
+    except (ConnectionError, RuntimeError, ValueError, requests.RequestException, ray.exceptions.RayError):
+        return None
+    local_http.exempt(address)
+    return address
