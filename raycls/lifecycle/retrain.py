@@ -29,9 +29,8 @@ from raycls.lifecycle.documents import now
 from raycls.lifecycle.next_version import add_uploads
 from raycls.lifecycle.retraining import RETRAININGS, TAG, Retraining, update
 from raycls.models.card import load_card
-from raycls.registry import history
+from raycls.registry import ModelVersion, history
 from raycls.registry.policy import PromotionPolicy
-from raycls.registry.versions import ModelVersion
 from raycls.training.recipes import configured
 from raycls.training.trainer import TrainingResult, resume, train
 

@@ -7,18 +7,14 @@ version = registry.resolve("cifar10")
 
 from raycls.registry.checkpoints import checkpoint
 from raycls.registry.engine_choice import choose_engine
+from raycls.registry.listing import list_models, newest, overview, page_of
+from raycls.registry.model_version import ENGINE, ENGINE_TIMINGS, ModelVersion
 from raycls.registry.versions import (
     CHAMPION,
-    ENGINE,
-    ENGINE_TIMINGS,
     PROMOTING,
-    ModelVersion,
     champion,
-    list_models,
-    newest,
+    check_name,
     of_run,
-    overview,
-    page_of,
     register,
     resolve,
     set_alias,
@@ -31,6 +27,7 @@ __all__ = [
     "PROMOTING",
     "ModelVersion",
     "champion",
+    "check_name",
     "checkpoint",
     "choose_engine",
     "list_models",

@@ -17,10 +17,10 @@ import numpy as np
 from raycls import metrics
 from raycls.config import Engine
 from raycls.registry.measure import Answers, answers
+from raycls.registry.model_version import ModelVersion
 from raycls.registry.paired import Gain, gain
 from raycls.registry.policy import Metric, PromotionPolicy
 from raycls.registry.verdict import ClassGain, Verdict, class_gains, judge, warnings
-from raycls.registry.versions import ModelVersion
 
 METRICS: tuple[Metric, ...] = get_args(Metric)
 

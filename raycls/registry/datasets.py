@@ -10,7 +10,7 @@ from __future__ import annotations
 from raycls.data.layout import location, parse, versions_of
 from raycls.data.packed import read
 from raycls.errors import DataError, UsageError
-from raycls.registry.versions import list_models
+from raycls.registry.listing import list_models
 
 
 def check_unused(reference: str) -> None:

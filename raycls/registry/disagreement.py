@@ -15,8 +15,8 @@ import numpy as np
 from raycls.metrics import confusion
 from raycls.registry.compare import Comparison, judged
 from raycls.registry.measure import Answers, answers
+from raycls.registry.model_version import ModelVersion
 from raycls.registry.policy import PromotionPolicy
-from raycls.registry.versions import ModelVersion
 
 PICTURES, CONFUSIONS = 24, 12
 

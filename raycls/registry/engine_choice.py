@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from raycls import progress, tracking
 from raycls.registry.checkpoints import checkpoint
-from raycls.registry.versions import ENGINE, ENGINE_TIMINGS, ModelVersion, resolve
+from raycls.registry.model_version import ENGINE, ENGINE_TIMINGS, ModelVersion
+from raycls.registry.versions import resolve
 
 if TYPE_CHECKING:
     import numpy as np

@@ -17,8 +17,9 @@ from raycls.errors import RefusedError, UsageError
 from raycls.registry import history
 from raycls.registry.checks import examine
 from raycls.registry.compare import Comparison, compare
+from raycls.registry.model_version import ModelVersion
 from raycls.registry.policy import PromotionPolicy
-from raycls.registry.versions import CHAMPION, PROMOTING, ModelVersion
+from raycls.registry.versions import CHAMPION, PROMOTING
 
 
 @dataclass(frozen=True, kw_only=True)

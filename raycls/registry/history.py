@@ -22,8 +22,8 @@ from typing import Any, Literal, cast
 
 from raycls import tracking
 from raycls.registry.compare import Comparison
+from raycls.registry.model_version import ModelVersion
 from raycls.registry.policy import PromotionPolicy
-from raycls.registry.versions import ModelVersion
 
 EXPERIMENT = (
     "raycls/promotions"  # no dataset has a name with a slash, and datasets name the other experiments

@@ -37,7 +37,7 @@ from raycls.errors import (
     UsageError,
 )
 from raycls.models.card import ModelCard, load_card
-from raycls.registry.versions import ModelVersion
+from raycls.registry.model_version import ModelVersion
 
 BATCH = 500  # images of a forward pass
 PROBE = 256  # images on which the engine of a version that was never examined is chosen

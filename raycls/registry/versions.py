@@ -1,64 +1,41 @@
-"""Model versions and their aliases in MLflow.
+"""Register model versions in MLflow, find them by reference, and give them aliases.
 
     version = resolve("cifar10")          # its champion; also "cifar10@challenger", "cifar10/3"
-    versions, more = page_of("cifar10", 50)
 
-The tags of a model version hold its lineage: dataset fingerprint → study → trial → run → checkpoint SHA-256. For this
-module, a checkpoint is a directory. The module knows neither Ray nor HTTP. About a network, it only knows its engine.
+For this module, a checkpoint is a directory. The module knows neither Ray nor HTTP. About a network, it only knows its
+engine. raycls/registry/listing.py makes lists.
 """
 
 from __future__ import annotations
 
-import json
 import re
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from raycls import tracking
-from raycls.errors import RegistryError, UnknownModelError, UsageError
+from raycls.errors import UnknownModelError, UsageError
 from raycls.models.card import sha256
+from raycls.registry.listing import OWN, aliases_of_all, is_foreign, unknown
+from raycls.registry.model_version import LONGEST_NAME, SHA256, ModelVersion, is_name, is_own, of_mlflow
 
-if TYPE_CHECKING:
-    from mlflow.entities.model_registry import ModelVersion as MlflowVersion
-    from mlflow.store.entities import PagedList
-
-    from raycls.config import Engine
-
-CHAMPION = "champion"
-ENGINE, ENGINE_TIMINGS = "engine", "engine_timings"  # tags: the engine that serves a version, and the timings
+CHAMPION, LATEST = "champion", "latest"  # LATEST: what MLflow calls the newest version, promoted or not
+PROMOTING = "promote.lock"  # a lock: held from the comparison with the champion until the promotion is done
 
 
-@dataclass(frozen=True, kw_only=True)
-class ModelVersion:
-    """One version of a registered model. uri: the checkpoint directory in MLflow. sha256: the checkpoint's digest."""
+def check_name(name: str) -> str:
+    """Return the name of a model. Raises UsageError for one that cannot be registered, before it is trained.
 
-    name: str
-    version: str
-    aliases: tuple[str, ...]
-    run_id: str
-    uri: str
-    sha256: str
-    fingerprint: str
-    metrics: dict[str, float]
-    tags: dict[str, str]
-
-    @property
-    def reference(self) -> str:
-        """Return `NAME/VERSION`, which `resolve` accepts."""
-        return f"{self.name}/{self.version}"
-
-    @property
-    def engine(self) -> Engine:
-        """Return the engine that serves this version. `choose_engine` chooses it before a promotion. Default: torch."""
-        return self.tags.get(ENGINE, "torch")  # type: ignore[return-value]
-
-    @property
-    def engine_timings(self) -> list[dict[str, Any]]:
-        """Return the timing of each engine: the fields of raycls.engines.choice.Timing. Empty if none was timed."""
-        return json.loads(self.tags.get(ENGINE_TIMINGS, "[]"))
+    One of another program in the same MLflow cannot be.
+    """
+    if not is_name(name):
+        raise UsageError(
+            f"{name!r} cannot name a model: use letters, digits, and - _ . between them, at most {LONGEST_NAME}"
+        )
+    if is_foreign(name):
+        raise UsageError(
+            f"another program has registered models called {name} in this MLflow: choose another name with --model"
+        )
+    return name
 
 
 def register(
@@ -72,120 +49,46 @@ def register(
 ) -> ModelVersion:
     """Register the checkpoint directory as the next version of model `name`. Return the version.
 
-    Its tags hold the lineage, the metrics, the dataset's fingerprint and the checkpoint's SHA-256.
+    Its tags hold the lineage, the metrics, the dataset's fingerprint and the checkpoint's SHA-256. Raises UsageError
+    for a name that `check_name` refuses.
     """
     from mlflow.exceptions import MlflowException
 
+    check_name(name)  # another program may have taken it since
     uri = current.log_checkpoint(directory)
     tags = {
         "dataset_fingerprint": fingerprint,
-        "checkpoint_sha256": sha256(directory),
+        SHA256: sha256(directory),
         **{f"metric.{key}": repr(float(value)) for key, value in metrics.items()},
         **lineage,
     }
     try:
-        tracking.client().create_registered_model(name)
+        tracking.client().create_registered_model(name, tags={OWN: "model"})
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
     created = tracking.client().create_model_version(name, uri, current.id, tags=tags)
-    return _version(created, ())
-
-
-def _version(found: MlflowVersion, aliases: tuple[str, ...]) -> ModelVersion:
-    tags = dict(found.tags)
-    return ModelVersion(
-        name=found.name,
-        version=str(found.version),
-        aliases=aliases,
-        run_id=found.run_id or "",
-        uri=found.source or "",
-        sha256=tags.get("checkpoint_sha256", ""),
-        fingerprint=tags.get("dataset_fingerprint", ""),
-        metrics={k.removeprefix("metric."): float(v) for k, v in tags.items() if k.startswith("metric.")},
-        tags=tags,
-    )
-
-
-def _aliases() -> dict[str, dict[str, tuple[str, ...]]]:
-    """Return the aliases of each version: model name → version → aliases. Versions without alias are left out."""
-    table: dict[str, dict[str, tuple[str, ...]]] = {}
-    for model in tracking.client().search_registered_models(max_results=1000):
-        versions = table.setdefault(model.name, {})
-        for alias, number in model.aliases.items():
-            versions[str(number)] = (*versions.get(str(number), ()), alias)
-    return table
+    return of_mlflow(created, ())
 
 
 def of_run(run_id: str) -> ModelVersion | None:
     """Return the version that a training run registered, or None."""
-    found = tracking.client().search_model_versions(f"run_id = '{run_id}'")
-    return _get(found[0].name, str(found[0].version), ()) if found else None
-
-
-def list_models() -> list[ModelVersion]:
-    """Return all versions of all models, by model name and newest first."""
-    return [
-        _version(found, aliases.get(str(found.version), ()))
-        for name, aliases in sorted(_aliases().items())
-        for found in sorted(
-            tracking.client().search_model_versions(f"name = '{name}'"), key=lambda v: -int(v.version)
-        )
-    ]
-
-
-def page_of(name: str, count: int, page: int = 1) -> tuple[list[ModelVersion], bool]:
-    """Return a page of `count` versions of a model, the newest first, and whether there are older ones.
-
-    Raises UnknownModelError.
-    """
-    aliases = _aliases()
-    if name not in aliases:
-        raise _unknown(name, aliases)
-    token: str | None = None
-    for _ in range(page - 1):
-        token = _search(name, count, token).token
-        if not token:
-            return [], False
-    found = _search(name, count, token)
-    return [_version(each, aliases[name].get(str(each.version), ())) for each in found], bool(found.token)
-
-
-def _search(name: str, count: int, token: str | None) -> PagedList[MlflowVersion]:
-    return tracking.client().search_model_versions(
-        f"name = '{name}'", max_results=count, order_by=["version_number DESC"], page_token=token
-    )
-
-
-def overview(count: int) -> list[ModelVersion]:
-    """Return the newest `count` versions of each model, and those with an alias; by name, the newest first."""
-    found = []
-    for name, aliases in sorted(_aliases().items()):
-        listed = (_version(each, aliases.get(str(each.version), ())) for each in _search(name, count, None))
-        versions = {version.version: version for version in listed}
-        for number in aliases.keys() - versions:
-            versions[number] = _get(name, number, aliases[number])
-        found += [versions[number] for number in sorted(versions, key=int, reverse=True)]
-    return found
-
-
-def newest(name: str) -> ModelVersion:
-    """Return the version of a model that was registered last. Raises UnknownModelError if there is none."""
-    versions, _ = page_of(name, 1)
-    return versions[0] if versions else resolve(f"{name}/1")
+    found = filter(is_own, tracking.client().search_model_versions(f"run_id = '{run_id}'"))
+    first = next(found, None)
+    return _get(first.name, str(first.version)) if first else None
 
 
 def resolve(reference: str | None = None) -> ModelVersion:
     """Return the version that a reference names: NAME (its champion), NAME@ALIAS or NAME/VERSION.
 
     Without a reference, return the champion that was promoted last. Raises UnknownModelError if there is no such
-    version. Its message lists the existing ones, or names the command that promotes one.
+    version, or if another program registered it. Its message lists the existing ones, or names the command that
+    promotes one.
     """
-    table = _aliases()
     if reference is None:
         champions = [
-            _get(name, number, aliases)
-            for name, versions in table.items()
+            _get(name, number)
+            for name, versions in aliases_of_all().items()
             for number, aliases in versions.items()
             if CHAMPION in aliases
         ]
@@ -195,45 +98,53 @@ def resolve(reference: str | None = None) -> ModelVersion:
                 "and `raycls promote cifar10 1`"
             )
         return max(champions, key=lambda v: float(v.tags.get("promoted_at", 0)))
-    match = re.fullmatch(r"(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))?", reference)
-    if not match:
+    match = re.fullmatch(r"(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>[0-9]{1,9}))?", reference)
+    if not match or match["alias"] == LATEST:
         raise UnknownModelError(
             f"{reference!r} is no model reference: write NAME, NAME@ALIAS or NAME/VERSION"
         )
-    name, alias, number = match["name"], match["alias"], match["version"]
-    if name not in table:
-        raise _unknown(name, table)
-    if number is None:
-        alias = alias or CHAMPION
-        number = next((n for n, aliases in table[name].items() if alias in aliases), None)
-        if number is None:
-            raise UnknownModelError(
-                f"model {name!r} has no {alias}: choose a version with `raycls models`, then "
-                f"`raycls promote {name} VERSION`" + (f" --alias {alias}" if alias != CHAMPION else "")
-            )
-    return _get(name, number, table[name].get(number, ()))
+    name, alias, number = match["name"], match["alias"] or CHAMPION, match["version"]
+    if not is_name(name):
+        raise unknown(name)
+    return _get(name, number) if number else _by_alias(name, alias)
 
 
-def _unknown(name: str, table: Iterable[str]) -> UnknownModelError:
-    known = ", ".join(sorted(table)) or "none yet; `raycls train DATASET` registers one"
-    return UnknownModelError(f"unknown model {name!r}; the models are: {known}")
-
-
-def _get(name: str, number: str, aliases: tuple[str, ...]) -> ModelVersion:
+def _get(name: str, number: str) -> ModelVersion:
     from mlflow.exceptions import MlflowException
 
     try:
-        return _version(tracking.client().get_model_version(name, number), aliases)
-    except MlflowException as error:
-        if not tracking.is_absence(error):
-            reason = tracking.reason_of(error)
-            raise RegistryError(f"MLflow does not tell of model {name}, version {number}: {reason}") from None
-        known = ", ".join(
-            sorted(
-                (str(v.version) for v in tracking.client().search_model_versions(f"name = '{name}'")), key=int
-            )
+        with tracking.answering(f"model {name}, version {number}"):
+            found = tracking.client().get_model_version(name, number)
+    except MlflowException:
+        known = sorted(
+            (str(v.version) for v in tracking.client().search_model_versions(f"name = '{name}'")), key=int
         )
-        raise UnknownModelError(f"model {name!r} has no version {number}; it has: {known}") from None
+        if not known:
+            raise unknown(name) from None
+        raise UnknownModelError(
+            f"model {name!r} has no version {number}; it has: {', '.join(known)}"
+        ) from None
+    if not is_own(found):
+        raise UnknownModelError(
+            f"raycls did not register {name}/{number}: `raycls models` lists those that it did"
+        )
+    return of_mlflow(found, tuple(found.aliases))
+
+
+def _by_alias(name: str, alias: str) -> ModelVersion:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        with tracking.answering(f"model {name}, {alias}"):
+            found = tracking.client().get_model_version_by_alias(name, alias)
+    except MlflowException:
+        if name not in aliases_of_all():
+            raise unknown(name) from None
+        raise UnknownModelError(
+            f"model {name!r} has no {alias}: choose a version with `raycls models`, then "
+            f"`raycls promote {name} VERSION`" + (f" --alias {alias}" if alias != CHAMPION else "")
+        ) from None
+    return _get(name, str(found.version))
 
 
 def set_alias(name: str, number: str, alias: str = CHAMPION) -> ModelVersion:
@@ -242,16 +153,13 @@ def set_alias(name: str, number: str, alias: str = CHAMPION) -> ModelVersion:
     A promotion goes through raycls/registry/gate.py, which calls this. Raises UnknownModelError if there is no such
     version, and UsageError if the alias is not allowed.
     """
-    if not re.fullmatch(r"[a-zA-Z][\w-]*", alias) or re.fullmatch(r"v\d+", alias) or alias == "latest":
+    if not re.fullmatch(r"[a-zA-Z][\w-]*", alias) or re.fullmatch(r"v\d+", alias) or alias == LATEST:
         raise UsageError(f"{alias!r} cannot be an alias: use letters, digits, - and _, like challenger")
     version = resolve(f"{name}/{number}")
     if alias == CHAMPION:  # the date by which `resolve` chooses among the champions of several models
         tracking.client().set_model_version_tag(name, number, "promoted_at", str(time.time()))
     tracking.client().set_registered_model_alias(name, alias, number)
     return resolve(f"{name}/{version.version}")
-
-
-PROMOTING = "promote.lock"  # a lock: held from the comparison with the champion until the promotion is done
 
 
 def champion(name: str) -> ModelVersion | None:

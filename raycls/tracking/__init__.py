@@ -6,12 +6,22 @@ with tracking.run("cifar10", "quick-1", tags={}) as current:
     current.log_metrics({"val_accuracy": 0.9}, step=1)
 """
 
-from raycls.tracking.mlflow_client import client, experiment, find_run, find_runs, is_absence, reason_of
+from raycls.tracking.mlflow_client import (
+    answering,
+    client,
+    experiment,
+    find_run,
+    find_runs,
+    is_absence,
+    page_of,
+    reason_of,
+)
 from raycls.tracking.runs import CHECKPOINT, Run, ending, history, run, start_child
 
 __all__ = [
     "CHECKPOINT",
     "Run",
+    "answering",
     "client",
     "ending",
     "experiment",
@@ -19,6 +29,7 @@ __all__ = [
     "find_runs",
     "history",
     "is_absence",
+    "page_of",
     "reason_of",
     "run",
     "start_child",

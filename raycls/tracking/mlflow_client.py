@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from raycls import home, local_http, progress
+from raycls.data.files import shown
 from raycls.errors import RegistryError
 
 if TYPE_CHECKING:
@@ -88,6 +91,31 @@ def find_runs(experiment_name: str, condition: str) -> list[MlflowRun]:
         found += page
         token = page.token or None
     return found
+
+
+@contextmanager
+def answering(what: str) -> Iterator[None]:
+    """Raise RegistryError in place of MLflow's error, unless that says that there is no such thing."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        if is_absence(error):
+            raise
+        raise RegistryError(f"MLflow does not tell of {what}: {reason_of(error)}") from None
+
+
+def page_of(run: MlflowRun) -> str:
+    """Return the URL of MLflow's page about a run; where MLflow is a file of this machine, the command that shows it.
+
+    Both are without the name and the password that the address may hold.
+    """
+    uri = home.tracking_uri()
+    if not uri.startswith(("http://", "https://")):
+        return f"mlflow ui --backend-store-uri {shown(uri)}"
+    where = f"#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
+    return f"{shown(uri).rstrip('/')}/{where}"
 
 
 def is_absence(error: MlflowException) -> bool:

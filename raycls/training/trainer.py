@@ -83,9 +83,13 @@ def train(
     Raises UsageError before training starts, TrainingError if the run fails, and BrokenOffError if `resume` can
     continue it. Raises KeyboardInterrupt after it has stopped the workers and closed the MLflow run.
     """
+    if model:
+        registry.check_name(model)
     dataset = open_or_prepare(reference)
     dataset_name = dataset.info.name
     setup.check(config, dataset, workers or 1)
+    if register and not model:
+        registry.check_name(dataset_name)
     lineage = dict(lineage or {})
     if init:
         version = registry.resolve(init)

@@ -47,7 +47,11 @@ def plan(
 
     from raycls.tuning.execution import check_room
 
+    if model:
+        registry.check_name(model)
     dataset = open_or_prepare(reference)
+    if not model:
+        registry.check_name(dataset.info.name)
     config = _with_metric(config, dataset.info)
     short = override(config, [f"training.epochs={max_epochs}"]) if max_epochs else config
     timed = options.get("objective") == "accuracy,latency"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from raycls.errors import RegistryError, UnknownModelError, UsageError
 from raycls.models import checkpoint
 from raycls.models.card import WEIGHTS, ModelCard, provenance, sha256
 from raycls.models.networks import build
+from raycls.registry import listing
+from raycls.training.trainer import train
 
 
 @pytest.fixture
@@ -85,6 +88,66 @@ def test_a_checkpoint_is_verified(home: Path, saved: Path) -> None:
     shutil.rmtree(directory)
     with pytest.raises(RegistryError, match="is gone"):
         registry.checkpoint(version)
+
+
+def test_a_damaged_copy_of_a_checkpoint_is_made_again_and_a_damaged_original_is_not_kept(
+    home: Path, saved: Path
+) -> None:
+    registered = _register(saved, 0.5)
+    version = replace(registered, uri=f"runs:/{registered.run_id}/{tracking.CHECKPOINT}")  # as on a server
+    copy = registry.checkpoint(version)
+    assert copy == home / "cache" / version.sha256
+    for damage in (lambda: (copy / WEIGHTS).write_bytes(b"half"), (copy / WEIGHTS).unlink):
+        damage()
+        assert registry.checkpoint(version) == copy
+        assert sha256(copy) == version.sha256
+    shutil.rmtree(copy)
+    original = registry.checkpoint(registered) / WEIGHTS
+    original.write_bytes(b"other")
+    with pytest.raises(RegistryError, match="was changed"):
+        registry.checkpoint(version)
+    assert list((home / "cache").iterdir()) == []
+
+
+def test_what_others_have_in_the_same_mlflow_is_neither_listed_nor_served(home: Path, saved: Path) -> None:
+    own = _register(saved, 0.5)
+    client = tracking.client()
+    for name in ("theirs", "ab-theirs"):
+        client.create_registered_model(name)
+        client.create_model_version(
+            name, "file:///nowhere", own.run_id, tags={"checkpoint_sha256": "../../x"}
+        )
+        client.set_registered_model_alias(name, "champion", "1")
+    assert [version.name for version in registry.list_models()] == ["ab"]
+    assert [version.name for version in registry.overview(5)] == ["ab"]
+    with pytest.raises(UnknownModelError, match="no model is champion"):
+        registry.resolve()
+    for reference in ("theirs", "theirs/1", "theirs@champion"):
+        with pytest.raises(UnknownModelError, match="raycls did not register theirs/1"):
+            registry.resolve(reference)
+    with pytest.raises(UnknownModelError, match="the models are: ab"):
+        registry.page_of("theirs", 5)
+
+
+def test_models_beyond_a_page_and_those_of_an_older_raycls_are_listed(
+    home: Path, saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listing, "PAGE", 2)
+    names = ["m1", "m2", "m3", "m4", "m5"]
+    for name in names:
+        _register(saved, 0.5, name=name)
+    tracking.client().delete_registered_model_tag("m3", listing.OWN)  # which an older raycls did not set
+    assert [version.name for version in registry.list_models()] == names
+    assert tracking.client().get_registered_model("m3").tags == {listing.OWN: "model"}
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "a:b", "a@b", " a", "..", "a'b", "a\n", "x" * 201])
+def test_a_name_that_no_model_can_have_is_refused_before_the_training(home: Path, name: str) -> None:
+    with pytest.raises(UsageError, match="cannot name a model"):
+        registry.check_name(name)
+    if name:
+        with pytest.raises(UsageError, match="cannot name a model"):
+            train("digits", None, model=name)  # type: ignore[arg-type]
 
 
 def test_an_unknown_reference_names_what_exists_and_an_alias_what_mlflow_takes(

@@ -21,9 +21,8 @@ from raycls.drift import file
 from raycls.drift.reference import make
 from raycls.drift.window import Window, WindowSums
 from raycls.engines.predictor import Prediction, Predictor
-from raycls.models.card import DRIFT
+from raycls.models.card import DRIFT, sha256
 from raycls.registry import ModelVersion
-from raycls.registry.versions import sha256
 from raycls.serving.replica.drift_sums import CHUNK, CHUNKS, DriftSums, drift_families
 from raycls.serving.replica.inference import Inference
 from raycls.serving.replica.metrics import exposition
