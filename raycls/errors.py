@@ -130,3 +130,7 @@ class NotAnImageError(ImageError):
 
 class ImageTooLargeError(ImageError):
     pass
+
+
+class NoMemoryForImageError(ImageError):
+    """Nothing is known against the image: there was no memory to decode it."""

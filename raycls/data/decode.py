@@ -11,19 +11,23 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 from PIL import ExifTags, Image, ImageCms
 
-from raycls.errors import ImageError, ImageTooLargeError, NotAnImageError
+from raycls.errors import ImageError, ImageTooLargeError, NoMemoryForImageError, NotAnImageError
 
 MAX_PIXELS = 50_000_000
 SUFFICES = (
     2  # a JPEG is decoded at the smallest scale whose shorter side has at least this many times `side` pixels
 )
 MAX_PROFILE_BYTES = 4 << 20  # the profiles of printers have up to 3 MB
+STRIP = (
+    1 << 20
+)  # pixels that are converted to RGB at once: a palette with transparency takes 16 bytes for each
 GROUND = (0, 0, 0)  # what shows through transparent pixels
 BMP_RUN_LENGTHS = (1, 2)  # RLE8, RLE4
 TWELVE_BITS, SIXTEEN_BITS = 4095, 65535
@@ -77,8 +81,11 @@ def decode_with_facts(
     formats, by Pillow's names; None accepts all of `every_format`. Colours with an ICC profile are converted
     to sRGB. Transparent pixels are put on GROUND. More than 8 bits a pixel are scaled to 8.
 
-    Raises NotAnImageError if the bytes are in no accepted format, ImageTooLargeError for more than max_pixels, or
-    ImageError if the image is truncated, damaged, or has values of which no rule says how bright they are.
+    What a large image takes on the way beside its own pixels and the RGB ones is bounded: it is converted in strips.
+
+    Raises NotAnImageError if the bytes are in no accepted format, ImageTooLargeError for more than max_pixels,
+    NoMemoryForImageError, or ImageError if the image is truncated, damaged, or has values of which no rule says how
+    bright they are.
     """
     image = _opened(data, max_pixels, formats)
     width, height, mode = image.width, image.height, image.mode
@@ -91,6 +98,8 @@ def decode_with_facts(
         return Decoded(upright, width, height, mode)
     except ImageError:
         raise
+    except MemoryError as error:
+        raise NoMemoryForImageError("there was no memory to decode the image") from error
     except Exception as error:
         raise ImageError(f"the image is truncated or damaged: {error}") from error
 
@@ -121,6 +130,8 @@ def _opened(data: bytes, max_pixels: int, formats: tuple[str, ...] | None) -> Im
         image = Image.open(io.BytesIO(data), formats=formats or every_format())
     except Image.DecompressionBombError as error:
         raise ImageTooLargeError(f"the image has more than {max_pixels:,} pixels") from error
+    except MemoryError as error:
+        raise NoMemoryForImageError("there was no memory to decode the image") from error
     except Exception as error:
         # Pillow's parsers raise many types on hostile bytes. Until `open` returns, all mean an unknown format.
         raise NotAnImageError("the bytes are not an image of a known format") from error
@@ -159,6 +170,31 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
 def _rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F" or image.mode.startswith("I"):
         return _from_values(image)
+    if image.mode == "RGB" and not {"icc_profile", "transparency"} & image.info.keys():
+        return image
+    return _converted(image, _rgb_at_once)
+
+
+def _converted(image: Image.Image, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """Return an image as RGB: each strip of it converted by itself, so that little is in memory beside the result."""
+    if image.width * image.height <= STRIP:
+        return convert(image)
+    whole = Image.new("RGB", image.size)
+    for top, strip in _strips(image):
+        whole.paste(convert(strip), (0, top))
+    return whole
+
+
+def _strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    """Yield the first row and the pixels of each strip of an image."""
+    rows = max(1, STRIP // image.width)
+    for top in range(0, image.height, rows):
+        strip = image.crop((0, top, image.width, min(top + rows, image.height)))
+        strip.info = image.info
+        yield top, strip
+
+
+def _rgb_at_once(image: Image.Image) -> Image.Image:
     if profile := image.info.get("icc_profile"):
         image = _to_srgb(image, profile)
     if image.mode == "P" or "transparency" in image.info:
@@ -171,17 +207,24 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 def _from_values(image: Image.Image) -> Image.Image:
     """Return an image of whole numbers or floats as RGB: its black becomes 0 and its white 255."""
-    values = np.array(image, dtype=np.float32)
-    low, high = float(values.min()), float(values.max())
+    strips = (np.asarray(strip) for _, strip in _strips(image))
+    # In an array, because Python's min would pass over a NaN.
+    extremes = np.array([(values.min(), values.max()) for values in strips], dtype=np.float64)
+    low, high = float(extremes[:, 0].min()), float(extremes[:, 1].max())
     if not np.isfinite([low, high]).all():
         raise ImageError(
             "the image has values that are no numbers (NaN or infinity): save it with 8 or 16 bits"
         )
     black, white = _stated_range(image) or _usual_range(image.mode, low, high)
-    values -= black
-    values *= 255 / (white - black)
-    # Halves are cut off, so that 16 bits become the 8 bits that Pillow makes of 16-bit colours.
-    return Image.fromarray(np.clip(values, 0, 255, out=values).astype(np.uint8)).convert("RGB")
+
+    def convert(strip: Image.Image) -> Image.Image:
+        values = np.array(strip, dtype=np.float32)
+        values -= black
+        values *= 255 / (white - black)
+        # Halves are cut off, so that 16 bits become the 8 bits that Pillow makes of 16-bit colours.
+        return Image.fromarray(np.clip(values, 0, 255, out=values).astype(np.uint8)).convert("RGB")
+
+    return _converted(image, convert)
 
 
 def _stated_range(image: Image.Image) -> tuple[float, float] | None:

@@ -24,7 +24,7 @@ from raycls.data.parts import SCHEMA, Chunk, Parts, key
 from raycls.data.readers import SEQUENTIAL, Data, container_of, is_local, name_of, read_all, size_of
 from raycls.data.similarity import LEAST_CONTRAST, perceptual_hashes
 from raycls.data.transforms import Resize, to_square
-from raycls.errors import ClusterError, ImageError, NotAnImageError
+from raycls.errors import ClusterError, ImageError, NoMemoryForImageError, NotAnImageError
 
 TASK_FILES, TASK_BYTES = 512, 64 << 20  # limits of one task: at most about a second of work
 CHUNK_FILES, CHUNK_BYTES = 128, 64 << 20  # limits of what a task holds in memory at a time
@@ -142,6 +142,8 @@ def _decoded(encoded: list[tuple[Where, Data]], size: int, resize: Resize) -> Ch
             rows[-1]["sha256"] = hashlib.sha256(data).hexdigest()
             decoded = decode_with_facts(data, side=size)
             images[count] = to_square(decoded.image, size, resize)
+        except NoMemoryForImageError as error:  # nothing is known against it
+            raise NoMemoryForImageError(f"{shown(key(where))}: {error}") from None
         except (OSError, ImageError) as error:
             rows[-1] |= {
                 "kind": _kind(where, error),

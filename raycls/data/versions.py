@@ -59,10 +59,9 @@ def open_by_fingerprint(name: str, fingerprint: str, version: int | None = None)
     """
     if version is not None and version not in versions_of(name):
         sharing.pull(name, version)
-    found = versions_of(name)
-    if not found:
-        open_dataset(name)  # says what there is
-    for each in sorted(found, key=lambda number: (number == version, number), reverse=True):
+    if not versions_of(name):
+        open_dataset(name)  # pulls the newest, or says what there is
+    for each in sorted(versions_of(name), key=lambda number: (number == version, number), reverse=True):
         try:
             dataset = open_dataset(f"{name}@{each}")
         except DataError as error:

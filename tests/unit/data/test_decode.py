@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ import pytest
 from PIL import Image, ImageCms, ImageOps
 
 from raycls.data.decode import decode, decode_with_facts, pixels_of
-from raycls.errors import ImageError, ImageTooLargeError, NotAnImageError
+from raycls.errors import ImageError, ImageTooLargeError, NoMemoryForImageError, NotAnImageError
 
 
 def png(image: Image.Image, orientation: int = 1) -> bytes:
@@ -30,6 +32,84 @@ def test_sixteen_bits_are_scaled_and_turned_upright_like_eight(orientation: int)
     sixteen = decode(png(Image.fromarray(grey.astype(np.uint16) * 257), orientation))
     assert sixteen.size == ((4, 6) if orientation < 5 else (6, 4))
     assert np.array_equal(np.asarray(sixteen), np.asarray(eight))
+
+
+def _of_mode(mode: str) -> Image.Image:
+    """An image of 40×30 pixels that uses what its mode has."""
+    noise = np.random.default_rng(3).integers(0, 256, (30, 40, 4), dtype=np.uint8)
+    if mode == "P":
+        image = Image.fromarray(noise[..., :3]).quantize(16)
+        image.info["transparency"] = bytes(range(0, 256, 16))
+        return image
+    if mode == "I;16":
+        return Image.fromarray(noise[..., 0].astype(np.uint16) * 257)
+    if mode == "F":
+        return Image.fromarray(noise[..., 0].astype(np.float32) / 255)
+    return Image.fromarray(noise, "RGBA").convert(mode)
+
+
+@pytest.mark.parametrize(
+    ("mode", "form"),
+    [
+        *((mode, "PNG") for mode in ("P", "I;16", "RGBA", "LA", "L", "1", "RGB")),
+        *(("F", "TIFF"), ("CMYK", "TIFF"), ("YCbCr", "JPEG")),
+    ],
+)
+def test_a_large_image_is_converted_in_strips_with_the_same_pixels(
+    mode: str, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    buffer = io.BytesIO()
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes() if mode == "CMYK" else None
+    _of_mode(mode).save(buffer, form, **({"icc_profile": profile} if profile else {}))
+    whole = np.asarray(decode(buffer.getvalue()))
+    for pixels in (1, 70, 1199):
+        monkeypatch.setattr("raycls.data.decode.STRIP", pixels)
+        np.testing.assert_array_equal(np.asarray(decode(buffer.getvalue())), whole)
+
+
+def test_values_that_are_no_numbers_are_found_in_every_strip(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.full((30, 40), 0.5, np.float32)
+    values[20, 3] = np.nan
+    buffer = io.BytesIO()
+    Image.fromarray(values).save(buffer, "TIFF")
+    monkeypatch.setattr("raycls.data.decode.STRIP", 70)
+    with pytest.raises(ImageError, match="no numbers"):
+        decode(buffer.getvalue())
+
+
+BOMB = """
+import io, re
+from PIL import Image
+from raycls.data.decode import decode
+image = Image.new("P", (7000, 7000))
+image.putpalette([0, 0, 0, 255, 255, 255])
+buffer = io.BytesIO()
+image.save(buffer, "PNG", transparency=bytes([0, 128]))
+del image
+peak = lambda: int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
+open("/proc/self/clear_refs", "w").write("5")  # the peak begins anew
+before = peak()
+decode(buffer.getvalue())
+print(len(buffer.getvalue()), peak() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak of memory is read from Linux")
+def test_a_picture_of_few_bytes_takes_no_more_than_its_pixels_twice() -> None:
+    done = subprocess.run([sys.executable, "-c", BOMB], capture_output=True, text=True, check=True)
+    size, kilobytes = map(int, done.stdout.split())
+    assert size < 60_000
+    assert kilobytes < 7000 * 7000 * 8 / 1000, "the palette's pixels, the RGB ones (4 bytes) and a strip"
+
+
+def test_without_memory_the_image_is_not_called_damaged(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(self: Image.Image) -> None:
+        raise MemoryError
+
+    data = png(Image.new("RGB", (4, 4)))
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", load)
+    with pytest.raises(NoMemoryForImageError):
+        decode(data)
 
 
 def run_length_bmp(width: int, height: int) -> bytes:

@@ -6,7 +6,7 @@ import pytest
 
 from raycls.data import sharing
 from raycls.data.packed import INFO
-from raycls.data.versions import list_datasets, on_this_node, open_dataset
+from raycls.data.versions import list_datasets, on_this_node, open_by_fingerprint, open_dataset
 from raycls.errors import DataError, UnknownDatasetError, UsageError
 from tests.unit.data import shapes
 
@@ -56,6 +56,8 @@ def test_versions_are_pushed_and_pulled_one_by_one(storage, another_machine):
     assert sharing.pull("shapes")
     assert open_dataset("shapes").info == second.info
     assert not sharing.pull("shapes", 3)
+    another_machine("by its fingerprint")
+    assert open_by_fingerprint("shapes", second.info.fingerprint).info == second.info
 
 
 def test_a_version_that_is_still_being_pushed_is_not_pulled(storage, another_machine):
