@@ -5,11 +5,14 @@ from __future__ import annotations
 import base64
 import io
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
 import requests
 from PIL import Image
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 
 if TYPE_CHECKING:
     from raycls.serving.control.deploy import Served
@@ -70,3 +73,18 @@ def await_pending(served: Served, count: int) -> None:
             return
         assert time.monotonic() < deadline, f"{held} requests instead of {count}"
         time.sleep(0.01)
+
+
+def until_status(status: int, post: Callable[..., requests.Response], query: str = "") -> requests.Response:
+    """Return the first answer of that status, or the last one of twenty seconds."""
+    deadline = time.monotonic() + 20
+    while (answer := post(encoded(), query=query)).status_code != status and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return answer
+
+
+def samples(page: str, name: str) -> list[Sample]:
+    """Return the samples of a series on a page of metrics, by its URL."""
+    text = requests.get(page, timeout=10).text
+    families = text_string_to_metric_families(text)
+    return [sample for family in families for sample in family.samples if sample.name == name]

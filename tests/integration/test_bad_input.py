@@ -105,7 +105,7 @@ def test_a_bad_body_gets_its_problem_document(post: Callable[..., requests.Respo
 
 
 def test_a_sender_that_dawdles_is_told_so(served: Served) -> None:
-    slow = HTTPConnection(urlsplit(served.url).netloc, timeout=20)
+    slow = HTTPConnection(urlsplit(served.url).netloc, timeout=40)
     slow.putrequest("POST", "/predict")
     slow.putheader("Content-Type", OCTETS)
     slow.putheader("Content-Length", "100")

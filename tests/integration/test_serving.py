@@ -2,36 +2,24 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
-import socket
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
-from email.message import Message
-from http.client import HTTPResponse
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
-import psutil
 import pytest
 import requests
-from PIL import Image
-from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
 from raycls import cluster
 from raycls.engines.predictor import Predictor
-from raycls.ray_patches.haproxy_rules import FULL, MAX_PENDING, REFUSED
 from raycls.serving.control.deploy import Served
 from raycls.training.trainer import TrainingResult
 from tests.conftest import METRICS_EXPORT_MS
-from tests.predict import OCTETS, base64_of, counted, encoded, expect_problem
-from tests.tcp import data_segments
+from tests.predict import base64_of, counted, encoded, samples
 
 
 @pytest.mark.parametrize(
@@ -162,22 +150,22 @@ def test_ray_counts_the_same_answers(served: Served, post: Callable[..., request
     running = cluster.status()
     assert running is not None
     (found,) = json.loads((Path(running.directory) / "prom_metrics_service_discovery.json").read_text())
-    (replica,) = {sample.labels["replica"] for sample in _samples(f"{served.url}/metrics", "raycls_pending")}
+    (replica,) = {sample.labels["replica"] for sample in samples(f"{served.url}/metrics", "raycls_pending")}
 
     def of_replica(name: str) -> list[Sample]:
         pages = [f"http://{target}/metrics" for target in found["targets"]]
         deployment = [
-            x for page in pages for x in _samples(page, "ray_serve_deployment_request_counter_total")
+            x for page in pages for x in samples(page, "ray_serve_deployment_request_counter_total")
         ]
         workers = {x.labels["WorkerId"] for x in deployment if x.labels["replica"] == replica}
-        return [x for page in pages for x in _samples(page, name) if x.labels["WorkerId"] in workers]
+        return [x for page in pages for x in samples(page, name) if x.labels["WorkerId"] in workers]
 
     def by_ray() -> float:
         answers = of_replica("ray_serve_num_http_requests_total")
         return sum(x.value for x in answers if x.labels["status_code"] == "415")
 
     def by_us() -> float:
-        answers = _samples(f"{served.url}/metrics", "raycls_requests_total")
+        answers = samples(f"{served.url}/metrics", "raycls_requests_total")
         return sum(x.value for x in answers if x.labels["status"] == "415")
 
     deadline = time.monotonic() + 60
@@ -201,12 +189,6 @@ def test_ray_counts_the_same_answers(served: Served, post: Callable[..., request
     assert of_replica("ray_serve_http_request_latency_ms_count") == []
 
 
-def _samples(page: str, name: str) -> list[Sample]:
-    text = requests.get(page, timeout=10).text
-    families = text_string_to_metric_families(text)
-    return [sample for family in families for sample in family.samples if sample.name == name]
-
-
 def test_an_id_that_a_request_brings_is_in_its_answer(
     served: Served, post: Callable[..., requests.Response]
 ) -> None:
@@ -216,74 +198,6 @@ def test_an_id_that_a_request_brings_is_in_its_answer(
     assert "X-Request-ID" not in post(encoded()).headers
     assert requests.get(f"{served.url}/health", headers=named, timeout=10).headers["X-Request-ID"] == "mine-1"
     assert "X-Request-ID" in requests.get(f"{served.url}/health", timeout=10).headers
-
-
-def test_an_explanation_is_a_picture_beside_the_same_answer(post: Callable[..., requests.Response]) -> None:
-    data = encoded(3)
-    assert _until(200, post, "?explain=true").status_code == 200  # what explains has started
-    plain, explained = post(data).json(), post(data, query="?explain=true").json()
-    overlay, seen = (
-        Image.open(io.BytesIO(base64.b64decode(explained.pop(field))))
-        for field in ("explanation_png_base64", "seen_png_base64")
-    )
-    assert explained == plain
-    assert overlay.format == seen.format == "PNG"
-    assert seen.size == (8, 8)
-    assert np.asarray(overlay).std() > 5  # neither black nor blank
-    assert np.asarray(seen).std() > 5
-    assert overlay.size == (128, 128)
-    form = [("file", (f"{i}.png", encoded(i))) for i in range(2)]
-    both = post(None, None, files=form, query="?explain=true").json()["predictions"]
-    first, second = (prediction["explanation_png_base64"] for prediction in both)
-    assert first != second
-
-
-def test_more_explanations_than_can_wait_are_told_to_come_back_and_harm_nobody(
-    post: Callable[..., requests.Response],
-) -> None:
-    def explain(seed: int) -> int:
-        return post(encoded(seed), query="?explain=true").status_code
-
-    assert _until(200, post, "?explain=true").status_code == 200  # what explains has started
-    with ThreadPoolExecutor(40) as pool:
-        explained = pool.map(explain, range(40))
-        assert all(post(encoded(seed)).status_code == 200 for seed in range(20))
-        assert set(explained) == {200, 429}
-    assert explain(0) == 200
-
-
-def _explaining(post: Callable[..., requests.Response]) -> psutil.Process:
-    """The process that makes the explanations, once it has made one."""
-    assert _until(200, post, "?explain=true").status_code == 200
-    running = cluster.status()
-    assert running is not None
-    (maker,) = [
-        process for process in running.head.members() if process.name().startswith("ray::_OverlayMaker")
-    ]
-    return maker
-
-
-def test_who_gets_no_explanation_in_time_is_told_to_come_back(
-    post: Callable[..., requests.Response],
-) -> None:
-    maker = _explaining(post)
-    maker.suspend()
-    try:
-        answer = post(encoded(), query="?explain=true")
-    finally:
-        maker.resume()
-    expect_problem(answer, 429, "no explanation was ready in 6 s")
-    assert answer.headers["Retry-After"] == "1"
-    assert _until(200, post, "?explain=true").status_code == 200
-
-
-def test_what_explains_is_started_again_when_it_has_ended(post: Callable[..., requests.Response]) -> None:
-    maker = _explaining(post)
-    maker.kill()
-    maker.wait()
-    expect_problem(post(encoded(), query="?explain=true"), 503, "ended")
-    assert post(encoded()).status_code == 200
-    assert _until(200, post, "?explain=true").status_code == 200
 
 
 def test_a_share_of_the_requests_is_in_the_log(
@@ -309,105 +223,3 @@ def test_a_share_of_the_requests_is_in_the_log(
     assert line["model"] == trained.version.reference
     assert line["bytes_in"] == str(len(encoded()))
     assert 0 < line["ms"] < 10_000
-
-
-def test_a_full_queue_answers_429_at_once_and_recovers(
-    served: Served, post: Callable[..., requests.Response]
-) -> None:
-    """More at a time than it holds: the first ones it refuses itself, then HAProxy those that it sees as a whole."""
-    before = _refused(served)
-    answers = _flood(served)
-    assert {status for status, _, _ in answers} == {200, 429}
-    refused = [(headers, body) for status, headers, body in answers if status == 429]
-    for headers, body in refused:
-        assert json.loads(body) == FULL
-        assert headers["content-type"] == "application/problem+json"
-        assert int(headers["retry-after"]) >= 1
-        assert MAX_PENDING not in headers
-    assert _until(200, post).status_code == 200  # and tells the replica how many HAProxy has refused
-    assert _refused(served) - before == len(refused)
-    # uvicorn names itself, HAProxy does not. It knows how many a replica holds from the first refusal of a replica.
-    assert any("server" not in headers for headers, _ in refused)
-
-
-def test_head_and_body_of_an_answer_come_together(served: Served) -> None:
-    """HAProxy sends on what it has: a replica that was killed between the two would have lost the request."""
-    while True:
-        with _connected(served) as connection:
-            answers = [_asked(connection, encoded(0))]
-            while len(answers) < 50 and "close" not in answers[-1][1].get_all("connection", []):
-                answers.append(_asked(connection, encoded(len(answers))))
-            assert [status for status, _, _ in answers] == [200] * len(answers)
-            if len(answers) == 50:  # else HAProxy was renewing its configuration, and said that it closes
-                assert data_segments(connection) == 50
-                return
-
-
-def test_a_client_cannot_say_that_others_were_refused(
-    served: Served, post: Callable[..., requests.Response]
-) -> None:
-    before = _refused(served)
-    assert post(encoded(), headers={REFUSED: "1000"}).status_code == 200
-    assert _refused(served) == before
-
-
-def test_slow_senders_keep_nobody_else_out(served: Served, post: Callable[..., requests.Response]) -> None:
-    head = (
-        f"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: {OCTETS}\r\nContent-Length: 100\r\n\r\n"
-    )
-    chunked = head.replace("Content-Length: 100", "Transfer-Encoding: chunked")
-    _flood(served)  # HAProxy knows now how many a replica holds
-    assert _until(200, post).status_code == 200
-    with ExitStack() as stack:
-        for begun in [
-            f"{head}x",
-            chunked,
-            f"{chunked}1\r\nx\r\n",
-        ] * 70:  # each more than the replica holds requests
-            waiting = stack.enter_context(_connected(served))
-            waiting.sendall(begun.encode())
-        time.sleep(1)
-        assert [post(encoded(seed)).status_code for seed in range(20)] == [200] * 20
-        assert [_at_once(served, encoded(seed))[0] for seed in range(20)] == [200] * 20
-
-
-def _at_once(served: Served, data: bytes) -> tuple[int, Message, bytes]:
-    """An answer to head and body in one piece, which `requests` sends in two: status, headers, body."""
-    with _connected(served) as connection:
-        return _asked(connection, data)
-
-
-def _connected(served: Served) -> socket.socket:
-    parts = urlsplit(served.url)
-    assert parts.hostname and parts.port
-    return socket.create_connection((parts.hostname, parts.port), timeout=30)
-
-
-def _asked(connection: socket.socket, data: bytes) -> tuple[int, Message, bytes]:
-    head = f"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: {OCTETS}\r\nContent-Length: {len(data)}\r\n\r\n"
-    connection.sendall(head.encode() + data)
-    response = HTTPResponse(connection)
-    response.begin()
-    return response.status, response.headers, response.read()
-
-
-def _flood(served: Served) -> list[tuple[int, Message, bytes]]:
-    """Three times as many at a time as a replica holds, each of which takes a while to decode."""
-    with ThreadPoolExecutor(200) as pool:
-        return list(pool.map(_at_once, [served] * 600, [encoded(size=(300, 300))] * 600))
-
-
-def _refused(served: Served) -> float:
-    """How many requests were answered 429, as GET /metrics has it."""
-    lines = requests.get(f"{served.url}/metrics", timeout=10).text.splitlines()
-    return sum(
-        float(line.split()[-1]) for line in lines if "raycls_requests_total" in line and '"429"' in line
-    )
-
-
-def _until(status: int, post: Callable[..., requests.Response], query: str = "") -> requests.Response:
-    """The first answer of that status, or the last one of twenty seconds."""
-    deadline = time.monotonic() + 20
-    while (answer := post(encoded(), query=query)).status_code != status and time.monotonic() < deadline:
-        time.sleep(0.1)
-    return answer

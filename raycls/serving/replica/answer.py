@@ -15,7 +15,7 @@ from typing import Any
 
 from starlette.responses import Response
 
-from raycls.errors import ImageError, ImageTooLargeError, NotAnImageError
+from raycls.errors import ImageError, ImageTooLargeError, NoMemoryForImageError, NotAnImageError
 from raycls.ray_patches.haproxy_rules import FULL, MAX_PENDING, RETRY_AFTER_S
 
 
@@ -46,9 +46,10 @@ def json_response(document: Any) -> Response:
 
 
 def image_problem(error: ImageError, prefix: str = "") -> HTTPProblem:
-    """Return 415 for bytes that are no image, 413 for too many pixels, 400 for a damaged image."""
-    status = {NotAnImageError: 415, ImageTooLargeError: 413}.get(type(error), 400)
-    return HTTPProblem(status, f"{prefix}{error}")
+    """Return 415 for bytes that are no image, 413 for too many pixels, 503 without memory, 400 for a damaged image."""
+    status = {NotAnImageError: 415, ImageTooLargeError: 413, NoMemoryForImageError: 503}.get(type(error), 400)
+    headers = {"Retry-After": str(RETRY_AFTER_S)} if status == 503 else None
+    return HTTPProblem(status, f"{prefix}{error}", headers)
 
 
 def busy(reason: str) -> HTTPProblem:

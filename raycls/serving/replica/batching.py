@@ -57,12 +57,17 @@ class Batcher(Generic[Item, Outcome]):
         self._work, self._limit, self._halve = work, limit, halve
         self._queue: SimpleQueue[_Waiting] = SimpleQueue()
         ready: SimpleQueue[Exception | None] = SimpleQueue()
-        thread = threading.Thread(target=self._run, args=(first, ready), name="batches", daemon=True)
-        thread.start()
-        assert thread.native_id is not None  # on Linux
-        self.thread_id = thread.native_id
+        self._thread = threading.Thread(target=self._run, args=(first, ready), name="batches", daemon=True)
+        self._thread.start()
+        assert self._thread.native_id is not None  # on Linux
+        self.thread_id = self._thread.native_id
         if error := ready.get():
             raise error
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the thread that runs the batches does so."""
+        return self._thread.is_alive()
 
     async def put(
         self, items: Sequence[Item], still_wanted: Callable[[], bool] = lambda: True

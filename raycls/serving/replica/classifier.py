@@ -30,11 +30,11 @@ from raycls import registry
 from raycls.data.decode import pixels_of
 from raycls.engines.predictor import Prediction
 from raycls.errors import ImageError
-from raycls.ray_patches.control_routes import PREFIX, ROUTES
+from raycls.ray_patches.haproxy_template import PREFIX, ROUTES
 from raycls.serving.access import Access
 from raycls.serving.prediction_id import HEADER, Signer
 from raycls.serving.replica import openapi
-from raycls.serving.replica.answer import HTTPProblem, failed, full, image_problem, json_response
+from raycls.serving.replica.answer import HTTPProblem, busy, failed, full, image_problem, json_response
 from raycls.serving.replica.batching import ClientGone
 from raycls.serving.replica.body import IncomingBodies, connected, read_body
 from raycls.serving.replica.experiment_metrics import experiment_families
@@ -51,7 +51,12 @@ OPEN_ROUTES = ("/livez", "/readyz", "/health", "/openapi.json")
 CLIENT_LEFT = 499  # nginx's status for a request whose client has left
 # Bodies that may be arriving at one replica. Beside max_pending, they stay below Serve's max_ongoing_requests.
 INCOMING_BODIES = 256
-INCOMING_LARGEST = 32  # of the largest size: what all of them may take together
+INCOMING_LARGEST = (
+    32  # of the largest size: what all of them may take together, and all that wait for their turn
+)
+EXPLAINED = "raycls.explained"  # in the scope of a request, whose latency is no prediction's
+# From the last byte of a request to its answer: HAProxy gives up a second later (raycls/cluster/environment.py).
+ANSWER_S = 7.0
 SCRAPE_S = 2.0  # the time that the other replicas have to send their counts for GET /metrics
 _SIGNED = HEADER.lower().encode()
 UNPINNED_FROM = 0.25  # of max_pending: a replica that holds more keeps to no core
@@ -82,7 +87,7 @@ class Classifier(Managed):
         self._signers: dict[str, Signer] = {}  # by version
         access_log.setLevel(logging.INFO)
         gc.set_threshold(GARBAGE_THRESHOLD, *gc.get_threshold()[1:])
-        self.pending = 0  # requests whose body is here
+        self.pending = self.pending_bytes = 0  # requests whose body is here
         self.incoming = IncomingBodies(INCOMING_BODIES, INCOMING_LARGEST * config.max_body_bytes)
         # Ray constructs a replica in the event loop's thread, as Inference asks.
         self.replica = serve.get_replica_context().replica_id.unique_id
@@ -112,7 +117,7 @@ class Classifier(Managed):
         predicted = (
             response.status_code == 200
             and request.scope["path"] == "/predict"
-            and b"explain=true" not in request.scope["query_string"]
+            and not request.scope.get(EXPLAINED)
         )
         self.metrics.request(response.status_code, seconds if predicted else None)
         if self.config.access_log and random.random() < self.config.access_log:
@@ -166,9 +171,12 @@ class Classifier(Managed):
     async def _predict(self, request: Request) -> Response:
         self._check_queue()
         top_k, explain, embedding = top_k_of(request), explain_of(request), embedding_of(request)
+        request.scope[EXPLAINED] = explain
         body = await read_body(request, self.config.max_body_bytes, self.config.body_timeout_s, self.incoming)
-        self._check_queue()  # other bodies may have arrived first
+        began = time.perf_counter()
+        self._check_queue(len(body))  # other bodies may have arrived first
         self.pending += 1
+        self.pending_bytes += len(body)
         try:
             images, many = await images_of(request.headers, body, self.config.max_images)
             if many:
@@ -195,7 +203,8 @@ class Classifier(Managed):
                 self.capture.consider(images, outcomes, f"{self.version.name}/{answering}")
             if explain:
                 classes = [prediction["class_index"] for prediction in predictions]
-                explained = await self.explainer.explain(images, classes, still_wanted)
+                left_s = max(0.0, began + ANSWER_S - time.perf_counter())
+                explained = await self.explainer.explain(images, classes, still_wanted, left_s)
                 for prediction, explanation in zip(predictions, explained, strict=True):
                     prediction["explanation_png_base64"] = b64encode(explanation.overlay).decode()
                     prediction["seen_png_base64"] = b64encode(explanation.seen).decode()
@@ -203,6 +212,7 @@ class Classifier(Managed):
                 raise ClientGone
         finally:
             self.pending -= 1
+            self.pending_bytes -= len(body)
         answer = json_response({"predictions": predictions} if many else predictions[0])
         self._sign(answer, answering, predictions)
         return answer
@@ -217,9 +227,11 @@ class Classifier(Managed):
         signed = signer.sign([(each["class_index"], each["confidence"]) for each in predictions])
         answer.raw_headers.append((_SIGNED, signed.encode()))  # a tenth of the time that `headers` takes
 
-    def _check_queue(self) -> None:
+    def _check_queue(self, size: int = 0) -> None:
         if self.pending >= self.config.max_pending:
             raise full(self.config.max_pending)
+        if self.pending_bytes + size > INCOMING_LARGEST * self.config.max_body_bytes:
+            raise busy("the images that wait are too large together")
 
     def _check_pixels(self, images: list[bytes]) -> None:
         """Raise HTTPProblem 413 for images that have more pixels together than one image may have."""

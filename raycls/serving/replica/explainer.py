@@ -28,8 +28,6 @@ from raycls.serving.replica.batching import ClientGone
 
 MOST_WAITING = 16  # explanations; further requests get 429
 MOST_AT_ONCE = 4  # images to explain in one request
-# HAProxy ends a request after 8 s with a plain 500. The first explanation takes 3 s on an idle core.
-PATIENCE_S = 6.0
 # The wait before a new actor replaces one that ended.
 AGAIN_S = 10.0
 
@@ -68,25 +66,29 @@ class Explainer:
             raise busy("too many explanations are waiting")
 
     async def explain(
-        self, images: Sequence[bytes], class_indices: Sequence[int], wanted: Callable[[], bool]
+        self,
+        images: Sequence[bytes],
+        class_indices: Sequence[int],
+        wanted: Callable[[], bool],
+        patience_s: float,
     ) -> list[Explanation]:
-        """Return an explanation for each image.
+        """Return an explanation for each image. The first takes 3 s on an idle core.
 
         The images must be readable. Raises HTTPProblem: as `check`, 400 for a network without convolutions, 429 when it
-        takes too long, 503 when the explaining process ended. Raises ClientGone where `wanted`, called before each
-        image, says no.
+        takes longer than patience_s, 503 when the explaining process ended. Raises ClientGone where `wanted`, called
+        before each image, says no.
         """
         self.check(len(images))
         self._waiting += len(images)
         try:
-            async with asyncio.timeout(PATIENCE_S):
+            async with asyncio.timeout(patience_s):
                 return [
                     await self._explain(data, class_index, wanted)
                     for data, class_index in zip(images, class_indices, strict=True)
                 ]
         except TimeoutError:
             raise busy(
-                f"no explanation was ready in {PATIENCE_S:g} s, because predictions go first"
+                f"no explanation was ready in {patience_s:.1f} s, because predictions go first"
             ) from None
         except RayActorError:
             logger.exception("the explaining process ended")

@@ -36,6 +36,10 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")  # the image formats that a requ
 # A forward pass that takes longer than HUNG_S plus HUNG_TIMES the time of a full batch counts as hung.
 HUNG_S = 15.0
 HUNG_TIMES = 10
+# An image that takes longer to decode counts as hung. The largest that is accepted takes 6 s of a busy core.
+DECODING_HUNG_S = 60.0
+# Batches in a row whose forward pass raised. Such a replica is fast, and would attract the requests.
+MOST_FAILED = 5
 # New objects after which Python looks for cycles. Its own 700 are fewer than a hundred requests hold: it would look all
 # the time, for a tenth of a replica's CPU. No request's images may be part of a cycle.
 GARBAGE_THRESHOLD = 20_000
@@ -59,7 +63,10 @@ class Inference:
         self.predictor = Predictor.load(self.checkpoint, engine=engine, threads=config.threads)
         self.metrics = Metrics(replica, version, self.predictor.card.classes, self.predictor.engine)
         self.drift = DriftSums.of(self.checkpoint) if config.drift else None
-        self._forward_since: float | None = None  # when the running forward pass began
+        # When the running forward pass and the running decoding of an image began.
+        self._forward_since: float | None = None
+        self._decoding_since: float | None = None
+        self._failed = 0  # batches in a row
         self._full_batch_s = 0.0
         on_cpu = best_device() == "cpu"
         self._batcher = Batcher(self._classify, config.max_batch_size, first=self._warm_up, halve=on_cpu)
@@ -86,10 +93,17 @@ class Inference:
         return self.predictor.read(data, max_pixels=self._config.max_pixels, formats=FORMATS)
 
     def check_health(self) -> None:
-        """Raise RuntimeError where a forward pass hangs."""
-        since, longest = self._forward_since, HUNG_S + HUNG_TIMES * self._full_batch_s
-        if since and (seconds := time.perf_counter() - since) > longest:
-            raise RuntimeError(f"a forward pass has been running for {seconds:.0f} s")
+        """Raise RuntimeError where a forward pass or a decoding hangs, passes fail, or nothing computes them."""
+        for what, since, longest in (
+            ("a forward pass", self._forward_since, HUNG_S + HUNG_TIMES * self._full_batch_s),
+            ("the decoding of an image", self._decoding_since, DECODING_HUNG_S),
+        ):
+            if since and (seconds := time.perf_counter() - since) > longest:
+                raise RuntimeError(f"{what} has been running for {seconds:.0f} s")
+        if self._failed >= MOST_FAILED:
+            raise RuntimeError(f"the last {self._failed} forward passes failed: the log says why")
+        if not self._batcher.is_alive:
+            raise RuntimeError("the thread that computes has ended")
 
     def pin(self, *, busy: bool) -> None:
         """Keep to a core, where this replica has one. Leave it while the replica is busy.
@@ -105,7 +119,10 @@ class Inference:
     def _classify(self, images: list[bytes], waited: list[float]) -> list[Prediction | ImageError]:
         """Return an outcome for each image. An image that cannot be read leaves the others alone."""
         started = time.perf_counter()
-        outcomes = [self._pixels(data) for data in images]
+        try:
+            outcomes = [self._pixels(data) for data in images]
+        finally:
+            self._decoding_since = None
         readable = [outcome for outcome in outcomes if isinstance(outcome, Square)]
         decoded = time.perf_counter()
         predictions: list[Prediction] = []
@@ -117,8 +134,12 @@ class Inference:
                 logits, embeddings = self.predictor.outputs(batch)
                 if self._config.simulate_forward_ms:
                     time.sleep(self._config.simulate_forward_ms / 1000 * len(readable))
+            except Exception:
+                self._failed += 1
+                raise
             finally:
                 self._forward_since = None
+            self._failed = 0
             forward_seconds = time.perf_counter() - decoded
             probabilities = softmax(logits)
             predictions = predictions_of(probabilities, embeddings, self.predictor.card.classes)
@@ -131,6 +152,7 @@ class Inference:
         return [outcome if isinstance(outcome, ImageError) else next(answers) for outcome in outcomes]
 
     def _pixels(self, data: bytes) -> Square | ImageError:
+        self._decoding_since = time.perf_counter()
         try:
             return self.predictor.read_with_size(data, max_pixels=self._config.max_pixels, formats=FORMATS)
         except ImageError as error:

@@ -9,6 +9,8 @@ fail.
 
 from __future__ import annotations
 
+import os
+
 from ray import serve
 from ray.serve.exceptions import RayServeException
 from starlette.middleware import Middleware
@@ -16,7 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from raycls.ray_patches import direct_predict, joined_answer
 from raycls.ray_patches.guard import usable
-from raycls.ray_patches.haproxy_rules import REFUSED
+from raycls.ray_patches.haproxy_rules import REFUSED_VARIABLE
 from raycls.serving.replica.answer import HTTPProblem
 
 MAX_HEADER_BYTES = 16 * 1024  # names and values of all headers
@@ -24,17 +26,16 @@ RAYS_ORDERS = (b"x-request-disconnect-disabled", b"x-request-timeout-seconds")
 REFUSED_BEFORE = (
     "raycls.refused"  # in a request's scope: how many requests HAProxy has refused since the last one
 )
-_REFUSED = REFUSED.encode()
 
 
 class HeaderFilter:
     """Removes orders to Ray and values that are not ASCII from a request's headers; answers 431 for too many bytes.
 
-    behind_haproxy: the header that only HAProxy sets is moved into the scope, as a number.
+    refused: the header with which HAProxy says how many it has refused; it is moved into the scope, as a number.
     """
 
-    def __init__(self, app: ASGIApp, *, behind_haproxy: bool = False):
-        self._app, self._behind_haproxy = app, behind_haproxy
+    def __init__(self, app: ASGIApp, *, refused: str = ""):
+        self._app, self._refused = app, refused.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -44,8 +45,8 @@ class HeaderFilter:
                 return
             kept = []
             for name, value in scope["headers"]:
-                if name == _REFUSED:
-                    if self._behind_haproxy and value.isdigit() and len(value) < 10:
+                if name == self._refused:
+                    if value.isdigit() and len(value) < 10:
                         scope[REFUSED_BEFORE] = int(value)
                 elif name not in RAYS_ORDERS and value.isascii():
                     kept.append((name, value))
@@ -60,7 +61,7 @@ def middlewares() -> list[Middleware]:
     except RayServeException:  # this process is a proxy
         return [Middleware(HeaderFilter)]
     joined_answer.install()
-    header_filter = Middleware(HeaderFilter, behind_haproxy=True)
+    header_filter = Middleware(HeaderFilter, refused=os.environ.get(REFUSED_VARIABLE, ""))
     # The last one stands before the others.
     return (
         [Middleware(direct_predict.DirectPredict), header_filter]

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
 
-from raycls.ray_patches.control_routes import PREFIX
+from raycls.ray_patches.haproxy_template import PREFIX
 from raycls.serving.prediction_id import HEADER as PREDICTION_ID
 from raycls.serving.replica.explainer import MOST_AT_ONCE
 from raycls.serving.settings import ServingConfig
@@ -27,7 +27,9 @@ _PROBLEMS = {
     429: "too many requests are waiting, or predictions left no core for an explanation: see Retry-After",
     431: "too many bytes of headers",
     500: "the server failed; its log says why",
-    503: "no model is ready, or the explaining process ended",
+    502: "the replica that worked on the request ended",
+    503: "no model is ready, no memory for an image, or the explaining process ended",
+    504: "no answer in time",
 }
 
 
