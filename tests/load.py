@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from raycls.serving.control.deploy import Served
 
 
+CLIENTS = 4
+
+
 @contextmanager
 def asking(served: Served) -> Iterator[tuple[list[str], set[str]]]:
     """Run four clients that request predictions without a pause. Yield the failures and the versions that answered."""
@@ -36,7 +39,7 @@ def asking(served: Served) -> Iterator[tuple[list[str], set[str]]]:
                 else:
                     failed.append(f"{answer.status_code} {answer.text[:200]}")
 
-    threads = [threading.Thread(target=ask) for _ in range(4)]
+    threads = [threading.Thread(target=ask) for _ in range(CLIENTS)]
     for thread in threads:
         thread.start()
     try:

@@ -16,11 +16,11 @@ def patches() -> list[Patch]:
     """Return every patch."""
     from raycls.ray_patches import (
         client_connection,
-        control_routes,
         direct_predict,
         driver_address,
         driver_token,
         haproxy_rules,
+        haproxy_template,
         joined_answer,
         keep_routes,
         serve_host,
@@ -33,7 +33,7 @@ def patches() -> list[Patch]:
         client_connection,
         keep_routes,
         haproxy_rules,
-        control_routes,
+        haproxy_template,
         train_processes,
         driver_address,
         driver_token,

@@ -5,10 +5,10 @@ RAY_SERVE_CONTROLLER_CALLBACK_IMPORT_PATH=raycls.ray_patches.in_controller:insta
 
 from __future__ import annotations
 
-from raycls.ray_patches import control_routes, keep_routes
+from raycls.ray_patches import haproxy_template, keep_routes
 
 
 def install() -> None:
     """Patch this process, which is Serve's controller."""
     keep_routes.keep()
-    control_routes.install()
+    haproxy_template.install()
