@@ -31,6 +31,7 @@ from raycls.models.card import load_card
 from raycls.registry import ModelVersion
 from raycls.serving.control import deploy
 from raycls.serving.control.configuration import DEPLOYMENT, ServeConfiguration
+from raycls.serving.control.serve_rest import Serve
 
 IMAGES = 500
 LEAD_S = 2.0  # seconds of load before the disturbance
@@ -65,7 +66,7 @@ class Server:
 
     def running(self) -> int:
         """Return how many replicas take requests, according to Serve."""
-        deployed = deploy.applications(_cluster())["applications"].values()
+        deployed = Serve(_cluster().dashboard).details()["applications"].values()
         (found,) = [app["deployments"][DEPLOYMENT] for app in deployed if DEPLOYMENT in app["deployments"]]
         return sum(replica["state"] == "RUNNING" for replica in found["replicas"])
 

@@ -24,12 +24,23 @@ from raycls.benchmark.results import Plan, Point, Results
 from raycls.cluster.environment import environment
 from raycls.data.versions import open_by_fingerprint
 from raycls.engines.build import to_serve
-from raycls.errors import BenchmarkError
+from raycls.errors import BenchmarkError, UsageError
 from raycls.models.card import load_card
 from raycls.serving.control import deploy
 from raycls.serving.control.configuration import ServeConfiguration
+from raycls.serving.control.serve_rest import own
 
 DISTINCT_IMAGES = 1000
+
+
+def check_free() -> None:
+    """Raise UsageError where `raycls up` serves a model, which a comparison would replace for its time."""
+    serve = own()
+    if serve and (former := serve.served()):
+        raise UsageError(
+            f"`raycls up` serves {former.model} at {former.url}: --yes compares replicas in its place and puts it back "
+            "at the end; --url URL --images FOLDER measures it as it is"
+        )
 
 
 def run(
@@ -116,8 +127,8 @@ def _simulate(document: ServeConfiguration, plan: Plan) -> None:
 @contextmanager
 def _deployer(document: ServeConfiguration, model: str, restore: bool) -> Iterator[Callable[[int], str]]:
     """Yield a function that serves the model with N replicas, waits until all of them run, and returns the URL."""
-    running = cluster.status()
-    former = deploy.served(running) if running else None
+    serve = own()
+    former = serve.served() if serve else None
 
     def deployed(count: int) -> str:
         counted = document.pinned(model=model, replicas=count)
@@ -132,7 +143,7 @@ def _deployer(document: ServeConfiguration, model: str, restore: bool) -> Iterat
     try:
         yield deployed
     finally:
-        if running is None:
+        if serve is None:
             deploy.down()
         elif former and restore:
             deploy.deploy(former)

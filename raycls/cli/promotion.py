@@ -25,6 +25,14 @@ Policy = Annotated[
 ]
 
 
+Address = Annotated[
+    str | None,
+    typer.Option(
+        help="dashboard of the cluster that serves the model, like http://127.0.0.1:8265; default: `raycls up` here"
+    ),
+]
+
+
 @app.command()
 def promote(
     model: Name,
@@ -40,6 +48,7 @@ def promote(
     new_classes: Annotated[
         bool, typer.Option("--new-classes", help="allow a version that does not know all of its classes")
     ] = False,
+    address: Address = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare a version with the champion on the same pictures, and make it champion if it is better. If `raycls up`
@@ -57,9 +66,13 @@ def promote(
             from raycls.serving.control import rollout
 
         policy = override(PromotionPolicy(), settings or ())
-        promoted = rollout.promote(model, version, policy=policy, new_classes=new_classes, force=reason)
-    elif force or settings or new_classes:
-        raise UsageError(f"--alias {alias} compares nothing: leave out --force, --set and --new-classes")
+        promoted = rollout.promote(
+            model, version, policy=policy, new_classes=new_classes, force=reason, address=address
+        )
+    elif force or settings or new_classes or address:
+        raise UsageError(
+            f"--alias {alias} compares and serves nothing: leave out --force, --set, --new-classes and --address"
+        )
     else:
         promoted = registry.set_alias(model, version, alias)
     if as_json:
@@ -72,6 +85,7 @@ def promote(
 def rollback(
     model: Name,
     reason: Annotated[str, typer.Option(help="why, for the history")] = "",
+    address: Address = None,
     as_json: AsJson = False,
 ) -> None:
     """Make the former champion champion again, without a comparison. If `raycls up` serves the model, serve it there.
@@ -80,7 +94,7 @@ def rollback(
     """
     from raycls.serving.control import rollout
 
-    restored = rollout.rollback(model, reason=reason)
+    restored = rollout.rollback(model, reason=reason, address=address)
     if as_json:
         print_json({"model": restored.reference, "aliases": restored.aliases})
     else:

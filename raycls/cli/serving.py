@@ -89,7 +89,7 @@ def up(
 
 @app.command()
 def down() -> None:
-    """Stop the cluster and the server that `raycls up` started, and nothing else.
+    """Stop what `raycls up` started, and nothing else. The requests that are inside are answered first.
 
     Example: raycls down
     """
@@ -202,6 +202,12 @@ def bench(
     allow_remote: Annotated[
         bool, typer.Option("--allow-remote", help="allow a --url on another machine")
     ] = False,
+    yes: Annotated[
+        bool,
+        typer.Option(
+            "--yes", help="deploy in place of what `raycls up` serves, and put that back at the end"
+        ),
+    ] = False,
     output: Annotated[Path | None, typer.Option(help="folder for the page and its plot")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -234,6 +240,8 @@ def bench(
         from raycls.benchmark import replicas as benchmark
         from raycls.benchmark import report
 
+    if not (url or yes):
+        benchmark.check_free()
     if url and images:
         results = benchmark.run_at(url, plan, images=images, allow_remote=allow_remote)
     else:

@@ -17,8 +17,8 @@ from benchmarks.training import main
 from raycls import cluster, home, registry
 from raycls.benchmark import replicas
 from raycls.benchmark.results import Plan
-from raycls.serving.control import deploy
 from raycls.serving.control.deploy import Served
+from raycls.serving.control.serve_rest import Serve
 from raycls.training.trainer import TrainingResult
 
 
@@ -34,7 +34,7 @@ def test_one_and_two_replicas_are_deployed_measured_and_the_former_state_restore
     assert running is not None
 
     def deployed() -> object:
-        return deploy.applications(running)["applications"]["raycls"]["deployed_app_config"]
+        return Serve(running.dashboard).details()["applications"]["raycls"]["deployed_app_config"]
 
     before = deployed()
     plan = Plan(replicas=(1, 2), connections=(1, 8), rates="auto", seconds=0.5, repeats=1)
@@ -74,7 +74,7 @@ def test_replicas_of_a_network_that_takes_no_core_scale_beyond_the_cores(
     assert results.config["simulate_forward_ms"] == 20
     running = cluster.status()
     assert running is not None
-    document = deploy.served(running)
+    document = Serve(running.dashboard).served()
     assert document is not None
     assert "simulate_forward_ms" not in document.arguments  # what was served is served again
 

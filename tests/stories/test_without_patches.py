@@ -18,6 +18,7 @@ from raycls.ray_patches.guard import CHOICE
 from raycls.serving.control import deploy, rollout
 from raycls.serving.control.configuration import ServeConfiguration
 from raycls.serving.control.deploy import Served
+from raycls.serving.control.serve_rest import Serve
 from raycls.training.trainer import TrainingResult
 from tests.load import asking
 
@@ -66,7 +67,9 @@ def test_serve_update_and_kill_without_the_optimisations(
 
 def _replicas(running: cluster.Cluster) -> int:
     """The replicas that Serve counts as running."""
-    details = deploy.applications(running)["applications"]["raycls"]["deployments"]["Classifier"]["replicas"]
+    details = Serve(running.dashboard).details()["applications"]["raycls"]["deployments"]["Classifier"][
+        "replicas"
+    ]
     return sum(replica["state"] == "RUNNING" for replica in details)
 
 

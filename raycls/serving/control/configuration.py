@@ -19,6 +19,7 @@ import yaml
 from raycls.cluster.environment import LOOPBACK
 from raycls.config import validated
 from raycls.errors import ConfigError, UsageError
+from raycls.local_http import url_here
 from raycls.serving import auth, state
 from raycls.serving.settings import ServingConfig
 
@@ -54,14 +55,11 @@ class ServeConfiguration:
         self._follow()
 
     def _follow(self) -> None:
-        """Let the other applications be reached by the same names, and the console know the server."""
+        """Let the other applications be reached by the same names."""
         names = {name: self.arguments[name] for name in ("allowed_hosts",) if name in self.arguments}
         for application in self.content["applications"]:
-            given = application.get("args") or {}
-            if application.get("import_path") == CONTROL_PATH:
-                application["args"] = names | given
-            elif application.get("import_path") == CONSOLE_PATH:
-                application["args"] = names | given | {"server": self.url}
+            if application.get("import_path") in (CONTROL_PATH, CONSOLE_PATH):
+                application["args"] = names | (application.get("args") or {})
 
     @classmethod
     def read(cls, path: Path) -> ServeConfiguration:
@@ -163,7 +161,7 @@ class ServeConfiguration:
     @property
     def url(self) -> str:
         """The address at which this machine reaches the application."""
-        return f"http://{LOOPBACK if self.host == '0.0.0.0' else self.host}:{self.port}"
+        return url_here(self.host, self.port)
 
     @property
     def has_console(self) -> bool:

@@ -11,28 +11,22 @@ digest in it. Knows nothing of what the application does with a request.
 
 from __future__ import annotations
 
+import signal
 import time
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 
 import requests
 
 from raycls import cluster, local_http, progress, registry
-from raycls.cluster.environment import port_in_use, token
-from raycls.errors import ClusterError, ConfigError
+from raycls.cluster.environment import port_in_use
+from raycls.errors import ClusterError
 from raycls.serving import tokens
-from raycls.serving.control.configuration import (
-    CHALLENGERS,
-    CONSOLE_PATH,
-    CONTROL_PATH,
-    DEPLOYMENT,
-    IMPORT_PATH,
-    ServeConfiguration,
-)
+from raycls.serving.control.configuration import DEPLOYMENT, ServeConfiguration
+from raycls.serving.control.serve_rest import Serve, own, reason
 
-DEPLOY_TIMEOUT_S = 180
-
-OWN_PATHS = (IMPORT_PATH, CONTROL_PATH, CONSOLE_PATH)  # of the applications that raycls deploys
+DEPLOY_TIMEOUT_S, DRAIN_S = 180, 10
+HAPROXY = "haproxy"  # the name of its processes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +65,7 @@ def up(
     admin_token = tokens.ensure_admin()
     started = cluster.start(num_cpus=num_cpus)
     try:
-        url = _deploy(started, document, version)
+        url = _deploy(_own(), document, version)
         served = Served(
             url=url,
             address=started.address,
@@ -87,16 +81,33 @@ def up(
                 time.sleep(1)
             raise ClusterError("Ray ended by itself")
     except BaseException:
-        with progress.bar("stopping"):
-            cluster.stop()
+        down()
         raise
     return served
 
 
 def down() -> bool:
-    """Stop everything that `up` started. Return False when nothing was running."""
+    """Stop everything that `up` started, after the requests that are inside. Return False when nothing was running."""
     with progress.bar("stopping"):
-        return cluster.stop()
+        try:
+            if running := cluster.status():
+                _drain(running)
+        finally:  # a second Ctrl-C waits no longer
+            stopped = cluster.stop()
+    return stopped
+
+
+def _drain(running: cluster.Cluster) -> None:
+    """Let HAProxy take no more connections, and wait until it has answered the requests inside, for DRAIN_S at most."""
+    from raycls.cluster.processes import psutil
+
+    proxies = []
+    for process in running.head.members():
+        with suppress(psutil.Error):  # it has ended
+            if process.name() == HAPROXY:
+                process.send_signal(signal.SIGUSR1)  # a soft stop: HAProxy's management guide, 4
+                proxies.append(process)
+    psutil.wait_procs(proxies, timeout=DRAIN_S)
 
 
 def deploy(document: ServeConfiguration) -> str:
@@ -105,80 +116,53 @@ def deploy(document: ServeConfiguration) -> str:
     Replicas of the former version are replaced without losing a request; host, port and token stay what they were.
     Raises as `up`.
     """
-    running = cluster.status()
-    if running is None:
-        raise ClusterError("no cluster is running: start one with `raycls up`")
-    former = served(running)
+    serve = _own()
+    former = serve.served()
     document = document.in_place_of(former) if former else document.guarded()
-    return _deploy(running, document, registry.resolve(document.model))
+    return _deploy(serve, document, registry.resolve(document.model))
 
 
-def served(running: cluster.Cluster) -> ServeConfiguration | None:
-    """Return what the cluster serves, or None.
-
-    Raises ClusterError where it serves an application that raycls did not deploy: an update would stop that.
-    """
-    found = applications(running)
-    configs = [
-        app.get("deployed_app_config")
-        for name, app in found["applications"].items()
-        if not name.startswith(CHALLENGERS)  # which the control plane deploys by itself
-    ]
-    if not configs:
-        return None
-    if not all(config and config.get("import_path") in OWN_PATHS for config in configs):
-        raise ClusterError(
-            f"the cluster serves {', '.join(found['applications'])}, which raycls did not deploy: it would be stopped"
-        )
-    content = {key: found[key] for key in ("proxy_location", "http_options") if found.get(key)}
-    try:
-        return ServeConfiguration(content | {"applications": configs})
-    except ConfigError as error:
-        raise ClusterError(f"the cluster serves what raycls did not deploy: {error}") from None
+def _own() -> Serve:
+    serve = own()
+    if serve is None:
+        raise ClusterError("no cluster is running: start one with `raycls up`")
+    return serve
 
 
-def update(running: cluster.Cluster, version: registry.ModelVersion) -> None:
+def update(serve: Serve, version: registry.ModelVersion) -> None:
     """Serve the version in place of the present one, and return when it answers. All other settings stay.
 
     Raises ClusterError with Serve's reason.
     """
-    document = served(running)
+    document = serve.served()
     if document is None:
         raise ClusterError("the cluster serves nothing: `raycls up` does")
-    _deploy(running, document, version)
+    _deploy(serve, document, version)
 
 
-def applications(running: cluster.Cluster) -> dict[str, Any]:
-    """Return what Serve says about itself: https://docs.ray.io/en/latest/serve/api/index.html#serve-rest-api."""
-    return _rest(running, "GET").json()
-
-
-def _deploy(running: cluster.Cluster, document: ServeConfiguration, version: registry.ModelVersion) -> str:
+def _deploy(serve: Serve, document: ServeConfiguration, version: registry.ModelVersion) -> str:
     document = document.pinned(model=version.reference)
     deadline = time.monotonic() + DEPLOY_TIMEOUT_S
     with progress.bar(f"deploying {version.reference}", total=document.replicas) as bar:
-        _rest(running, "PUT", document.content)
+        serve.put(document.content)
         while True:
-            state = applications(running)["applications"].get(document.name, {})
+            state = serve.details()["applications"].get(document.name, {})
             status, details = state.get("status"), state.get("deployments", {}).get(DEPLOYMENT, {})
             if status in ("DEPLOY_FAILED", "UNHEALTHY"):
                 raise ClusterError(f"{version.reference} is not served: {reason(state.get('message', ''))}")
             replicas = [r for r in details.get("replicas", []) if r["state"] == "RUNNING"]
             bar.update(min(len(replicas), document.replicas))
-            if status == "RUNNING" and len(replicas) >= document.replicas and _answers(document.url, version):
+            runs = status == "RUNNING" and len(replicas) >= document.replicas
+            # From another machine, only Serve's word is known.
+            if runs and (not serve.here or _answers(document.url, version)):
                 return document.url
             if time.monotonic() > deadline:
                 detail = reason(state.get("message", "") or details.get("message", "")) or status
                 raise ClusterError(
-                    f"{version.reference} is not served after {DEPLOY_TIMEOUT_S} s: {detail}; log: {running.log}"
+                    f"{version.reference} is not served after {DEPLOY_TIMEOUT_S} s: {detail}"
+                    + (f"; log: {serve.log}" if serve.log else "")
                 )
             time.sleep(0.25)
-
-
-def reason(message: str) -> str:
-    """Return the line of Serve's message that says what happened: the last line of a traceback."""
-    lines = [line.strip() for line in message.splitlines() if line.strip()]
-    return lines[-1] if lines else ""
 
 
 def _answers(url: str, version: registry.ModelVersion) -> bool:
@@ -187,15 +171,3 @@ def _answers(url: str, version: registry.ModelVersion) -> bool:
         return bool(health.ok and health.json()["model"]["version"] == version.version)
     except (requests.RequestException, ValueError):
         return False
-
-
-def _rest(running: cluster.Cluster, method: str, content: dict[str, Any] | None = None) -> requests.Response:
-    address = f"{running.dashboard}/api/serve/applications/"
-    headers = {"Authorization": f"Bearer {token()}"}
-    try:
-        response = local_http.request(method, address, json=content, headers=headers, timeout=60)
-    except requests.RequestException as error:
-        raise ClusterError(f"Ray's dashboard does not answer at {running.dashboard}: {error}") from None
-    if not response.ok:
-        raise ClusterError(f"Serve refused ({response.status_code}): {reason(response.text)}")
-    return response

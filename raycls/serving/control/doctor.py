@@ -22,8 +22,8 @@ from raycls.cluster.environment import environment, port_in_use
 from raycls.errors import ClusterError, RayclsError, UnknownModelError, UsageError
 from raycls.ray_patches import guard, patches
 from raycls.serving import auth
-from raycls.serving.control import deploy
 from raycls.serving.control.configuration import ServeConfiguration
+from raycls.serving.control.serve_rest import own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,9 +127,9 @@ def batching(document: ServeConfiguration) -> list[Finding]:
 
 def _exposed(document: ServeConfiguration) -> Finding:
     """Return `exposure` of what the running cluster serves, else of the file."""
-    running = cluster.status()
+    serve = own()
     try:
-        if running and (served := deploy.served(running)):
+        if serve and (served := serve.served()):
             return exposure(served)
         document = document.guarded()
     except UsageError:

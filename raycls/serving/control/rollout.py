@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from raycls import cluster, home, progress, registry
-from raycls.errors import RayclsError, RefusedError, UnknownModelError, UsageError
+from raycls import home, progress, registry
+from raycls.errors import ClusterError, RayclsError, RefusedError, UnknownModelError, UsageError
 from raycls.registry import CHAMPION, ModelVersion, gate, history
 from raycls.registry.policy import PromotionPolicy
-from raycls.serving.control import deploy
+from raycls.serving.control import deploy, serve_rest
 
 BUSY = "another promotion or rollback is running: wait for it"
 
@@ -29,19 +29,20 @@ def promote(
     force: str | None = None,
     by: str | None = None,
     wait: bool = False,
+    address: str | None = None,
 ) -> ModelVersion:
     """Make the version champion if it passes the gate, and serve it where the running cluster serves this model.
 
     No request is lost. For the arguments see `raycls.registry.gate.admit`. wait: for another promotion that runs, in
-    place of an error. Raises RefusedError for a version that is
-    not fit, not better, or that the cluster could not serve, UnknownModelError, RegistryError, and ClusterError while
-    another promotion runs.
+    place of an error. address: of the dashboard of a cluster; default: see `raycls.serving.control.serve_rest.find`.
+    Raises RefusedError for a version that is not fit, not better, or that the cluster could not serve,
+    UnknownModelError, RegistryError, and ClusterError while another promotion runs.
     """
     with home.lock(registry.PROMOTING, BUSY, wait=wait):
         version = registry.resolve(f"{name}/{number}")
         admitted = gate.admit(version, policy, new_classes=new_classes, force=force, by=by)
         try:
-            with _served(admitted.version):
+            with _served(admitted.version, address):
                 return gate.crown(admitted)
         except RefusedError as error:
             history.record_refusal(
@@ -55,7 +56,9 @@ def promote(
             raise
 
 
-def rollback(name: str, *, reason: str = "", by: str | None = None) -> ModelVersion:
+def rollback(
+    name: str, *, reason: str = "", by: str | None = None, address: str | None = None
+) -> ModelVersion:
     """Make the former champion champion again, and serve it where the running cluster serves this model.
 
     It is the latest one in the history that still exists. There is no comparison. Raises UsageError if there is none,
@@ -64,7 +67,7 @@ def rollback(name: str, *, reason: str = "", by: str | None = None) -> ModelVers
     with home.lock(registry.PROMOTING, BUSY):
         current = registry.resolve(f"{name}@{CHAMPION}")
         version = _former(name, current)
-        with _served(version), history.recorded("rollback", version, current, by=by, reason=reason):
+        with _served(version, address), history.recorded("rollback", version, current, by=by, reason=reason):
             return registry.set_alias(name, version.version)
 
 
@@ -81,28 +84,32 @@ def _former(name: str, current: ModelVersion) -> ModelVersion:
 
 
 @contextmanager
-def _served(version: ModelVersion) -> Iterator[None]:
-    """Serve the version where the running cluster serves its model. If the body raises, serve the former one again."""
-    running = cluster.status()
-    document = deploy.served(running) if running else None
+def _served(version: ModelVersion, address: str | None) -> Iterator[None]:
+    """Serve the version where the cluster serves its model. If the body raises, serve the former one again."""
+    serve = serve_rest.find(address)
+    document = serve.served() if serve else None
     former = (document.model or "") if document else ""
-    if running is None or former.partition("/")[0] != version.name:
+    if address and former.partition("/")[0] != version.name:
+        raise ClusterError(
+            f"the cluster at {address} serves {former or 'nothing'}, and no version of {version.name}"
+        )
+    if serve is None or former.partition("/")[0] != version.name:
         yield
         return
     try:
-        deploy.update(running, version)
+        deploy.update(serve, version)
         yield
     except BaseException as error:  # also Ctrl-C: the served version and the champion stay the same
-        again = _serve_again(running, former)
+        again = _serve_again(serve, former)
         if isinstance(error, RayclsError):
             raise RefusedError(f"{version.reference} was not taken up, and {again}: {error}") from error
         progress.say(again)
         raise
 
 
-def _serve_again(running: cluster.Cluster, reference: str) -> str:
+def _serve_again(serve: serve_rest.Serve, reference: str) -> str:
     try:
-        deploy.update(running, registry.resolve(reference))
+        deploy.update(serve, registry.resolve(reference))
     except RayclsError as error:
         return f"{reference} cannot be served again either ({error})"
     return f"{reference} is served as before"

@@ -9,6 +9,7 @@ import pytest
 from raycls.errors import ClusterError, UnknownModelError
 from raycls.serving.control import deploy
 from raycls.serving.control.configuration import ServeConfiguration
+from raycls.serving.control.serve_rest import reason
 
 CONFIG = Path(__file__).parents[4] / "serve_config.yaml"
 
@@ -26,5 +27,5 @@ def test_up_without_a_champion_starts_nothing(home: Path) -> None:
 
 def test_the_reason_is_the_last_line_of_a_traceback() -> None:
     message = "Deploying app failed with exception:\nTraceback:\n  File x\nraycls.errors.CheckpointError: damaged\n\n"
-    assert deploy.reason(message) == "raycls.errors.CheckpointError: damaged"
-    assert deploy.reason("") == ""
+    assert reason(message) == "raycls.errors.CheckpointError: damaged"
+    assert reason("") == ""
