@@ -10,7 +10,7 @@ HEAD = """\
 # The console
 
 `benchmarks/console.py` made this page. A copy of the champion is served on two cores, which the browser, the load
-generator and the people share.
+generator and the people share. The people have a low priority, as their browsers have machines of their own.
 """
 
 

@@ -20,6 +20,7 @@ import requests
 from PIL import Image
 
 from raycls import home
+from raycls.cluster.environment import give_way_here
 from raycls.data.packed import PackedDataset
 
 PAUSE_S = (0.5, 1.5)  # between two clicks of one person
@@ -88,6 +89,7 @@ class People:
             thread.join()
 
     def _click(self, person: SignedIn, seed: int) -> None:
+        give_way_here()  # as if it were on another machine: people do not click on the server's cores
         chance = random.Random(seed)
         while not self._ended.wait(chance.uniform(*PAUSE_S)):
             try:

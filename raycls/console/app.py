@@ -14,6 +14,7 @@ from ray.serve import Application
 from ray.serve.exceptions import RayServeException
 from starlette.applications import Starlette
 
+from raycls.cluster.environment import give_way_here
 from raycls.config import validated
 from raycls.errors import RayclsError
 from raycls.ray_patches import serve_host
@@ -27,6 +28,8 @@ def build(args: dict[str, Any]) -> Application:
     """
     try:
         config = validated(ConsoleConfig, args)
+        if config.server is None:
+            config = config.model_copy(update={"server": serve_host.url()})
         host = serve_host.host()
     except RayclsError as error:
         raise RayServeException(f"raycls: {error}") from None
@@ -39,6 +42,7 @@ class Console:
     """The process. Ray asks it for its routes when it starts."""
 
     def __init__(self, config: ConsoleConfig, host: str | None):
+        give_way_here()  # threads that begin later have the same priority
         self._config, self._host = config, host
 
     def __serve_build_asgi_app__(self) -> Starlette:

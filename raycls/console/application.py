@@ -56,8 +56,10 @@ logger = logging.getLogger("ray.serve")
 def application(config: ConsoleConfig, *, host: str | None) -> Starlette:
     """Return the ASGI application. host: the address that it listens on; None: it is not known.
 
-    Raises DataError where this machine's state, with the key of the sessions, cannot be read or written.
+    The configuration must name the server. Raises DataError where this machine's state, with the key of the sessions,
+    cannot be read or written.
     """
+    assert config.server
     access = Access(Follower(), host=host, allowed_hosts=config.allowed_hosts)
     # A secret that is kept, so that a console that starts again knows its sessions.
     state.ensure_signing_key()

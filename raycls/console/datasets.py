@@ -1,4 +1,4 @@
-"""Dataset versions: class counts and splits, what was left out, pictures by class, and differences of two versions."""
+"""Dataset versions: class counts, splits, what was left out, what a check found, pictures, and what is new in one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from raycls.console.page import HEADERS, Page, part_of, render, server_of, session_of
+from raycls.console.page import HEADERS, Page, go, part_of, render, server_of, session_of
 from raycls.console.server import ServerError
 
 SHOWN = 100  # left-out files on the page
@@ -33,7 +33,15 @@ async def show(request: Request) -> Response:
         except ServerError as error:
             if error.status != 404:  # the version before was removed
                 raise
-    return render(request, "dataset.html", info=info, changed=changed, kinds=KINDS, shown=SHOWN)
+    checked = await server_of(request).call(session_of(request), "GET", f"{_path(request)}/check")
+    return render(
+        request, "dataset.html", info=info, changed=changed, kinds=KINDS, shown=SHOWN, checked=checked
+    )
+
+
+async def check(request: Request) -> Response:
+    await server_of(request).call(session_of(request), "POST", f"{_path(request)}/check")
+    return go(request, _path(request))
 
 
 async def sheet(request: Request) -> Response:
@@ -54,6 +62,7 @@ def _path(request: Request) -> str:
 PAGES = [
     Page("GET", "/datasets", "admin", list_all),
     Page("GET", "/datasets/{name}/{version}", "admin", show),
+    Page("POST", "/datasets/{name}/{version}/check", "admin", check),
     Page("GET", "/datasets/{name}/{version}/sheet", "admin", sheet),
     Page("GET", "/datasets/{name}/{version}/pictures/{split}/{row}", "admin", picture),
 ]

@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import quote, urlencode
 
+from starlette.concurrency import iterate_in_threadpool
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 
-from raycls.console.page import Page, fields_of, go, page_of, part_of, render, server_of, session_of
+from raycls.console.page import HEADERS, Page, fields_of, go, page_of, part_of, render, server_of, session_of
 from raycls.console.server import LONG_S, ServerError
 
 METRICS = ("accuracy", "macro_f1", "macro_recall", "log_loss")
 REMEMBERED_S = 600.0
+# What can be taken away, and for whom.
+FILES = {
+    "report": "a page about its mistakes",
+    "onnx": "for ONNX Runtime and most other programs",
+    "torch-export": "for PyTorch without raycls",
+    "torchscript": "for PyTorch's older format, in C++ too",
+}
+FILE_HEADERS, PIECE = ("Content-Disposition", "Content-Length"), 1 << 18  # PIECE: bytes
 FIGURES = ("test_accuracy", "val_accuracy", "val_macro_f1", "val_loss", "val_calibration_error")
 
 
@@ -50,22 +60,55 @@ async def show(request: Request) -> Response:
 
 async def show_version(request: Request) -> Response:
     """Show where a version comes from, and what each engine takes for it."""
-    found = await server_of(request).call(
-        session_of(request), "GET", f"{_path(request)}/versions/{part_of(request, 'version')}"
-    )
-    listed = (await server_of(request).call(session_of(request), "GET", "/models"))["models"]
+    server, session, path = server_of(request), session_of(request), _version_path(request)
+    found = await server.call(session, "GET", path)
+    files = (await server.call(session, "GET", f"{path}/files"))["files"]
+    listed = (await server.call(session, "GET", "/models"))["models"]
     others = [
         each["version"]
         for each in listed
         if each["name"] == found["name"] and each["version"] != found["version"]
     ]
-    return render(request, "version.html", version=found, figures=FIGURES, others=others, link=_link)
+    return render(
+        request,
+        "version.html",
+        version=found,
+        figures=FIGURES,
+        others=others,
+        link=_link,
+        files=files,
+        told=FILES,
+    )
+
+
+async def make_file(request: Request) -> Response:
+    path = _version_path(request)
+    await server_of(request).call(session_of(request), "POST", f"{path}/files/{part_of(request, 'kind')}")
+    return go(request, path)
+
+
+async def send_file(request: Request) -> Response:
+    """Pass a file on as it comes: it may be larger than the memory for it."""
+    path = f"{_version_path(request)}/files/{part_of(request, 'kind')}"
+    answer = await server_of(request).answer(
+        session_of(request), "GET", path, stream=True, timeout=LONG_S, headers={"Accept-Encoding": "identity"}
+    )
+    headers = {name: answer.headers[name] for name in FILE_HEADERS if name in answer.headers}
+
+    async def pieces() -> AsyncIterator[bytes]:
+        try:
+            async for piece in iterate_in_threadpool(answer.iter_content(PIECE)):
+                yield piece
+        finally:  # also where the browser has left
+            answer.close()
+
+    return StreamingResponse(pieces(), media_type="application/octet-stream", headers={**HEADERS, **headers})
 
 
 def _link(name: str, value: str) -> str:
     """Return the path of the console's page about a step of the lineage; empty where there is none."""
-    if name == "run":
-        return f"/runs/{quote(value, safe='')}"
+    if name in ("run", "study"):
+        return f"/{'runs' if name == 'run' else 'studies'}/{quote(value, safe='')}"
     dataset, _, version = value.partition(",")[0].rpartition("@")
     return f"/datasets/{quote(dataset, safe='')}/{version}" if name == "dataset" and version.isdigit() else ""
 
@@ -91,6 +134,10 @@ async def compare(request: Request) -> Response:
 
 def _path(request: Request) -> str:
     return f"/models/{part_of(request, 'name')}"
+
+
+def _version_path(request: Request) -> str:
+    return f"{_path(request)}/versions/{part_of(request, 'version')}"
 
 
 async def promote(request: Request) -> Response:
@@ -155,6 +202,8 @@ PAGES = [
     Page("GET", "/models", "admin", list_all),
     Page("GET", "/models/{name}", "admin", show),
     Page("GET", "/models/{name}/versions/{version}", "admin", show_version),
+    Page("POST", "/models/{name}/versions/{version}/files/{kind}", "admin", make_file),
+    Page("GET", "/models/{name}/versions/{version}/files/{kind}", "admin", send_file),
     Page("GET", "/models/{name}/comparison", "admin", compare),
     Page("POST", "/models/{name}/promote", "admin", promote),
     Page("POST", "/models/{name}/rollback", "admin", roll_back),

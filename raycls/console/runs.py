@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from raycls.console.chart import chart, front
-from raycls.console.page import HEADERS, TEMPLATES, Page, page_of, part_of, render, server_of, session_of
+from raycls.console.page import HEADERS, TEMPLATES, Page, go, page_of, part_of, render, server_of, session_of
 from raycls.console.server import ServerError
 from raycls.serving.replica.answer import HTTPProblem
 
@@ -32,6 +32,12 @@ async def list_all(request: Request) -> Response:
 async def show(request: Request) -> Response:
     run = await _run(request)
     return render(request, "run.html", run=run, live=await _live(request, run), figures=FIGURES)
+
+
+async def show_study(request: Request) -> Response:
+    """Lead from the name of a study to the page of its run."""
+    found = await server_of(request).call(session_of(request), "GET", f"/studies/{part_of(request, 'name')}")
+    return go(request, f"/runs/{quote(found['run_id'], safe='')}")
 
 
 async def events(request: Request) -> Response:
@@ -108,4 +114,5 @@ PAGES = [
     Page("GET", "/runs", "admin", list_all),
     Page("GET", "/runs/{id}", "admin", show),
     Page("GET", "/runs/{id}/events", "admin", events),
+    Page("GET", "/studies/{name}", "admin", show_study),
 ]

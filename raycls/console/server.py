@@ -15,7 +15,7 @@ from starlette.concurrency import run_in_threadpool
 
 from raycls import local_http
 from raycls.console.session import Session
-from raycls.ray_patches.control_routes import PREFIX
+from raycls.ray_patches.haproxy_template import PREFIX
 
 TIMEOUT_S, LONG_S = 30, 600  # LONG_S: a promotion waits for its replicas, an upload for its checks
 OF_REPLICAS = ("/predict", "/health", "/metrics")  # the other routes are the control plane's, below /control

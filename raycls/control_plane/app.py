@@ -16,6 +16,7 @@ from ray.serve import Application
 from ray.serve.exceptions import RayServeException
 from starlette.applications import Starlette
 
+from raycls.cluster.environment import give_way_here
 from raycls.config import validated
 from raycls.errors import RayclsError
 from raycls.ray_patches import serve_host
@@ -50,6 +51,7 @@ class ControlPlane:
         from raycls.control_plane.traffic import LastHour
         from raycls.control_plane.trigger_watch import TriggerWatch
 
+        give_way_here()  # threads that begin later have the same priority
         self._config, self._host, self._hour = config, host, LastHour()
         self._checks = Checks(config.max_upload_bytes)
         loops = (
@@ -66,5 +68,8 @@ class ControlPlane:
 
     def __serve_build_asgi_app__(self) -> Starlette:
         from raycls.control_plane.application import application
+        from raycls.control_plane.work import Work, in_a_task
 
-        return application(self._config, self._host, self._hour, self._checks)
+        return application(
+            self._config, self._host, hour=self._hour, checks=self._checks, work=Work(in_a_task)
+        )

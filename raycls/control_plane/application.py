@@ -1,6 +1,6 @@
 """All routes of the control plane, and what holds for each of them.
 
-    application(config, "127.0.0.1", LastHour(), Checks(config.max_upload_bytes))     # any ASGI server runs it
+    application(config, "127.0.0.1", hour=LastHour(), checks=…, work=…)     # any ASGI server runs it
     ROUTES                                                  # the table
 
 Before a handler runs, the client's host, origin and role are checked. An error becomes a problem document (RFC 9457).
@@ -23,6 +23,7 @@ from raycls.control_plane import (
     experiments,
     feedback,
     live,
+    model_files,
     models,
     openapi,
     parcels,
@@ -34,6 +35,7 @@ from raycls.control_plane import (
 from raycls.control_plane.parcels import Checks
 from raycls.control_plane.route import ControlRoute, Handler
 from raycls.control_plane.traffic import LastHour
+from raycls.control_plane.work import Work
 from raycls.errors import (
     ClusterError,
     DataError,
@@ -59,6 +61,7 @@ ROUTES: list[ControlRoute] = [
     *retrain.ROUTES,
     *experiments.ROUTES,
     *models.ROUTES,
+    *model_files.ROUTES,
     *drift.ROUTES,
     *live.ROUTES,
     *runs.ROUTES,
@@ -85,9 +88,11 @@ STATUSES: tuple[tuple[type[RayclsError], int], ...] = (
 logger = logging.getLogger("ray.serve")
 
 
-def application(config: ControlPlaneConfig, host: str | None, hour: LastHour, checks: Checks) -> Starlette:
+def application(
+    config: ControlPlaneConfig, host: str | None, *, hour: LastHour, checks: Checks, work: Work
+) -> Starlette:
     """Return the ASGI application. host: the address that the server listens on; None: it is not known. hour: what
-    GET /live tells. checks: of /parcels.
+    GET /live tells. checks: of /parcels. work: what makes reports, exports and checks of datasets.
 
     Raises DataError where the server's tokens cannot be read.
     """
@@ -109,7 +114,7 @@ def application(config: ControlPlaneConfig, host: str | None, hour: LastHour, ch
         routes=[Route("/openapi.json", describe), *guarded],
         exception_handlers={HTTPException: _unknown},
     )
-    app.state.config, app.state.hour, app.state.checks = config, hour, checks
+    app.state.config, app.state.hour, app.state.checks, app.state.work = config, hour, checks, work
     return app
 
 

@@ -1,4 +1,4 @@
-"""Routes about dataset versions: counts, what was left out, what is new since another version, and pictures."""
+"""Routes about dataset versions: counts, what was left out, what is new, what a check found, and pictures."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ from starlette.responses import Response
 from raycls.control_plane import served
 from raycls.control_plane.body import wanted_int
 from raycls.control_plane.route import PICTURE_HEADERS, ControlRoute
+from raycls.control_plane.work import work_of
 from raycls.data.contact_sheet import contact_sheet
 from raycls.data.layout import NAME, versions_of
 from raycls.data.manifest import difference, read_left_out, read_rows
 from raycls.data.packed import PackedDataset
 from raycls.data.versions import list_datasets, open_dataset
+from raycls.reports import last_check
 from raycls.reports.pictures import png
 from raycls.serving.replica.answer import HTTPProblem, json_response
 
@@ -91,6 +93,33 @@ async def differences(request: Request) -> Response:
     return json_response(await run_in_threadpool(found))
 
 
+async def show_check(request: Request) -> Response:
+    opened = await run_in_threadpool(_opened, request)
+    return json_response(await _checked(request, opened))
+
+
+async def check(request: Request) -> Response:
+    """Begin a check with the predictions of the dataset's champion."""
+    opened = await run_in_threadpool(_opened, request)
+    work_of(request).begin(_check_of(opened), _check, opened.info.reference)
+    return json_response(await _checked(request, opened))
+
+
+async def _checked(request: Request, opened: PackedDataset) -> dict[str, Any]:
+    last = await run_in_threadpool(last_check.load, opened)
+    return {**work_of(request).state(_check_of(opened), ready=last is not None), "last": last}
+
+
+def _check(reference: str) -> None:
+    from raycls.reports.dataset_check import check_with_champion  # imports PyTorch
+
+    check_with_champion(reference)
+
+
+def _check_of(opened: PackedDataset) -> str:
+    return f"check of {opened.info.reference}"
+
+
 def _opened(request: Request) -> PackedDataset:
     name, version = request.path_params["name"], request.path_params["version"]
     return _on_this_machine(name, version)
@@ -143,5 +172,19 @@ ROUTES = [
         differences,
         "List which pictures were added, removed, relabelled or moved since another version",
         queries={"since": "number of a version; default: the one before"},
+    ),
+    ControlRoute(
+        "GET",
+        "/datasets/{name}/{version}/check",
+        "admin",
+        show_check,
+        "Show what the last check of a version found, and whether one is under way",
+    ),
+    ControlRoute(
+        "POST",
+        "/datasets/{name}/{version}/check",
+        "admin",
+        check,
+        "Begin a check of a version: labels, copies, pictures, classes and splits",
     ),
 ]

@@ -14,12 +14,13 @@ from starlette.responses import Response
 from raycls import registry
 from raycls.control_plane.body import document_of, wanted_int
 from raycls.control_plane.route import ControlRoute
+from raycls.control_plane.work import in_a_task
 from raycls.registry import ModelVersion, history
 from raycls.serving.control import rollout
 from raycls.serving.replica.answer import busy, json_response
 
 NEWEST, PAGE = 5, 50  # versions of each model, and of a page of one model
-_comparing = asyncio.Lock()  # a comparison takes a core for some seconds: one at a time
+_comparing = asyncio.Lock()  # a comparison takes some seconds: one at a time
 
 
 class Promotion(BaseModel):
@@ -77,17 +78,21 @@ async def compare(request: Request) -> Response:
     """Compare as a promotion does, and change nothing."""
     name, query = request.path_params["name"], request.query_params
 
-    def found() -> dict[str, Any]:
-        from raycls.registry.disagreement import compare_in_detail
-
+    def versions() -> tuple[ModelVersion, ModelVersion]:
         challenger = registry.resolve(f"{name}/{query.get('challenger', '')}")
-        champion = registry.resolve(f"{name}/{query['champion']}" if "champion" in query else name)
-        return compare_in_detail(challenger, champion).as_json()
+        return challenger, registry.resolve(f"{name}/{query['champion']}" if "champion" in query else name)
 
     if _comparing.locked():
         raise busy("another comparison is under way")
     async with _comparing:
-        return json_response(await run_in_threadpool(found))
+        challenger, champion = await run_in_threadpool(versions)
+        return json_response(await in_a_task(_compared, challenger, champion))
+
+
+def _compared(challenger: ModelVersion, champion: ModelVersion) -> dict[str, Any]:
+    from raycls.registry.disagreement import compare_in_detail  # imports PyTorch
+
+    return compare_in_detail(challenger, champion).as_json()
 
 
 async def promote(request: Request) -> Response:

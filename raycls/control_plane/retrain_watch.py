@@ -12,9 +12,10 @@ import sys
 import time
 from typing import Any
 
-from raycls import local_http
+from raycls import cluster
 from raycls.cluster.environment import GIVE_WAY
 from raycls.control_plane.loop import forever
+from raycls.errors import ClusterError
 from raycls.lifecycle import retraining
 from raycls.lifecycle.documents import now
 from raycls.lifecycle.retraining import Retraining
@@ -56,12 +57,13 @@ class RetrainWatch:
 
     def _jobs(self) -> list[Any]:
         """Return the jobs of the cluster that have not ended."""
-        import ray
         from ray.job_submission import JobSubmissionClient
 
         if self._client is None:
-            self._client = JobSubmissionClient(ray.get_runtime_context().gcs_address)
-            local_http.exempt(self._client.get_address())
+            dashboard = cluster.own_dashboard()
+            if dashboard is None:
+                raise ClusterError("Ray's dashboard does not answer, so that no retraining begins")
+            self._client = JobSubmissionClient(dashboard)
         return [
             job
             for job in self._client.list_jobs()

@@ -51,7 +51,13 @@ async def show(request: Request) -> Response:
             raise UnknownRecordError("there is no such run: list those that exist")
         history = [_finite(row) for row in tracking.history(run.info.run_id)]
         findings = [asdict(finding) for finding in _findings(run, history)]
-        return {**_shown(run), "params": run.data.params, "history": history, "findings": findings}
+        return {
+            **_shown(run),
+            "params": run.data.params,
+            "history": history,
+            "findings": findings,
+            "mlflow": tracking.page_of(run),
+        }
 
     return json_response(await run_in_threadpool(found))
 
@@ -72,6 +78,7 @@ async def show_study(request: Request) -> Response:
         told = in_short(trials, winner) if any(trial.scored for trial in trials) else []
         return {
             "name": name,
+            "run_id": record.run_of(study),
             "trials": [asdict(trial) | {"told": trial.told()} for trial in trials],
             "winner": winner.number if winner else None,
             "front": [trial.number for trial in pareto_front(trials)],

@@ -3,7 +3,7 @@
     await version()                 # "pets/6"
     await counts()                  # of the experiment, by replica
 
-What Serve calls these things stands here. Beside this module, only app.py and retrain_watch.py know Ray.
+What Serve calls these things stands here. Beside this module, only app.py, retrain_watch.py and work.py know Ray.
 """
 
 from __future__ import annotations

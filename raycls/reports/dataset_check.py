@@ -6,6 +6,7 @@ done.findings, done.page
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,12 @@ import numpy as np
 from raycls import progress, registry
 from raycls.config import PRESETS
 from raycls.data.check import Finding, check
-from raycls.data.packed import PackedDataset
+from raycls.data.packed import DatasetInfo, PackedDataset
 from raycls.data.versions import open_dataset
 from raycls.engines.predictor import Predictor
 from raycls.errors import UsageError
-from raycls.reports import dataset_report
+from raycls.models.card import ModelCard, load_card
+from raycls.reports import dataset_report, last_check
 from raycls.training.out_of_fold import out_of_fold, predicted
 
 
@@ -40,7 +42,7 @@ class Checked:
 def run_check(
     reference: str, *, model: str | None, folds: int, preset_name: str, output: Path | None
 ) -> Checked:
-    """Check a dataset version, and write the page.
+    """Check a dataset version, write the page, and keep the findings for whoever looks later.
 
     model: a registered model that predicts; None trains `folds` models of the preset on parts of the dataset. Preset
     "none" makes no predictions. Raises UsageError if the model has other classes, and what the parts raise.
@@ -54,7 +56,7 @@ def run_check(
     if model:
         version = registry.resolve(model)
         predictor = Predictor.load(registry.checkpoint(version))
-        if predictor.card.classes != info.classes or predictor.card.image_size != info.image_size:
+        if not _fits(predictor.card, info):
             raise UsageError(
                 f"{version.reference} has other classes or another image size than {info.reference}"
             )
@@ -77,4 +79,27 @@ def run_check(
     with progress.bar(f"looking at {sum(info.counts.values()):,} images"):
         findings = check(dataset, probabilities)
         written = dataset_report.write_report(dataset, findings, page, predictions=told)
+        last_check.keep(dataset, findings, predictions=told)
     return Checked(dataset=dataset, findings=findings, page=written[0], excluded=written[1])
+
+
+def check_with_champion(reference: str) -> None:
+    """Check a version with the predictions of its dataset's champion, or without any where that does not fit.
+
+    The findings are kept (raycls/reports/last_check.py), and no page. Raises what the parts raise.
+    """
+    info = open_dataset(reference).info
+    champion = registry.champion(info.name)
+    fits = champion is not None and _fits(load_card(registry.checkpoint(champion)), info)
+    with tempfile.TemporaryDirectory() as folder:
+        run_check(
+            reference,
+            model=champion.reference if champion and fits else None,
+            folds=0,
+            preset_name="none",
+            output=Path(folder) / "check.html",
+        )
+
+
+def _fits(card: ModelCard, info: DatasetInfo) -> bool:
+    return card.classes == info.classes and card.image_size == info.image_size

@@ -81,7 +81,9 @@ class ControlPlaneConfig(Section):
 class ConsoleConfig(Section):
     """The arguments of the console's application in serve_config.yaml: see raycls/console/app.py."""
 
-    server: str = Field("http://127.0.0.1:8000", description="URL of the server that the page shows")
+    server: str | None = Field(
+        None, description="URL of the server that the page shows; none: the one that it runs beside"
+    )
     max_upload_bytes: int = Field(
         200 * 2**20, ge=1024, description="largest body of an upload: files, or one zip, bytes"
     )

@@ -26,7 +26,7 @@ from raycls.tracking.resumable import Heartbeat
 from raycls.training.checkpoints import first_line
 from raycls.training.failures import first_cause
 from raycls.tuning.callbacks import StudyCallback, StudySearch, StudyStopper
-from raycls.tuning.pareto import latencies
+from raycls.tuning.latency import latencies
 from raycls.tuning.progress_table import Display
 from raycls.tuning.record import StudyRecord
 from raycls.tuning.spec import StudySpec

@@ -14,6 +14,7 @@ from typing import Literal
 
 from raycls import registry, tracking
 from raycls.config import Config
+from raycls.data.layout import versions_of
 from raycls.data.versions import open_by_fingerprint
 from raycls.errors import RayclsError, UnknownDatasetError
 from raycls.models.card import ModelCard, load_card
@@ -57,10 +58,13 @@ def _dataset(version: ModelVersion, card: ModelCard | None) -> LineageStep:
     value = f"{name}@{card.dataset_version if card else '?'}, fingerprint {version.fingerprint}"
     if card and card.dataset_fingerprint != version.fingerprint:
         return LineageStep("dataset", value, "broken", f"the checkpoint names {card.dataset_fingerprint}")
+    absent = LineageStep("dataset", value, "absent", "not on this machine")
+    if not versions_of(name):  # whoever looks at a chain pulls no dataset
+        return absent
     try:
         open_by_fingerprint(name, version.fingerprint)
     except UnknownDatasetError:
-        return LineageStep("dataset", value, "absent", "not on this machine")
+        return absent
     return LineageStep("dataset", value, "verified", "on this machine, with the same images")
 
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Literal
 from raycls import tracking
 from raycls.errors import StudyError
 from raycls.metrics import oriented
-from raycls.tuning.optuna_study import GIVEN, open_storage, open_study
+from raycls.tuning.optuna_study import GIVEN, RUN, open_storage, open_study
 from raycls.tuning.space import architecture, configured, suggest
 from raycls.tuning.spec import METRIC, State, StudySpec, Trial
 from raycls.tuning.trial_runs import TrialRunLogs
@@ -191,6 +191,12 @@ def load(name: str) -> optuna.Study:
     if name not in names:
         raise StudyError(f"no study {name!r}; the studies are: {', '.join(names) or 'none yet'}")
     return optuna.load_study(study_name=name, storage=storage)
+
+
+def run_of(study: optuna.Study) -> str:
+    """Return the id of the study's MLflow run; empty for a moment after its start."""
+    run_id: str = study.user_attrs.get(RUN, "")
+    return run_id
 
 
 def winner_of(study: optuna.Study) -> Trial | None:

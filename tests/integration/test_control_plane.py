@@ -6,6 +6,7 @@ import io
 import json
 import re
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,11 @@ def test_runs_and_datasets_are_told_as_mlflow_and_the_files_have_them(served: Se
     np.testing.assert_array_equal(pixels, open_dataset("digits").images("test")[3])
     same = get(f"/datasets/digits/{digits.version}/differences?since={digits.version}")
     assert {same[kind]["count"] for kind in ("added", "removed", "relabelled", "moved")} == {0}
+    checked = f"/datasets/digits/{digits.version}/check"
+    assert requests.post(served.url + checked, headers=headers, timeout=60).json()["state"] == "making"
+    until(lambda: get(checked)["state"] == "ready", 120)
+    last = get(checked)["last"]
+    assert last["predictions"].startswith(f"digits/{champion.version} predicts")
     origin = get(f"/models/digits/versions/{champion.version}")
     assert [step["state"] for step in origin["lineage"]] == ["verified"] * 3
     assert run["findings"]
@@ -94,6 +100,33 @@ def test_runs_and_datasets_are_told_as_mlflow_and_the_files_have_them(served: Se
         *("/datasets/digits/1/pictures/test/99999", "/datasets/digits/1/pictures/..%2Ftest/0"),
     ):
         assert requests.get(served.url + path, headers=headers, timeout=60).status_code == 404
+
+
+def test_a_report_and_an_export_are_made_beside_and_sent_as_files(served: Served) -> None:
+    headers = {"Authorization": f"Bearer {Path(served.admin_token).read_text().strip()}"}
+    version = registry.champion("digits")
+    assert version is not None
+    files = f"{served.url}/models/digits/versions/{version.version}/files"
+
+    def states() -> dict[str, str]:
+        found = requests.get(files, headers=headers, timeout=60).json()["files"]
+        return {file["kind"]: file["error"] or file["state"] for file in found}
+
+    for kind in ("report", "onnx"):
+        if states()[kind] == "absent":
+            assert requests.get(f"{files}/{kind}", headers=headers, timeout=60).status_code == 404
+            begun = requests.post(f"{files}/{kind}", headers=headers, timeout=60).json()
+            assert begun["state"] == "making"
+    until(lambda: {states()["report"], states()["onnx"]} == {"ready"}, 240)
+    report = requests.get(f"{files}/report", headers=headers, timeout=60)
+    assert report.headers["content-type"] == "application/octet-stream"
+    assert f"digits-{version.version}-report.html" in report.headers["content-disposition"]
+    assert report.text.lower().startswith("<!doctype html>")
+    exported = requests.get(f"{files}/onnx", headers=headers, timeout=60)
+    with zipfile.ZipFile(io.BytesIO(exported.content)) as archive:
+        names = [f"digits-{version.version}.onnx", f"digits-{version.version}.onnx.json"]
+        assert sorted(archive.namelist()) == names
+    assert requests.post(f"{files}/exe", headers=headers, timeout=60).status_code == 404
 
 
 def test_the_last_hour_knows_what_was_answered(served: Served) -> None:

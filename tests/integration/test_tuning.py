@@ -11,13 +11,14 @@ import pytest
 
 from raycls import home, registry, tracking
 from raycls.config import Config, override, preset
+from raycls.data import sharing
 from raycls.data.versions import open_dataset
 from raycls.errors import ConfigError, StudyError, UsageError
 from raycls.models.card import load_card
 from raycls.registry import history
 from raycls.reports.study_report import write_report
 from raycls.training.trainer import TrainingResult
-from raycls.tuning import record
+from raycls.tuning import lineage, record
 from raycls.tuning.lineage import trace
 from raycls.tuning.plan import plan
 from raycls.tuning.space import Domain
@@ -136,7 +137,7 @@ def test_trials_that_fail_are_told_and_the_study_goes_on_until_they_are_too_many
 
 
 def test_accuracy_and_latency_and_a_study_killed_after_its_last_trial(
-    champion: TrainingResult, base: Config, tmp_path: Path
+    champion: TrainingResult, base: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = plan(
         "digits", base, trials=4, max_epochs=2, objective="accuracy,latency", model="digits-fast", seed=2
@@ -164,6 +165,10 @@ def test_accuracy_and_latency_and_a_study_killed_after_its_last_trial(
     assert {(link.name, link.state) for link in trace(version)} == {
         (name, "verified") for name in ("dataset", "study", "trial", "run", "checkpoint")
     }
+    with monkeypatch.context() as elsewhere:  # a machine that has no version of the dataset
+        elsewhere.setattr(lineage, "versions_of", lambda _: [])
+        elsewhere.setattr(sharing, "pull", lambda *_: pytest.fail("a look at the chain pulled a dataset"))
+        assert (trace(version)[0].name, trace(version)[0].state) == ("dataset", "absent")
     page = write_report("widths", tmp_path / "page.html").read_text()
     assert "Accuracy against latency" in page
     assert f"Trial #{study.best.number} was chosen" in page

@@ -82,6 +82,10 @@ def test_the_champion_answers_who_has_the_token(
         answer = requests.post(f"{url}/predict", buffer.getvalue(), headers=headers, timeout=30)
         assert answer.status_code == 200
         assert answer.json()["model_version"] == registry.resolve("digits").version
+        page = requests.get(f"{url}/console/", timeout=30)
+        assert page.status_code == 200
+        assert url in page.text, "the page knows the server beside it, whatever its port"
+        assert registry.resolve("digits").reference in page.text
 
 
 @pytest.mark.timeout(200)

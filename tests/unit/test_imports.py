@@ -41,7 +41,8 @@ RAY = {
     "cluster", "ray_patches", "data/ingest", "training/trainer", "training/scaling",
     "training/failures", "training/events",
     "training/worker", "tuning/plan", "tuning/execution", "tuning/callbacks", "tuning/trial", "serving",
-    "control_plane/app", "control_plane/served", "control_plane/retrain_watch", "console/app", "demo",
+    "control_plane/app", "control_plane/served", "control_plane/retrain_watch", "control_plane/work",
+    "console/app", "demo",
 }  # fmt: skip
 MLFLOW = {"tracking", "registry"}
 NAMED_TUPLE = {"_replace", "_asdict"}  # public methods, whatever their names
@@ -194,5 +195,21 @@ def test_a_replica_starts_without_pytorch() -> None:
         "import sys, raycls.serving.replica.classifier\n"
         "assert not {'torch', 'mlflow', 'captum'} & set(sys.modules)\n"
     )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_pages_ask_of_the_control_plane_needs_no_pytorch() -> None:
+    """It would keep half a gigabyte for it. Reports and comparisons run in Ray tasks (raycls/control_plane/work.py)."""
+    asked = (
+        "control_plane.app",
+        "control_plane.application",
+        "tuning.lineage",
+        "tuning.record",
+        "tuning.pareto",
+    )
+    asked += ("reports.study_report", "reports.last_check", "reports.model_files", "reports.curves")
+    program = "".join(f"import raycls.{module}\n" for module in asked)
+    program += "import sys\nassert not {'torch', 'captum'} & set(sys.modules)\n"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

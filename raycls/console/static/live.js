@@ -1,5 +1,6 @@
 // What the server does now and did in the last hour: the console draws it anew every five seconds.
 import { root } from "./ask.js";
+import { redraw } from "./redraw.js";
 
 const PERIOD_MS = 5000;
 const hour = document.querySelector("#hour");
@@ -10,7 +11,7 @@ async function look() {
   try {
     const answer = await fetch(`${root}/live/hour`, { headers: { Accept: "application/json" } }); // of a refusal
     if (!answer.ok) throw new Error((await answer.json().catch(() => ({}))).detail ?? `the console answered ${answer.status}`);
-    hour.innerHTML = await answer.text(); // the console's own template made it, which escapes all text
+    redraw(hour, await answer.text());
     status.hidden = true;
   } catch (error) {
     status.textContent = `These figures are old: ${error.message}.`;

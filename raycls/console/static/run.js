@@ -1,11 +1,12 @@
 // A running training or study: the console sends what changes on the page whenever it changes.
 import { root } from "./ask.js";
+import { redraw } from "./redraw.js";
 
 const live = document.querySelector("#live");
 const source = new EventSource(`${root}/runs/${encodeURIComponent(live.dataset.id)}/events`);
 source.addEventListener("message", (event) => {
   const { live: drawn, status } = JSON.parse(event.data);
-  live.innerHTML = drawn; // the console's own template made it, which escapes all text
+  redraw(live, drawn);
   if (status !== "RUNNING") {
     source.close();
     location.reload();

@@ -56,10 +56,11 @@ RUN = {
         "params": {"training.epochs": EVIL},
         "history": [{"epoch": 1, "train_loss": 2.0, "val_loss": float("nan")}],
         "findings": [{"verdict": EVIL, "reason": EVIL}],
+        "mlflow": f"mlflow ui --backend-store-uri {EVIL}",
     },
 }
 TRIAL = {"number": 0, "state": "done", "score": 0.5, "epochs": 2, "latency_ms": 1.5, "told": EVIL}
-STUDY = {"name": EVIL, "trials": [TRIAL], "winner": 0, "front": [0], "told": [EVIL]}
+STUDY = {"run_id": "r1", "name": EVIL, "trials": [TRIAL], "winner": 0, "front": [0], "told": [EVIL]}
 STEP = {"name": EVIL, "value": EVIL, "state": "broken", "told": EVIL}
 RAN = {**STEP, "name": "run", "value": "r1"}
 LEARNED_FROM = {**STEP, "name": "dataset", "value": "pets@2, fingerprint 00", "state": "verified"}
@@ -99,6 +100,18 @@ INFO = {
     **{"version": 2, "classes": [EVIL, "dog"], "class_counts": {"train": [4, 5]}, "resize": "crop"},
     **{"fingerprint": "0" * 64, "left_out_files": [{"source": EVIL, "kind": "unreadable", "reason": EVIL}]},
 }
+SUSPECT = {"split": "train", "row": 3, "source": EVIL, "label": EVIL, "note": EVIL}
+CHECKED = {
+    **{"state": "failed", "since": None, "error": EVIL},
+    "last": {
+        "made": 0.0,
+        "predictions": EVIL,
+        "findings": [{"title": EVIL, "advice": EVIL, "sentences": [EVIL], "count": 1, "images": [SUSPECT]}],
+    },
+}
+FILE = {"kind": "onnx", "file": EVIL, "bytes": 9, "made": 0.0, "state": "ready", "since": None, "error": ""}
+ABSENT = {**FILE, "kind": "report", "bytes": None, "made": None}
+FILES = [FILE, {**ABSENT, "state": "absent", "error": EVIL}, {**ABSENT, "state": "making", "since": 0.0}]
 PARCEL = {
     **{"id": "1f" * 16, "name": EVIL, "size": 9, "received": 4, "state": "arriving"},
     **{"answer": None, "error": "", "checked": 0, "of": 0},
@@ -121,7 +134,9 @@ ANSWERS: dict[str, Any] = {
         "since": 1,
         **dict.fromkeys(("added", "removed", "relabelled", "moved"), CHANGED),
     },
+    "GET /datasets/pets/2/check": CHECKED,
     "GET /models/pets/versions/7": ORIGIN,
+    "GET /models/pets/versions/7/files": {"files": FILES},
     "GET /models/pets/comparison?challenger=7&champion=6": COMPARISON,
     "GET /health": {"model": {"name": EVIL, "version": "7"}},
     "GET /models": {"models": [VERSION, {**VERSION, "version": "6", "aliases": []}]},
@@ -163,6 +178,8 @@ class Server:
         found = requests.Response()
         found.status_code = 200
         found._content = PICTURE if "/predict" not in path else b"{}"
+        found._content_consumed = True  # type: ignore[attr-defined]  # not from a connection
+        found.headers["Content-Disposition"] = "attachment"
         return found
 
     async def call(self, session: Session | None, method: str, path: str, **options: Any) -> Any:

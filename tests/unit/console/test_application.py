@@ -17,7 +17,7 @@ from raycls.console.application import PAGES, application
 from raycls.console.page import Page
 from raycls.console.session import Sessions
 from raycls.serving.settings import ConsoleConfig
-from tests.unit.console.fake_server import RECORD, Server
+from tests.unit.console.fake_server import PICTURE, RECORD, Server
 
 URL = "http://127.0.0.1:8080"
 
@@ -122,6 +122,40 @@ def test_a_version_links_to_the_run_and_the_data_that_it_comes_from(client: Test
     page = client.get("/models/pets/versions/7").text
     assert 'href="/runs/r1"' in page
     assert 'href="/datasets/pets/2"' in page
+
+
+def test_what_can_be_taken_away_is_made_first_and_saved_by_the_browser(
+    client: TestClient, server: Server
+) -> None:
+    csrf = _signed_in(client, "a")
+    path = "/models/pets/versions/7"
+    page = client.get(path).text
+    assert f'href="{path}/files/onnx"' in page
+    assert f'action="{path}/files/report"' in page
+    assert "is being made since" in page
+    answer = client.post(f"{path}/files/report", data={"csrf": csrf})
+    assert (answer.status_code, answer.headers["location"]) == (303, path)
+    assert ("POST", f"{path}/files/report", None) in server.asked
+    file = client.get(f"{path}/files/onnx")
+    assert file.content == PICTURE
+    assert file.headers["content-type"] == "application/octet-stream"
+    assert file.headers["content-disposition"] == "attachment"
+
+
+def test_a_dataset_shows_what_its_check_found(client: TestClient, server: Server) -> None:
+    csrf = _signed_in(client, "a")
+    page = client.get("/datasets/pets/2").text
+    assert 'src="/datasets/pets/2/pictures/train/3"' in page
+    assert "Check again" in page
+    answer = client.post("/datasets/pets/2/check", data={"csrf": csrf})
+    assert (answer.status_code, answer.headers["location"]) == (303, "/datasets/pets/2")
+    assert ("POST", "/datasets/pets/2/check", None) in server.asked
+
+
+def test_the_name_of_a_study_leads_to_its_run(client: TestClient) -> None:
+    _signed_in(client, "a")
+    answer = client.get("/studies/search")
+    assert (answer.status_code, answer.headers["location"]) == (303, "/runs/r1")
 
 
 def test_a_comparison_shows_the_pictures_on_which_both_differ(client: TestClient) -> None:

@@ -113,12 +113,13 @@ def test_whatever_is_sent_gets_a_page_or_a_refusal(home: Path, monkeypatch) -> N
     app = application(ConsoleConfig(server=server.url), host="127.0.0.1")
     app.state.server = server
     requests, seen = _Requests(app.state.sessions), Counter[int]()
-    with TestClient(app, base_url="http://127.0.0.1:8080", follow_redirects=False) as client:
+    base = "http://127.0.0.1:8080"
+    with TestClient(app, base_url=base, follow_redirects=False) as client:
         for _ in range(TRIES):
             method, path, headers, body, may_change = requests.draw()
             server.asked.clear()
             encoded = {name: value.encode("latin-1", "replace") for name, value in headers.items()}
-            answer = client.request(method, path, headers=encoded, content=body)
+            answer = client.request(method, base + path, headers=encoded, content=body)
             client.cookies.clear()
             assert answer.status_code < 500, (method, path, headers, body[:100], answer.text[-500:])
             changed = [each for each in server.asked if each[0] not in ("GET", "HEAD")]

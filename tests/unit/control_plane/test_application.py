@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,8 @@ from raycls.control_plane.application import ROUTES, application
 from raycls.control_plane.parcels import Checks
 from raycls.control_plane.route import ControlRoute
 from raycls.control_plane.traffic import LastHour
-from raycls.ray_patches import control_routes
+from raycls.control_plane.work import Work
+from raycls.ray_patches import haproxy_template
 from raycls.serving import tokens
 from raycls.serving.settings import ControlPlaneConfig
 
@@ -23,7 +25,14 @@ URL = "http://127.0.0.1:8000"
 @pytest.fixture
 def client(home: Path) -> Iterator[TestClient]:
     with TestClient(
-        application(ControlPlaneConfig(), "127.0.0.1", LastHour(), Checks(1 << 20)), base_url=URL
+        application(
+            ControlPlaneConfig(),
+            "127.0.0.1",
+            hour=LastHour(),
+            checks=Checks(1 << 20),
+            work=Work(asyncio.to_thread),
+        ),
+        base_url=URL,
     ) as client:
         yield client
 
@@ -33,7 +42,7 @@ def _path(route: ControlRoute) -> str:
 
 
 def test_haproxy_sends_every_route_to_the_control_plane() -> None:
-    assert {route.path.split("/")[1] for route in ROUTES} <= set(control_routes.ROUTES)
+    assert {route.path.split("/")[1] for route in ROUTES} <= set(haproxy_template.ROUTES)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from raycls.control_plane import application as applications
 from raycls.control_plane import body
 from raycls.control_plane.parcels import Checks
 from raycls.control_plane.traffic import LastHour
+from raycls.control_plane.work import Work
 from raycls.serving import tokens
 from raycls.serving.settings import ControlPlaneConfig
 
@@ -22,7 +23,13 @@ URL = "http://127.0.0.1:8000"
 @pytest.fixture
 def server(home: Path) -> httpx.AsyncClient:
     secret = tokens.add("sender", ("contribute",))
-    app = applications.application(ControlPlaneConfig(), "127.0.0.1", LastHour(), Checks(1 << 20))
+    app = applications.application(
+        ControlPlaneConfig(),
+        "127.0.0.1",
+        hour=LastHour(),
+        checks=Checks(1 << 20),
+        work=Work(asyncio.to_thread),
+    )
     return httpx.AsyncClient(
         transport=httpx.ASGITransport(app), base_url=URL, headers={"Authorization": f"Bearer {secret}"}
     )

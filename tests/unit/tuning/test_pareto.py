@@ -11,7 +11,8 @@ from raycls.config import override, preset
 from raycls.data.versions import open_dataset
 from raycls.errors import ConfigError, UsageError
 from raycls.tuning import space as spaces
-from raycls.tuning.pareto import choose, latencies, pareto_front
+from raycls.tuning.latency import latencies
+from raycls.tuning.pareto import choose, pareto_front
 from raycls.tuning.space import Domain
 from raycls.tuning.spec import StudySpec, Trial
 
