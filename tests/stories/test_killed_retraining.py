@@ -1,4 +1,4 @@
-"""A retraining that is killed ten times makes one dataset version and one model version, and decides once."""
+"""A retraining that is killed again and again makes one dataset version and one model version, and decides once."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ from raycls.lifecycle.uploads import Uploads
 from raycls.registry import history
 
 # Seconds from the start of the process to its end by SIGKILL. A try begins with imports and Ray, of 10 s and more.
-MOMENTS = (1, 3, 6, 9, 12, 15, 18, 21, 24, 28)
+# benchmarks/retraining_kills.py kills ten times, also the control plane and the cluster.
+MOMENTS = (3, 8, 13, 18, 24)
 
 
 def _raycls(*words: str) -> subprocess.Popen[bytes]:
@@ -46,7 +47,7 @@ def _run(*words: str) -> None:
 
 
 @pytest.mark.timeout(900)
-def test_ten_kills_make_nothing_twice_and_nothing_half(home: Path) -> None:
+def test_kills_make_nothing_twice_and_nothing_half(home: Path) -> None:
     _run("data", "prepare", "digits")
     _run("train", "digits", "--preset", "smoke")
     _run("promote", "digits", "1")
@@ -80,7 +81,7 @@ def test_ten_kills_make_nothing_twice_and_nothing_half(home: Path) -> None:
 
     done = retraining.RETRAININGS.load(record.id)
     assert (done.state, done.error) == ("done", ""), done
-    assert kills >= 5
+    assert kills >= 3
     assert versions_of("digits") == [1, 2]
     assert done.done["data"]["added"] in (0, 20)  # 0: a killed try has made the version
     assert [each.reference for each in registry.list_models()] == ["digits/2", "digits/1"]
