@@ -111,6 +111,8 @@ def _adapted(command: str, port: int) -> str:
         command += f" --url http://127.0.0.1:{port}"
     if re.match(r"raycls (up|doctor|bench)\b", command):
         command += f" --port {port}"
+    if command.startswith("raycls bench"):
+        command += " --yes"  # because `_without_restarts` may have left out the `raycls down` before it
     if command.startswith("curl "):
         command = f"curl --fail-with-body --silent --show-error {command.removeprefix('curl ')} && echo"
     return command.replace(":8000", f":{port}").replace("http://127.0.0.1:8265", DASHBOARD)
