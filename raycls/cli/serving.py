@@ -81,7 +81,7 @@ def up(
     else:
         print(f"{served.model} at {served.url}/predict")
         if document.has_console:
-            print(f"web page {served.url}/console")
+            print(f"web page {served.url}/console: sign in with the token in {served.admin_token}")
         print(
             f"dashboard {served.dashboard}; jobs: RAY_AUTH_MODE=token ray job submit --address {served.dashboard} …"
         )

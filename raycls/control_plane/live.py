@@ -30,7 +30,8 @@ def _alarms(minutes: list[dict[str, Any]]) -> list[str]:
     """Return what a person should look at, each as a sentence."""
     found = []
     requests = sum(minute["requests"] for minute in minutes)
-    for name, what in (("failed", "failed"), ("refused", "were refused, because too many came at once")):
+    refused = "were refused: too many came at once, or no core was left for an explanation"
+    for name, what in (("failed", "failed"), ("refused", refused)):
         if count := sum(minute[name] for minute in minutes):
             found.append(f"{count:,} of {requests:,} requests of the last {len(minutes)} minutes {what}")
     if (windows := drift_windows.windows()) and windows[0].alarms:

@@ -127,10 +127,11 @@ def _certain(each: ClassGain) -> bool:
 
 
 def warnings(classes: Sequence[ClassGain], policy: PromotionPolicy) -> Iterator[str]:
-    """Yield a line for each class that loses more recall than the policy allows, but perhaps by chance."""
-    for each in classes:
+    """Yield a line for each class that loses more recall than the policy allows, but on few pictures or perhaps by
+    chance. The greatest loss comes first."""
+    for each in sorted(classes, key=lambda each: each.estimate):
         if _lost(each, policy) and not _certain(each):
-            yield (
-                f"the recall of {each.name} falls by {-100 * each.estimate:.1f} points on {each.pictures:,} pictures, "
-                "which may be chance"
-            )
+            doubt = f"on only {each.pictures:,} pictures"
+            if each.high >= 0:
+                doubt = f"on {each.pictures:,} pictures, which may be chance"
+            yield f"the recall of {each.name} falls by {-100 * each.estimate:.1f} points {doubt}"

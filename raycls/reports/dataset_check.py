@@ -40,12 +40,19 @@ class Checked:
 
 
 def run_check(
-    reference: str, *, model: str | None, folds: int, preset_name: str, output: Path | None
+    reference: str,
+    *,
+    model: str | None,
+    folds: int,
+    preset_name: str,
+    output: Path | None,
+    unchecked: str = "",
 ) -> Checked:
     """Check a dataset version, write the page, and keep the findings for whoever looks later.
 
     model: a registered model that predicts; None trains `folds` models of the preset on parts of the dataset. Preset
-    "none" makes no predictions. Raises UsageError if the model has other classes, and what the parts raise.
+    "none" makes no predictions; unchecked: why. Raises UsageError if the model has other classes, and what the parts
+    raise.
     """
     dataset = open_dataset(reference)
     info = dataset.info
@@ -66,7 +73,7 @@ def run_check(
             "them stay hidden."
         )
     elif preset_name == "none":
-        probabilities, told = None, "The labels were not checked."
+        probabilities, told = None, f"The labels were not checked{': ' if unchecked else ''}{unchecked}."
     else:
         probabilities = out_of_fold(dataset, preset_name, folds)
         labels = np.concatenate([dataset.labels(split) for split in info.counts])
@@ -91,6 +98,9 @@ def check_with_champion(reference: str) -> None:
     info = open_dataset(reference).info
     champion = registry.champion(info.name)
     fits = champion is not None and _fits(load_card(registry.checkpoint(champion)), info)
+    unchecked = f"{info.name} has no champion that could predict"
+    if champion and not fits:
+        unchecked = f"the champion {champion.reference} has other classes or another image size"
     with tempfile.TemporaryDirectory() as folder:
         run_check(
             reference,
@@ -98,6 +108,7 @@ def check_with_champion(reference: str) -> None:
             folds=0,
             preset_name="none",
             output=Path(folder) / "check.html",
+            unchecked=unchecked,
         )
 
 

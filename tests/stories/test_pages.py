@@ -18,7 +18,7 @@ from raycls.cluster.environment import free_port
 from tests.documentation import DOCS, OPTIONS_ALONE, PAGES, README, ROOT, commands_of, search_space
 
 # CI runs these as they stand.
-MAKE = {"make demo", "make test"}
+MAKE = {"make setup", "make demo", "make test"}
 # The benchmarks of minutes: tests/stories/test_benchmarks.py runs both scripts' whole path, shorter.
 BENCHMARKS = {"python benchmarks/serving.py", "python benchmarks/training.py"}
 # Serves until Ctrl-C: tests/stories/test_serve_run.py.

@@ -9,7 +9,8 @@ async function look() {
   if (document.hidden) return; // nobody looks
   const status = document.querySelector("#lost");
   try {
-    const answer = await fetch(`${root}/live/hour`, { headers: { Accept: "application/json" } }); // of a refusal
+    const lost = () => { throw new Error("the console does not answer: is the server still there?"); };
+    const answer = await fetch(`${root}/live/hour`, { headers: { Accept: "application/json" } }).catch(lost);
     if (!answer.ok) throw new Error((await answer.json().catch(() => ({}))).detail ?? `the console answered ${answer.status}`);
     redraw(hour, await answer.text());
     status.hidden = true;

@@ -12,10 +12,12 @@ function next(figure) {
 async function decide(figure, decision) {
   if (!figure || figure.classList.contains("done")) return; // also while its answer is on the way
   const wanted = { dataset: queue.dataset.dataset, sha256: [figure.dataset.sha], decision };
+  const { label, fresh } = figure.dataset;
+  if (decision === "accept" && fresh !== undefined && !confirm(`${label} is a new class. Accept the picture, and teach the class?`)) return;
   if (decision === "relabel") {
-    const label = prompt("The right class", figure.dataset.label);
-    if (!label) return;
-    wanted.label = label;
+    const right = prompt("The right class", label);
+    if (!right) return;
+    wanted.label = right;
   }
   const caption = figure.querySelector("figcaption");
   figure.classList.add("done");
@@ -35,9 +37,12 @@ queue?.addEventListener("click", (event) => {
   const { do: decision } = event.target.dataset;
   if (decision) decide(event.target.closest("figure"), decision);
 });
-queue?.addEventListener("keydown", (event) => {
-  const figure = event.target.closest("figure");
-  if (!figure || event.repeat || event.ctrlKey || event.metaKey || event.altKey) return;
+/** The keys work on all of the page, but where somebody types. */
+document.addEventListener("keydown", (event) => {
+  if (!queue || event.repeat || event.ctrlKey || event.metaKey || event.altKey) return;
+  if (event.target.closest("input, select, textarea")) return;
+  const figure = event.target.closest("#queue figure:not(.done)") ?? queue.querySelector("figure:not(.done)");
+  if (!figure) return;
   const decision = { a: "accept", r: "reject", l: "relabel" }[event.key];
   if (decision) { event.preventDefault(); decide(figure, decision); }
   if (event.key === "ArrowRight") figure.nextElementSibling?.focus();

@@ -3,6 +3,7 @@ import { ask, root } from "./ask.js";
 
 const results = document.querySelector("#results");
 const drop = document.querySelector("#drop");
+const EXPLAIN_TRIES = 3; // each up to seven seconds: the first starts a process
 const SVG = "http://www.w3.org/2000/svg";
 
 function svg(name, attributes, text = "") {
@@ -38,30 +39,51 @@ async function tryOne(file) {
   part("h2").textContent = "…";
   const explain = document.querySelector("#explain").checked;
   const started = performance.now();
+  const fail = (message) => {
+    part("h2").textContent = "No answer";
+    part(".facts").textContent = message;
+    part(".facts").classList.add("bad");
+  };
+  if (file.type && !file.type.startsWith("image/")) return void fail("this is no picture");
   let found;
   try {
-    found = await answer(file, explain);
+    found = await ask("POST", "/try", file, "application/octet-stream");
   } catch (error) {
-    part("h2").textContent = "No answer";
-    part(".facts").textContent = error.message;
-    part(".facts").classList.add("bad");
-    return;
+    return void fail(error.message);
   }
   part("h2").textContent = `${found.class_name}, ${percent(found.confidence)}`;
   part(".facts").textContent = `version ${found.model_version} answered in ${Math.round(performance.now() - started)} ms`;
   bars(part(".bars"), found.top_k);
   suggest(found.top_k.map((each) => each.class_name));
-  if (found.explanation_png_base64) {
-    const overlay = part(".overlay");
-    part(".seen").src = `data:image/png;base64,${found.seen_png_base64}`;
-    overlay.src = `data:image/png;base64,${found.explanation_png_base64}`;
-    part(".explained").hidden = false;
-    const slide = part(".slide input");
-    const show = () => { overlay.style.opacity = slide.value / 100; };
-    slide.addEventListener("input", show);
-    show();
-  }
   if (results.dataset.maySay && found.prediction_id) correction(part(".wrong"), found.prediction_id);
+  if (explain) await explained(file, part);
+}
+
+/** Add the explanation, which comes later than the answer: its process may have to start. Some networks have none. */
+async function explained(file, part) {
+  const facts = part(".facts").textContent;
+  part(".facts").textContent = `${facts}; the explanation is being made …`;
+  let found;
+  for (let tries = 0; tries < EXPLAIN_TRIES && !found; tries += 1) {
+    try {
+      found = await ask("POST", "/try?explain=true", file, "application/octet-stream");
+    } catch (error) {
+      if (error.status !== 429) {
+        part(".facts").textContent = `${facts}; ${error.message}`;
+        return;
+      }
+    }
+  }
+  part(".facts").textContent = found ? facts : `${facts}; there was no time for an explanation`;
+  if (!found) return;
+  const overlay = part(".overlay");
+  part(".seen").src = `data:image/png;base64,${found.seen_png_base64}`;
+  overlay.src = `data:image/png;base64,${found.explanation_png_base64}`;
+  part(".explained").hidden = false;
+  const slide = part(".slide input");
+  const show = () => { overlay.style.opacity = slide.value / 100; };
+  slide.addEventListener("input", show);
+  show();
 }
 
 /** Let a correction choose among the classes that were seen. */
@@ -73,16 +95,6 @@ function suggest(names) {
     const option = document.createElement("option");
     option.value = name;
     list.append(option);
-  }
-}
-
-/** Ask for an answer with an explanation; without one where the network has none. */
-async function answer(file, explain) {
-  try {
-    return await ask("POST", `/try?explain=${explain}`, file, "application/octet-stream");
-  } catch (error) {
-    if (!explain || !/explain|explanation/.test(error.message)) throw error;
-    return ask("POST", "/try", file, "application/octet-stream");
   }
 }
 
@@ -102,7 +114,7 @@ function correction(form, predictionId) {
 }
 
 async function tryAll(files) {
-  for (const file of files) if (file.type.startsWith("image/")) await tryOne(file);
+  for (const file of files) await tryOne(file);
 }
 
 for (const input of document.querySelectorAll("#files, #camera")) {

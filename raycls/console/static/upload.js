@@ -92,6 +92,7 @@ async function sendPictures(pictures, label) {
 
 /** Send the rest of a zip, from where the server has it. */
 async function sendZip(file, parcel) {
+  if (!file.size) throw failed("the file is empty", 400);
   let found = parcel ?? await patiently(() => ask("POST", "/parcels", JSON.stringify({ name: file.name, size: file.size })));
   localStorage.setItem(KEY, JSON.stringify({ id: found.id, name: file.name, size: file.size, changed: file.lastModified }));
   while (found.state === "arriving") {
