@@ -61,6 +61,7 @@ def promote(
     if force != (reason is not None):
         raise UsageError("--force and --reason go together: say why the comparison does not count")
     if alias == registry.CHAMPION:
+        registry.resolve(f"{model}/{version}")  # a wrong one is said before PyTorch is loaded
         with progress.bar("loading PyTorch"):
             from raycls.registry.policy import PromotionPolicy, override
             from raycls.serving.control import rollout

@@ -74,7 +74,7 @@ def _drawn(found: dict[str, Any]) -> dict[str, Any]:
         "found": found,
         "up": str(timedelta(seconds=round(time.time() - found["since"]))),
         "at": time.time(),
-        "charts": [chart(minutes, names, "minutes") for names in HOUR_CHARTS if len(minutes) > 1],
+        "charts": [chart(minutes, names, "minutes") for names in HOUR_CHARTS if len(minutes) > 2],
         "classes": classes,
         "more": len(found["classes"]) - len(classes),
     }

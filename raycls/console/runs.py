@@ -25,8 +25,11 @@ LONGEST_S = 3600.0  # of one stream of events; a browser then asks again
 async def list_all(request: Request) -> Response:
     dataset, page = request.query_params.get("dataset", ""), page_of(request)
     path = f"/runs?page={page}" + (f"&dataset={quote(dataset)}" if dataset else "")
-    found = await server_of(request).call(session_of(request), "GET", path)
-    return render(request, "runs.html", **found, page=page, figures=FIGURES)
+    server, session = server_of(request), session_of(request)
+    found = await server.call(session, "GET", path)
+    listed = (await server.call(session, "GET", "/datasets"))["datasets"]
+    names = sorted({each["name"] for each in listed} | {found["dataset"]} - {""})
+    return render(request, "runs.html", **found, names=names, page=page, figures=FIGURES)
 
 
 async def show(request: Request) -> Response:

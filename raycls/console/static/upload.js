@@ -10,6 +10,7 @@ const FORM_FILES = 50;
 const PIECE = 4 << 20; // bytes of a zip that travel together
 const PATIENCE_MS = [1000, 2000, 4000, ...Array(12).fill(8000)]; // between tries where the connection is lost
 const KEY = `raycls-parcel ${root}`;
+const SAID = `raycls-said ${root}`; // how the upload before this page ended
 const sum = { taken: 0, known: 0, refused: 0 };
 const pause = (ms) => new Promise((resolve) => { setTimeout(resolve, ms); });
 
@@ -55,11 +56,13 @@ function show(share, text) {
 
 function add(found) {
   for (const key of Object.keys(sum)) sum[key] += found[key].length;
-  for (const each of found.refused) {
-    const item = document.createElement("li");
-    item.textContent = `${each.file}: ${each.reason}`;
-    document.querySelector("#refused").append(item);
-  }
+  for (const each of found.refused) addRefused(`${each.file}: ${each.reason}`);
+}
+
+function addRefused(text) {
+  const item = document.createElement("li");
+  item.textContent = text;
+  document.querySelector("#refused").append(item);
 }
 
 /** Return lists of files that travel together. */
@@ -134,8 +137,13 @@ async function whileBusy(work) {
   document.querySelector("#refused").replaceChildren();
   try {
     await work();
-    status.textContent = `${sum.taken} taken, ${sum.known} known, ${sum.refused} refused.`;
-    if (sum.taken && document.querySelector("#queue")) setTimeout(() => location.reload(), sum.refused ? 4000 : 800);
+    const nothing = sum.taken + sum.known + sum.refused ? "" : " The file holds no pictures in class folders.";
+    status.textContent = `${sum.taken} taken, ${sum.known} known, ${sum.refused} refused.${nothing}`;
+    if (sum.taken && document.querySelector("#queue")) {
+      const refused = [...document.querySelectorAll("#refused li")].map((item) => item.textContent);
+      sessionStorage.setItem(SAID, JSON.stringify({ text: status.textContent, refused }));
+      setTimeout(() => location.reload(), 800); // with the queue as it is now, and the same words
+    }
   } catch (error) {
     status.textContent = `${error.message} (${sum.taken} taken)`;
   } finally {
@@ -167,7 +175,13 @@ upload.addEventListener("submit", (event) => {
   whileBusy(async () => {
     if (pictures.length) await sendPictures(pictures, label);
     for (const zip of zips) {
-      const before = await underWay().catch((error) => { status.textContent = error.message; return null; });
+      const said = JSON.parse(sessionStorage.getItem(SAID) ?? "null");
+if (said) {
+  sessionStorage.removeItem(SAID);
+  status.textContent = said.text;
+  said.refused.forEach(addRefused);
+}
+const before = await underWay().catch((error) => { status.textContent = error.message; return null; });
       const same = before && before.parcel.state === "arriving" && before.kept.name === zip.name
         && before.kept.size === zip.size && before.kept.changed === zip.lastModified;
       await sendZip(zip, same ? before.parcel : null);

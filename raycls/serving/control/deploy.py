@@ -52,7 +52,6 @@ def up(
     Whatever goes wrong on the way, nothing is left running. Raises UsageError, UnknownModelError, or ClusterError when
     a port is taken, a cluster is already running, or Ray or the application does not start.
     """
-    document = document.guarded() if guarded else document.open_to_all()
     if running := cluster.status():
         raise ClusterError(
             f"already up: process {running.pid}, dashboard {running.dashboard}; stop it with `raycls down`"
@@ -61,6 +60,7 @@ def up(
         raise ClusterError(
             f"port {document.port} is in use by another program: choose one with --port, or stop it"
         )
+    document = document.guarded() if guarded else document.open_to_all()
     version = registry.resolve(document.model)
     admin_token = tokens.ensure_admin()
     started = cluster.start(num_cpus=num_cpus)

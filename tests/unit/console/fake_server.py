@@ -122,7 +122,10 @@ MINUTE = {
 }
 HOUR = {
     **{"since": 0.0, "replicas": 2, "pending": 0, "now": None, "hour": MINUTE, "alarms": [EVIL]},
-    **{"minutes": [MINUTE, {**MINUTE, "ended": 120.0}], "classes": {EVIL: 7, "dog": 1}},
+    **{
+        "minutes": [MINUTE, {**MINUTE, "ended": 120.0}, {**MINUTE, "ended": 180.0}],
+        "classes": {EVIL: 7, "dog": 1},
+    },
 }
 ANSWERS: dict[str, Any] = {
     "GET /runs?page=1": {"dataset": EVIL, "runs": [RUN], "total": 120},
