@@ -43,7 +43,7 @@ async def show(request: Request) -> Response:
     query = urlencode({"name": name, "page": page})
     found = await server.call(session, "GET", f"/models?{query}")
     versions = found["models"]
-    history = (await server.call(session, "GET", f"{_path(request)}/history"))["history"]
+    past = await server.call(session, "GET", f"{_path(request)}/history")
     return render(
         request,
         "model.html",
@@ -52,7 +52,8 @@ async def show(request: Request) -> Response:
         page=page,
         more=found["more"],
         figures=FIGURES,
-        history=history,
+        history=past["history"],
+        former=past["former"],
         running=_running(request).get(name, ""),
         refused=_refused(request, name),
     )

@@ -53,10 +53,16 @@ async def list_models(request: Request) -> Response:
 
 
 async def show_history(request: Request) -> Response:
+    """List the events, the latest first, and the version to which a rollback would go back."""
     name = request.path_params["name"]
-    await run_in_threadpool(registry.newest, name)  # an unknown model is said
-    found = await run_in_threadpool(history.events, name)
-    return json_response({"history": [event.as_json() for event in found]})
+
+    def found() -> dict[str, Any]:
+        registry.newest(name)  # an unknown model is said
+        events, champion = history.events(name), registry.champion(name)
+        former = history.former_champions(events, champion.version if champion else None)
+        return {"history": [event.as_json() for event in events], "former": former[0] if former else None}
+
+    return json_response(await run_in_threadpool(found))
 
 
 async def show(request: Request) -> Response:
@@ -159,7 +165,11 @@ ROUTES = [
         },
     ),
     ControlRoute(
-        "GET", "/models/{name}/history", "admin", show_history, "List promotions, refusals and rollbacks"
+        "GET",
+        "/models/{name}/history",
+        "admin",
+        show_history,
+        "List promotions, refusals and rollbacks, and name the version to which a rollback would go back",
     ),
     ControlRoute(
         "POST", "/models/{name}/promote", "admin", promote, "Promote a version through the gate", Promotion

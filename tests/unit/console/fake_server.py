@@ -199,7 +199,7 @@ class Server:
         if path.startswith("/parcels"):
             return PARCEL
         if "/history" in path:
-            return {"history": [EVENT]}
+            return {"history": [EVENT], "former": EVIL}
         if self.holds and path.endswith("/promote"):
             await asyncio.to_thread(self.holds.wait)
             raise ServerError(409, "it is not better")
