@@ -28,14 +28,14 @@ from raycls.errors import BenchmarkError, UsageError
 from raycls.models.card import load_card
 from raycls.serving.control import deploy
 from raycls.serving.control.configuration import ServeConfiguration
-from raycls.serving.control.serve_rest import own
+from raycls.serving.control.serve_rest import own_serve
 
 DISTINCT_IMAGES = 1000
 
 
 def check_free() -> None:
     """Raise UsageError where `raycls up` serves a model, which a comparison would replace for its time."""
-    serve = own()
+    serve = own_serve()
     if serve and (former := serve.served()):
         raise UsageError(
             f"`raycls up` serves {former.model} at {former.url}: --yes compares replicas in its place and puts it back "
@@ -127,7 +127,7 @@ def _simulate(document: ServeConfiguration, plan: Plan) -> None:
 @contextmanager
 def _deployer(document: ServeConfiguration, model: str, restore: bool) -> Iterator[Callable[[int], str]]:
     """Yield a function that serves the model with N replicas, waits until all of them run, and returns the URL."""
-    serve = own()
+    serve = own_serve()
     former = serve.served() if serve else None
 
     def deployed(count: int) -> str:

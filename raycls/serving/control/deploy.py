@@ -23,7 +23,7 @@ from raycls.cluster.environment import port_in_use
 from raycls.errors import ClusterError
 from raycls.serving import tokens
 from raycls.serving.control.configuration import DEPLOYMENT, ServeConfiguration
-from raycls.serving.control.serve_rest import Serve, own, reason
+from raycls.serving.control.serve_rest import Serve, own_serve, reason
 
 DEPLOY_TIMEOUT_S, DRAIN_S = 180, 10
 HAPROXY = "haproxy"  # the name of its processes
@@ -123,7 +123,7 @@ def deploy(document: ServeConfiguration) -> str:
 
 
 def _own() -> Serve:
-    serve = own()
+    serve = own_serve()
     if serve is None:
         raise ClusterError("no cluster is running: start one with `raycls up`")
     return serve

@@ -23,7 +23,7 @@ from raycls.errors import ClusterError, RayclsError, UnknownModelError, UsageErr
 from raycls.ray_patches import guard, patches
 from raycls.serving import auth
 from raycls.serving.control.configuration import ServeConfiguration
-from raycls.serving.control.serve_rest import own
+from raycls.serving.control.serve_rest import own_serve
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +127,7 @@ def batching(document: ServeConfiguration) -> list[Finding]:
 
 def _exposed(document: ServeConfiguration) -> Finding:
     """Return `exposure` of what the running cluster serves, else of the file."""
-    serve = own()
+    serve = own_serve()
     try:
         if serve and (served := serve.served()):
             return exposure(served)

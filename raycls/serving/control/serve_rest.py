@@ -87,7 +87,7 @@ class Serve:
         return response
 
 
-def own() -> Serve | None:
+def own_serve() -> Serve | None:
     """Return Serve of `raycls up` on this machine, or None."""
     running = cluster.status()
     return Serve(running.dashboard, here=True, log=str(running.log)) if running else None
@@ -102,7 +102,7 @@ def find(address: str | None = None) -> Serve | None:
     if address:
         auth.check_way("Ray's token", address)
         return Serve(address)
-    if found := own():
+    if found := own_serve():
         return found
     dashboard = cluster.own_dashboard()
     return Serve(dashboard) if dashboard else None

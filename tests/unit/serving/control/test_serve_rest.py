@@ -74,7 +74,7 @@ def test_a_comparison_of_replicas_does_not_replace_what_is_served(
     details: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     replicas.check_free()  # nothing runs here
-    monkeypatch.setattr(replicas, "own", lambda: serve_rest.Serve(DASHBOARD, here=True))
+    monkeypatch.setattr(replicas, "own_serve", lambda: serve_rest.Serve(DASHBOARD, here=True))
     replicas.check_free()  # it serves nothing
     details["applications"] = _ours(yaml.safe_load(CONFIG.read_text()))
     with pytest.raises(UsageError, match="--yes"):
