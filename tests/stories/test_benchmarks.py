@@ -38,7 +38,7 @@ def test_one_and_two_replicas_are_deployed_measured_and_the_former_state_restore
 
     before = deployed()
     plan = Plan(replicas=(1, 2), connections=(1, 8), rates="auto", seconds=0.5, repeats=1)
-    results = replicas.run(plan, config=serve_config, port=urlsplit(served.url).port)
+    results = replicas.run(plan, model=served.model, config=serve_config, port=urlsplit(served.url).port)
     assert deployed() == before
     assert requests.get(f"{served.url}/health", timeout=10).json()["status"] == "ok"
 
@@ -67,7 +67,7 @@ def test_replicas_of_a_network_that_takes_no_core_scale_beyond_the_cores(
     served: Served, serve_config: Path
 ) -> None:
     plan = Plan(replicas=(1, 4), connections=(16,), rates=(), seconds=2, repeats=1, simulate_forward_ms=20)
-    results = replicas.run(plan, config=serve_config, port=urlsplit(served.url).port)
+    results = replicas.run(plan, model=served.model, config=serve_config, port=urlsplit(served.url).port)
     assert results.bound_per_s is None
     assert 30 < results.peak(1).requests_per_s <= 50
     assert (results.efficiency(results.peak(4)) or 0) > 0.7
