@@ -2,9 +2,9 @@
 
     serve run serve_config.yaml
 
-`build` asks the registry once. A replica that autoscaling adds later serves the version of the other replicas, even if
-another version has become champion. Ray runs `build` in a task of the cluster: RAYCLS_HOME and MLFLOW_TRACKING_URI must
-be set where Ray was started.
+`build` asks the registry once, unless the arguments say what it would answer. A replica that autoscaling adds later
+serves the version of the other replicas, even if another version has become champion. Ray runs `build` in a task of the
+cluster: RAYCLS_HOME and MLFLOW_TRACKING_URI must be set where Ray was started.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def build(args: dict[str, Any]) -> Application:
         host = serve_host.host()
         state.ensure_signing_key()
         check_exposure(config, host)
-        version = registry.resolve(config.model)
+        version = config.version or registry.resolve(config.model)
         registry.checkpoint(
             version
         )  # a missing or damaged checkpoint is reported now, and not in each replica's log
@@ -51,6 +51,7 @@ def build(args: dict[str, Any]) -> Application:
         raise RayServeException(f"raycls: {error}") from None
     from raycls.serving.replica.classifier import Classifier
 
+    config = config.model_copy(update={"version": None})  # it has been used
     return Classifier.bind(config, version, host)  # type: ignore[attr-defined]
 
 
@@ -76,7 +77,7 @@ class NoModel:
         logging.getLogger("ray.serve").error(f"{reason}; then serve again")
 
     async def __call__(self, request: Request) -> Response:
-        return self.problem.response()
+        return self.problem.response(request.headers)
 
     async def nothing(self, *_: Any) -> None:
         """Answer the control plane, which asks the replicas of a model every few seconds."""

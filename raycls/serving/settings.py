@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from raycls.config import Engine, Section
+from raycls.registry.model_version import ModelVersion
 
 
 class ServingConfig(Section):
@@ -17,6 +18,11 @@ class ServingConfig(Section):
 
     model: str | None = Field(
         None, description="NAME, NAME@ALIAS or NAME/VERSION; none: the champion that was promoted last"
+    )
+    version: ModelVersion | None = Field(
+        None,
+        description="what the registry said of `model`: `raycls up` and `promote` add it, so that Serve need not open "
+        "MLflow while it starts replicas; leave it out of a file",
     )
     max_batch_size: int = Field(64, ge=1, le=4096, description="most images in one forward pass")
     threads: int = Field(1, ge=1, le=256, description="CPU threads of one replica's forward pass")
@@ -56,6 +62,12 @@ class ServingConfig(Section):
     simulate_forward_ms: float = Field(
         0, ge=0, description="sleep for each image of a forward pass, milliseconds: for scaling tests only"
     )
+
+    @model_validator(mode="after")
+    def _version_is_of_model(self) -> ServingConfig:
+        if self.version and self.version.reference != self.model:
+            raise ValueError(f"version is {self.version.reference}, and model is not: leave version out")
+        return self
 
 
 class ControlPlaneConfig(Section):

@@ -11,6 +11,7 @@ Knows Serve's schema and when a token is needed; nothing of clusters.
 from __future__ import annotations
 
 import copy
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from raycls.cluster.environment import LOOPBACK
 from raycls.config import validated
 from raycls.errors import ConfigError, UsageError
 from raycls.local_http import url_here
+from raycls.registry.model_version import ENGINE, ENGINE_TIMINGS, ModelVersion
 from raycls.serving import auth, state
 from raycls.serving.settings import ServingConfig
 
@@ -78,15 +80,25 @@ class ServeConfiguration:
     def pinned(
         self,
         *,
-        model: str | None = None,
+        model: str | ModelVersion | None = None,
         host: str | None = None,
         port: int | None = None,
         replicas: int | None = None,
     ) -> ServeConfiguration:
-        """Return a copy with the given values. `replicas` fixes their number: autoscaling is off."""
+        """Return a copy with the given values. `replicas` fixes their number: autoscaling is off.
+
+        With a ModelVersion as model, Serve asks the registry nothing.
+        """
         other = ServeConfiguration(copy.deepcopy(self.content))
         other._options |= {key: value for key, value in (("host", host), ("port", port)) if value is not None}
         if model is not None:
+            other.arguments.pop("version", None)
+            if isinstance(model, ModelVersion):
+                # Only what a replica needs. The rest changes while the version is served, and Serve replaces all
+                # replicas when an argument changes.
+                tags = {tag: value for tag, value in model.tags.items() if tag in (ENGINE, ENGINE_TIMINGS)}
+                other.arguments["version"] = asdict(model) | {"aliases": [], "metrics": {}, "tags": tags}
+                model = model.reference
             other.arguments["model"] = model
         if replicas is not None:
             other.deployment.pop("autoscaling_config", None)

@@ -141,7 +141,7 @@ def update(serve: Serve, version: registry.ModelVersion) -> None:
 
 
 def _deploy(serve: Serve, document: ServeConfiguration, version: registry.ModelVersion) -> str:
-    document = document.pinned(model=version.reference)
+    document = document.pinned(model=version)
     deadline = time.monotonic() + DEPLOY_TIMEOUT_S
     with progress.bar(f"deploying {version.reference}", total=document.replicas) as bar:
         serve.put(document.content)

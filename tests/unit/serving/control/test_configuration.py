@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from pathlib import Path
 
 import pytest
 from ray.serve.schema import ServeDeploySchema
 
 from raycls.errors import ConfigError
+from raycls.registry.model_version import ModelVersion
 from raycls.serving.control.configuration import IMPORT_PATH, ServeConfiguration
 from raycls.serving.settings import ServingConfig
 
-CONFIG = Path(__file__).parents[4] / "serve_config.yaml"
+ROOT = Path(__file__).parents[4]
+CONFIG, CLUSTER_CONFIG = ROOT / "serve_config.yaml", ROOT / "deploy" / "serve_config.yaml"
+VERSION = ModelVersion(
+    name="digits",
+    version="3",
+    aliases=("champion",),
+    run_id="r",
+    uri="checkpoints/r",
+    sha256="0" * 64,
+    fingerprint="f",
+    metrics={"val_accuracy": 0.9},
+    tags={"engine": "openvino"},
+)
 
 
 def test_the_file_is_one_that_serve_accepts() -> None:
@@ -20,6 +35,19 @@ def test_the_file_is_one_that_serve_accepts() -> None:
     assert (document.host, document.port, document.url) == ("127.0.0.1", 8000, "http://127.0.0.1:8000")
     assert (document.name, document.model, document.replicas) == ("raycls", None, 1)
     assert schema.applications[0].import_path == "raycls.serving.app:build"
+
+
+def test_the_configuration_of_a_cluster_differs_in_who_is_reached_and_how_many_answer() -> None:
+    here, there = (ServeConfiguration.read(path) for path in (CONFIG, CLUSTER_CONFIG))
+    ServeDeploySchema.model_validate(there.content)
+    assert (here.host, there.host) == ("127.0.0.1", "0.0.0.0")
+    assert there.is_exposed
+    assert there.replicas > here.replicas
+    for document in (here, there):
+        del document.content["http_options"]["host"]
+        for name in ("min_replicas", "max_replicas"):
+            del document.deployment["autoscaling_config"][name]
+    assert here.content == there.content
 
 
 def test_an_update_loses_no_request() -> None:
@@ -40,6 +68,21 @@ def test_model_port_and_replicas_are_pinned() -> None:
     schema = ServeDeploySchema.model_validate(document.content)
     assert schema.applications[0].deployments[0].num_replicas == 2
     assert (read.model, read.port, read.replicas) == (None, 8000, 1)  # what was read is as it was
+
+
+def test_serve_is_told_what_the_registry_knows_of_a_version() -> None:
+    document = ServeConfiguration.read(CONFIG).pinned(model=VERSION)
+    ServeDeploySchema.model_validate(document.content)
+    assert document.model == "digits/3"
+    assert json.loads(json.dumps(document.arguments["version"])) == document.arguments["version"]
+    promoted = dataclasses.replace(VERSION, tags=VERSION.tags | {"promoted_at": "1.5"}, metrics={})
+    assert ServeConfiguration.read(CONFIG).pinned(model=promoted).content == document.content
+    assert document.settings.version is not None
+    assert (document.settings.version.engine, document.settings.version.uri) == ("openvino", "checkpoints/r")
+    assert document.pinned(model="digits/4").settings.version is None
+    document.arguments["model"] = "digits/4"
+    with pytest.raises(ConfigError, match="version is digits/3, and model is not"):
+        _ = document.settings
 
 
 def test_all_interfaces_are_reached_by_loopback() -> None:
