@@ -5,14 +5,14 @@
     sums = window.take()                                         # and the next window begins
     (sums + sums_of_another_replica).as_json()
 
-`update` copies some rows of each image. The sums are made for 64 images at once, which costs a tenth of doing it image
-by image. Costs: benchmarks/results/drift.md.
+`update` keeps what it is given. The sums are made for 64 images or more at once, which costs a tenth of doing it
+image by image. Costs: benchmarks/results/drift.md.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,10 @@ import numpy as np
 from raycls.drift.features import PICTURE_FEATURES, measure, sample_rows, side_lengths
 from raycls.drift.reference import Reference, count
 
-HELD = 64  # images whose rows wait for the sums
+HELD, HELD_BYTES = 64, 4 * 2**20  # images that wait for the sums, and the bytes of their pixels
+
+
+Sizes = np.ndarray | Sequence[tuple[int, int]]
 
 
 @dataclass(frozen=True)
@@ -78,39 +81,31 @@ class Window:
     def __init__(self, reference: Reference):
         self._reference, self._fourier = reference, reference.fourier
         self._edges = {name: np.array(bins.edges, np.float32) for name, bins in reference.features.items()}
-        self._probabilities = np.empty((HELD, len(reference.classes)), np.float32)
-        self._embeddings = np.empty((HELD, reference.dimensions), np.float32)
-        self._sizes = np.empty((HELD, 2), np.int32)
-        self._rows = np.empty((HELD, 0, 0, 3), np.uint8)  # shaped by the first batch
-        self._held = 0
+        self._held: list[tuple[np.ndarray, np.ndarray, np.ndarray, Sizes]] = []
+        self._held_images = self._held_bytes = 0
         self._sums = WindowSums.empty(reference)
         self._lock = threading.Lock()
 
     def update(
-        self, probabilities: np.ndarray, embeddings: np.ndarray, images: np.ndarray, sizes: np.ndarray
+        self, probabilities: np.ndarray, embeddings: np.ndarray, images: np.ndarray, sizes: Sizes
     ) -> None:
-        """Add one batch: float32 N×C, float32 N×D, uint8 N×S×S×3, and int N×2, width and height before resizing."""
-        rows = sample_rows(images)
+        """Add one batch: float32 N×C, float32 N×D, uint8 N×S×S×3, and int N×2, width and height before resizing.
+
+        All are kept until the sums are made: do not change them.
+        """
         with self._lock:
-            if self._rows.shape[1:] != rows.shape[1:]:
-                self._rows = np.empty((HELD, *rows.shape[1:]), np.uint8)
-            done = 0
-            while done < len(rows):
-                taken = min(HELD - self._held, len(rows) - done)
-                place, part = slice(self._held, self._held + taken), slice(done, done + taken)
-                self._probabilities[place] = probabilities[part]
-                self._embeddings[place] = embeddings[part]
-                self._rows[place] = rows[part]
-                self._sizes[place] = sizes[part]
-                self._held += taken
-                done += taken
-                if self._held == HELD:
-                    self._add_held()
+            if self._held and self._held[-1][2].shape[1:] != images.shape[1:]:
+                self._add_held()
+            self._held.append((probabilities, embeddings, images, sizes))
+            self._held_images += len(images)
+            self._held_bytes += images.nbytes
+            if self._held_images >= HELD or self._held_bytes >= HELD_BYTES:
+                self._add_held()
 
     @property
     def images(self) -> int:
         """How many images the window has seen."""
-        return self._sums.images + self._held
+        return self._sums.images + self._held_images
 
     def take(self) -> WindowSums:
         """Return the sums so far, and begin the next window."""
@@ -121,21 +116,24 @@ class Window:
         return taken
 
     def _add_held(self) -> None:
-        held, sums = slice(0, self._held), self._sums
-        probabilities = self._probabilities[held]
-        values = dict(zip(PICTURE_FEATURES, measure(self._rows[held]), strict=True))
-        values |= {"confidence": probabilities.max(1), "size": side_lengths(self._sizes[held])}
+        held, images = zip(*self._held, strict=True), self._held_images
+        # First: what cannot be added is not tried again.
+        self._held = []
+        self._held_images = self._held_bytes = 0
+        probabilities, embeddings, pixels, sizes = map(np.concatenate, held)
+        values = dict(zip(PICTURE_FEATURES, measure(sample_rows(pixels)), strict=True))
+        values |= {"confidence": probabilities.max(1), "size": side_lengths(sizes)}
+        features = self._fourier(embeddings)
+        sums = self._sums
         for name, edges in self._edges.items():
             sums.features[name] += count(values[name], edges)
         sums.classes[:] += np.bincount(probabilities.argmax(1), minlength=len(sums.classes))
-        features = self._fourier(self._embeddings[held])
         finite = np.isfinite(features[:, 0])
         sums.fourier[:] += features.sum(0) if finite.all() else features[finite].sum(0)
         self._sums = WindowSums(
-            sums.images + self._held,
+            sums.images + images,
             sums.classes,
             sums.features,
             sums.embedded + int(finite.sum()),
             sums.fourier,
         )
-        self._held = 0

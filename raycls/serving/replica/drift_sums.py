@@ -24,7 +24,7 @@ from prometheus_client.core import GaugeMetricFamily
 
 from raycls.drift import file
 from raycls.drift.reference import Reference
-from raycls.drift.window import Window, WindowSums
+from raycls.drift.window import Sizes, Window, WindowSums
 from raycls.errors import CheckpointError
 
 CHUNK = 250  # images
@@ -68,14 +68,17 @@ class DriftSums:
         """Add one batch: float32 N×C, float32 N×D, uint8 N×S×S×3, and width and height of the N encoded images."""
         try:
             with self._lock:
-                self._add(probabilities, embeddings, images, np.array(sizes, np.int32))
+                self._add(probabilities, embeddings, images, sizes)
         except Exception:
-            if not self._failed:
-                logger.exception("raycls failed to sum up images for drift; it says so once")
-            self._failed = True
+            self._say_failed()
+
+    def _say_failed(self) -> None:
+        if not self._failed:
+            logger.exception("raycls failed to sum up images for drift; it says so once")
+        self._failed = True
 
     def _add(
-        self, probabilities: np.ndarray, embeddings: np.ndarray, images: np.ndarray, sizes: np.ndarray
+        self, probabilities: np.ndarray, embeddings: np.ndarray, images: np.ndarray, sizes: Sizes
     ) -> None:
         done = 0
         while done < len(images) and self.has_room:
@@ -93,7 +96,10 @@ class DriftSums:
         with self._lock:
             self._found = found
             if self._window.images:
-                self._closed.append(self._window.take())
+                try:
+                    self._closed.append(self._window.take())
+                except Exception:
+                    self._say_failed()
             taken, self._closed = self._closed, []
         return [sums.as_json() for sums in taken]
 

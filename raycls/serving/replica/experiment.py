@@ -16,10 +16,8 @@ import asyncio
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
-
-from starlette.datastructures import Headers
 
 from raycls.engines.predictor import Prediction
 from raycls.errors import ImageError
@@ -51,7 +49,7 @@ class LiveExperiment:
         self._failures = 0  # in a row
 
     async def run(
-        self, images: Sequence[bytes], headers: Headers, still_wanted: Callable[[], bool]
+        self, images: Sequence[bytes], headers: Mapping[str, str], still_wanted: Callable[[], bool]
     ) -> tuple[Sequence[Outcome], str]:
         """Return an outcome for each image, in order, and the version that they are of. Raises ClientGone."""
         if self.experiment.mode == "split" and self.goes_to_challenger(images, headers):
@@ -70,7 +68,7 @@ class LiveExperiment:
             task.add_done_callback(self._shadows.discard)
         return outcomes, self._champion
 
-    def goes_to_challenger(self, images: Sequence[bytes], headers: Headers) -> bool:
+    def goes_to_challenger(self, images: Sequence[bytes], headers: Mapping[str, str]) -> bool:
         """Return whether the challenger answers this client, or this picture, in a split."""
         if self.counts.broken:
             return False

@@ -1,6 +1,6 @@
 """What a request asks for: its query and its encoded images.
 
-    images, many = await images_of(request.headers, body, max_images=64)
+    images, many = await images_of(headers_of(request), body, max_images=64)
 
 Every input that cannot be served ends in an HTTPProblem, whatever its bytes. Images stay encoded: the inference decodes
 them and says which is broken. Nothing here fetches a URL.
@@ -11,7 +11,8 @@ from __future__ import annotations
 import binascii
 import json
 from base64 import b64decode
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
+from typing import NamedTuple
 
 from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
@@ -22,38 +23,53 @@ from raycls.serving.replica.answer import HTTPProblem
 ACCEPTED = "send image/*, application/octet-stream, multipart/form-data or application/json"
 
 
-def top_k_of(request: Request) -> int:
-    """Return the query's `top_k`, 0 where it is absent. Raises HTTPProblem 400."""
-    text = _queried(request, "top_k", "0")
+class Wanted(NamedTuple):
+    """What a query asks for beside the most probable class."""
+
+    top_k: int = 0
+    explain: bool = False
+    embedding: bool = False
+
+
+_NOTHING_MORE = Wanted()
+
+
+def wanted_of(request: Request) -> Wanted:
+    """Return what the query asks for. Raises HTTPProblem 400. An empty one, which most requests have, is not parsed."""
+    if not request.scope["query_string"]:
+        return _NOTHING_MORE
+    query = request.query_params
+    return Wanted(_top_k(query), _flag(query, "explain"), _flag(query, "embedding"))
+
+
+def headers_of(request: Request) -> dict[str, str]:
+    """Return the headers by their names in lower case, the first of each name.
+
+    `request.headers` looks through all of them whenever it is asked for one.
+    """
+    return {
+        name.decode("latin-1"): value.decode("latin-1") for name, value in reversed(request.scope["headers"])
+    }
+
+
+def _top_k(query: Mapping[str, str]) -> int:
+    text = query.get("top_k", "0")
     if not (text.isascii() and text.isdigit() and len(text) < 10):
         raise HTTPProblem(400, f"top_k must be a whole number from 0, not {text[:40]!r}")
     return int(text)
 
 
-def explain_of(request: Request) -> bool:
-    """Return the query's `explain`, False where it is absent. Raises HTTPProblem 400."""
-    return _flag(request, "explain")
-
-
-def embedding_of(request: Request) -> bool:
-    """Return the query's `embedding`, False where it is absent. Raises HTTPProblem 400."""
-    return _flag(request, "embedding")
-
-
-def _flag(request: Request, name: str) -> bool:
-    text = _queried(request, name, "false")
+def _flag(query: Mapping[str, str], name: str) -> bool:
+    text = query.get(name, "false")
     if text not in ("true", "false"):
         raise HTTPProblem(400, f"{name} must be true or false, not {text[:40]!r}")
     return text == "true"
 
 
-def _queried(request: Request, name: str, otherwise: str) -> str:
-    """Return one value of the query. An empty query, which most requests have, is not parsed."""
-    return request.query_params.get(name, otherwise) if request.scope["query_string"] else otherwise
-
-
-async def images_of(headers: Headers, body: bytes, max_images: int) -> tuple[list[bytes], bool]:
+async def images_of(headers: Mapping[str, str], body: bytes, max_images: int) -> tuple[list[bytes], bool]:
     """Return the encoded images of a request, in order, and whether the answer is a list of predictions.
+
+    headers: by their names in lower case.
 
     Raises HTTPProblem: 400 malformed, 413 more than max_images, 415 for a content type that is not accepted.
     """
@@ -103,12 +119,12 @@ def _from_base64(text: str, field: str) -> bytes:
         raise HTTPProblem(400, f"{field} is not valid base64: {error}") from None
 
 
-async def _from_form(headers: Headers, body: bytes, max_images: int) -> list[bytes]:
+async def _from_form(headers: Mapping[str, str], body: bytes, max_images: int) -> list[bytes]:
     async def stream() -> AsyncIterator[bytes]:
         yield body
 
     # One file more than accepted, so that _check_count refuses the count. Other fields have no meaning here.
-    parser = MultiPartParser(headers, stream(), max_files=max_images + 1, max_fields=8)  # type: ignore[arg-type]
+    parser = MultiPartParser(Headers(headers), stream(), max_files=max_images + 1, max_fields=8)  # type: ignore[arg-type]
     parser.spool_max_size = len(body) + 1  # the body is in memory: its parts need no disk
     form = await parsed(parser)
     files = [value for key, value in form.multi_items() if key == "file" and isinstance(value, UploadFile)]

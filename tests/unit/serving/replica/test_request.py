@@ -16,7 +16,7 @@ from raycls.errors import ImageError, ImageTooLargeError, NotAnImageError
 from raycls.serving.replica.answer import HTTPProblem, image_problem
 from raycls.serving.replica.batching import ClientGone
 from raycls.serving.replica.body import IncomingBodies, connected, read_body
-from raycls.serving.replica.request import embedding_of, explain_of, images_of
+from raycls.serving.replica.request import Wanted, headers_of, images_of, wanted_of
 
 
 def request(chunks: list[bytes], headers: dict[str, str] | None = None) -> tuple[Request, list[bytes]]:
@@ -158,22 +158,30 @@ def test_a_sender_that_dawdles_is_told_so() -> None:
     assert caught.value.headers == {"Connection": "close"}
 
 
-FLAGS = {"explain": explain_of, "embedding": embedding_of}
+@pytest.mark.parametrize(
+    ("query", "wanted"),
+    [
+        ("", Wanted(0, False, False)),
+        ("explain=true", Wanted(0, True, False)),
+        ("embedding=true&explain=false", Wanted(0, False, True)),
+        ("top_k=3", Wanted(3, False, False)),
+        ("explain=%74rue&top_k=1", Wanted(1, True, False)),
+    ],
+)
+def test_what_the_query_asks_for(query: str, wanted: Wanted) -> None:
+    assert wanted_of(asked(query)) == wanted
 
 
-@pytest.mark.parametrize("name", FLAGS)
-def test_flags_of_the_query(name: str) -> None:
-    other = next(each for each in FLAGS if each != name)
-    for query, wanted in (("", False), ("=false", False), ("=true", True)):
-        assert FLAGS[name](asked(query and name + query)) is wanted
-        assert FLAGS[other](asked(query and name + query)) is False
+def test_the_first_of_two_headers_counts() -> None:
+    raw = [(b"host", b"one"), (b"x", b"\xff"), (b"host", b"two")]
+    assert headers_of(Request({"type": "http", "headers": raw})) == {"host": "one", "x": "\xff"}
 
 
-@pytest.mark.parametrize("name", FLAGS)
+@pytest.mark.parametrize("name", ["explain", "embedding"])
 @pytest.mark.parametrize("value", ["", "1", "True"])
 def test_a_flag_that_is_neither(name: str, value: str) -> None:
     with pytest.raises(HTTPProblem, match=f"{name} must be true or false"):
-        FLAGS[name](asked(f"{name}={value}"))
+        wanted_of(asked(f"{name}={value}"))
 
 
 @pytest.mark.parametrize("kind", ["image/png", "IMAGE/JPEG; q=1", "application/octet-stream", None])
@@ -201,6 +209,12 @@ def test_problem_documents_follow_rfc_9457() -> None:
         "status": 429,
         "detail": "wait",
     }
+
+
+def test_a_problem_repeats_the_id_of_its_request() -> None:
+    response = HTTPProblem(400, "why").response({"x-request-id": "r1"})
+    assert json.loads(bytes(response.body))["request_id"] == "r1"
+    assert "request_id" not in json.loads(bytes(HTTPProblem(400, "why").response({}).body))
 
 
 @pytest.mark.parametrize(
