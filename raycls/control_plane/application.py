@@ -50,7 +50,7 @@ from raycls.errors import (
     UsageError,
 )
 from raycls.serving.access import Access
-from raycls.serving.replica.answer import HTTPProblem, failed, json_response
+from raycls.serving.replica.answer import REQUEST_ID, HTTPProblem, failed, json_response
 from raycls.serving.settings import ControlPlaneConfig
 from raycls.serving.state import Follower
 
@@ -142,15 +142,15 @@ def _guarded(routes: dict[str, ControlRoute], access: Access, places: asyncio.Se
             async with places:
                 return await route.handler(request)
         except HTTPProblem as problem:
-            return problem.response()
+            return problem.response(request.headers)
         except RayclsError as error:
             status = next((status for kind, status in STATUSES if isinstance(error, kind)), 500)
             if status == 500:
-                logger.exception("raycls failed on a request")
-            return HTTPProblem(status, str(error)).response()
+                logger.exception("raycls failed on request %s", request.headers.get(REQUEST_ID))
+            return HTTPProblem(status, str(error)).response(request.headers)
         except Exception:
-            logger.exception("raycls failed on a request")
-            return failed().response()
+            logger.exception("raycls failed on request %s", request.headers.get(REQUEST_ID))
+            return failed().response(request.headers)
 
     return endpoint
 
@@ -160,5 +160,5 @@ async def _unknown(request: Request, error: Exception) -> Response:
     if error.status_code == 404:
         return HTTPProblem(
             404, f"there is no {request.url.path[:80]}: /control/openapi.json lists the routes"
-        ).response()
-    return HTTPProblem(error.status_code, error.detail).response()
+        ).response(request.headers)
+    return HTTPProblem(error.status_code, error.detail).response(request.headers)

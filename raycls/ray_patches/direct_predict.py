@@ -92,7 +92,7 @@ class DirectPredict:
             async with self._ongoing(self._metadata):
                 response = await self._classifier(Request(scope, receive))
                 set_status(str(response.status_code))
-                # Ray returns a request's id too, by which a client knows the answer; here only if the client sent one.
+                # Ray returns a request's id too. HAProxy has made one where the client sent none.
                 response.raw_headers += [header for header in scope["headers"] if header[0] == REQUEST_ID]
                 await response(scope, receive, send)
 

@@ -24,6 +24,8 @@ sender must keep nobody out.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from typing import Any
 
 from raycls.ray_patches.guard import Patch, usable
 
@@ -49,7 +51,16 @@ FULL = {
     "status": 429,
     "detail": "the queue is full: try again in a moment",
 }
-_FULL = json.dumps(FULL).replace('"', r"\x22").replace(" ", r"\ ")
+# Of a request: raycls/ray_patches/haproxy_template.py sets it before these rules, which are those of a backend.
+REQUEST_ID = "%[var(txn.id)]"
+
+
+def problem(document: Mapping[str, Any]) -> str:
+    """Return HAProxy's format of a problem document, with the request's id. Its texts hold no % and no quotes."""
+    return json.dumps(document)[:-1] + f', "request_id": "{REQUEST_ID}"}}'
+
+
+_FULL = problem(FULL).replace('"', r"\x22").replace(" ", r"\ ")
 
 _RULES = (
     # Entry 1 counts the requests that are here now. Entry 2 holds how many requests one replica takes, and how many
@@ -65,8 +76,8 @@ _RULES = (
     "http-request set-var(txn.over) sc0_conn_cur,sub(txn.room) if { var(txn.room) -m int gt 0 }",
     "acl full var(txn.over) -m int gt 0",
     "http-request sc-inc-gpc0(1) if full",
-    f"http-request return status 429 content-type application/problem+json string {_FULL} "
-    f"hdr Retry-After {RETRY_AFTER_S} if full",
+    f"http-request return status 429 content-type application/problem+json lf-string {_FULL} "
+    f"hdr Retry-After {RETRY_AFTER_S} hdr X-Request-Id {REQUEST_ID} if full",
     "http-request set-header REFUSED %[sc1_clr_gpc0] if { sc1_get_gpc0 gt 0 }",
     f"http-response sc-set-gpt0(1) res.hdr({MAX_PENDING}),add(0) if {{ res.hdr({MAX_PENDING}) -m found }}",
     f"http-response del-header {MAX_PENDING}",

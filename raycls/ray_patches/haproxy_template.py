@@ -9,6 +9,8 @@ r"""What HAProxy does that Ray has no setting for: routes of the control plane, 
         timeout http-request 20s                                         # ours: slow headers keep nobody out
         http-error status 503 content-type application/problem+json …    # Ray: a plain 500
     frontend http_frontend
+        option forwardfor                                                # ours: replicas log who asked
+        http-request set-header x-request-id %[uuid] if …                # ours: every request has an id
         http-request del-header upgrade                                  # ours: replicas know no WebSocket
         http-request set-path /control%[path] if { path,field(2,/) -m str uploads … }       # ours
     backend http-raycls
@@ -28,11 +30,11 @@ these lines would make the patch unnecessary.
 
 from __future__ import annotations
 
-import json
 from http import HTTPStatus
 from typing import Any
 
 from raycls.ray_patches.guard import Patch, usable
+from raycls.ray_patches.haproxy_rules import REQUEST_ID, problem
 
 PATCH = Patch(
     name="haproxy_template",
@@ -84,7 +86,14 @@ DETAILS = {
 
 def edited(template: str) -> str:
     """Return Ray's template with our lines."""
-    without_upgrade = "    http-request del-header upgrade\n"
+    of_requests = (
+        "    option forwardfor\n"
+        # Not a client's that is empty, comes twice, is long, or would have to be escaped in JSON and in logs.
+        "    http-request set-header x-request-id %[uuid] unless { req.fhdr_cnt(x-request-id) eq 1 } "
+        "{ req.fhdr(x-request-id) -m reg '^[]!#-[^-~]{1,200}$' }\n"
+        "    http-request set-var(txn.id) req.fhdr(x-request-id)\n"
+        "    http-request del-header upgrade\n"
+    )
     to_control = (
         f"    http-request set-path {PREFIX}%[path] if {{ path,field(2,/) -m str {' '.join(ROUTES)} }}\n"
     )
@@ -104,7 +113,7 @@ def edited(template: str) -> str:
         ("  bind *:{{ config.stats_port }}", "  bind 127.0.0.1:{{ config.stats_port }}"),
         (plain, "".join(map(_error, DETAILS))),
         ("    log global\n    option httplog\n", f"{waits}    log global\n    option httplog\n"),
-        ("    # Per-backend path ACLs", f"{without_upgrade}{to_control}    # Per-backend path ACLs"),
+        ("    # Per-backend path ACLs", f"{of_requests}{to_control}    # Per-backend path ACLs"),
         (
             "    # Enable HTTP connection reuse for better performance\n",
             f"{of_backend}    # Enable HTTP connection reuse for better performance\n",
@@ -124,7 +133,8 @@ def _error(status: int) -> str:
         "detail": DETAILS[status],
     }
     again = " hdr Retry-After 1" if status > 500 else ""
-    line = f"http-error status {status} content-type application/problem+json string '{json.dumps(document)}'{again}"
+    line = f"http-error status {status} content-type application/problem+json lf-string '{problem(document)}'{again}"
+    line += f" hdr X-Request-Id {REQUEST_ID}"
     return f"    {line}\n"
 
 

@@ -121,6 +121,27 @@ def test_its_configuration_says_what_ray_has_no_setting_for(served: Served) -> N
     assert "errorfile" not in text
 
 
+@pytest.mark.parametrize("given", [None, "mine-1", "a,b", "", 'a"b', "a b", "x" * 201, "\xe4"])
+def test_every_request_has_an_id_which_the_answer_repeats(served: Served, given: str | None) -> None:
+    headers = {} if given is None else {"X-Request-Id": given.encode("latin-1")}
+    kept = given in ("mine-1", "a,b")  # a client's, where it needs no escaping
+    answers = [
+        requests.post(
+            f"{served.url}/predict", encoded(), headers=headers | {"Content-Type": OCTETS}, timeout=10
+        ),
+        requests.post(
+            f"{served.url}/predict", b"none", headers=headers | {"Content-Type": OCTETS}, timeout=10
+        ),
+        requests.get(f"{served.url}/uploads", headers=headers, timeout=10),
+        requests.get(f"{served.url}/health", headers=headers, timeout=10),
+    ]
+    assert [answer.status_code for answer in answers] == [200, 415, 401, 200]
+    ids = [answer.headers["x-request-id"] for answer in answers]
+    assert ids == [given] * 4 if kept else len(set(ids)) == 4
+    assert kept or all(re.fullmatch("[0-9a-f-]{36}", each) for each in ids)
+    assert [answer.json()["request_id"] for answer in answers[1:3]] == ids[1:3]
+
+
 def test_a_full_queue_answers_429_at_once_and_recovers(
     served: Served, post: Callable[..., requests.Response]
 ) -> None:
@@ -130,7 +151,7 @@ def test_a_full_queue_answers_429_at_once_and_recovers(
     assert {status for status, _, _ in answers} == {200, 429}
     refused = [(headers, body) for status, headers, body in answers if status == 429]
     for headers, body in refused:
-        assert json.loads(body) == FULL
+        assert json.loads(body) == FULL | {"request_id": headers["x-request-id"]}
         assert headers["content-type"] == "application/problem+json"
         assert int(headers["retry-after"]) >= 1
         assert MAX_PENDING not in headers

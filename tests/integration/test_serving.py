@@ -189,17 +189,6 @@ def test_ray_counts_the_same_answers(served: Served, post: Callable[..., request
     assert of_replica("ray_serve_http_request_latency_ms_count") == []
 
 
-def test_an_id_that_a_request_brings_is_in_its_answer(
-    served: Served, post: Callable[..., requests.Response]
-) -> None:
-    """Ray makes one where there is none: for /health, which goes Ray's own way through a replica."""
-    named = {"X-Request-ID": "mine-1"}
-    assert post(encoded(), headers=named).headers["X-Request-ID"] == "mine-1"
-    assert "X-Request-ID" not in post(encoded()).headers
-    assert requests.get(f"{served.url}/health", headers=named, timeout=10).headers["X-Request-ID"] == "mine-1"
-    assert "X-Request-ID" in requests.get(f"{served.url}/health", timeout=10).headers
-
-
 def test_a_share_of_the_requests_is_in_the_log(
     served: Served, post: Callable[..., requests.Response], trained: TrainingResult
 ) -> None:
@@ -223,3 +212,4 @@ def test_a_share_of_the_requests_is_in_the_log(
     assert line["model"] == trained.version.reference
     assert line["bytes_in"] == str(len(encoded()))
     assert 0 < line["ms"] < 10_000
+    assert (len(line["request_id"]), line["client"]) == (36, "127.0.0.1")

@@ -18,6 +18,10 @@ from starlette.responses import Response
 from raycls.errors import ImageError, ImageTooLargeError, NoMemoryForImageError, NotAnImageError
 from raycls.ray_patches.haproxy_rules import FULL, MAX_PENDING, RETRY_AFTER_S
 
+REQUEST_ID = (
+    "x-request-id"  # the header of a client's name for its request; where it gives none, HAProxy makes one
+)
+
 
 class HTTPProblem(Exception):
     """A request that gets an error answer: its status, one sentence for people, and extra headers."""
@@ -26,13 +30,16 @@ class HTTPProblem(Exception):
         super().__init__(detail)
         self.status, self.detail, self.headers = status, detail, headers
 
-    def response(self) -> Response:
+    def response(self, asked: Mapping[str, str] | None = None) -> Response:
+        """Return the answer. asked: the headers of the request, whose id the document repeats."""
         document = {
             "type": "about:blank",
             "title": HTTPStatus(self.status).phrase,
             "status": self.status,
             "detail": self.detail,
         }
+        if asked and REQUEST_ID in asked:
+            document["request_id"] = asked[REQUEST_ID]
         return Response(
             json.dumps(document),
             self.status,

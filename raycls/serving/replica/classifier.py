@@ -15,7 +15,7 @@ import logging
 import random
 import time
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from math import isfinite
 from typing import Any
@@ -34,7 +34,15 @@ from raycls.ray_patches.haproxy_template import PREFIX, ROUTES
 from raycls.serving.access import Access
 from raycls.serving.prediction_id import HEADER, Signer
 from raycls.serving.replica import openapi
-from raycls.serving.replica.answer import HTTPProblem, busy, failed, full, image_problem, json_response
+from raycls.serving.replica.answer import (
+    REQUEST_ID,
+    HTTPProblem,
+    busy,
+    failed,
+    full,
+    image_problem,
+    json_response,
+)
 from raycls.serving.replica.batching import ClientGone
 from raycls.serving.replica.body import IncomingBodies, connected, read_body
 from raycls.serving.replica.experiment_metrics import experiment_families
@@ -43,7 +51,7 @@ from raycls.serving.replica.inference import FORMATS, GARBAGE_THRESHOLD, Inferen
 from raycls.serving.replica.managed import Managed
 from raycls.serving.replica.metrics import exposition
 from raycls.serving.replica.middleware import REFUSED_BEFORE
-from raycls.serving.replica.request import embedding_of, explain_of, images_of, top_k_of
+from raycls.serving.replica.request import headers_of, images_of, wanted_of
 from raycls.serving.settings import ServingConfig
 from raycls.serving.state import Follower
 
@@ -107,12 +115,12 @@ class Classifier(Managed):
             self.metrics.request(CLIENT_LEFT)
             raise
         except HTTPProblem as problem:
-            response = problem.response()
+            response = problem.response(request.headers)
         except ClientGone:
             response = Response(status_code=CLIENT_LEFT)
         except Exception:
-            logger.exception("raycls failed on a request")
-            response = failed().response()
+            logger.exception("raycls failed on request %s", request.headers.get(REQUEST_ID))
+            response = failed().response(request.headers)
         seconds = time.perf_counter() - started
         predicted = (
             response.status_code == 200
@@ -135,19 +143,22 @@ class Classifier(Managed):
                 "bytes_in": request.headers.get("content-length"),
                 "bytes_out": len(response.body),
                 "content_type": request.headers.get("content-type"),
-                "request_id": request.headers.get("x-request-id"),
+                "request_id": request.headers.get(REQUEST_ID),
+                # HAProxy's word is the last one; those before it are the client's, or a load balancer's.
+                "client": ", ".join(request.headers.getlist("x-forwarded-for")),
                 "model": self.version.reference,
             }
         )
 
     async def _route(self, request: Request) -> Response:
         path, method = request.scope["path"], request.method  # `request.url` would parse the path again
-        self.access.check_host(request.headers)
+        headers = headers_of(request)
+        self.access.check_host(headers)
         if path == "/predict":
             if method != "POST":
                 raise HTTPProblem(405, "/predict takes POST", {"Allow": "POST"})
-            self.access.check_role(request.headers, "predict")
-            return await self._predict(request)
+            self.access.check_role(headers, "predict")
+            return await self._predict(request, headers)
         if path.split("/", 2)[1] in ROUTES:  # HAProxy has no such rule where `raycls env` is not set
             return Response(status_code=307, headers={"Location": PREFIX + path})
         if path not in OPEN_ROUTES and path != "/metrics":
@@ -155,7 +166,7 @@ class Classifier(Managed):
         if method not in ("GET", "HEAD"):
             raise HTTPProblem(405, f"{path} takes GET", {"Allow": "GET, HEAD"})
         if path == "/metrics":
-            self.access.check_role(request.headers, "predict")
+            self.access.check_role(headers, "predict")
             return await self._all_metrics()
         if path in ("/livez", "/readyz"):  # a replica takes requests when its model is ready
             return Response("ok\n", media_type="text/plain")
@@ -168,9 +179,9 @@ class Classifier(Managed):
         }
         return json_response({"status": "ok", "model": model})
 
-    async def _predict(self, request: Request) -> Response:
+    async def _predict(self, request: Request, headers: Mapping[str, str]) -> Response:
         self._check_queue()
-        top_k, explain, embedding = top_k_of(request), explain_of(request), embedding_of(request)
+        top_k, explain, embedding = wanted_of(request)
         request.scope[EXPLAINED] = explain
         body = await read_body(request, self.config.max_body_bytes, self.config.body_timeout_s, self.incoming)
         began = time.perf_counter()
@@ -178,7 +189,7 @@ class Classifier(Managed):
         self.pending += 1
         self.pending_bytes += len(body)
         try:
-            images, many = await images_of(request.headers, body, self.config.max_images)
+            images, many = await images_of(headers, body, self.config.max_images)
             if many:
                 # In a thread: an image header can be made so that it takes long to read.
                 await asyncio.to_thread(self._check_pixels, images)
@@ -190,7 +201,7 @@ class Classifier(Managed):
                 outcomes: Sequence[Prediction | ImageError] = await self.inference.run(images, still_wanted)
                 answering = self.version.version
             else:
-                outcomes, answering = await self.live.run(images, request.headers, still_wanted)
+                outcomes, answering = await self.live.run(images, headers, still_wanted)
             for position, outcome in enumerate(outcomes):
                 if isinstance(outcome, ImageError):
                     raise image_problem(outcome, f"image {position}: " if many else "")
@@ -199,7 +210,7 @@ class Classifier(Managed):
                     raise HTTPProblem(500, "the model's answer is not a number: roll the version back")
                 predictions.append(outcome.as_json(top_k, embedding=embedding) | {"model_version": answering})
             # What a page of another site sends is answered, and never kept.
-            if self.capture and self.access.is_own_page(request.headers):
+            if self.capture and self.access.is_own_page(headers):
                 self.capture.consider(images, outcomes, f"{self.version.name}/{answering}")
             if explain:
                 classes = [prediction["class_index"] for prediction in predictions]

@@ -13,6 +13,7 @@ import os
 
 from ray import serve
 from ray.serve.exceptions import RayServeException
+from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -41,7 +42,7 @@ class HeaderFilter:
         if scope["type"] == "http":
             if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEADER_BYTES:
                 problem = HTTPProblem(431, f"the headers are larger than {MAX_HEADER_BYTES:,} bytes")
-                await problem.response()(scope, receive, send)
+                await problem.response(Headers(scope=scope))(scope, receive, send)
                 return
             kept = []
             for name, value in scope["headers"]:

@@ -122,14 +122,16 @@ def _schemas(classes: list[str]) -> dict[str, Any]:
                 "title": {"type": "string"},
                 "status": {"type": "integer"},
                 "detail": {"type": "string"},
-            }
+                "request_id": {"type": "string"},
+            },
+            optional=("request_id",),
         ),
     }
 
 
-def _object(properties: dict[str, Any]) -> dict[str, Any]:
-    """Return the schema of an object with exactly these properties, all required."""
-    required = list(properties)
+def _object(properties: dict[str, Any], optional: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Return the schema of an object with exactly these properties, all required but the optional ones."""
+    required = [name for name in properties if name not in optional]
     return {
         "type": "object",
         "properties": dict(properties),
