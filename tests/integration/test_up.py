@@ -136,7 +136,7 @@ def test_doctor_finds_the_cluster_healthy(
     lines = done.stdout.splitlines()
     about_patches = [line for line in lines if line.startswith("True patch ")]
     assert len(about_patches) == len(patches()), done.stdout
-    assert len(lines) == len(about_patches) + 8, done.stdout
+    assert len(lines) == len(about_patches) + 9, done.stdout
     assert all(line.startswith("True") for line in lines), done.stdout
     assert "ingress" in done.stdout and f"port {port} serves digits/" in done.stdout
 

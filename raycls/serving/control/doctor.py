@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,14 @@ import requests
 
 from raycls import cluster, home, local_http, registry
 from raycls.cluster.environment import environment, port_in_use
+from raycls.data.files import shown
 from raycls.errors import ClusterError, RayclsError, UnknownModelError, UsageError
-from raycls.ray_patches import guard, patches
-from raycls.serving import auth
+from raycls.ray_patches import guard, patches, serve_host
+from raycls.serving import state
 from raycls.serving.control.configuration import ServeConfiguration
 from raycls.serving.control.serve_rest import own_serve
+
+EVERY_ADDRESS = ("0.0.0.0", "::")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +63,8 @@ def examine(config: Path, *, port: int | None = None) -> list[Finding]:
         return [*findings, Finding(ok=False, text=str(error), mend="raycls up")]
     nodes = _nodes()
     findings += [ingress(nodes), authentication(nodes), shared_storage(home.storage(), nodes)]
+    if host := serve_host.host():
+        findings.append(reach(host, nodes))
     return findings
 
 
@@ -131,26 +137,29 @@ def _exposed(document: ServeConfiguration) -> Finding:
     try:
         if serve and (served := serve.served()):
             return exposure(served)
-        document = document.guarded()
-    except UsageError:
-        pass  # `exposure` reports it
+        with suppress(UsageError):  # `exposure` reports it
+            document = document.guarded()
+        return exposure(document)
     except ClusterError as error:
         return Finding(ok=False, text=str(error), mend="raycls down, then raycls up")
-    return exposure(document)
+    except RayclsError as error:
+        return Finding(
+            ok=False, text=str(error), mend="see whether the storage answers and its files are whole"
+        )
 
 
 def exposure(document: ServeConfiguration) -> Finding:
     """Say whether other machines reach /predict without a token."""
-    host = document.host
-    if document.is_exposed:
+    host, has_tokens = document.host, state.load().has("predict")
+    if document.is_exposed and not has_tokens:
         return Finding(
             ok=False,
             text=f"/predict on {host} asks for no token, and other machines reach it",
-            mend=f"export {auth.TOKEN}=$(openssl rand -hex 32) before raycls up, unless --no-auth is meant",
+            mend="raycls tokens add NAME --role predict, unless no_auth is meant",
         )
-    return Finding(
-        ok=True, text=f"/predict on {host} asks for {'the token' if document.asks_for_token else 'no token'}"
-    )
+    asked = not document.arguments.get("no_auth") and (has_tokens or document.asks_for_token)
+    asks = "a token" if asked else "no token"
+    return Finding(ok=True, text=f"/predict on {host} asks for {asks}")
 
 
 def http_port(document: ServeConfiguration) -> Finding:
@@ -200,11 +209,22 @@ def authentication(nodes: Sequence[Node]) -> Finding:
     )
 
 
+def reach(host: str, nodes: Sequence[Node]) -> Finding:
+    """Say whether the address on which Serve listens lets the ingress of each node reach the replicas of all."""
+    if len(nodes) < 2 or host in EVERY_ADDRESS:
+        return Finding(ok=True, text=f"the server listens on {host}")
+    return Finding(
+        ok=False,
+        text=f"{len(nodes)} nodes, and the server listens on {host}: none reaches the replicas of another",
+        mend="serve shutdown, then serve deploy deploy/serve_config.yaml: Serve keeps the address it began with",
+    )
+
+
 def shared_storage(storage: str, nodes: Sequence[Node]) -> Finding:
     """Say whether all nodes see the storage: a path that they share, or a URI."""
     blind = [node.name for node in nodes if not node.sees_storage]
     if "://" in storage or not blind:
-        return Finding(ok=True, text=f"all nodes reach the storage {storage}")
+        return Finding(ok=True, text=f"all nodes reach the storage {shown(storage)}")
     return Finding(
         ok=False,
         text=f"the storage {storage} is not the same folder on {', '.join(blind)}",

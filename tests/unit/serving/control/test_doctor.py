@@ -11,6 +11,7 @@ import pytest
 
 from raycls.cluster.environment import environment
 from raycls.cluster.lifecycle import complaint
+from raycls.serving import tokens
 from raycls.serving.control import doctor
 from raycls.serving.control.configuration import ServeConfiguration
 from raycls.serving.control.doctor import Node
@@ -63,11 +64,22 @@ def test_authentication() -> None:
 
 def test_storage() -> None:
     assert doctor.shared_storage("/data/runs", [node()]).ok
-    assert doctor.shared_storage("s3://bucket/runs", [node(), node("worker", sees_storage=False)]).ok
+    found = doctor.shared_storage("s3://me:secret@bucket/runs", [node(), node("worker", sees_storage=False)])
+    assert (found.ok, found.text) == (True, "all nodes reach the storage s3://bucket/runs")
     finding = doctor.shared_storage("/data/runs", [node(), node("worker", sees_storage=False)])
     assert not finding.ok
     assert "worker" in finding.text
     assert "RAYCLS_STORAGE" in finding.mend
+
+
+def test_nodes_reach_each_others_replicas() -> None:
+    assert doctor.reach("127.0.0.1", [node()]).ok
+    assert doctor.reach("0.0.0.0", [node(), node("worker")]).ok
+    assert not doctor.reach("10.0.0.5", [node(), node("worker")]).ok, "which is one node's"
+    finding = doctor.reach("127.0.0.1", [node(), node("worker")])
+    assert not finding.ok
+    assert "none reaches the replicas of another" in finding.text
+    assert "deploy/serve_config.yaml" in finding.mend
 
 
 def test_a_free_port_and_one_of_another_program() -> None:
@@ -117,12 +129,17 @@ def test_what_ray_says_about_a_connection(error: Exception, words: str) -> None:
     assert words in line and "\n" not in line
 
 
-def test_a_host_that_others_reach_without_a_token() -> None:
+def test_a_host_that_others_reach_without_a_token(home: Path) -> None:
     document = ServeConfiguration.read(CONFIG).pinned(host="0.0.0.0")
     found = doctor.exposure(document)
     assert not found.ok
     assert "other machines reach it" in found.text
-    assert "RAYCLS_TOKEN" in found.mend
+    assert "raycls tokens add NAME --role predict" in found.mend
     document.arguments["token_sha256"] = "0" * 64
     assert doctor.exposure(document).ok
+    del document.arguments["token_sha256"]
+    tokens.add("camera", ["predict"])
+    assert doctor.exposure(document).text == "/predict on 0.0.0.0 asks for a token"
+    document.arguments["no_auth"] = True
+    assert doctor.exposure(document).text == "/predict on 0.0.0.0 asks for no token"
     assert doctor.exposure(ServeConfiguration.read(CONFIG)).ok
