@@ -28,6 +28,14 @@ Workers = Annotated[
         help="training processes; default: one per GPU or CPU core, fewer if the batch is too small for them",
     ),
 ]
+UseGpu = Annotated[
+    bool | None,
+    typer.Option(
+        "--use-gpu/--no-gpu",
+        help="a GPU for each worker, for which Ray's autoscaler may start nodes, or none; default: GPUs that are free "
+        "now, else CPUs",
+    ),
+]
 Seed = Annotated[
     int | None, typer.Option(min=0, help="seed of weights, image order and augmentation; default: 0")
 ]
@@ -56,6 +64,7 @@ def train(
     preset: Preset = None,
     network: Network = None,
     workers: Workers = None,
+    use_gpu: UseGpu = None,
     seed: Seed = None,
     settings: Settings = None,
     init: Init = None,
@@ -77,13 +86,15 @@ def train(
     if resume:
         if preset or network or seed is not None or settings or init or weights or model:
             raise UsageError(
-                "--resume RUN uses the settings of that run: leave out all options but --workers and --json"
+                "--resume RUN uses the settings of that run: leave out all options but --workers, --use-gpu and --json"
             )
-        result = trainer.resume(dataset, resume, workers=workers)
+        result = trainer.resume(dataset, resume, workers=workers, use_gpu=use_gpu)
     else:
         weights = weights_path(weights, init)
         config = configuration(dataset, preset, network, seed, settings, init)
-        result = trainer.train(dataset, config, workers=workers, model=model, init=init, weights=weights)
+        result = trainer.train(
+            dataset, config, workers=workers, use_gpu=use_gpu, model=model, init=init, weights=weights
+        )
     assert result.version is not None
     if as_json:
         print_json({"model": result.version.reference, "run_id": result.run_id, **result.metrics})

@@ -105,6 +105,13 @@ def run(
             min=0, help="GPUs of each training process, like 0.25; default: 1 if the cluster has GPUs"
         ),
     ] = None,
+    at_once: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="trials at the same time; more than fit let Ray's autoscaler start nodes; default: as many as fit now",
+        ),
+    ] = None,
     preset: Preset = None,
     network: Network = None,
     workers: Workers = None,
@@ -134,6 +141,7 @@ def run(
         "workers_per_trial": workers_per_trial,
         "cpus_per_trial": cpus_per_trial,
         "gpus_per_trial": gpus_per_trial,
+        "at_once": at_once,
         "max_failures": max_failures,
         "objective": objective,
         "latency_batch": latency_batch,

@@ -16,20 +16,25 @@ IMAGES_PER_WORKER = {"CPU": 250, "GPU": 32}
 RELEASE_S = 5  # how long to wait until the processes of a study that has just ended release their CPUs
 
 
-def scaling_of(workers: int | None, batch_size: int) -> dict[str, Any]:
+def scaling_of(workers: int | None, batch_size: int, use_gpu: bool | None = None) -> dict[str, Any]:
     """Return the arguments of Ray's ScalingConfig: one worker per GPU, or the free CPU cores divided among the workers.
 
     The default is one worker per free GPU or, without GPUs, per free core. But each worker gets at least
     IMAGES_PER_WORKER images of a batch. On CPUs, many processes are better than many threads: processes synchronise
     once a step, threads at every layer, so other work on the machine delays processes less.
+
+    use_gpu: True asks Ray for a GPU for each worker, also for those that no node has yet: an autoscaler brings them.
+    False: CPUs alone. Raises UsageError for more workers than CPUs.
     """
     import ray
 
+    if use_gpu:
+        return _on_gpus(workers or 1)
     total = int(ray.cluster_resources().get("CPU", 1))
     deadline = time.monotonic() + RELEASE_S
     while int((free := ray.available_resources()).get("CPU", 0)) < total and time.monotonic() < deadline:
         time.sleep(0.2)
-    gpus, cpus = int(free.get("GPU", 0)), int(free.get("CPU", 0))
+    gpus, cpus = 0 if use_gpu is False else int(free.get("GPU", 0)), int(free.get("CPU", 0))
     if gpus and (workers or gpus) <= gpus:
         count = workers or max(1, min(gpus, batch_size // IMAGES_PER_WORKER["GPU"]))
         return {"num_workers": count, "use_gpu": True}
@@ -47,3 +52,16 @@ def scaling_of(workers: int | None, batch_size: int) -> dict[str, Any]:
     while each > 1 and sum(cores // each for cores in nodes) < count:
         each -= 1  # all cores of a worker must be on one node
     return {"num_workers": count, "resources_per_worker": {"CPU": each}}
+
+
+def _on_gpus(workers: int) -> dict[str, Any]:
+    """Return the arguments for a GPU for each worker. Say so where the cluster has too few at this moment."""
+    import ray
+
+    has = int(ray.cluster_resources().get("GPU", 0))
+    if workers > has:
+        progress.say(
+            f"the cluster has {has} GPUs now and the training needs {workers}: Ray is asked for them, and the training "
+            "waits until nodes bring them; Ctrl-C ends it, --no-gpu trains on CPUs"
+        )
+    return {"num_workers": workers, "use_gpu": True}

@@ -67,6 +67,7 @@ def train(
     config: Config,
     *,
     workers: int | None = None,
+    use_gpu: bool | None = None,
     register: bool = True,
     model: str | None = None,
     lineage: dict[str, str] | None = None,
@@ -76,6 +77,7 @@ def train(
     """Train a model. Evaluate the best epoch (`TrainingConfig.chosen_by`) on the test split, log it and register it.
 
     workers: by default one per GPU, or one per CPU, but no more than the batch size allows (IMAGES_PER_WORKER).
+    use_gpu: by default where a GPU is free; see `raycls.training.scaling.scaling_of`.
     reference: the dataset, NAME or NAME@VERSION. model: the registered name, by default the dataset's name. lineage:
     further tags, such as the study and the trial of the configuration. init: a registered model to start from. weights:
     a file of weights, or "imagenet".
@@ -100,7 +102,7 @@ def train(
     store = CheckpointStore(home.storage(), name)
     store.prepare()
     cluster.connect()
-    scaling = scaling_of(workers, config.training.batch_size)
+    scaling = scaling_of(workers, config.training.batch_size, use_gpu)
     spec = TrainingSpec(
         dataset=dataset_name,
         dataset_version=dataset.info.version,
@@ -118,12 +120,14 @@ def train(
         return _carry_out(spec, dataset, scaling, store, EpochLogger(run))
 
 
-def resume(dataset_name: str, reference: str, *, workers: int | None = None) -> TrainingResult:
+def resume(
+    dataset_name: str, reference: str, *, workers: int | None = None, use_gpu: bool | None = None
+) -> TrainingResult:
     """Continue an interrupted run from its last complete checkpoint, in the same MLflow run.
 
-    reference: the id or name of the MLflow run. workers: by default as many as the run began with. Raises UsageError if
-    the run cannot be resumed (see `resumable.find`), UnknownDatasetError if its dataset version is gone, and the errors
-    of `train`.
+    reference: the id or name of the MLflow run. workers: by default as many as the run began with. use_gpu: as for
+    `train`. Raises UsageError if the run cannot be resumed (see `resumable.find`), UnknownDatasetError if its dataset
+    version is gone, and the errors of `train`.
     """
     former = resumable.find(TrainingSpec, reference, parse(dataset_name)[0])
     dataset = former.spec.open_dataset()
@@ -139,7 +143,7 @@ def resume(dataset_name: str, reference: str, *, workers: int | None = None) -> 
     store.prepare()
     store.tidy(spec.config.training.chosen_by)
     cluster.connect()
-    scaling = scaling_of(workers or spec.workers, spec.config.training.batch_size)
+    scaling = scaling_of(workers or spec.workers, spec.config.training.batch_size, use_gpu)
     with resumable.again(former) as run:
         curves = EpochLogger(run, former.epochs)
         # Workers may live longer than a killed driver, so some trained epochs may be missing in MLflow.

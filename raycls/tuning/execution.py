@@ -53,7 +53,7 @@ def execute(record: StudyRecord, task: StudyContext, display: Display, run: trac
         return
     os.environ |= SETTINGS
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the display prints the same events
-    callback = StudyCallback(record, task, display, Heartbeat(run), lambda: slots(task.spec))
+    callback = StudyCallback(record, task, display, Heartbeat(run), lambda: _room(task.spec))
     for attempt in range(1 + RESTARTS):
         try:
             _run(callback, task)
@@ -124,7 +124,16 @@ def _load() -> None:
 
 
 def check_room(spec: StudySpec) -> None:
-    """Raise UsageError if no trial fits on the cluster. Print a line if other work holds some of its CPUs."""
+    """Raise UsageError if no trial fits on the cluster. Print a line if other work holds some of its CPUs.
+
+    GPUs that no node has yet are no reason: who asks for them may have an autoscaler that starts such nodes.
+    """
+    if spec.gpus_per_trial and not any(node.get("GPU", 0) for node in _nodes()):
+        progress.say(
+            f"no node has a GPU now: Ray is asked for {spec.gpus_per_trial:g} for each trial, and the trials wait "
+            "until nodes bring them; Ctrl-C ends the study, --gpus-per-trial 0 searches on CPUs"
+        )
+        return
     if not slots(spec):
         needs = (
             f"{spec.workers_per_trial} × {spec.cpus_per_trial} CPUs"
@@ -146,6 +155,11 @@ def check_room(spec: StudySpec) -> None:
             f"{free:g} of the cluster's {total:g} CPUs are free: other work, like serving, holds the rest, and trials "
             "wait for it"
         )
+
+
+def _room(spec: StudySpec) -> int:
+    """Return how many trials may be under way. An autoscaler starts nodes for those that do not fit."""
+    return spec.at_once or max(1, slots(spec))
 
 
 def slots(spec: StudySpec) -> int:

@@ -46,6 +46,13 @@ class StudySpec(RunSpec):
     gpus_per_trial: float = Field(
         0.0, ge=0, description="GPUs of each of them; a share lets several trials use one"
     )
+    at_once: int | None = Field(
+        None,
+        ge=1,
+        le=1000,
+        description="trials that run or wait for resources at the same time; more than fit let an autoscaler start "
+        "nodes; none: as many as fit on the nodes that are there, and at least one",
+    )
     max_failures: int | None = Field(None, ge=0, description="more failed trials than that end the study")
     objective: Objective = Field(
         "accuracy", description="what counts; with latency, the study also searches widths"

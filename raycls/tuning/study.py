@@ -216,6 +216,7 @@ def _log_page(study: Study, run: tracking.Run) -> None:
 def _train_winner(study: Study) -> TrainingResult:
     """Train the winner in full. If an earlier attempt began this training, continue it or return its result."""
     spec, dataset = study.spec, study.spec.open_dataset()
+    on_gpus = True if spec.gpus_per_trial else None  # as the trials
     progress.say(
         f"training the winner, trial #{study.best.number} ({study.best.told()}), in full: "
         f"{study.config.training.epochs} epochs on all {dataset.info.counts['train']:,} images"
@@ -223,7 +224,7 @@ def _train_winner(study: Study) -> TrainingResult:
     )
     for found in resumable.of_study(study.name, spec.dataset):
         if found.info.status != "FINISHED":
-            return trainer.resume(spec.dataset, found.info.run_id)
+            return trainer.resume(spec.dataset, found.info.run_id, use_gpu=on_gpus)
         if version := registry.of_run(found.info.run_id):
             evaluation = evaluate(Predictor.load(registry.checkpoint(version)), dataset, "test")
             return TrainingResult(
@@ -233,6 +234,7 @@ def _train_winner(study: Study) -> TrainingResult:
         dataset.info.reference,
         study.config,
         workers=spec.workers,
+        use_gpu=on_gpus,
         model=spec.model,
         lineage={
             "study": study.name,

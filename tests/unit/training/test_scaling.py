@@ -1,0 +1,54 @@
+"""How many workers train on what a cluster has, and what is asked for where it has too little."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import ray
+
+from raycls.errors import UsageError
+from raycls.training.scaling import scaling_of
+
+Has = Callable[..., None]
+
+
+@pytest.fixture
+def has(monkeypatch: pytest.MonkeyPatch) -> Has:
+    """Return a function that sets what the cluster's one node has; all of it is free."""
+
+    def resources(**found: float) -> None:
+        monkeypatch.setattr(ray, "cluster_resources", lambda: found)
+        monkeypatch.setattr(ray, "available_resources", lambda: found)
+        monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": found}])
+
+    return resources
+
+
+def test_gpus_that_are_there_are_used(has: Has) -> None:
+    has(CPU=8, GPU=2)
+    assert scaling_of(None, 1000) == {"num_workers": 2, "use_gpu": True}
+    assert scaling_of(1, 1000) == {"num_workers": 1, "use_gpu": True}
+    assert scaling_of(None, 1000, use_gpu=False) == {"num_workers": 4, "resources_per_worker": {"CPU": 2}}
+
+
+def test_gpus_that_are_not_there_are_asked_for_where_somebody_says_so(
+    has: Has, capsys: pytest.CaptureFixture[str]
+) -> None:
+    has(CPU=2)
+    assert scaling_of(None, 1000) == {"num_workers": 2, "resources_per_worker": {"CPU": 1}}
+    assert capsys.readouterr().err == ""
+    assert scaling_of(4, 1000, use_gpu=True) == {"num_workers": 4, "use_gpu": True}
+    assert "has 0 GPUs now and the training needs 4: Ray is asked for them" in capsys.readouterr().err
+
+
+def test_more_workers_than_cpus_are_refused(has: Has) -> None:
+    has(CPU=2)
+    with pytest.raises(UsageError, match="more than the cluster's 2 CPUs"):
+        scaling_of(3, 1000)
+
+
+def test_cpus_in_place_of_too_few_gpus_are_said(has: Has, capsys: pytest.CaptureFixture[str]) -> None:
+    has(CPU=4, GPU=1)
+    assert scaling_of(2, 1000) == {"num_workers": 2, "resources_per_worker": {"CPU": 2}}
+    assert "training on CPUs: --workers 2 is more than the 1 GPUs that are free" in capsys.readouterr().err
