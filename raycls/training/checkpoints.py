@@ -8,11 +8,12 @@ A resumed run finds its checkpoints with a CheckpointStore.
     with last.directory() as folder:    # a checkpoint directory on this machine
         network, card = checkpoint.load(folder)
 
-    <storage>/<run>/attempt-1/epoch-00001/     model.safetensors  model.json  training_state.pt
+    <storage>/<run>/attempt-1/epoch-00001/     model.safetensors  model.json  training_state.pt  complete.json
 
 The first start of a run and every resume is an attempt. Each attempt has its own directory. Ray writes its index of an
 attempt's checkpoints in place, so a kill or a full disk can leave half an index. This module does not read that index.
-It reads every checkpoint and uses those whose files are all readable. It knows neither Ray nor MLflow.
+It looks at every checkpoint and uses those that are whole, without reading their weights (raycls/training/seal.py). It
+knows neither Ray nor MLflow.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from raycls import metrics
 from raycls.data.files import shown
 from raycls.errors import StorageError, TrainingError
 from raycls.models import checkpoint
-from raycls.training.loop import STATE
+from raycls.training import seal
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
@@ -202,12 +203,21 @@ class CheckpointStore:
 
     def _read(self, path: str) -> SavedCheckpoint | None:
         try:
+            history = seal.read(self.filesystem, path)
+        except FileNotFoundError:
+            history = self._read_whole(path)
+        return SavedCheckpoint(self.filesystem, path, history) if history else None
+
+    def _read_whole(self, path: str) -> seal.History | None:
+        """Return the history of a checkpoint that an earlier raycls wrote, which says nothing of itself."""
+        try:
             with local(self.filesystem, path) as folder:
                 checkpoint.load(folder)
-                state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
+                state = torch.load(folder / seal.STATE, map_location="cpu", weights_only=True)
         except Exception:  # the type depends on where the file was cut off
             return None
-        return SavedCheckpoint(self.filesystem, path, state["history"])
+        history: seal.History = state["history"]
+        return history
 
 
 def first_line(error: BaseException) -> str:

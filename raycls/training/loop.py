@@ -5,8 +5,7 @@
     for metrics, snapshot in start(config, open_dataset("cifar10")).epochs(): …    # the same, one epoch at a time
 
 The training split is one uint8 tensor: on the device, or the memory map itself. A batch is gathered from this tensor.
-Each epoch seeds its own random numbers, so a resumed run computes the same as an uninterrupted one. The loop does not
-know Ray: its caller passes the other workers as `Workers`, and a function that receives each epoch.
+Each epoch seeds its own random numbers, so a resumed run computes the same as an uninterrupted one. Knows no Ray.
 """
 
 from __future__ import annotations
@@ -33,13 +32,13 @@ from raycls.models.base import Network
 from raycls.models.card import ModelCard, load_card
 from raycls.models.forward import compute_dtype
 from raycls.models.networks import FastCNN, freeze_body, load_weights
+from raycls.training import seal
 from raycls.training.optim import Optimizer
 from raycls.training.sampling import EpochOrder, Split, images_in_use
 from raycls.training.setup import card_for, check, untrained, whitening_sample
 from raycls.training.validation import validate
 from raycls.training.workers import Workers
 
-STATE = "training_state.pt"
 REDUCED = 11 / 16  # image side in the first epochs, as a share of the full side: 22 of CIFAR-10's 32 pixels
 
 
@@ -52,7 +51,8 @@ class Snapshot:
     def save(self, directory: Path) -> None:
         """Write a complete checkpoint directory, including the state that a resumed run needs."""
         checkpoint.save(directory, self._kept, self.card)
-        torch.save(self._state, directory / STATE)
+        torch.save(self._state, directory / seal.STATE)
+        seal.write(directory, self._state["history"])
 
 
 def fit(
@@ -228,7 +228,7 @@ class Training:
 
     def load(self, directory: Path) -> None:
         """Restore the state from a checkpoint directory of this run."""
-        state = torch.load(directory / STATE, map_location=self.device, weights_only=True)
+        state = torch.load(directory / seal.STATE, map_location=self.device, weights_only=True)
         if self.average:
             self.average.load_state_dict(state["average"])
             self.network.load_state_dict(state["network"])

@@ -1,18 +1,21 @@
-"""Datasets from and to a bucket: a real S3 server (moto's) on loopback."""
+"""Datasets, uploads and checkpoints in a bucket: a real S3 server (moto's) on loopback."""
 
 from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
-from pyarrow.fs import FileSystem
+from pyarrow.fs import FileSystem, copy_files
 
 from raycls.cluster.environment import LOOPBACK
+from raycls.config import override, preset
 from raycls.data import sharing
 from raycls.data.prepare import prepare
 from raycls.data.versions import open_dataset
@@ -21,9 +24,16 @@ from raycls.lifecycle.intake import add
 from raycls.lifecycle.next_version import add_uploads
 from raycls.lifecycle.review import accept, purge
 from raycls.lifecycle.uploads import Uploads
+from raycls.models.card import CARD, WEIGHTS
+from raycls.training.checkpoints import CheckpointStore, epoch_directory
+from raycls.training.loop import Snapshot, fit
+from raycls.training.seal import SEAL, STATE
 from tests.unit.lifecycle.pictures import digest, png
 
 pytestmark = pytest.mark.usefixtures("home", "ray_session")
+
+
+SENT: Counter[str] = Counter()  # bytes that the bucket has sent of files, by the file's name
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +45,15 @@ def bucket() -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind((LOOPBACK, 0))
         port = probe.getsockname()[1]
-    server = make_server(LOOPBACK, port, DomainDispatcherApplication(create_backend_app), threaded=True)
+    application = DomainDispatcherApplication(create_backend_app)
+
+    def counting(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        for piece in application(environ, start_response):
+            if environ["REQUEST_METHOD"] == "GET":
+                SENT[environ["PATH_INFO"].rpartition("/")[2]] += len(piece)
+            yield piece
+
+    server = make_server(LOOPBACK, port, counting, threaded=True)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     query = f"endpoint_override={LOOPBACK}:{port}&scheme=http&allow_bucket_creation=true&region=us-east-1"
     FileSystem.from_uri(f"s3://test:test@pictures?{query}")[0].create_dir("pictures")
@@ -101,3 +119,35 @@ def test_uploads_in_a_bucket_are_reviewed_and_become_part_of_a_dataset(
     assert (added.dataset.info.reference, added.count) == ("colours@2", 4)
     assert add_uploads("colours", trusted=["ann"]).dataset.info.reference == "colours@2"
     assert "test:test" not in str(added)
+
+
+def test_the_checkpoints_of_a_run_are_known_without_their_weights(
+    bucket: str, photos: Path, tmp_path: Path
+) -> None:
+    shades = prepare(str(photos), size=16, name="shades")
+    store = CheckpointStore(f"s3://test:test@pictures/runs?{bucket}", "run")
+    store.prepare()
+    config = override(preset("smoke", shades.info), ["epochs=3", "batch_size=8"])
+
+    def keep(metrics: dict[str, float], snapshot: Snapshot) -> None:
+        name = epoch_directory(int(metrics["epoch"]))
+        snapshot.save(tmp_path / name)
+        copy_files(
+            str(tmp_path / name), f"{store.path}/attempt-1/{name}", destination_filesystem=store.filesystem
+        )
+
+    fit(config, shades, on_epoch=keep)
+    SENT.clear()
+    assert [saved.epoch for saved in store.checkpoints()] == [1, 2, 3]
+    assert [metrics["epoch"] for metrics in store.history()] == [1, 2, 3]
+    store.tidy("val_loss")
+    last = store.last()
+    assert last is not None
+    assert set(SENT) & {WEIGHTS, STATE, CARD} == set()
+    assert 0 < SENT[SEAL] < 50_000
+    with last.directory() as folder:
+        weights = (folder / WEIGHTS).stat().st_size
+    assert SENT[WEIGHTS] == weights, "once, when they are wanted"
+    store.filesystem.delete_file(f"{last.path}/{STATE}")
+    before = store.last()
+    assert before is None or before.epoch < 3

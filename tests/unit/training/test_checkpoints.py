@@ -11,7 +11,7 @@ from raycls.config import override, preset
 from raycls.data.packed import PackedDataset
 from raycls.errors import StorageError
 from raycls.models.card import CARD, WEIGHTS
-from raycls.training import loop
+from raycls.training import loop, seal
 from raycls.training.checkpoints import CheckpointStore, epoch_directory, saving
 
 
@@ -32,7 +32,7 @@ def test_only_whole_checkpoints_count(digits: PackedDataset, tmp_path: Path) -> 
     assert store.next_attempt() == "run/attempt-3"
     whole = store.checkpoints()
     assert [saved.epoch for saved in whole] == [1, 2, 3, 4]
-    for name in (WEIGHTS, CARD, loop.STATE):
+    for name in (WEIGHTS, CARD, seal.STATE, seal.SEAL):
         path = Path(whole[-1].path) / name
         data = path.read_bytes()
         for length in (0, 1, 100, len(data) // 2, len(data) - 10):
@@ -41,6 +41,9 @@ def test_only_whole_checkpoints_count(digits: PackedDataset, tmp_path: Path) -> 
             assert last is not None
             assert last.epoch == 3, (name, length)
         path.write_bytes(data)
+    for saved in whole:  # as an earlier raycls wrote them
+        (Path(saved.path) / seal.SEAL).unlink()
+    assert store.checkpoints() == whole
     (Path(whole[-1].path) / CARD).unlink()
     lowest = store.best("val_loss")
     assert lowest is not None
