@@ -9,7 +9,7 @@ from itertools import accumulate
 
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 
-from raycls.serving.replica.arm_counts import ExperimentCounts
+from raycls.serving.replica.arm_counts import FAULTS, ExperimentCounts
 from raycls.serving.replica.metrics import SECONDS
 
 BOUNDS = [*(str(float(bound)) for bound in SECONDS), "+Inf"]
@@ -49,8 +49,9 @@ def experiment_families(replica: str, counts: ExperimentCounts | None) -> list[M
         of = [replica, counts.experiment]
         for name, arm in (("champion", counts.champion), ("challenger", counts.challenger)):
             requests.add_metric([*of, name], arm.requests)
-            for kind, count in sorted(arm.failures.items()):
-                failures.add_metric([*of, name, kind], count)
+            # Those of FAULTS also before the first one: a rate needs a zero.
+            for kind in sorted({*FAULTS, *arm.failures}):
+                failures.add_metric([*of, name, kind], arm.failures[kind])
             buckets = list(zip(BOUNDS, accumulate(arm.seconds), strict=True))
             seconds.add_metric([*of, name], buckets, arm.seconds_sum)
             predicted.add_metric([*of, name], sum(arm.predicted))
