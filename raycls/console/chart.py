@@ -21,10 +21,17 @@ Point = tuple[float, float]
 Placed = Callable[[float], float]
 
 
-def chart(history: Sequence[Mapping[str, float | None]], names: Sequence[str], across: str = "epoch") -> str:
+def chart(
+    history: Sequence[Mapping[str, float | None]],
+    names: Sequence[str],
+    across: str = "epoch",
+    *,
+    from_zero: bool = False,
+) -> str:
     """Return the HTML of an <svg> with a line for each name that the history has; empty text where it has none of them.
 
     history: mappings in the order of their key `across`, as one for each epoch. What is not a number is left out.
+    from_zero: the axis begins at 0 or below, so that half the height is half the value.
     """
     lines: dict[str, list[Point]] = {name: [] for name in names}
     for row in history:
@@ -35,7 +42,8 @@ def chart(history: Sequence[Mapping[str, float | None]], names: Sequence[str], a
     lines = {name: points for name, points in lines.items() if points}
     if not lines:
         return ""
-    x, y, parts = _axes([point for points in lines.values() for point in points], f"{across} ")
+    drawn = [point for points in lines.values() for point in points]
+    x, y, parts = _axes(drawn, f"{across} ", lowest=0.0 if from_zero else math.inf)
     for number, points in enumerate(lines.values()):
         places = " ".join(f"{x(epoch):.1f},{y(value):.1f}" for epoch, value in points)
         parts.append(f'<polyline class="line-{number}" points="{places}"/>')
@@ -67,10 +75,13 @@ def front(points: Sequence[tuple[float, float, str, str]], *, across: str, up: s
     return _figure(f"{len(points)} trials, {_plain(up)} against {across}", parts, legend)
 
 
-def _axes(points: Sequence[Point], of_x: str) -> tuple[Placed, Placed, list[str]]:
-    """Return where a value of x and of y lies, and the grid with its numbers. of_x: text before the first x."""
+def _axes(points: Sequence[Point], of_x: str, lowest: float = math.inf) -> tuple[Placed, Placed, list[str]]:
+    """Return where a value of x and of y lies, and the grid with its numbers.
+
+    of_x: text before the first x. lowest: a value of y that the axis shows too.
+    """
     first, last = min(x for x, _ in points), max(x for x, _ in points)
-    low, high = min(y for _, y in points), max(y for _, y in points)
+    low, high = min(lowest, *(y for _, y in points)), max(y for _, y in points)
     span = (high - low) or abs(high) or 1.0
 
     def x(value: float) -> float:

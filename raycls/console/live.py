@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from datetime import timedelta
 from typing import Any
+from urllib.parse import urlencode
 
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
@@ -35,13 +36,9 @@ async def show(request: Request) -> Response:
         running = await server.call(session, "GET", f"/experiments/{running['id']}")
     windows = (await server.call(session, "GET", "/drift"))["windows"]
     health = await server.call(session, "GET", "/health")
-    versions = (await server.call(session, "GET", "/models"))["models"]
     model = health["model"]
-    others = [
-        f"{each['name']}/{each['version']}"
-        for each in versions
-        if each["name"] == model["name"] and each["version"] != model["version"]
-    ]
+    versions = (await server.call(session, "GET", f"/models?{urlencode({'name': model['name']})}"))["models"]
+    others = [f"{each['name']}/{each['version']}" for each in versions if each["version"] != model["version"]]
     now = await server.call(session, "GET", "/live")
     return render(
         request,
@@ -50,7 +47,7 @@ async def show(request: Request) -> Response:
         model=model,
         running=running,
         ended=[each for each in experiments if each["state"] != "running"][:5],
-        others=others[::-1],
+        others=others,
         window=windows[0] if windows else None,
     )
 
@@ -74,7 +71,9 @@ def _drawn(found: dict[str, Any]) -> dict[str, Any]:
         "found": found,
         "up": str(timedelta(seconds=round(time.time() - found["since"]))),
         "at": time.time(),
-        "charts": [chart(minutes, names, "minutes") for names in HOUR_CHARTS if len(minutes) > 2],
+        "charts": [
+            chart(minutes, names, "minutes", from_zero=True) for names in HOUR_CHARTS if len(minutes) > 2
+        ],
         "classes": classes,
         "more": len(found["classes"]) - len(classes),
     }

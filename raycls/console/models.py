@@ -49,6 +49,7 @@ async def show(request: Request) -> Response:
         "model.html",
         name=name,
         versions=versions,
+        others=[each["version"] for each in versions if "champion" not in each["aliases"]],
         page=page,
         more=found["more"],
         figures=FIGURES,
@@ -64,12 +65,8 @@ async def show_version(request: Request) -> Response:
     server, session, path = server_of(request), session_of(request), _version_path(request)
     found = await server.call(session, "GET", path)
     files = (await server.call(session, "GET", f"{path}/files"))["files"]
-    listed = (await server.call(session, "GET", "/models"))["models"]
-    others = [
-        each["version"]
-        for each in listed
-        if each["name"] == found["name"] and each["version"] != found["version"]
-    ]
+    listed = (await server.call(session, "GET", f"/models?{urlencode({'name': found['name']})}"))["models"]
+    others = [each["version"] for each in listed if each["version"] != found["version"]]
     return render(
         request,
         "version.html",

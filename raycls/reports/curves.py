@@ -43,8 +43,14 @@ class Fit:
 
     @property
     def noise(self) -> float:
-        """Return two standard errors of val_accuracy. Smaller differences may be chance."""
-        return 2 * math.sqrt(self.val_accuracy * (1 - self.val_accuracy) / self.val_images)
+        """Return how far the 95% interval of val_accuracy reaches from it. Smaller differences may be chance.
+
+        Wilson's interval (JASA 22, 1927), which keeps a width where every image is recognised. Its centre is nearer to
+        a half than the accuracy is.
+        """
+        right, n, z = self.val_accuracy, self.val_images, 1.96
+        half = z / (1 + z**2 / n) * math.sqrt(right * (1 - right) / n + z**2 / (4 * n**2))
+        return half + abs((right + z**2 / (2 * n)) / (1 + z**2 / n) - right)
 
 
 @dataclass(frozen=True)
@@ -151,6 +157,8 @@ def _ending(history: Sequence[dict[str, float]], fit: Fit) -> list[Finding]:
                 "Fewer epochs, or training.patience, save the time.",
             )
         ]
+    if accuracies[-1] == 1:
+        return [Finding("at the ceiling", f"{told}: every validation image is recognised.")]
     if gained <= SETTLED:
         return [Finding("converged", f"{told}: more epochs of the same would change little.")]
     if gained <= fit.noise:

@@ -28,7 +28,7 @@ PATIENCE_MS = 60_000
 
 pytestmark = [
     pytest.mark.timeout(900),
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: `make setup-browser` installs it"),
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: `make setup-tools` installs it"),
 ]
 
 
@@ -160,7 +160,7 @@ def test_a_version_is_promoted_and_taken_back(page: Page, product: Product, admi
     asked: list[str] = []
     page.on("dialog", lambda dialog: (asked.append(dialog.message), dialog.accept()))
     page.goto("/console/models/digits")
-    page.locator("[name=version]").fill("2")
+    page.locator("[name=version]").select_option("2")
     page.get_by_label("Why the comparison does not count").fill("it has learned longer")
     page.get_by_role("button", name="Promote").click()
     page.get_by_text("The server promotes version 2").wait_for()
@@ -184,7 +184,7 @@ def test_an_experiment_is_begun_watched_and_ended(page: Page, product: Product, 
     page.locator("#hour div", has=page.get_by_text("replicas", exact=True)).get_by_text(
         "1", exact=True
     ).wait_for()
-    page.get_by_label("Challenger").fill("digits/2")
+    page.get_by_label("Challenger").select_option("digits/2")
     page.get_by_role("button", name="Begin").click()
     page.get_by_text("the experiment has begun").wait_for()
     page.get_by_text("digits/2 against digits/1: shadow, share 0.2").wait_for()
@@ -250,7 +250,7 @@ def test_a_version_is_looked_at_and_compared_with_another(page: Page, product: P
     page.goto("/console/models/digits")
     page.get_by_role("link", name="2", exact=True).first.click()
     page.get_by_role("cell", name="verified").nth(2).wait_for()
-    page.get_by_label("Compare with version").fill("1")
+    page.get_by_label("Compare with version").select_option("1")
     page.get_by_role("button", name="Compare").click()
     page.get_by_role("heading", name="digits/2 beside digits/1").wait_for()
     first = page.locator(".grid figure img").first

@@ -143,7 +143,6 @@ ANSWERS: dict[str, Any] = {
     "GET /models/pets/comparison?challenger=7&champion=6": COMPARISON,
     "GET /health": {"model": {"name": EVIL, "version": "7"}},
     "GET /models": {"models": [VERSION, {**VERSION, "version": "6", "aliases": []}]},
-    "GET /models?name=pets&page=1": {"models": [VERSION], "more": True},
     "GET /uploads?state=waiting": {"dataset": EVIL, "uploads": [RECORD], "total": 1, "classes": [EVIL]},
     "GET /retrain": {"retrainings": [RETRAINING]},
     "GET /experiments": {"experiments": [EXPERIMENT, {**EXPERIMENT, "state": "ended", "id": "e0"}]},
@@ -158,6 +157,14 @@ ANSWERS: dict[str, Any] = {
 _file = io.BytesIO()
 Image.new("RGB", (4, 4)).save(_file, "PNG")
 PICTURE = _file.getvalue()
+
+
+# Answers to all paths that begin so.
+BEGINNINGS = {
+    "/studies/": STUDY,
+    "/parcels": PARCEL,
+    "/models?name=": {"models": [VERSION, {**VERSION, "version": "6", "aliases": []}], "more": True},
+}
 
 
 class Server:
@@ -194,10 +201,9 @@ class Server:
             if not name:
                 raise ServerError(401, "send a token of the server")
             return {"name": name, "roles": roles}
-        if path.startswith("/studies/"):
-            return STUDY
-        if path.startswith("/parcels"):
-            return PARCEL
+        for beginning, answer in BEGINNINGS.items():
+            if path.startswith(beginning):
+                return answer
         if "/history" in path:
             return {"history": [EVENT], "former": EVIL}
         if self.holds and path.endswith("/promote"):

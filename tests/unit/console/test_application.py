@@ -91,6 +91,14 @@ def test_what_changes_something_needs_the_sessions_secret_and_a_page_of_this_sit
     assert server.asked == []
 
 
+def test_what_is_not_there_leads_to_what_is(client: TestClient) -> None:
+    _signed_in(client, "a")
+    answer = client.get("/datasets/pets/99")
+    assert answer.status_code == 404
+    assert "there is no such thing" in answer.text
+    assert '<a href="/datasets">All datasets</a>' in answer.text
+
+
 def test_another_host_is_refused(client: TestClient) -> None:
     assert client.get("/", headers={"Host": "evil.example"}).status_code == 421
 

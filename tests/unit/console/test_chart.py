@@ -32,6 +32,13 @@ def test_a_chart_is_well_formed_and_within_its_frame(history: list[dict[str, flo
             assert 0 <= y <= 220
 
 
+def test_an_axis_may_begin_at_zero() -> None:
+    rows = [{"minutes": -1, "requests": 250.0}, {"minutes": 0, "requests": 500.0}]
+    (line,) = ET.fromstring(chart(rows, ("requests",), "minutes", from_zero=True)).iter("polyline")
+    (_, half), (_, whole) = (map(float, place.split(",")) for place in line.attrib["points"].split())
+    assert 202 - half == pytest.approx((202 - whole) / 2, abs=0.2)  # 202: where 0 is
+
+
 def test_a_lower_value_is_lower_and_a_later_epoch_further_right() -> None:
     (line,) = ET.fromstring(
         chart([{"epoch": 1, "val_loss": 2.0}, {"epoch": 2, "val_loss": 1.0}], ("val_loss",))

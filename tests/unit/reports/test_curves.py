@@ -38,6 +38,7 @@ JUMPING = _history([2.0, 1.5, 1.9, 1.4, 1.8, 1.3, 1.2, 1.1], [2.0, 1.5, 2.5, 1.4
                    [0.3, 0.4, 0.2, 0.5, 0.4, 0.5, 0.5, 0.5])  # fmt: skip
 PAST = _history([2.0, 1.0, 0.5, 0.3, 0.1, 0.05, 0.02, 0.01], [1.2, 0.9, 0.8, 0.8, 1.0, 1.2, 1.4, 1.6],
                 [0.5, 0.7, 0.75, 0.74, 0.72, 0.70, 0.69, 0.68])  # fmt: skip
+PERFECT = _history([2.0, 1.0, 0.5, 0.3], [1.2, 0.6, 0.3, 0.2], [0.5, 0.9, 0.97, 1.0])
 STUCK = _history([2.4, 2.31, 2.3, 2.3], [2.3, 2.3, 2.3, 2.3], [0.1, 0.1, 0.1, 0.1])
 
 
@@ -52,9 +53,11 @@ STUCK = _history([2.4, 2.31, 2.3, 2.3], [2.3, 2.3, 2.3, 2.3], [0.1, 0.1, 0.1, 0.
         (PAST, _fit(0.99, 0.75), ["overfitting", "past its best"], "from 0.800 in epoch 3 to 1.600"),
         (STUCK, _fit(0.1, 0.1), ["has not learned"], f"{math.log(10):.3f}"),
         ([], _fit(0.94, 0.89), ["a fair fit"], "89.0%"),
+        # Every image is right: nothing can end higher, and 180 images do not show that the error is 0.
+        (PERFECT, _fit(1.0, 1.0, images=180), ["a fair fit", "at the ceiling"], "± 2.1%"),
         # The same gap and the same rise, on validation splits too small to tell them from chance.
-        (SETTLED, _fit(0.97, 0.89, images=40), ["a fair fit", "converged"], "± 9.9%"),
-        (RISING, _fit(0.82, 0.80, images=40), ["underfitting", "trend unclear"], "no more than the ± 12.6% that 40"),
+        (SETTLED, _fit(0.97, 0.89, images=40), ["a fair fit", "converged"], "± 13.3%"),
+        (RISING, _fit(0.82, 0.80, images=40), ["underfitting", "trend unclear"], "no more than the ± 14.8% that 40"),
     ],
 )  # fmt: skip
 def test_the_verdicts(history: list[dict[str, float]], fit: Fit, verdicts: list[str], told: str) -> None:
