@@ -204,7 +204,7 @@ class CheckpointStore:
     def _read(self, path: str) -> SavedCheckpoint | None:
         try:
             history = seal.read(self.filesystem, path)
-        except FileNotFoundError:
+        except OSError:  # it has no seal, or is no directory
             history = self._read_whole(path)
         return SavedCheckpoint(self.filesystem, path, history) if history else None
 

@@ -33,7 +33,7 @@ def write(directory: Path, history: Sequence[dict[str, float]]) -> None:
 def read(filesystem: FileSystem, path: str) -> History | None:
     """Return the history of a whole checkpoint. None: a file of it is missing or has another size.
 
-    Raises FileNotFoundError where there is no such file, as in checkpoints of raycls 0.1.0 before 2026-12.
+    Raises OSError where it cannot be read, as in checkpoints of before December 2026, which have no such file.
     """
     from pyarrow.fs import FileSelector
 

@@ -44,6 +44,9 @@ def test_only_whole_checkpoints_count(digits: PackedDataset, tmp_path: Path) -> 
     for saved in whole:  # as an earlier raycls wrote them
         (Path(saved.path) / seal.SEAL).unlink()
     assert store.checkpoints() == whole
+    (Path(whole[-1].path).parent / epoch_directory(9)).write_text("no directory")
+    assert store.checkpoints() == whole
+    (Path(whole[-1].path).parent / epoch_directory(9)).unlink()
     (Path(whole[-1].path) / CARD).unlink()
     lowest = store.best("val_loss")
     assert lowest is not None
