@@ -9,11 +9,12 @@ INSTALLED := $(VENV)/.installed
 DATASET ?= cifar10
 IMPORTED := raycls.demo.run, raycls.serving.app, ray.serve, ray.tune, ray.train.torch, mlflow, optuna
 
-.PHONY: help setup setup-tools check docs test-unit test test-slow coverage train serve mlflow-ui demo bench lock clean
+.PHONY: help setup setup-browser setup-prometheus check docs test-unit test test-slow coverage train serve mlflow-ui demo bench lock clean
 
 help:
 	@echo "make setup      install what requirements-dev.lock pins into .venv, with Python 3.11, 3.12 or 3.13"
-	@echo "make setup-tools  install Chromium and Prometheus from Debian, for the stories that use them"
+	@echo "make setup-browser     install Chromium from Debian, for the console's stories"
+	@echo "make setup-prometheus  install Prometheus from Debian, for the story of the alerts"
 	@echo "make check      ruff, mypy, and whether the pages of docs/ build"
 	@echo "make docs       write docs/reference from the code, and build the pages into site/"
 	@echo "make test-unit  the unit tests: they need no Ray"
@@ -43,9 +44,11 @@ $(INSTALLED): requirements-dev.lock pyproject.toml
 	@touch $@
 
 # What some stories use, where Debian's packages are. Without it, those stories are skipped.
-setup-tools: setup
+setup-browser: setup
 	@command -v chromium >/dev/null || { echo "installing Chromium" >&2; \
 		apt-get update -qq && apt-get install -qq -y chromium >/dev/null; }
+
+setup-prometheus: setup
 	@command -v prometheus >/dev/null || { echo "installing Prometheus, without its service" >&2; \
 		{ systemctl mask prometheus 2>/dev/null || true; } && \
 		apt-get update -qq && apt-get install -qq -y --no-install-recommends prometheus >/dev/null; }

@@ -23,7 +23,7 @@ from tests.load import asking
 from tests.predict import encoded
 
 pytestmark = pytest.mark.skipif(
-    not shutil.which("prometheus"), reason="no Prometheus here: `make setup-tools` installs it"
+    not shutil.which("prometheus"), reason="no Prometheus here: `make setup-prometheus` installs it"
 )
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
