@@ -109,6 +109,8 @@ def _guarded(
         try:
             access.check_host(request.headers)
             page = pages.get("GET" if request.method == "HEAD" else request.method)
+            if page is None and request.method in ("GET", "HEAD"):
+                raise HTTPProblem(404, "there is no such page")
             if page is None:
                 raise HTTPProblem(405, f"this page takes {', '.join(sorted(pages))}")
             if page.changes:

@@ -17,6 +17,7 @@ from raycls.serving.replica.answer import json_response
 
 RECENT = timedelta(days=1)
 LAST_MINUTES = 5
+FEW = 5  # refused requests, of which nobody need be told: a browser sends an explanation again
 
 
 async def show(request: Request) -> Response:
@@ -31,8 +32,8 @@ def _alarms(minutes: list[dict[str, Any]]) -> list[str]:
     found = []
     requests = sum(minute["requests"] for minute in minutes)
     refused = "were refused: too many came at once, or no core was left for an explanation"
-    for name, what in (("failed", "failed"), ("refused", refused)):
-        if count := sum(minute[name] for minute in minutes):
+    for name, what, few in (("failed", "failed", 1), ("refused", refused, max(FEW, requests / 100))):
+        if (count := sum(minute[name] for minute in minutes)) >= few:
             found.append(f"{count:,} of {requests:,} requests of the last {len(minutes)} minutes {what}")
     if (windows := drift_windows.windows()) and windows[0].alarms:
         found.append(

@@ -28,7 +28,7 @@ PATIENCE_MS = 60_000
 
 pytestmark = [
     pytest.mark.timeout(900),
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: `make setup-tools` installs it"),
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: `make setup-browser` installs it"),
 ]
 
 
@@ -130,6 +130,18 @@ def test_pictures_are_sent_reviewed_by_keyboard_and_learned(
     page.get_by_role("button", name="Send").click()
     page.get_by_text("6 taken, 0 known, 0 refused").wait_for()
     page.locator("#queue figure").nth(5).wait_for()
+    page.get_by_text("6 taken, 0 known, 0 refused").wait_for()  # still, on the page with the new queue
+    page.locator("#upload [name=file]").set_input_files([tmp_path / "new.zip"])
+    page.get_by_role("button", name="Send").click()
+    page.get_by_text("0 taken, 6 known, 0 refused. Known pictures keep the class").wait_for()
+    page.locator("#upload [name=label]").fill("banana")
+    page.locator("#upload [name=file]").set_input_files([tmp_path / "evil<img src=x>.png"])
+    asked: list[str] = []
+    page.once("dialog", lambda dialog: (asked.append(dialog.message), dialog.dismiss()))
+    page.get_by_role("button", name="Send").click()
+    assert asked == ["banana is a new class. Send the pictures as banana?"]
+    assert page.get_by_text("0 taken, 6 known").is_visible(), "nothing was sent"
+    page.locator("#queue figure").first.focus()
     for key in ("r", "a", "a", "a", "a"):
         done = page.locator("#queue figure.done").count()
         page.keyboard.press(key)
@@ -161,10 +173,10 @@ def test_a_version_is_promoted_and_taken_back(page: Page, product: Product, admi
     page.on("dialog", lambda dialog: (asked.append(dialog.message), dialog.accept()))
     page.goto("/console/models/digits")
     page.locator("[name=version]").select_option("2")
-    page.get_by_label("Why the comparison does not count").fill("it has learned longer")
+    page.get_by_label("Promote it although it is not better").fill("it has learned longer")
     page.get_by_role("button", name="Promote").click()
     page.get_by_text("The server promotes version 2").wait_for()
-    assert asked == ["Let version 2 answer all predictions of digits?"]
+    assert asked == ["Let version 2 answer all predictions of digits without a comparison?"]
     page.locator("tr.champion", has_text="2").wait_for()
     page.goto("/console/")
     page.get_by_text("digits/2 answers").wait_for()

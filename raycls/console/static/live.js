@@ -15,7 +15,7 @@ async function look() {
     redraw(hour, await answer.text());
     status.hidden = true;
   } catch (error) {
-    status.textContent = `These figures are old: ${error.message}.`;
+    status.textContent = `These figures are old: ${error.message}`;
     status.hidden = false;
   }
 }

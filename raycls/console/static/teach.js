@@ -20,6 +20,7 @@ async function decide(figure, decision) {
     wanted.label = right;
   }
   const caption = figure.querySelector("figcaption");
+  caption.querySelector(".failed")?.remove();
   figure.classList.add("done");
   next(figure)?.focus(); // at once: the next key is for the next picture
   try {
@@ -29,7 +30,9 @@ async function decide(figure, decision) {
     document.querySelector("#left").textContent = `${left} on this page wait`;
   } catch (error) {
     figure.classList.remove("done");
-    caption.textContent = error.message;
+    const said = Object.assign(document.createElement("p"), { className: "bad failed", textContent: error.message });
+    caption.append(said);
+    figure.focus();
   }
 }
 

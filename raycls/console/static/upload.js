@@ -138,7 +138,8 @@ async function whileBusy(work) {
   try {
     await work();
     const nothing = sum.taken + sum.known + sum.refused ? "" : " The file holds no pictures in class folders.";
-    status.textContent = `${sum.taken} taken, ${sum.known} known, ${sum.refused} refused.${nothing}`;
+    const kept = sum.known ? " Known pictures keep the class with which they came first: change it below while they wait." : "";
+    status.textContent = `${sum.taken} taken, ${sum.known} known, ${sum.refused} refused.${kept}${nothing}`;
     if (sum.taken && document.querySelector("#queue")) {
       const refused = [...document.querySelectorAll("#refused li")].map((item) => item.textContent);
       sessionStorage.setItem(SAID, JSON.stringify({ text: status.textContent, refused }));
@@ -172,16 +173,13 @@ upload.addEventListener("submit", (event) => {
   const pictures = files.filter((file) => !zips.includes(file));
   const label = upload.label.value.trim();
   if (pictures.length && !label) { status.textContent = "Say which class the pictures have."; return; }
+  const classes = [...document.querySelectorAll("#classes option")].map((option) => option.value);
+  if (pictures.length && classes.length && !classes.includes(label)
+    && !confirm(`${label} is a new class. Send the pictures as ${label}?`)) return;
   whileBusy(async () => {
     if (pictures.length) await sendPictures(pictures, label);
     for (const zip of zips) {
-      const said = JSON.parse(sessionStorage.getItem(SAID) ?? "null");
-if (said) {
-  sessionStorage.removeItem(SAID);
-  status.textContent = said.text;
-  said.refused.forEach(addRefused);
-}
-const before = await underWay().catch((error) => { status.textContent = error.message; return null; });
+      const before = await underWay();
       const same = before && before.parcel.state === "arriving" && before.kept.name === zip.name
         && before.kept.size === zip.size && before.kept.changed === zip.lastModified;
       await sendZip(zip, same ? before.parcel : null);
@@ -189,6 +187,12 @@ const before = await underWay().catch((error) => { status.textContent = error.me
   });
 });
 
+const said = JSON.parse(sessionStorage.getItem(SAID) ?? "null");
+if (said) {
+  sessionStorage.removeItem(SAID);
+  status.textContent = said.text;
+  said.refused.forEach(addRefused);
+}
 const before = await underWay().catch((error) => { status.textContent = error.message; return null; });
 if (before?.parcel.state === "arriving") {
   const share = Math.round((100 * before.parcel.received) / before.parcel.size);

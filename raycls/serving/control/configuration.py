@@ -69,7 +69,9 @@ class ServeConfiguration:
         try:
             document = cls(yaml.safe_load(path.read_text()))
         except FileNotFoundError:
-            raise ConfigError(f"there is no {path}: run this in raycls's folder, or name the file") from None
+            raise ConfigError(
+                f"there is no {path}: name one with --config, or run this in raycls's folder"
+            ) from None
         except yaml.YAMLError as error:
             raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
         except ConfigError as error:

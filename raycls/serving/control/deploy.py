@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import requests
 
-from raycls import cluster, local_http, progress, registry
+from raycls import cluster, home, local_http, progress, registry
 from raycls.cluster.environment import port_in_use
 from raycls.errors import ClusterError
 from raycls.serving import tokens
@@ -91,10 +91,22 @@ def down() -> bool:
     with progress.bar("stopping"):
         try:
             if running := cluster.status():
+                say_what_ends()
                 _drain(running)
         finally:  # a second Ctrl-C waits no longer
             stopped = cluster.stop()
     return stopped
+
+
+def say_what_ends() -> None:
+    """Say so where a promotion or a rollback is under way: it ends with the server, and has no effect."""
+    try:
+        with home.lock(registry.PROMOTING, "busy"):
+            return
+    except ClusterError:
+        progress.say(
+            "a promotion or rollback is under way, and ends without effect: begin it again after `raycls up`"
+        )
 
 
 def _drain(running: cluster.Cluster) -> None:

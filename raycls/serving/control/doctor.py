@@ -54,7 +54,9 @@ def examine(config: Path, *, port: int | None = None) -> list[Finding]:
     try:
         document = ServeConfiguration.read(config).pinned(port=port)
     except RayclsError as error:
-        findings.append(Finding(ok=False, text=str(error), mend="correct the file"))
+        findings.append(
+            Finding(ok=False, text=str(error), mend="correct the file, or name another with --config")
+        )
     else:
         findings += [*batching(document), _exposed(document), http_port(document)]
     try:
