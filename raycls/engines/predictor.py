@@ -136,9 +136,16 @@ def predictions_of(
     probabilities: np.ndarray, embeddings: np.ndarray, classes: tuple[str, ...]
 ) -> list[Prediction]:
     """Return one prediction for each row of probabilities (float32 N×C) and embeddings (float32 N×D)."""
-    best = probabilities.argmax(1).tolist()
+    best = probabilities.argmax(1)
     return [
-        Prediction(index, classes[index], float(row[index]), row, embedding, classes)
+        Prediction(
+            class_index=int(index),
+            class_name=classes[index],
+            confidence=float(row[index]),
+            probabilities=row,
+            embedding=embedding,
+            classes=classes,
+        )
         for index, row, embedding in zip(best, probabilities, embeddings, strict=True)
     ]
 
@@ -146,5 +153,4 @@ def predictions_of(
 def softmax(logits: np.ndarray) -> np.ndarray:
     """Return the probabilities, N×C, of logits, N×C. Each row sums to 1."""
     exponentials = np.exp(logits - logits.max(1, keepdims=True))
-    exponentials /= exponentials.sum(1, keepdims=True)
-    return exponentials
+    return exponentials / exponentials.sum(1, keepdims=True)

@@ -10,7 +10,7 @@ r"""What HAProxy does that Ray has no setting for: routes of the control plane, 
         http-error status 503 content-type application/problem+json …    # Ray: a plain 500
     frontend http_frontend
         option forwardfor                                                # ours: replicas log who asked
-        http-request set-header x-request-id %[uuid] if …                # ours: every request has an id
+        http-request set-header x-request-id %[uuid] unless …            # ours: every request has an id
         http-request del-header upgrade                                  # ours: replicas know no WebSocket
         http-request set-path /control%[path] if { path,field(2,/) -m str uploads … }       # ours
     backend http-raycls

@@ -51,7 +51,8 @@ def build(args: dict[str, Any]) -> Application:
         raise RayServeException(f"raycls: {error}") from None
     from raycls.serving.replica.classifier import Classifier
 
-    config = config.model_copy(update={"version": None})  # it has been used
+    # Replicas get the version beside the configuration, and need it once.
+    config = config.model_copy(update={"version": None})
     return Classifier.bind(config, version, host)  # type: ignore[attr-defined]
 
 
