@@ -168,7 +168,7 @@ def history(model: Name, as_json: AsJson = False) -> None:
             [
                 (
                     time.strftime("%Y-%m-%d %H:%M", time.localtime(event.at)),
-                    event.kind + ("" if event.done else ", interrupted"),
+                    event.kind + ("" if event.done else ", not finished"),
                     event.former or "",
                     event.version,
                     f"{event.figures['gain']:+.4f}" if event.figures else "",

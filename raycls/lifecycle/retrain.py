@@ -34,7 +34,6 @@ from raycls.registry.policy import PromotionPolicy
 from raycls.training.recipes import configured
 from raycls.training.trainer import TrainingResult, resume, train
 
-CHALLENGER = "challenger"  # the alias of a version that may replace the champion
 # What may be otherwise at the next try: a worker was killed, or the registry, the storage or the cluster do not answer.
 PASSING = (BrokenOffError, RegistryError, DataError, ClusterError)
 
@@ -173,7 +172,7 @@ def _decide(record: Retraining) -> dict[str, Any]:
     if wanted.then == "challenger":
         if found["verdict"] == "worse":
             return {"decision": "rejected", "reason": reason}
-        registry.set_alias(version.name, version.version, CHALLENGER)
+        registry.set_alias(version.name, version.version, registry.CHALLENGER)
         return {"decision": "challenger", "reason": reason}
     return _promoted(record, version)
 

@@ -10,6 +10,7 @@ from raycls.registry.engine_choice import choose_engine
 from raycls.registry.listing import list_models, newest, overview, page_of
 from raycls.registry.model_version import ENGINE, ENGINE_TIMINGS, ModelVersion
 from raycls.registry.versions import (
+    CHALLENGER,
     CHAMPION,
     PROMOTING,
     champion,
@@ -21,6 +22,7 @@ from raycls.registry.versions import (
 )
 
 __all__ = [
+    "CHALLENGER",
     "CHAMPION",
     "ENGINE",
     "ENGINE_TIMINGS",

@@ -10,6 +10,7 @@ checks of raycls/registry/checks.py always apply. Only the comparison can be ove
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 from raycls import home, progress, registry
@@ -91,10 +92,16 @@ def admit(
 
 def crown(admission: Admission) -> ModelVersion:
     """Make the admitted version champion, record it, and return it with its aliases."""
+    with recorded(admission):
+        return registry.set_alias(admission.version.name, admission.version.version, CHAMPION)
+
+
+def recorded(admission: Admission) -> AbstractContextManager[None]:
+    """Return the record of a promotion, for around all of it; nothing is recorded of what is champion already."""
     version, champion = admission.version, admission.champion
     if champion and champion.reference == version.reference:
-        return registry.set_alias(version.name, version.version, CHAMPION)
-    with history.recorded(
+        return nullcontext()
+    return history.recorded(
         admission.kind,
         version,
         champion,
@@ -102,8 +109,7 @@ def crown(admission: Admission) -> ModelVersion:
         reason=admission.reason,
         policy=admission.policy,
         comparison=admission.comparison,
-    ):
-        return registry.set_alias(version.name, version.version, CHAMPION)
+    )
 
 
 def promote_if_better(version: ModelVersion, policy: PromotionPolicy, *, by: str | None = None) -> bool:
@@ -130,6 +136,6 @@ def _compare(version: ModelVersion, champion: ModelVersion, policy: PromotionPol
 
 def _refused(version: ModelVersion, champion: ModelVersion, why: str) -> RefusedError:
     return RefusedError(
-        f"{champion.reference} stays champion, {version.reference} is not promoted: {why}. `raycls promote "
-        f"{version.name} {version.version} --force --reason TEXT` promotes it all the same"
+        f"{champion.reference} stays champion, {version.reference} is not promoted: {why}. To promote it all the same, "
+        f"give a reason: `raycls promote {version.name} {version.version} --force --reason TEXT`"
     )

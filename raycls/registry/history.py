@@ -39,7 +39,7 @@ class Event:
     """One event. `version` is the number of its version, `former` that of the champion before it, if any.
 
     at: seconds since 1970. by: user@host, the name of a token, or what acted alone. figures: those that decided. done:
-    False if raycls was killed during the event, so that it is not known whether the champion changed.
+    False while the event goes on, and where raycls was killed during it: nobody knows whether the champion changed.
     """
 
     at: float

@@ -15,10 +15,11 @@ from pathlib import Path
 from raycls import tracking
 from raycls.errors import UnknownModelError, UsageError
 from raycls.models.card import sha256
-from raycls.registry.listing import OWN, aliases_of_all, is_foreign, unknown
+from raycls.registry.listing import OWN, aliases_of_all, is_foreign, overview, unknown
 from raycls.registry.model_version import LONGEST_NAME, SHA256, ModelVersion, is_name, is_own, of_mlflow
 
 CHAMPION, LATEST = "champion", "latest"  # LATEST: what MLflow calls the newest version, promoted or not
+CHALLENGER = "challenger"  # a version that may replace the champion
 PROMOTING = "promote.lock"  # a lock: held from the comparison with the champion until the promotion is done
 
 
@@ -93,10 +94,7 @@ def resolve(reference: str | None = None) -> ModelVersion:
             if CHAMPION in aliases
         ]
         if not champions:
-            raise UnknownModelError(
-                "no model is champion yet: make one with `raycls tune cifar10`, or with `raycls train cifar10` "
-                "and `raycls promote cifar10 1`"
-            )
+            raise UnknownModelError(f"no model is champion yet: {_way_to_a_champion()}")
         return max(champions, key=lambda v: float(v.tags.get("promoted_at", 0)))
     match = re.fullmatch(r"(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>[0-9]{1,9}))?", reference)
     if not match or match["alias"] == LATEST:
@@ -107,6 +105,17 @@ def resolve(reference: str | None = None) -> ModelVersion:
     if not is_name(name):
         raise unknown(name)
     return _get(name, number) if number else _by_alias(name, alias)
+
+
+def _way_to_a_champion() -> str:
+    from raycls.data.versions import list_datasets
+
+    trained = overview(1)
+    if trained:
+        return f"promote a version, for example with `raycls promote {trained[0].name} {trained[0].version}`"
+    prepared = [info.name for info in list_datasets()]
+    name = "cifar10" if "cifar10" in prepared or not prepared else prepared[0]
+    return f"make one with `raycls tune {name}`, or with `raycls train {name}` and `raycls promote {name} 1`"
 
 
 def _get(name: str, number: str) -> ModelVersion:
@@ -149,7 +158,8 @@ def _by_alias(name: str, alias: str) -> ModelVersion:
 
 
 def set_alias(name: str, number: str, alias: str = CHAMPION) -> ModelVersion:
-    """Give a version an alias and return the version. The version that had the alias loses it. Nothing is checked.
+    """Give a version an alias and return the version. The version that had the alias loses it, and a new champion is no
+    challenger any more. Nothing is checked.
 
     A promotion goes through raycls/registry/gate.py, which calls this. Raises UnknownModelError if there is no such
     version, and UsageError if the alias is not allowed.
@@ -160,6 +170,8 @@ def set_alias(name: str, number: str, alias: str = CHAMPION) -> ModelVersion:
     if alias == CHAMPION:  # the date by which `resolve` chooses among the champions of several models
         tracking.client().set_model_version_tag(name, number, "promoted_at", str(time.time()))
     tracking.client().set_registered_model_alias(name, alias, number)
+    if alias == CHAMPION and CHALLENGER in version.aliases:
+        tracking.client().delete_registered_model_alias(name, CHALLENGER)
     return resolve(f"{name}/{version.version}")
 
 

@@ -120,7 +120,7 @@ def test_what_others_have_in_the_same_mlflow_is_neither_listed_nor_served(home: 
         client.set_registered_model_alias(name, "champion", "1")
     assert [version.name for version in registry.list_models()] == ["ab"]
     assert [version.name for version in registry.overview(5)] == ["ab"]
-    with pytest.raises(UnknownModelError, match="no model is champion"):
+    with pytest.raises(UnknownModelError, match=r"no model is champion yet: .*`raycls promote ab 1`"):
         registry.resolve()
     for reference in ("theirs", "theirs/1", "theirs@champion"):
         with pytest.raises(UnknownModelError, match="raycls did not register theirs/1"):

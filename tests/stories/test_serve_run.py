@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +18,7 @@ import pytest
 import requests
 from PIL import Image
 
-from raycls import registry
+from raycls import registry, tracking
 from raycls.cluster.environment import free_port
 from raycls.data.versions import open_dataset
 from raycls.serving.auth import digest
@@ -88,11 +90,29 @@ def test_the_champion_answers_who_has_the_token(
         assert registry.resolve("digits").reference in page.text
 
 
-@pytest.mark.timeout(200)
-def test_no_champion_is_one_clear_line_and_503(tmp_path: Path) -> None:
-    with _serve_run(tmp_path, tmp_path / "home") as (process, url, said):
+@pytest.mark.timeout(300)
+def test_no_champion_is_one_clear_line_and_503_and_the_first_one_is_served(
+    tmp_path: Path, digits_home: Path, trained: TrainingResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    shutil.copytree(digits_home, home, ignore=shutil.ignore_patterns("cluster*", "*.lock"))
+    monkeypatch.setenv("RAYCLS_HOME", str(home))
+    tracking.client().delete_registered_model_alias("digits", "champion")
+    with _serve_run(tmp_path, home) as (process, url, said):
         _wait(lambda: "no model is champion yet" in said.read_text(), process, said)
         (line,) = {line for line in said.read_text().splitlines() if "no model is champion yet" in line}
-        assert "raycls tune cifar10" in line
+        assert "raycls promote digits 1" in line
         assert "Traceback" not in said.read_text()
         _wait(lambda: _status(f"{url}/predict") == 503, process, said)
+        dashboard = re.search(r"127\.0\.0\.1:82\d\d", said.read_text())
+        assert dashboard, said.read_text()
+        done = subprocess.run(
+            [sys.executable, "-m", "raycls", "promote", "digits", "1", "--address", f"http://{dashboard[0]}"],
+            capture_output=True,
+            text=True,
+            timeout=180,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        _wait(lambda: _status(f"{url}/health") == 200, process, said)
+        assert requests.get(f"{url}/health", timeout=10).json()["model"]["version"] == "1"

@@ -16,6 +16,7 @@ from raycls.errors import ClusterError, RayclsError, RefusedError, UnknownModelE
 from raycls.registry import CHAMPION, ModelVersion, gate, history
 from raycls.registry.policy import PromotionPolicy
 from raycls.serving.control import deploy, serve_rest
+from raycls.serving.control.configuration import ServeConfiguration
 
 BUSY = "another promotion or rollback is running: wait for it"
 
@@ -42,8 +43,8 @@ def promote(
         version = registry.resolve(f"{name}/{number}")
         admitted = gate.admit(version, policy, new_classes=new_classes, force=force, by=by)
         try:
-            with _served(admitted.version, address):
-                return gate.crown(admitted)
+            with gate.recorded(admitted), _served(admitted.version, address):
+                return registry.set_alias(name, version.version)
         except RefusedError as error:
             history.record_refusal(
                 version,
@@ -67,7 +68,7 @@ def rollback(
     with home.lock(registry.PROMOTING, BUSY):
         current = registry.resolve(f"{name}@{CHAMPION}")
         version = _former(name, current)
-        with _served(version, address), history.recorded("rollback", version, current, by=by, reason=reason):
+        with history.recorded("rollback", version, current, by=by, reason=reason), _served(version, address):
             return registry.set_alias(name, version.version)
 
 
@@ -85,31 +86,52 @@ def _former(name: str, current: ModelVersion) -> ModelVersion:
 
 @contextmanager
 def _served(version: ModelVersion, address: str | None) -> Iterator[None]:
-    """Serve the version where the cluster serves its model. If the body raises, serve the former one again."""
+    """Serve the version where the cluster serves its model, or waits for a first champion.
+
+    If the body raises, serve the former one again.
+    """
     serve = serve_rest.find(address)
     document = serve.served() if serve else None
-    former = (document.model or "") if document else ""
-    if address and former.partition("/")[0] != version.name:
+    former = _model_of(serve, document, address) if serve and document else ""
+    fits = document is not None and former.partition("/")[0] in ("", version.name)
+    if address and not fits:
         raise ClusterError(
             f"the cluster at {address} serves {former or 'nothing'}, and no version of {version.name}"
         )
-    if serve is None or former.partition("/")[0] != version.name:
+    if serve is None or document is None or not fits:
         yield
         return
     try:
         deploy.update(serve, version)
         yield
     except BaseException as error:  # also Ctrl-C: the served version and the champion stay the same
-        again = _serve_again(serve, former)
+        again = _serve_again(serve, document, former)
         if isinstance(error, RayclsError):
             raise RefusedError(f"{version.reference} was not taken up, and {again}: {error}") from error
         progress.say(again)
         raise
 
 
-def _serve_again(serve: serve_rest.Serve, reference: str) -> str:
+def _model_of(serve: serve_rest.Serve, document: ServeConfiguration, address: str | None) -> str:
+    """Return the reference of what is served; empty text for an application that waits for a champion."""
+    if document.model:
+        return document.model
+    # It was deployed with the champion of that time. From another machine, the nodes' servers may not be reached.
+    answering = None if address else serve.answering(document)
+    if answering is not None:
+        return answering
     try:
+        return registry.resolve().reference
+    except UnknownModelError:
+        return ""
+
+
+def _serve_again(serve: serve_rest.Serve, document: ServeConfiguration, reference: str) -> str:
+    try:
+        if not reference:
+            serve.put(document.content)
+            return "no model is served, as before"
         deploy.update(serve, registry.resolve(reference))
     except RayclsError as error:
-        return f"{reference} cannot be served again either ({error})"
+        return f"{reference or 'what was there'} cannot be served again either ({error})"
     return f"{reference} is served as before"

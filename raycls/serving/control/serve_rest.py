@@ -72,6 +72,25 @@ class Serve:
         except ConfigError as error:
             raise ClusterError(f"the cluster serves what raycls did not deploy: {error}") from None
 
+    def answering(self, document: ServeConfiguration) -> str | None:
+        """Return NAME/VERSION that the nodes' servers answer with, "" where they wait for a champion.
+
+        None where no server can be asked, as from another machine. document: what is served.
+        """
+        nodes = [proxy["node_ip"] for proxy in self.details().get("proxies", {}).values()]
+        for host in [document.host] if local_http.is_loopback(document.host) else nodes:
+            try:
+                url = local_http.url_here(host, document.port)
+                answer = local_http.request("GET", f"{url}/health", timeout=5)
+                model = answer.json()["model"] if answer.ok else None
+            except (requests.RequestException, ValueError, KeyError, TypeError):
+                continue
+            if model:
+                return f"{model['name']}/{model['version']}"
+            if answer.status_code == 503:
+                return ""
+        return None
+
     def _ask(self, method: str, content: dict[str, Any] | None = None) -> requests.Response:
         try:
             headers = {"Authorization": f"Bearer {token()}"}
