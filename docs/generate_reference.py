@@ -176,7 +176,7 @@ def metrics() -> str:
     """The page of what a replica reports at GET /metrics."""
     version: Any = SimpleNamespace(name="cifar10", version="1")
     rows = []
-    served = Metrics("replica", version, ("cat",), "torch").collect()
+    served = Metrics("replica", version, ("cat",), "torch", "cpu").collect()
     for family in [*served, *experiment_families("replica", None), *drift_families(None)]:
         suffix = {"counter": "_total", "info": "_info"}.get(family.type, "")
         rows.append((f"`{family.name}{suffix}`", family.type, family.documentation))

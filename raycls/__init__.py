@@ -11,4 +11,5 @@
 Importing this package, or any module in it, does nothing: no directory, no process, no connection.
 """
 
+__version__ = "0.1.0"
 __all__: list[str] = []

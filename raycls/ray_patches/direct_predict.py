@@ -40,7 +40,7 @@ PATCH = Patch(
         "ray/serve/_private/tracing_utils.py::is_tracing_enabled": "c9ea8309e8daa312",
     },
 )
-PATH = "/predict"
+PATH, INFER = "/predict", "/v2/models/"  # INFER: where a path of the Open Inference Protocol begins
 REQUEST_ID = b"x-request-id"
 
 
@@ -101,7 +101,7 @@ class DirectPredict:
         return (
             self._open
             and scope["type"] == "http"
-            and scope["path"] == PATH
+            and (scope["path"] == PATH or scope["path"].startswith(INFER))
             and scope["method"] == "POST"
             and self._replica._route_prefix == "/"
             and not self._is_full()

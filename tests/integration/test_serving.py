@@ -129,6 +129,8 @@ def test_health_names_the_pinned_model(served: Served, trained: TrainingResult) 
     assert answer.json() == {
         "status": "ok",
         "model": {"name": version.name, "version": version.version, "fingerprint": version.fingerprint},
+        "engine": version.engine,
+        "device": "cpu",
     }
 
 

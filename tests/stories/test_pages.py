@@ -216,5 +216,5 @@ def test_the_readme_and_the_documentation_from_top_to_bottom(tmp_path: Path) -> 
     assert "Pareto front" in output
     assert re.search(r"trial .* verified", output)
     assert "explanation_png_base64" in output
-    assert re.search(r'raycls_model_info{engine="\w+",name="digits",replica=', output)
+    assert re.search(r'raycls_model_info{device="cpu",engine="\w+",name="digits",replica=', output)
     assert 'version="2"' in output

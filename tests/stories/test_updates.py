@@ -66,7 +66,7 @@ def test_promoting_a_version_serves_it_and_loses_no_request(served: Served, trai
             promoted = registry.resolve(version.reference)
             assert {timing["engine"] for timing in promoted.engine_timings} > {promoted.engine}
             metrics = requests.get(f"{served.url}/metrics", timeout=10).text
-            series = f'raycls_model_info{{engine="{promoted.engine}",name="digits",'
+            series = f'raycls_model_info{{device="cpu",engine="{promoted.engine}",name="digits",'
             assert [
                 line
                 for line in metrics.splitlines()

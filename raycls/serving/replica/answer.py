@@ -30,13 +30,18 @@ class HTTPProblem(Exception):
         super().__init__(detail)
         self.status, self.detail, self.headers = status, detail, headers
 
-    def response(self, asked: Mapping[str, str] | None = None) -> Response:
-        """Return the answer. asked: the headers of the request, whose id the document repeats."""
+    def response(self, asked: Mapping[str, str] | None = None, *, said_as: str = "detail") -> Response:
+        """Return the answer.
+
+        asked: the headers of the request, whose id the document repeats. said_as: another member that holds the detail
+        too, where clients look for it there.
+        """
         document = {
             "type": "about:blank",
             "title": HTTPStatus(self.status).phrase,
             "status": self.status,
             "detail": self.detail,
+            said_as: self.detail,
         }
         if asked and REQUEST_ID in asked:
             document["request_id"] = asked[REQUEST_ID]

@@ -1,4 +1,4 @@
-"""The routes of one replica: POST /predict, GET /livez, /readyz, /health, /metrics and /openapi.json.
+"""The routes of one replica: POST /predict, GET /livez, /readyz, /health, /metrics and /openapi.json, and /v2.
 
     serve run serve_config.yaml          # raycls/serving/app.py binds the classifier to a model version
 
@@ -10,30 +10,27 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import json
 import logging
 import random
 import time
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from math import isfinite
-from typing import Any
 
 from prometheus_client import Metric
 from ray import serve
-from ray.serve.exceptions import RayServeException
 from starlette.requests import Request
 from starlette.responses import Response
 
 from raycls import registry
-from raycls.data.decode import pixels_of
 from raycls.engines.predictor import Prediction
 from raycls.errors import ImageError
 from raycls.ray_patches.haproxy_template import PREFIX, ROUTES
 from raycls.serving.access import Access
 from raycls.serving.prediction_id import HEADER, Signer
-from raycls.serving.replica import openapi
+from raycls.serving.replica import open_inference, openapi
+from raycls.serving.replica.access_log import access_line
+from raycls.serving.replica.all_metrics import of_all_replicas
 from raycls.serving.replica.answer import (
     REQUEST_ID,
     HTTPProblem,
@@ -47,11 +44,10 @@ from raycls.serving.replica.batching import ClientGone
 from raycls.serving.replica.body import IncomingBodies, connected, read_body
 from raycls.serving.replica.experiment_metrics import experiment_families
 from raycls.serving.replica.explainer import Explainer
-from raycls.serving.replica.inference import FORMATS, GARBAGE_THRESHOLD, Inference
+from raycls.serving.replica.inference import GARBAGE_THRESHOLD, Inference
 from raycls.serving.replica.managed import Managed
-from raycls.serving.replica.metrics import exposition
 from raycls.serving.replica.middleware import REFUSED_BEFORE
-from raycls.serving.replica.request import headers_of, images_of, wanted_of
+from raycls.serving.replica.request import check_pixels, headers_of, images_of, wanted_of
 from raycls.serving.settings import ServingConfig
 from raycls.serving.state import Follower
 
@@ -62,15 +58,31 @@ INCOMING_BODIES = 256
 INCOMING_LARGEST = (
     32  # of the largest size: what all of them may take together, and all that wait for their turn
 )
-EXPLAINED = "raycls.explained"  # in the scope of a request, whose latency is no prediction's
+PREDICTED = "raycls.predicted"  # in the scope of a request whose latency is a prediction's
 # From the last byte of a request to its answer: HAProxy gives up a second later (raycls/cluster/environment.py).
 ANSWER_S = 7.0
-SCRAPE_S = 2.0  # the time that the other replicas have to send their counts for GET /metrics
 _SIGNED = HEADER.lower().encode()
 UNPINNED_FROM = 0.25  # of max_pending: a replica that holds more keeps to no core
 
 logger = logging.getLogger("ray.serve")
 access_log = logging.getLogger("ray.serve.access")  # its level is its own: Serve's is above INFO
+
+
+class Held:
+    """Counts a request, and the bytes of its body, among those that a classifier holds."""
+
+    __slots__ = ("_by", "_size")
+
+    def __init__(self, by: Classifier, size: int):
+        self._by, self._size = by, size
+
+    def __enter__(self) -> None:
+        self._by.pending += 1
+        self._by.pending_bytes += self._size
+
+    def __exit__(self, *_: object) -> None:
+        self._by.pending -= 1
+        self._by.pending_bytes -= self._size
 
 
 @serve.deployment
@@ -102,6 +114,11 @@ class Classifier(Managed):
         self.inference = Inference(config, version, self.replica)
         self.metrics = self.inference.metrics
         self.explainer = Explainer(self.inference.checkpoint, self.inference.decode)
+        self._identity = {
+            "model": {"name": version.name, "version": version.version, "fingerprint": version.fingerprint},
+            "engine": self.inference.predictor.engine,
+            "device": self.inference.device,
+        }
         # A task that nobody holds may be collected.
         self._following = asyncio.create_task(follower.follow(self.take_up))
 
@@ -115,128 +132,151 @@ class Classifier(Managed):
             self.metrics.request(CLIENT_LEFT)
             raise
         except HTTPProblem as problem:
-            response = problem.response(request.headers)
+            is_open = open_inference.is_path(request.scope["path"])
+            response = problem.response(request.headers, said_as="error" if is_open else "detail")
         except ClientGone:
             response = Response(status_code=CLIENT_LEFT)
         except Exception:
             logger.exception("raycls failed on request %s", request.headers.get(REQUEST_ID))
             response = failed().response(request.headers)
         seconds = time.perf_counter() - started
-        predicted = (
-            response.status_code == 200
-            and request.scope["path"] == "/predict"
-            and not request.scope.get(EXPLAINED)
-        )
+        predicted = response.status_code == 200 and request.scope.get(PREDICTED)
         self.metrics.request(response.status_code, seconds if predicted else None)
         if self.config.access_log and random.random() < self.config.access_log:
-            access_log.info(self._access(request, response, seconds))
+            access_log.info(access_line(request, response, seconds, self.version.reference))
         return response
 
-    def _access(self, request: Request, response: Response, seconds: float) -> str:
-        """Return one request as a line of JSON."""
-        return json.dumps(
-            {
-                "method": request.method,
-                "path": request.scope["path"],
-                "status": response.status_code,
-                "ms": round(1000 * seconds, 2),
-                "bytes_in": request.headers.get("content-length"),
-                "bytes_out": len(response.body),
-                "content_type": request.headers.get("content-type"),
-                "request_id": request.headers.get(REQUEST_ID),
-                # HAProxy's word is the last one; those before it are the client's, or a load balancer's.
-                "client": ", ".join(request.headers.getlist("x-forwarded-for")),
-                "model": self.version.reference,
-            }
-        )
-
     async def _route(self, request: Request) -> Response:
-        path, method = request.scope["path"], request.method  # `request.url` would parse the path again
+        path = request.scope["path"]  # `request.url` would parse the path again
         headers = headers_of(request)
         self.access.check_host(headers)
         if path == "/predict":
-            if method != "POST":
+            if request.method != "POST":
                 raise HTTPProblem(405, "/predict takes POST", {"Allow": "POST"})
             self.access.check_role(headers, "predict")
             return await self._predict(request, headers)
+        if open_inference.is_path(path):
+            return await self._open_inference(request, headers, path)
+        return await self._told(request, headers, path)
+
+    async def _told(self, request: Request, headers: Mapping[str, str], path: str) -> Response:
+        """Answer what tells about this replica and its model."""
         if path.split("/", 2)[1] in ROUTES:  # HAProxy has no such rule where `raycls env` is not set
             return Response(status_code=307, headers={"Location": PREFIX + path})
         if path not in OPEN_ROUTES and path != "/metrics":
-            raise HTTPProblem(404, f"there is no {path[:80]}: /openapi.json lists the routes")
-        if method not in ("GET", "HEAD"):
+            raise HTTPProblem(
+                404, f"there is no {path[:80]}: /openapi.json lists the routes, and /console is the page"
+            )
+        if request.method not in ("GET", "HEAD"):
             raise HTTPProblem(405, f"{path} takes GET", {"Allow": "GET, HEAD"})
         if path == "/metrics":
             self.access.check_role(headers, "predict")
-            return await self._all_metrics()
+            return await of_all_replicas(await self.counts(), self.inference.drift)
         if path in ("/livez", "/readyz"):  # a replica takes requests when its model is ready
             return Response("ok\n", media_type="text/plain")
         if path == "/openapi.json":
             return json_response(openapi.document(self.inference.predictor.card.classes, self.config))
-        model = {
-            "name": self.version.name,
-            "version": self.version.version,
-            "fingerprint": self.version.fingerprint,
-        }
-        return json_response({"status": "ok", "model": model})
+        return json_response({"status": "ok", **self._identity})
 
     async def _predict(self, request: Request, headers: Mapping[str, str]) -> Response:
-        self._check_queue()
         top_k, explain, embedding = wanted_of(request)
-        request.scope[EXPLAINED] = explain
-        body = await read_body(request, self.config.max_body_bytes, self.config.body_timeout_s, self.incoming)
+        request.scope[PREDICTED] = not explain
+        body = await self._body(request)
         began = time.perf_counter()
-        self._check_queue(len(body))  # other bodies may have arrived first
-        self.pending += 1
-        self.pending_bytes += len(body)
-        try:
+        with Held(self, len(body)):
             images, many = await images_of(headers, body, self.config.max_images)
-            if many:
-                # In a thread: an image header can be made so that it takes long to read.
-                await asyncio.to_thread(self._check_pixels, images)
             if explain:
                 self.explainer.check(len(images))
-            still_wanted = connected(request)
-            predictions = []
-            if self.live is None or explain:
-                outcomes: Sequence[Prediction | ImageError] = await self.inference.run(images, still_wanted)
-                answering = self.version.version
-            else:
-                outcomes, answering = await self.live.run(images, headers, still_wanted)
-            for position, outcome in enumerate(outcomes):
-                if isinstance(outcome, ImageError):
-                    raise image_problem(outcome, f"image {position}: " if many else "")
-                if not isfinite(outcome.confidence):
-                    self.metrics.not_finite += 1
-                    raise HTTPProblem(500, "the model's answer is not a number: roll the version back")
-                predictions.append(outcome.as_json(top_k, embedding=embedding) | {"model_version": answering})
-            # What a page of another site sends is answered, and never kept.
-            if self.capture and self.access.is_own_page(headers):
-                self.capture.consider(images, outcomes, f"{self.version.name}/{answering}")
+            found, version = await self._classify(request, headers, images, many=many, to_explain=explain)
+            predictions = [
+                prediction.as_json(top_k, embedding=embedding) | {"model_version": version}
+                for prediction in found
+            ]
             if explain:
-                classes = [prediction["class_index"] for prediction in predictions]
+                classes = [prediction.class_index for prediction in found]
                 left_s = max(0.0, began + ANSWER_S - time.perf_counter())
-                explained = await self.explainer.explain(images, classes, still_wanted, left_s)
-                for prediction, explanation in zip(predictions, explained, strict=True):
-                    prediction["explanation_png_base64"] = b64encode(explanation.overlay).decode()
-                    prediction["seen_png_base64"] = b64encode(explanation.seen).decode()
-            if not still_wanted():
-                raise ClientGone
-        finally:
-            self.pending -= 1
-            self.pending_bytes -= len(body)
-        answer = json_response({"predictions": predictions} if many else predictions[0])
-        self._sign(answer, answering, predictions)
-        return answer
+                explained = await self.explainer.explain(images, classes, connected(request), left_s)
+                for document, explanation in zip(predictions, explained, strict=True):
+                    document["explanation_png_base64"] = b64encode(explanation.overlay).decode()
+                    document["seen_png_base64"] = b64encode(explanation.seen).decode()
+        return self._signed(
+            json_response({"predictions": predictions} if many else predictions[0]), version, found
+        )
 
-    def _sign(self, answer: Response, version: str, predictions: Sequence[dict[str, Any]]) -> None:
-        """Add the header with which a client says later what was right."""
+    async def _open_inference(self, request: Request, headers: Mapping[str, str], path: str) -> Response:
+        place, model = open_inference.place_of(path), self.version
+        open_inference.check_method(place, request.method)
+        if place.model not in ("", model.name) or place.version not in ("", model.version):
+            raise HTTPProblem(
+                404, f"the server has {model.name}, version {model.version}, and no other model"
+            )
+        if place.what != "infer":
+            classes = len(self.inference.predictor.card.classes)
+            return json_response(open_inference.told(place, model.name, model.version, classes))
+        self.access.check_role(headers, "predict")
+        request.scope[PREDICTED] = True
+        body = await self._body(request)
+        with Held(self, len(body)):
+            asked = open_inference.asked_of(headers, body, self.config.max_images)
+            many = len(asked.images) > 1
+            found, version = await self._classify(request, headers, asked.images, many=many)
+        return self._signed(
+            json_response(open_inference.answer(asked, found, model.name, version)), version, found
+        )
+
+    async def _body(self, request: Request) -> bytes:
+        self._check_queue()
+        body = await read_body(request, self.config.max_body_bytes, self.config.body_timeout_s, self.incoming)
+        self._check_queue(len(body))  # other bodies may have arrived first
+        return body
+
+    async def _classify(
+        self,
+        request: Request,
+        headers: Mapping[str, str],
+        images: list[bytes],
+        *,
+        many: bool,
+        to_explain: bool = False,
+    ) -> tuple[list[Prediction], str]:
+        """Return a prediction for each encoded image, and the version that answers. many: problems say which image.
+
+        to_explain: by the replica's own version, also where an experiment runs. Raises HTTPProblem, and ClientGone.
+        """
+        if many:
+            # In a thread: an image header can be made so that it takes long to read.
+            await asyncio.to_thread(check_pixels, images, self.config.max_pixels)
+        still_wanted = connected(request)
+        if self.live is None or to_explain:
+            outcomes: Sequence[Prediction | ImageError] = await self.inference.run(images, still_wanted)
+            version = self.version.version
+        else:
+            outcomes, version = await self.live.run(images, headers, still_wanted)
+        found = []
+        for position, outcome in enumerate(outcomes):
+            if isinstance(outcome, ImageError):
+                raise image_problem(outcome, f"image {position}: " if many else "")
+            if not isfinite(outcome.confidence):
+                self.metrics.not_finite += 1
+                raise HTTPProblem(500, "the model's answer is not a number: roll the version back")
+            found.append(outcome)
+        # What a page of another site sends is answered, and never kept.
+        if self.capture and self.access.is_own_page(headers):
+            self.capture.consider(images, found, f"{self.version.name}/{version}")
+        if not still_wanted():
+            raise ClientGone
+        return found, version
+
+    def _signed(self, answer: Response, version: str, predictions: Sequence[Prediction]) -> Response:
+        """Return the answer with the header by which a client says later what was right."""
         if not self._signing_key:
-            return
+            return answer
         signer = self._signers.get(version)
         if signer is None:
             signer = self._signers[version] = Signer(self._signing_key, f"{self.version.name}/{version}")
-        signed = signer.sign([(each["class_index"], each["confidence"]) for each in predictions])
+        signed = signer.sign([(each.class_index, each.confidence) for each in predictions])
         answer.raw_headers.append((_SIGNED, signed.encode()))  # a tenth of the time that `headers` takes
+        return answer
 
     def _check_queue(self, size: int = 0) -> None:
         if self.pending >= self.config.max_pending:
@@ -244,39 +284,10 @@ class Classifier(Managed):
         if self.pending_bytes + size > INCOMING_LARGEST * self.config.max_body_bytes:
             raise busy("the images that wait are too large together")
 
-    def _check_pixels(self, images: list[bytes]) -> None:
-        """Raise HTTPProblem 413 for images that have more pixels together than one image may have."""
-        most, total = self.config.max_pixels, 0
-        for image in images:
-            with suppress(ImageError):  # the inference reports it
-                total += pixels_of(image, max_pixels=most, formats=FORMATS)
-        if total > most:
-            raise HTTPProblem(
-                413, f"the images have {total:,} pixels together; at most {most:,} are accepted"
-            )
-
     async def counts(self) -> list[Metric]:
         """Return this replica's part of GET /metrics, for the replica that was asked."""
         experiment = experiment_families(self.replica, self.live.counts if self.live else None)
         return [*self.metrics.collect(self.pending), *experiment]
-
-    async def _all_metrics(self) -> Response:
-        """Return the counts of all replicas. Where one does not answer, the page is incomplete and says so."""
-        own = serve.get_replica_context()
-        # The first call asks the controller and waits for it.
-        handle = await asyncio.to_thread(serve.get_deployment_handle, own.deployment, own.app_name)
-        # Not results_async: where one replica is silent, it keeps back what the others have sent.
-        results = handle.broadcast("counts").results
-        try:
-            received = await asyncio.to_thread(results, timeout_s=SCRAPE_S, return_exceptions=True)
-        except (TimeoutError, RayServeException):
-            received = []
-        found = [counts for counts in received if isinstance(counts, list)]
-        complete = 0 < len(found) == len(received)
-        found = found or [await self.counts()]
-        if self.inference.drift:
-            found.append(self.inference.drift.families())
-        return exposition(found, complete=complete)
 
     def check_health(self) -> None:
         """Raise where this replica cannot answer. Serve calls it, and replaces a replica that raises."""

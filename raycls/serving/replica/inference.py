@@ -30,9 +30,9 @@ from raycls.serving.replica.batching import Batcher
 from raycls.serving.replica.core_pinning import PinnedCore
 from raycls.serving.replica.drift_sums import DriftSums
 from raycls.serving.replica.metrics import Metrics
+from raycls.serving.replica.request import FORMATS
 from raycls.serving.settings import ServingConfig
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")  # the image formats that a request may have
 # A forward pass that takes longer than HUNG_S plus HUNG_TIMES the time of a full batch counts as hung.
 HUNG_S = 15.0
 HUNG_TIMES = 10
@@ -60,15 +60,18 @@ class Inference:
         self._config = config
         self.checkpoint = registry.checkpoint(version)
         engine = _engine(config, version)
+        self.device = best_device()
         self.predictor = Predictor.load(self.checkpoint, engine=engine, threads=config.threads)
-        self.metrics = Metrics(replica, version, self.predictor.card.classes, self.predictor.engine)
+        self.metrics = Metrics(
+            replica, version, self.predictor.card.classes, self.predictor.engine, self.device
+        )
         self.drift = DriftSums.of(self.checkpoint) if config.drift else None
         # When the running forward pass and the running decoding of an image began.
         self._forward_since: float | None = None
         self._decoding_since: float | None = None
         self._failed = 0  # batches in a row
         self._full_batch_s = 0.0
-        on_cpu = best_device() == "cpu"
+        on_cpu = self.device == "cpu"
         self._batcher = Batcher(self._classify, config.max_batch_size, first=self._warm_up, halve=on_cpu)
         self._core: PinnedCore | None = None
         if own_core and os.environ.get(OWN_CORES) and config.threads == 1 and on_cpu:

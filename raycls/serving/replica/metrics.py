@@ -1,6 +1,6 @@
 """The counts of replicas, as Prometheus text at GET /metrics.
 
-    metrics = Metrics("9x3k2a", version, classes, "torch")
+    metrics = Metrics("9x3k2a", version, classes, "torch", "cpu")
     metrics.request(200, seconds=0.004)
     metrics.batch(waited, decode_seconds=0.001, forward_seconds=0.002)
     metrics.answers(predictions)
@@ -64,9 +64,11 @@ class _Histogram:
 class Metrics:
     """The counts of one replica."""
 
-    def __init__(self, replica: str, version: ModelVersion, classes: Sequence[str], engine: Engine):
+    def __init__(
+        self, replica: str, version: ModelVersion, classes: Sequence[str], engine: Engine, device: str
+    ):
         self._replica, self._classes = replica, classes
-        self._model = {"name": version.name, "version": version.version, "engine": engine}
+        self._model = {"name": version.name, "version": version.version, "engine": engine, "device": device}
         self._requests: Counter[int] = Counter()
         self._predicted = [0] * len(classes)
         self._duration, self._queue = _Histogram(SECONDS), _Histogram(SECONDS)

@@ -12,6 +12,7 @@ from typing import Any
 from raycls.ray_patches.haproxy_template import PREFIX
 from raycls.serving.prediction_id import HEADER as PREDICTION_ID
 from raycls.serving.replica.explainer import MOST_AT_ONCE
+from raycls.serving.replica.open_inference import BEGINNING, Inference
 from raycls.serving.settings import ServingConfig
 
 _BINARY = {"type": "string", "format": "binary"}
@@ -20,6 +21,7 @@ _PROBLEMS = {
     400: "the request or an image in it is damaged",
     401: "the server's token is missing",
     403: "the token has another role",
+    404: "the server has no such model or version",
     408: "the body took too long",
     413: "too many bytes, pixels, images, or images to explain",
     415: "no image, or a content type that is not accepted",
@@ -47,10 +49,54 @@ def document(classes: Sequence[str], config: ServingConfig) -> dict[str, Any]:
             "/readyz": {"get": _get("its model is ready", "text/plain", {"type": "string"})},
             "/health": {"get": _get("the model that answers", "application/json", {"type": "object"})},
             "/metrics": {"get": _get("Prometheus text", "text/plain", {"type": "string"}, 401) | guarded},
+            **_open_inference(guarded),
             "/openapi.json": {"get": _get("this document", "application/json", {"type": "object"})},
         },
-        "components": {"schemas": _schemas(list(classes)), "securitySchemes": scheme},
+        "components": {"schemas": _schemas(list(classes)) | _of_inference(), "securitySchemes": scheme},
     }
+
+
+def _open_inference(guarded: dict[str, Any]) -> dict[str, Any]:
+    """Return the paths of raycls/serving/replica/open_inference.py. The version in a path may be left out."""
+    named = [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+        for name in ("model", "version")
+    ]
+    model = f"{BEGINNING}/models/{{model}}/versions/{{version}}"
+    told = {"type": "object"}
+    return {
+        f"{BEGINNING}/health/live": {"get": _get("the process answers", "application/json", told)},
+        f"{BEGINNING}/health/ready": {"get": _get("its model is ready", "application/json", told)},
+        BEGINNING: {"get": _get("what the server is", "application/json", told)},
+        model: {"get": _get("inputs and outputs of the model", "application/json", told, 404)}
+        | {"parameters": named},
+        f"{model}/ready": {"get": _get("the model is ready", "application/json", told, 404)}
+        | {"parameters": named},
+        f"{model}/infer": {
+            "parameters": named,
+            "post": {
+                "summary": "Classify images: the Open Inference Protocol, version 2",
+                "requestBody": {
+                    "required": True,
+                    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Inference"}}},
+                },
+                "responses": {
+                    "200": {
+                        "description": "a tensor for each output",
+                        "content": {"application/json": {"schema": told}},
+                    },
+                    **{str(status): _problem(status) for status in _PROBLEMS},
+                },
+            }
+            | guarded,
+        },
+    }
+
+
+def _of_inference() -> dict[str, Any]:
+    """Return the schema of a request of the Open Inference Protocol, and of its parts, by name."""
+    schema = Inference.model_json_schema(ref_template="#/components/schemas/{model}")
+    return {**schema.pop("$defs"), "Inference": schema}
 
 
 def _predict(config: ServingConfig) -> dict[str, Any]:
@@ -123,8 +169,9 @@ def _schemas(classes: list[str]) -> dict[str, Any]:
                 "status": {"type": "integer"},
                 "detail": {"type": "string"},
                 "request_id": {"type": "string"},
+                "error": {"type": "string"},
             },
-            optional=("request_id",),
+            optional=("request_id", "error"),
         ),
     }
 

@@ -11,15 +11,19 @@ from __future__ import annotations
 import binascii
 import json
 from base64 import b64decode
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
+from raycls.data.decode import pixels_of
+from raycls.errors import ImageError
 from raycls.serving.replica.answer import HTTPProblem
 
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")  # the image formats that a request may have
 ACCEPTED = "send image/*, application/octet-stream, multipart/form-data or application/json"
 
 
@@ -86,9 +90,20 @@ async def images_of(headers: Mapping[str, str], body: bytes, max_images: int) ->
     return images, many
 
 
-def _check_count(count: int, max_images: int) -> None:
+def check_count(count: int, max_images: int) -> None:
+    """Raise HTTPProblem 413 for more images than one request may have."""
     if count > max_images:
         raise HTTPProblem(413, f"{count} images in one request; at most {max_images} are accepted")
+
+
+def check_pixels(images: Sequence[bytes], most: int) -> None:
+    """Raise HTTPProblem 413 for images that have more pixels together than one image may have."""
+    total = 0
+    for image in images:
+        with suppress(ImageError):  # the inference reports it
+            total += pixels_of(image, max_pixels=most, formats=FORMATS)
+    if total > most:
+        raise HTTPProblem(413, f"the images have {total:,} pixels together; at most {most:,} are accepted")
 
 
 def _from_json(body: bytes, max_images: int) -> tuple[list[bytes], bool]:
@@ -103,7 +118,7 @@ def _from_json(body: bytes, max_images: int) -> tuple[list[bytes], bool]:
         case {"images_base64": [_, *_] as texts, **rest} if not rest and all(
             isinstance(t, str) for t in texts
         ):
-            _check_count(len(texts), max_images)  # before the first is decoded
+            check_count(len(texts), max_images)  # before the first is decoded
             return [_from_base64(text, f"images_base64[{i}]") for i, text in enumerate(texts)], True
     raise HTTPProblem(400, shape)
 
@@ -123,14 +138,14 @@ async def _from_form(headers: Mapping[str, str], body: bytes, max_images: int) -
     async def stream() -> AsyncIterator[bytes]:
         yield body
 
-    # One file more than accepted, so that _check_count refuses the count. Other fields have no meaning here.
+    # One file more than accepted, so that check_count refuses the count. Other fields have no meaning here.
     parser = MultiPartParser(Headers(headers), stream(), max_files=max_images + 1, max_fields=8)  # type: ignore[arg-type]
     parser.spool_max_size = len(body) + 1  # the body is in memory: its parts need no disk
     form = await parsed(parser)
     files = [value for key, value in form.multi_items() if key == "file" and isinstance(value, UploadFile)]
     if not files:
         raise HTTPProblem(400, "the form has no file in a field called 'file', as in curl -F file=@cat.png")
-    _check_count(len(files), max_images)
+    check_count(len(files), max_images)
     return [await file.read() for file in files]
 
 

@@ -26,7 +26,7 @@ def counted(replica: str) -> Metrics:
         metrics={},
         tags={},
     )
-    return Metrics(replica, version, CLASSES, "torch")
+    return Metrics(replica, version, CLASSES, "torch", "cpu")
 
 
 def prediction(index: int, confidence: float) -> Prediction:
@@ -65,8 +65,8 @@ def test_every_replica_is_in_one_answer_with_series_of_its_own() -> None:
     assert found["raycls_request_seconds_count", "a"] == 3
     assert found["raycls_request_seconds_sum", "b"] == pytest.approx(0.2)
     assert {key[1:] for key in found if key[0] == "raycls_model_info"} == {
-        ("a", "torch", "pets", "3"),
-        ("b", "torch", "pets", "3"),
+        ("a", "cpu", "torch", "pets", "3"),
+        ("b", "cpu", "torch", "pets", "3"),
     }
 
 

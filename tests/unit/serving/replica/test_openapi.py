@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
 
 from raycls.data.packed import PackedDataset
@@ -20,3 +23,24 @@ def test_an_answer_has_the_fields_of_the_document(digits: PackedDataset, predict
     assert whole == set(schema["properties"]) - {"explanation_png_base64", "seen_png_base64"}
     asked = {parameter["name"] for parameter in document["paths"]["/predict"]["post"]["parameters"]}
     assert asked == {"top_k", "explain", "embedding"}
+
+
+def test_every_reference_leads_somewhere() -> None:
+    found = openapi.document(("cat", "dog"), ServingConfig())
+
+    def references(value: object) -> Iterator[str]:
+        if isinstance(value, dict):
+            if isinstance(value.get("$ref"), str):
+                yield value["$ref"]
+            for each in value.values():
+                yield from references(each)
+        elif isinstance(value, list):
+            for each in value:
+                yield from references(each)
+
+    named = set(references(found))
+    assert "#/components/schemas/Inference" in named
+    for reference in named:
+        place: Any = found
+        for part in reference.removeprefix("#/").split("/"):
+            place = place[part]
