@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -9,18 +10,20 @@ import typer
 
 from raycls import progress
 from raycls.cli.output import AsJson, print_json, print_table
-from raycls.errors import ClusterError, UsageError
+from raycls.errors import ClusterError, RayclsError, UsageError
 
 app = typer.Typer()
 
-ServeConfig = Annotated[Path, typer.Option("--config", help="Ray Serve configuration file")]
+ServeConfig = Annotated[
+    Path, typer.Option("--config", help="Ray Serve configuration file; where there is none, raycls's own")
+]
 ServedModel = Annotated[
     str | None, typer.Option("--model", help="NAME, NAME@ALIAS or NAME/VERSION; default: the latest champion")
 ]
+SERVE_CONFIG = Path("serve_config.yaml")
 Port = Annotated[
     int | None, typer.Option(min=1, max=65535, help="HTTP port; default: the port in the configuration file")
 ]
-SERVE_CONFIG = Path("serve_config.yaml")
 
 
 @app.command()
@@ -36,16 +39,28 @@ def predict(
     """
     from raycls.serving.client.predict import predict
 
-    answers = predict(target, images, top_k=top_k)
-    if as_json:
-        print_json({"predictions": answers})
-        return
-    for path, answer in zip(images, answers, strict=True):
-        print(
-            f"{path}: {answer['class_name']} {answer['confidence']:.4f} (version {answer['model_version']})"
-        )
-        for other in answer.get("top_k", ()):
-            print(f"    {other['class_name']} {other['confidence']:.4f}")
+    documents, failed = [], []
+    try:
+        for path, answer in zip(images, predict(target, images, top_k=top_k), strict=True):
+            if isinstance(answer, RayclsError):
+                failed.append(answer)
+                documents.append({"file": str(path), "error": str(answer)})
+                continue
+            documents.append({"file": str(path), **answer})
+            if as_json:
+                continue
+            print(
+                f"{path}: {answer['class_name']} {answer['confidence']:.4f} (version {answer['model_version']})"
+            )
+            for other in answer.get("top_k", ()):
+                print(f"    {other['class_name']} {other['confidence']:.4f}")
+    finally:  # also where the server ends before the last file
+        if as_json:
+            print_json({"predictions": documents})
+        for error in failed[:-1]:
+            print(f"error: {error}", file=sys.stderr)
+    if failed:
+        raise failed[-1]
 
 
 @app.command()
@@ -62,6 +77,15 @@ def up(
         ),
     ] = None,
     port: Port = None,
+    replicas: Annotated[
+        int | None, typer.Option(min=1, help="so many, without autoscaling; default: the configuration's")
+    ] = None,
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="a name by which clients reach the server, beside localhost and addresses; can be repeated"
+        ),
+    ] = None,
     no_auth: Annotated[
         bool, typer.Option("--no-auth", help="accept requests without a token from every machine")
     ] = False,
@@ -74,7 +98,9 @@ def up(
     from raycls.serving.control.configuration import ServeConfiguration
     from raycls.serving.control.deploy import up
 
-    document = ServeConfiguration.read(config).pinned(model=model, host=host or None, port=port)
+    document = ServeConfiguration.read(config).pinned(
+        model=model, host=host or None, port=port, replicas=replicas, names=tuple(allowed_host or ())
+    )
     served = up(document, detach=detach, guarded=not no_auth)
     if as_json:
         print_json(served.__dict__)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -46,6 +47,37 @@ def test_a_prediction_by_this_machine_takes_no_proxy(
     image.write_bytes(picture.getvalue())
     assert run(["predict", url, str(image), "--json"]) == 0
     assert "cat" in capsys.readouterr().out
+
+
+def test_a_file_that_is_no_picture_does_not_keep_the_others_from_an_answer(
+    serve: Callable[..., str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def picky(request: web.Request) -> web.Response:
+        if b"no picture" in await request.read():
+            return web.json_response({"detail": "not an image"}, status=415)
+        return await _predict(request)
+
+    url = serve(picky)
+    good, bad, missing = tmp_path / "cat.png", tmp_path / "note.txt", tmp_path / "gone.png"
+    good.write_bytes(b"a cat")
+    bad.write_bytes(b"no picture")
+    files = [str(path) for path in (bad, good, missing, good)]
+    assert run(["predict", url, *files]) != 0
+    printed = capsys.readouterr()
+    assert printed.out.count("cat.png: cat") == 2
+    errors = [line for line in printed.err.splitlines() if line.startswith("error: ")]
+    assert errors == [
+        f"error: {bad}: not an image (HTTP 415)",
+        f"error: cannot read {missing}: No such file or directory",
+    ]
+    assert run(["predict", url, *files, "--json"]) != 0
+    answers = json.loads(capsys.readouterr().out)["predictions"]
+    assert [answer.get("class_name", answer.get("file")) for answer in answers] == [
+        str(bad),
+        "cat",
+        str(missing),
+        "cat",
+    ]
 
 
 def test_the_counts_of_this_machine_take_no_proxy(dead_proxy: str, serve: Callable[..., str]) -> None:

@@ -2,12 +2,12 @@
 
     predict("http://127.0.0.1:8000", [Path("cat.png")])     predict("cifar10", [Path("cat.png")])
 
-Both return the same answers: the fields of the HTTP contract with model_version.
+Both yield the same answers: the fields of the HTTP contract with model_version.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,40 +19,50 @@ from raycls.serving.client.answers import answered
 TIMEOUT_S = 60
 
 
-def predict(target: str, paths: Sequence[Path], *, top_k: int = 0) -> list[dict[str, Any]]:
-    """Return one answer for each file, in order.
+def predict(
+    target: str, paths: Sequence[Path], *, top_k: int = 0
+) -> Iterator[dict[str, Any] | UsageError | ImageError]:
+    """Yield one answer for each file, in order.
 
-    Raises UsageError for a file that cannot be read, ImageError (naming the file) for one that is no image,
-    ClusterError when the server does not answer, UnknownModelError.
+    In place of an answer there is a UsageError for a file that cannot be read, and an ImageError for one that cannot be
+    classified; both name the file. Raises ClusterError when the server does not answer, and UnknownModelError.
     """
-    images = []
+    classify = None
     for path in paths:
         try:
-            images.append(path.read_bytes())
+            data = path.read_bytes()
         except OSError as error:
-            raise UsageError(f"cannot read {path}: {error.strerror}") from None
-    if target.startswith(("http://", "https://")):
-        return [
-            over_http(target, data, top_k=top_k, name=str(path))
-            for path, data in zip(paths, images, strict=True)
-        ]
+            yield UsageError(f"cannot read {path}: {error.strerror}")
+            continue
+        if classify is None:
+            over_the_net = target.startswith(("http://", "https://"))
+            classify = _of_server(target, top_k) if over_the_net else _of_model(target, top_k)
+        try:
+            yield classify(data)
+        except ImageError as error:
+            yield type(error)(f"{path}: {error}")
+
+
+def _of_server(url: str, top_k: int) -> Callable[[bytes], dict[str, Any]]:
+    return lambda data: over_http(url, data, top_k=top_k)
+
+
+def _of_model(reference: str, top_k: int) -> Callable[[bytes], dict[str, Any]]:
     from raycls.engines.build import best_device, fitting
     from raycls.engines.predictor import Predictor
 
-    version = registry.resolve(target)
+    version = registry.resolve(reference)
     engine = fitting(version.engine, best_device())
     predictor = Predictor.load(registry.checkpoint(version), engine=engine)
-    answers = []
-    for path, data in zip(paths, images, strict=True):
-        try:
-            (prediction,) = predictor.predict([data])
-        except ImageError as error:
-            raise type(error)(f"{path}: {error}") from None
-        answers.append(prediction.as_json(top_k) | {"model_version": version.version})
-    return answers
+
+    def classify(data: bytes) -> dict[str, Any]:
+        (prediction,) = predictor.predict([data])
+        return prediction.as_json(top_k) | {"model_version": version.version}
+
+    return classify
 
 
-def over_http(url: str, data: bytes, *, top_k: int = 0, name: str = "image") -> dict[str, Any]:
+def over_http(url: str, data: bytes, *, top_k: int = 0) -> dict[str, Any]:
     """POST one encoded image as a raw body, with RAYCLS_TOKEN, and return the answer.
 
     Raises UsageError where the token would travel unencrypted, and ImageError or ClusterError with the words of the
@@ -71,4 +81,4 @@ def over_http(url: str, data: bytes, *, top_k: int = 0, name: str = "image") -> 
     if response.ok:
         return document
     problem: type[RayclsError] = ImageError if response.status_code in (400, 413, 415) else ClusterError
-    raise problem(f"{name}: {document.get('detail') or document.get('title')} (HTTP {response.status_code})")
+    raise problem(f"{document.get('detail') or document.get('title')} (HTTP {response.status_code})")

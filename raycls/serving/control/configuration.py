@@ -17,6 +17,7 @@ from typing import Any
 
 import yaml
 
+from raycls import progress
 from raycls.cluster.environment import LOOPBACK
 from raycls.config import validated
 from raycls.errors import ConfigError, UsageError
@@ -25,6 +26,7 @@ from raycls.registry.model_version import ENGINE, ENGINE_TIMINGS, ModelVersion
 from raycls.serving import auth, state
 from raycls.serving.settings import ServingConfig
 
+OWN = Path(__file__).parents[1] / "serve_config.yaml"  # comes with the package
 IMPORT_PATH, DEPLOYMENT = "raycls.serving.app:build", "Classifier"
 CHALLENGERS = "raycls-challenger-"  # with an experiment's id, the name of its challenger's application
 CONTROL_PATH = "raycls.control_plane.app:build"  # the import path of the application that manages a server
@@ -65,13 +67,17 @@ class ServeConfiguration:
 
     @classmethod
     def read(cls, path: Path) -> ServeConfiguration:
-        """Read a file. Raises ConfigError, in one line, for another kind of file and for unknown or wrong arguments."""
+        """Read a file; raycls's own serve_config.yaml where that name is given and there is no such file.
+
+        Raises ConfigError, in one line, for another kind of file and for unknown or wrong arguments.
+        """
+        if path == Path(OWN.name) and not path.exists():
+            progress.say(f"there is no {path} here: raycls's own is used ({OWN})")
+            path = OWN
         try:
             document = cls(yaml.safe_load(path.read_text()))
         except FileNotFoundError:
-            raise ConfigError(
-                f"there is no {path}: name one with --config, or run this in raycls's folder"
-            ) from None
+            raise ConfigError(f"there is no file {path}: --config takes the path of one") from None
         except yaml.YAMLError as error:
             raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
         except ConfigError as error:
@@ -86,8 +92,12 @@ class ServeConfiguration:
         host: str | None = None,
         port: int | None = None,
         replicas: int | None = None,
+        names: tuple[str, ...] = (),
     ) -> ServeConfiguration:
-        """Return a copy with the given values. `replicas` fixes their number: autoscaling is off.
+        """Return a copy with the given values.
+
+        replicas: fixes their number; autoscaling is off. names: by which clients reach the server, beside those of the
+        file.
 
         With a ModelVersion as model, Serve asks the registry nothing.
         """
@@ -102,6 +112,10 @@ class ServeConfiguration:
                 other.arguments["version"] = asdict(model) | {"aliases": [], "metrics": {}, "tags": tags}
                 model = model.reference
             other.arguments["model"] = model
+        for application in other.content["applications"]:
+            if names and application.get("import_path") in (IMPORT_PATH, CONTROL_PATH, CONSOLE_PATH):
+                known = application["args"].get("allowed_hosts", ())
+                application["args"]["allowed_hosts"] = [*known, *names]
         if replicas is not None:
             other.deployment.pop("autoscaling_config", None)
             other.deployment["num_replicas"] = replicas

@@ -138,5 +138,35 @@ def test_a_wrong_file_is_one_line(tmp_path: Path, old: str, new: str, words: str
 
 
 def test_a_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="there is no"):
+    with pytest.raises(ConfigError, match="there is no file"):
         ServeConfiguration.read(tmp_path / "serve_config.yaml")
+
+
+def test_names_reach_every_application_beside_those_of_the_file(tmp_path: Path) -> None:
+    def names(document: ServeConfiguration) -> list[list[str]]:
+        return [
+            list(application["args"]["allowed_hosts"]) for application in document.content["applications"]
+        ]
+
+    document = ServeConfiguration.read(CONFIG).pinned(names=("a.example",))
+    assert names(document) == [["a.example"]] * 3
+    path = tmp_path / "serve_config.yaml"
+    path.write_text(
+        CONFIG.read_text().replace("max_pending:", "allowed_hosts: [b.example]\n      max_pending:", 1)
+    )
+    document = ServeConfiguration.read(path).pinned(names=("a.example",)).pinned(port=8001)
+    assert names(document) == [["b.example", "a.example"]] * 3
+
+
+def test_raycls_has_its_own_file_where_the_folder_has_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert (
+        ServeConfiguration.read(Path("serve_config.yaml")).content == ServeConfiguration.read(CONFIG).content
+    )
+    assert "raycls's own is used" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match=r"there is no file other\.yaml"):
+        ServeConfiguration.read(Path("other.yaml"))
+    Path("serve_config.yaml").write_text(CONFIG.read_text().replace("port: 8000", "port: 8123"))
+    assert ServeConfiguration.read(Path("serve_config.yaml")).port == 8123
