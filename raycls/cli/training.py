@@ -131,7 +131,7 @@ def configuration(
 
 
 def weights_path(weights: str | None, init: str | None) -> str | None:
-    """Return the absolute path of a file of weights, or "imagenet". Workers run in other directories."""
+    """Return how workers name a file of weights, or "imagenet". They run in other directories, and on other nodes."""
     if weights and init:
         raise UsageError("--init and --weights both set the first weights: leave one out")
     if weights is None or weights == "imagenet":
@@ -141,4 +141,6 @@ def weights_path(weights: str | None, init: str | None) -> str | None:
         raise UsageError(
             f"no file of weights {weights}: give --weights a .pt, .pth or .safetensors file, or imagenet"
         )
-    return str(path)
+    from raycls.training.shared_weights import shared
+
+    return shared(str(path))

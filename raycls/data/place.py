@@ -158,7 +158,16 @@ class Bucket:
     def put(self, path: str, data: bytes) -> None:
         target = f"{self._root}/{path}"
         if self._filesystem.type_name in WHOLE_AT_ONCE:
-            self._write(target, data)
+            try:
+                self._write(target, data)
+            except OSError:
+                bucket = target.partition("/")[0]
+                if self._filesystem.get_file_info(bucket).type.name != "NotFound":
+                    raise
+                self._filesystem.create_dir(
+                    bucket
+                )  # where the URI has allow_bucket_creation; or it says what to do
+                self._write(target, data)
             return
         above = target.rpartition("/")[0]
         self._filesystem.create_dir(above, recursive=True)

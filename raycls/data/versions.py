@@ -90,11 +90,30 @@ def on_this_node(dataset: PackedDataset) -> PackedDataset:
             f"node {socket.gethostname()} has no dataset {reference}: set RAYCLS_STORAGE to a path that all nodes "
             f"share, and run `raycls data push {reference}` on the node that has it"
         ) from None
+    if found.info.fingerprint in dataset.info.former_fingerprints:
+        found = _renewed(found)
     if found.info.fingerprint != dataset.info.fingerprint:
         raise DataError(
             f"node {socket.gethostname()} has another dataset {reference} (fingerprint {found.info.fingerprint[:12]}, "
             f"not {dataset.info.fingerprint[:12]}): remove it there with `raycls data remove {reference} --force`"
         )
+    return found
+
+
+def _renewed(stale: PackedDataset) -> PackedDataset:
+    """Return the version that the storage path has in place of one of which a picture was forgotten since."""
+    reference = stale.info.reference
+    is_own = stale.path == location(stale.info.name, stale.info.version)
+    if not is_own or not home.shared_storage():
+        return stale
+    with home.lock("renew.lock", "", wait=True):  # every worker of the node comes here
+        found = read(stale.path, reference)
+        if found.info.fingerprint == stale.info.fingerprint:
+            say(
+                f"{reference} on node {socket.gethostname()} still has pictures that were forgotten: it is renewed"
+            )
+            remove(reference)
+            found = open_dataset(reference)
     return found
 
 

@@ -36,6 +36,7 @@ from raycls.training import seal
 from raycls.training.optim import Optimizer
 from raycls.training.sampling import EpochOrder, Split, images_in_use
 from raycls.training.setup import card_for, check, untrained, whitening_sample
+from raycls.training.shared_weights import on_this_node
 from raycls.training.validation import validate
 from raycls.training.workers import Workers
 
@@ -110,9 +111,8 @@ def start(
     val = Split(dataset, "val", device)
     fresh = checkpoint.transfer(network, card, init) if init else ["whiten.weight"]
     if weights:
-        load_weights(network, weights)
-        fresh = []
-    if isinstance(network, FastCNN) and "whiten.weight" in fresh:
+        load_weights(network, on_this_node(weights))
+    elif isinstance(network, FastCNN) and "whiten.weight" in fresh:
         (sample,) = train.read_ahead([train.chosen[: whitening_sample(card.image_size)]])
         network.init_whitening(normalize(train.images[sample].to(device), card.mean, card.std))
     training = Training(config, card, network, train, val, workers, started)

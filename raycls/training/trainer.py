@@ -240,6 +240,7 @@ def run_workers(
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 
     from raycls.ray_patches.train_processes import make_trainer
+    from raycls.training.process_group import on_several_nodes
 
     task = {
         "job": spec,
@@ -247,7 +248,7 @@ def run_workers(
         "former": store.last(),
         "init": registry.resolve(spec.init) if spec.init else None,
     }
-    attempt = store.next_attempt()
+    attempt, on_one_node = store.next_attempt(), len(ray.nodes()) == 1
     run_config = RunConfig(
         name=attempt,
         storage_path=store.root,
@@ -268,7 +269,8 @@ def run_workers(
             train_loop_config={**task, "channel": channel},
             scaling_config=ScalingConfig(**scaling),
             run_config=run_config,
-            on_one_node=len(ray.nodes()) == 1,
+            on_one_node=on_one_node,
+            torch_config=None if on_one_node else on_several_nodes(),
             poll_s=0.25 if images_in_use(spec.config, dataset) < SHORT_EPOCH else 2.0,
             name=name,
         )

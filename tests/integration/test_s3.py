@@ -17,6 +17,7 @@ from pyarrow.fs import FileSystem, copy_files
 from raycls.cluster.environment import LOOPBACK
 from raycls.config import override, preset
 from raycls.data import sharing
+from raycls.data.place import place_at
 from raycls.data.prepare import prepare
 from raycls.data.versions import open_dataset
 from raycls.lifecycle import log
@@ -151,3 +152,13 @@ def test_the_checkpoints_of_a_run_are_known_without_their_weights(
     store.filesystem.delete_file(f"{last.path}/{STATE}")
     before = store.last()
     assert before is None or before.epoch < 3
+
+
+def test_what_writes_first_makes_the_bucket_where_it_may(bucket: str) -> None:
+    """`raycls up` may be the first that writes to a new storage path."""
+    place = place_at(f"s3://test:test@fresh/store?{bucket}")
+    place.put("serving/state.json", b"{}")
+    assert place.get("serving/state.json") == b"{}"
+    forbidden = place_at(f"s3://test:test@another/store?{bucket.replace('allow_bucket_creation=true&', '')}")
+    with pytest.raises(OSError, match="allow_bucket_creation"):
+        forbidden.put("serving/state.json", b"{}")

@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from harness import hosts
+from harness.hosts import Host
 from ray.autoscaler._private import fake_multi_node
 from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
 
 from raycls.cluster.environment import ensure_token, environment
-from tests import hosts
-from tests.hosts import Host
 
 pytestmark = [
     pytest.mark.skipif(bool(hosts.missing()), reason=hosts.missing()),

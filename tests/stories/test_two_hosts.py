@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness import hosts
+from harness.hosts import Host
 
 from raycls.cluster.environment import ensure_token, environment, token
-from tests import hosts
-from tests.hosts import Host
 from tests.predict import encoded
 
 pytestmark = [
@@ -113,7 +113,7 @@ def _serve(cluster: Cluster) -> None:
         (cluster.pictures / "0" / f"{seed}.png").write_bytes(encoded(seed))
     cluster.raycls("data", "prepare", "digits")
     cluster.raycls("data", "push", "digits")
-    cluster.raycls("train", "digits", "--preset", "smoke")
+    cluster.raycls("train", "digits", "--preset", "smoke", "--workers", "2")  # one on each host
     cluster.raycls("promote", "digits", "1")
     cluster.token = cluster.raycls("tokens", "add", "camera", "--role", "predict").split()[-1]
     cluster.head.run([str(BIN / "serve"), "deploy", "--address", DASHBOARD, str(CONFIG)])

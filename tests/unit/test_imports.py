@@ -39,14 +39,14 @@ ORDER = [
 ]
 RAY = {
     "cluster", "ray_patches", "data/ingest", "training/trainer", "training/scaling",
-    "training/failures", "training/events",
+    "training/failures", "training/events", "training/process_group",
     "training/worker", "tuning/plan", "tuning/execution", "tuning/callbacks", "tuning/trial", "serving",
     "control_plane/app", "control_plane/served", "control_plane/retrain_watch", "control_plane/work",
     "console/app", "demo",
 }  # fmt: skip
 MLFLOW = {"tracking", "registry"}
 NAMED_TUPLE = {"_replace", "_asdict"}  # public methods, whatever their names
-DEFINE_CLASSES_OF_RAY = {"train_processes", "execution", "callbacks", "trial"}
+DEFINE_CLASSES_OF_RAY = {"train_processes", "process_group", "execution", "callbacks", "trial"}
 
 
 def _room(module: Path) -> str:

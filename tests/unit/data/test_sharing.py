@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 
 from raycls.data import sharing
+from raycls.data.forget import forget
+from raycls.data.manifest import read_rows
 from raycls.data.packed import INFO
 from raycls.data.versions import list_datasets, on_this_node, open_by_fingerprint, open_dataset
 from raycls.errors import DataError, UnknownDatasetError, UsageError
@@ -98,6 +100,24 @@ def test_a_node_with_stale_data_refuses_to_train_on_it(another_machine):
     stale = dataclasses.replace(wanted, info=wanted.info.model_copy(update={"fingerprint": "0" * 64}))
     with pytest.raises(DataError, match="has another dataset shapes@1"):
         on_this_node(stale)
+
+
+def test_a_node_that_still_has_what_was_forgotten_renews_its_copy(storage, another_machine, tmp_path, capsys):
+    pushed = shapes.make()
+    sharing.push(pushed)
+    another_machine()
+    assert sharing.pull("shapes", 1)
+    another_machine("home")  # the first one
+    sha256 = read_rows(pushed)["sha256"][0].as_py()
+    assert forget(sha256) == ["shapes@1"]
+    renewed = open_dataset("shapes@1")
+    assert renewed.info.fingerprint != pushed.info.fingerprint
+    another_machine()
+    found = on_this_node(dataclasses.replace(renewed, path=Path("/nowhere/on/this/node")))
+    assert found.info.fingerprint == renewed.info.fingerprint
+    assert found.path.is_relative_to(tmp_path / "other")
+    assert sha256 not in read_rows(found)["sha256"].to_pylist()
+    assert "it is renewed" in capsys.readouterr().err
 
 
 def test_a_node_without_the_dataset_says_how_it_gets_there(another_machine, tmp_path):
