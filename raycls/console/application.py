@@ -15,7 +15,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -24,8 +24,8 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from raycls.console import datasets, live, models, runs, sign_in, teach, try_picture
-from raycls.console.page import HEADERS, Page, fields_of, render, root_of, session_of
+from raycls.console import comparison, datasets, live, models, runs, sign_in, teach, try_picture
+from raycls.console.page import HEADERS, Page, fields_of, go, render, root_of, session_of
 from raycls.console.server import Server, ServerError
 from raycls.console.session import Sessions
 from raycls.serving import state
@@ -38,12 +38,14 @@ PAGES: list[Page] = [
     *sign_in.PAGES,
     *try_picture.PAGES,
     *models.PAGES,
+    *comparison.PAGES,
     *runs.PAGES,
     *datasets.PAGES,
     *teach.PAGES,
     *live.PAGES,
 ]
 CSRF = "x-csrf"  # the header of a script; a form has a field of the name csrf
+SIGNED_OUT = "you are signed out, and nothing was done: sign in, and do it again"
 STATIC = Path(__file__).parent / "static"
 METHODS = ["GET", "HEAD", "POST"]
 # Of the requests that this process answers at a time (max_ongoing_requests), so that an admin always finds a place:
@@ -82,8 +84,9 @@ def application(config: ConsoleConfig, *, host: str | None) -> Starlette:
     )
     app.state.config, app.state.server, app.state.sessions = config, Server(config.server), sessions
     app.state.streams = asyncio.Semaphore(MOST_STREAMS)
-    # What the server was asked to do and does not answer yet, and what it refused last: by the name of the model.
-    app.state.running, app.state.refused, app.state.tasks = {}, {}, set()
+    # What the server was asked to do and does not answer yet, and how the last of it ended: by the name of the model.
+    app.state.running, app.state.ended, app.state.tasks = {}, {}, set()
+    app.state.comparing = {}
     return app
 
 
@@ -156,14 +159,18 @@ async def _check_secret(request: Request, csrf: str) -> None:
 def _signed_out(request: Request, page: Page | None) -> Response:
     """Send a person to the sign-in page, and tell a script."""
     if _by_script(request):
-        return JSONResponse({"detail": "sign in first"}, 401, headers=HEADERS)
+        return JSONResponse({"detail": SIGNED_OUT}, 401, headers=HEADERS)
     session = session_of(request)
     if session and page and page.role and not session.may(page.role):
         return _failed(
             request, 403, f"the token {session.name} may not do this: it needs the role {page.role}"
         )
-    back = request.url.path.removeprefix(root_of(request)) if request.method == "GET" else "/"
-    return RedirectResponse(f"{root_of(request)}/sign-in?next={quote(back)}", 303, headers=HEADERS)
+    if request.method == "GET":
+        back = request.url.path.removeprefix(root_of(request))
+        return RedirectResponse(f"{root_of(request)}/sign-in?next={quote(back)}", 303, headers=HEADERS)
+    # The page with the form, whose origin was checked.
+    back = urlsplit(request.headers.get("referer", "")).path.removeprefix(root_of(request)) or "/"
+    return go(request, f"/sign-in?next={quote(back)}", SIGNED_OUT, bad=True)
 
 
 def _failed(request: Request, status: int, detail: str) -> Response:

@@ -1,4 +1,4 @@
-"""Versions of models: what they reached, where they come from, how two differ, which one is served, and its change."""
+"""Versions of models: what they reached, where they come from, which one is served, and its change."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from starlette.responses import Response, StreamingResponse
 from raycls.console.page import HEADERS, Page, fields_of, go, page_of, part_of, render, server_of, session_of
 from raycls.console.server import LONG_S, ServerError
 
-METRICS = ("accuracy", "macro_f1", "macro_recall", "log_loss")
-REMEMBERED_S = 600.0
+REFUSED_S, SUCCEEDED_S = 600.0, 60.0  # how long a page tells how a promotion ended
 # What can be taken away, and for whom.
 FILES = {
     "report": "a page about its mistakes",
@@ -56,7 +55,7 @@ async def show(request: Request) -> Response:
         history=past["history"],
         former=past["former"],
         running=_running(request).get(name, ""),
-        refused=_refused(request, name),
+        ended=_ended(request, name),
     )
 
 
@@ -111,25 +110,6 @@ def _link(name: str, value: str) -> str:
     return f"/datasets/{quote(dataset, safe='')}/{version}" if name == "dataset" and version.isdigit() else ""
 
 
-async def compare(request: Request) -> Response:
-    """Show how two versions differ on the same pictures."""
-    chosen = {name: request.query_params.get(name, "") for name in ("challenger", "champion")}
-    query = urlencode({name: value for name, value in chosen.items() if value})
-    found = await server_of(request).call(
-        session_of(request), "GET", f"{_path(request)}/comparison?{query}", timeout=LONG_S
-    )
-    dataset, _, version = found["dataset"].rpartition("@")
-    pictures = f"/datasets/{quote(dataset, safe='')}/{version}/pictures/{found['split']}"
-    return render(
-        request,
-        "comparison.html",
-        found=found,
-        name=request.path_params["name"],
-        metrics=METRICS,
-        pictures=pictures,
-    )
-
-
 def _path(request: Request) -> str:
     return f"/models/{part_of(request, 'name')}"
 
@@ -170,9 +150,13 @@ def _begin(request: Request, what: str, action: str, wanted: dict[str, Any]) -> 
 
     async def work() -> None:
         try:
-            await server.call(session, "POST", f"{_path(request)}/{action}", json=wanted, timeout=LONG_S)
+            found = await server.call(
+                session, "POST", f"{_path(request)}/{action}", json=wanted, timeout=LONG_S
+            )
+            said = f"{found['name']}/{found['version']} is the champion now"
+            request.app.state.ended[name] = (time.monotonic(), said, False)
         except ServerError as error:
-            request.app.state.refused[name] = (time.monotonic(), error.detail)
+            request.app.state.ended[name] = (time.monotonic(), error.detail, True)
         finally:
             del running[name]
 
@@ -180,14 +164,15 @@ def _begin(request: Request, what: str, action: str, wanted: dict[str, Any]) -> 
     task = asyncio.create_task(work())
     tasks.add(task)  # a task that nobody holds may be collected
     task.add_done_callback(tasks.discard)
-    request.app.state.refused.pop(name, None)
+    request.app.state.ended.pop(name, None)
     return go(request, _path(request))
 
 
-def _refused(request: Request, name: str) -> str:
-    """Return why the last promotion or rollback was refused, for some minutes."""
-    since, detail = request.app.state.refused.get(name, (0.0, ""))
-    return detail if time.monotonic() - since < REMEMBERED_S else ""
+def _ended(request: Request, name: str) -> tuple[str, bool]:
+    """Return how the last promotion or rollback ended, and whether badly, for a while; empty text after that."""
+    since, said, bad = request.app.state.ended.get(name, (0.0, "", False))
+    kept = REFUSED_S if bad else SUCCEEDED_S
+    return (said if time.monotonic() - since < kept else ""), bad
 
 
 def _running(request: Request) -> dict[str, str]:
@@ -202,7 +187,6 @@ PAGES = [
     Page("GET", "/models/{name}/versions/{version}", "admin", show_version),
     Page("POST", "/models/{name}/versions/{version}/files/{kind}", "admin", make_file),
     Page("GET", "/models/{name}/versions/{version}/files/{kind}", "admin", send_file),
-    Page("GET", "/models/{name}/comparison", "admin", compare),
     Page("POST", "/models/{name}/promote", "admin", promote),
     Page("POST", "/models/{name}/rollback", "admin", roll_back),
 ]

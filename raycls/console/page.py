@@ -10,6 +10,7 @@ else: no inline script, no inline style, no other host.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,6 +18,7 @@ from typing import Any
 from urllib.parse import parse_qsl, quote, unquote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
@@ -40,6 +42,12 @@ HEADERS = {
 LARGEST_FORM = 1 << 16  # bytes
 MESSAGE = "raycls_message"  # the cookie of what the next page says once
 
+
+def _words(text: str) -> Markup:
+    """Return what the library says to people: a command stands between backticks, as on the command line."""
+    return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(text))))
+
+
 TEMPLATES = Environment(
     loader=PackageLoader("raycls.console"),
     autoescape=True,
@@ -49,6 +57,8 @@ TEMPLATES = Environment(
 )
 TEMPLATES.filters["date"] = lambda seconds: datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M")
 TEMPLATES.filters["clock"] = lambda seconds: datetime.fromtimestamp(seconds, UTC).strftime("%H:%M:%S")
+TEMPLATES.filters["moment"] = lambda text: str(text).replace("T", " ")[:16]  # of an ISO 8601 time
+TEMPLATES.filters["words"] = _words
 Handler = Callable[[Request], Awaitable[Response]]
 
 

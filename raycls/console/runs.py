@@ -28,7 +28,8 @@ async def list_all(request: Request) -> Response:
     server, session = server_of(request), session_of(request)
     found = await server.call(session, "GET", path)
     listed = (await server.call(session, "GET", "/datasets"))["datasets"]
-    names = sorted({each["name"] for each in listed} | {found["dataset"]} - {""})
+    own = {found["dataset"]} if found["runs"] else set()
+    names = sorted({each["name"] for each in listed} | own)
     return render(request, "runs.html", **found, names=names, page=page, figures=FIGURES)
 
 

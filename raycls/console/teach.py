@@ -17,6 +17,7 @@ from raycls.serving.replica.answer import HTTPProblem
 
 SIDE = 320  # pixels of a shown picture
 PIECE = 8 << 20  # bytes, as the server takes
+CORRECTIONS = 100  # on the page; those that are decided make room
 KEPT = 10  # retrainings that the page shows
 
 
@@ -25,11 +26,19 @@ async def show(request: Request) -> Response:
     server, session = server_of(request), session_of(request)
     assert session is not None
     if not session.may("admin"):
-        return render(request, "teach.html", queue=None, model="", retrainings=[])
+        return render(request, "teach.html", queue=None, model="", retrainings=[], corrections=None)
     queue = await server.call(session, "GET", "/uploads?state=waiting")
     health = await server.call(session, "GET", "/health")
     retrainings = (await server.call(session, "GET", "/retrain"))["retrainings"][:KEPT]
-    return render(request, "teach.html", queue=queue, model=health["model"]["name"], retrainings=retrainings)
+    return render(
+        request,
+        "teach.html",
+        queue=queue,
+        model=health["model"]["name"],
+        retrainings=retrainings,
+        corrections=await server.call(session, "GET", "/feedback"),
+        shown=CORRECTIONS,
+    )
 
 
 async def upload(request: Request) -> Response:
@@ -101,6 +110,18 @@ async def review(request: Request) -> Response:
     return JSONResponse(found, headers=HEADERS)
 
 
+async def judge(request: Request) -> Response:
+    """Accept or reject what people said was right for an answer."""
+    form = await fields_of(request)
+    wanted = {"request_ids": form.get("request_ids", "").split(), "decision": form.get("decision", "")}
+    try:
+        found = await server_of(request).call(session_of(request), "POST", "/feedback/review", json=wanted)
+    except ServerError as error:
+        return go(request, "/teach#corrections", error.detail, bad=True)
+    said = f"{wanted['decision']}: {len(found['feedback'])} of the corrections"
+    return go(request, "/teach#corrections", said)
+
+
 async def retrain(request: Request) -> Response:
     form = await fields_of(request)
     wanted = {name: form.get(name, "") for name in ("model", "then", "preset")}
@@ -133,6 +154,7 @@ PAGES = [
     Page("GET", "/parcels/{id}", "contribute", show_parcel),
     Page("GET", "/uploads/{sha256}", "admin", picture),
     Page("POST", "/review", "admin", review),
+    Page("POST", "/corrections", "admin", judge),
     Page("POST", "/retrain", "admin", retrain),
     Page("POST", "/retrain/{id}/stop", "admin", stop),
     Page("GET", "/retrain/{id}", "admin", progress),

@@ -24,6 +24,7 @@ PERIOD_S = 1.0
 # The challenger shares the cores with the champion, which takes requests first.
 GUARDS = GuardPolicy(latency_factor=3)
 BY = "raycls"  # who ended an experiment that nobody ended
+PROMOTED = "its promotion"  # what ends an experiment well: nobody need look at it
 
 logger = logging.getLogger("ray.serve")
 
@@ -72,7 +73,8 @@ class ExperimentWatch:
         except ClusterError:
             return
         if reference != wanted.champion:
-            await _end(wanted, f"{reference} is served now, and not {wanted.champion}")
+            by = PROMOTED if reference == wanted.challenger else BY
+            await _end(wanted, f"{reference} is served now, and not {wanted.champion}", by)
             return
         newest = await served.counts()
         counts = await asyncio.to_thread(_keep, wanted, newest)
@@ -99,9 +101,9 @@ def trouble(counts: Counts) -> str:
     return tripped(GUARDS, counts.arm("champion"), counts.arm("challenger")) or ""
 
 
-async def _end(wanted: Experiment, reason: str) -> None:
+async def _end(wanted: Experiment, reason: str, by: str = BY) -> None:
     try:
-        await asyncio.to_thread(experiment.stop, reason, by=BY, only=wanted.id)
+        await asyncio.to_thread(experiment.stop, reason, by=by, only=wanted.id)
     except UsageError:  # somebody else was first
         return
     logger.warning(f"raycls ended the experiment with {wanted.challenger}: {reason}")

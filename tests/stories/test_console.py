@@ -108,6 +108,12 @@ def test_a_first_visit_a_picture_and_a_correction(
     (said,) = json.loads(product.raycls("feedback", "list", "digits", "--json"))["feedback"]
     assert (said["label"], said["sender"], said["state"]) == ("3", "admin", "waiting")
 
+    page.goto("/console/teach")
+    page.locator("#corrections tr", has_text="admin").get_by_role("button", name="accept").click()
+    page.get_by_text("accepted: 1 of the corrections").wait_for()
+    (said,) = json.loads(product.raycls("feedback", "list", "digits", "--state", "all", "--json"))["feedback"]
+    assert said["state"] == "accepted"
+
     page.get_by_role("button", name="Sign out").click()
     page.get_by_text("signed out").wait_for()
     page.goto("/console/live")
@@ -146,8 +152,14 @@ def test_pictures_are_sent_reviewed_by_keyboard_and_learned(
         done = page.locator("#queue figure.done").count()
         page.keyboard.press(key)
         until(lambda done=done: page.locator("#queue figure.done").count() > done)
-    page.on("dialog", lambda dialog: dialog.accept("3"))
     page.keyboard.press("l")
+    page.get_by_label("The right class").fill("melon")
+    page.once("dialog", lambda dialog: (asked.append(dialog.message), dialog.dismiss()))
+    page.keyboard.press("Enter")
+    until(lambda: asked[1:] == ["melon is a new class. Accept the picture, and teach the class?"])
+    page.keyboard.press("l")
+    page.get_by_label("The right class").fill(" 3 ")
+    page.keyboard.press("Enter")
     page.get_by_text("accepted as 3").first.wait_for()
     sent = {hashlib.sha256(png_of(pixels)).hexdigest() for pixels in fresh}
     found = json.loads(product.raycls("uploads", "list", "digits", "--state", "all", "--json"))["uploads"]
@@ -184,7 +196,8 @@ def test_a_version_is_promoted_and_taken_back(page: Page, product: Product, admi
     page.goto("/console/models/digits")
     page.locator("[name=reason]").fill("as an exercise")
     page.get_by_role("button", name="Roll back").click()
-    page.locator("td", has_text="as an exercise").wait_for()
+    page.locator("td", has_text="as an exercise").wait_for()  # it is recorded when it begins
+    page.locator("td", has_text=re.compile("^rollback$")).wait_for()
     page.goto("/console/")
     page.get_by_text("digits/1 answers").wait_for()
 
@@ -300,6 +313,7 @@ def test_the_pages_fit_light_and_dark_wide_and_narrow_and_everybody(
             ):
                 page.goto(f"/console/{name}")
                 page.wait_for_load_state("networkidle" if name != "live" else "load")
+                page.locator("[data-making]").wait_for(state="detached")  # a comparison is ready
                 assert complaints_of_axe(page) == [], (name, scheme, width)
                 assert page.get_by_role("heading", level=1).inner_text() != "That did not work", name
                 assert page.evaluate("document.documentElement.scrollWidth") <= width, (name, width)

@@ -11,6 +11,7 @@ async function look() {
   try {
     const lost = () => { throw new Error("the console does not answer: is the server still there?"); };
     const answer = await fetch(`${root}/live/hour`, { headers: { Accept: "application/json" } }).catch(lost);
+    if (answer.status === 404) throw new Error("the console is being started");
     if (!answer.ok) throw new Error((await answer.json().catch(() => ({}))).detail ?? `the console answered ${answer.status}`);
     redraw(hour, await answer.text());
     status.hidden = true;

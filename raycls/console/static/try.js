@@ -34,6 +34,7 @@ async function tryOne(file) {
   const card = document.querySelector("#result").content.firstElementChild.cloneNode(true);
   const part = (selector) => card.querySelector(selector);
   results.prepend(card);
+  part(".given").addEventListener("error", (event) => event.target.remove());
   part(".given").src = URL.createObjectURL(file);
   part(".file").textContent = file.name ?? "";
   part("h2").textContent = "…";
@@ -104,9 +105,9 @@ function correction(form, predictionId) {
     event.preventDefault();
     const status = form.querySelector("[role=status]");
     try {
-      await ask("POST", "/correct", JSON.stringify({ prediction_id: predictionId, label: form.label.value }));
+      await ask("POST", "/correct", JSON.stringify({ prediction_id: predictionId, label: form.label.value.trim() }));
       status.textContent = "Thank you: it waits for a review.";
-      form.querySelector("button").disabled = true;
+      form.querySelector("button").disabled = form.label.disabled = true; // an answer takes it once
     } catch (error) {
       status.textContent = error.message;
     }

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import io
+import re
 import threading
 from typing import Any
 
 import requests
 from PIL import Image
+from starlette.testclient import TestClient
 
 from raycls.console.server import ServerError
 from raycls.console.session import Session
@@ -32,8 +34,20 @@ RETRAINING = {
     "state": "running",
     "step": "train",
     "error": EVIL,
-    "done": {"compare": {"verdict": "better", "reason": EVIL}},
+    "done": {
+        "data": {"dataset": EVIL, "added": 1, "waiting": {EVIL: 2}},
+        "compare": {"verdict": "better", "reason": EVIL},
+    },
 }
+CLAIMS = {
+    "request_id": "1f",
+    "model": EVIL,
+    "version": "7",
+    "predicted": EVIL,
+    "confidence": 0.4,
+    "time": 0.0,
+}
+CORRECTION = {"claims": CLAIMS, "label": EVIL, "sender": EVIL, "state": "waiting"}
 ARM = {"requests": 5, "failures": {"late": 1}, "p50_ms": None, "p95_ms": 2.5, "confidence": 0.5}
 EXPERIMENT = {
     **{
@@ -145,6 +159,7 @@ ANSWERS: dict[str, Any] = {
     "GET /models": {"models": [VERSION, {**VERSION, "version": "6", "aliases": []}]},
     "GET /uploads?state=waiting": {"dataset": EVIL, "uploads": [RECORD], "total": 1, "classes": [EVIL]},
     "GET /retrain": {"retrainings": [RETRAINING]},
+    "GET /feedback": {"feedback": [CORRECTION, CORRECTION], "total": 2, "accuracy": {}},
     "GET /experiments": {"experiments": [EXPERIMENT, {**EXPERIMENT, "state": "ended", "id": "e0"}]},
     "GET /experiments/e1": EXPERIMENT,
     "GET /live": HOUR,
@@ -167,6 +182,18 @@ BEGINNINGS = {
 }
 
 
+URL = "http://127.0.0.1:8080"  # of the console
+
+
+def signed_in(client: TestClient, letter: str) -> str:
+    """Sign in, and return the session's secret."""
+    answer = client.post("/sign-in", data={"token": letter * 64, "next": "/models"})
+    assert (answer.status_code, answer.headers["location"]) == (303, "/models")
+    found = re.search(r'data-csrf="([^"]+)"', client.get("/").text)
+    assert found
+    return found[1]
+
+
 class Server:
     """Answers as a server of raycls would, and remembers what it was asked."""
 
@@ -175,7 +202,9 @@ class Server:
     def __init__(self) -> None:
         self.asked: list[tuple[str, str, Any]] = []
         self.revoked, self.raycls_token = False, ""
-        self.holds: threading.Event | None = None  # a promotion waits for it, and is refused
+        # A promotion waits for it, and is refused; a comparison waits for it.
+        self.holds: threading.Event | None = None
+        self.busy = 0  # so many comparisons are refused, because another one is under way
 
     async def answer(
         self, session: Session | None, method: str, path: str, **options: Any
@@ -208,9 +237,14 @@ class Server:
             return {"history": [EVENT], "former": EVIL}
         if self.holds and path.endswith("/promote"):
             await asyncio.to_thread(self.holds.wait)
-            raise ServerError(409, "it is not better")
+            raise ServerError(409, "it is not <b>better</b>: `raycls promote` says more")
+        if self.busy and "/comparison" in path:
+            self.busy -= 1
+            raise ServerError(429, "another comparison is under way")
+        if self.holds and "/comparison" in path:
+            await asyncio.to_thread(self.holds.wait)
         if method != "GET":
-            return {"state": "waiting", "uploads": [RECORD]}
+            return {"state": "waiting", "uploads": [RECORD], "feedback": [CORRECTION]}
         if f"{method} {path}" not in ANSWERS:
             raise ServerError(404, "there is no such thing")
         return ANSWERS[f"{method} {path}"]

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import re
-import threading
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,29 +13,7 @@ from raycls.console.application import PAGES, application
 from raycls.console.page import Page
 from raycls.console.session import Sessions
 from raycls.serving.settings import ConsoleConfig
-from tests.unit.console.fake_server import PICTURE, RECORD, Server
-
-URL = "http://127.0.0.1:8080"
-
-
-@pytest.fixture
-def server() -> Server:
-    return Server()
-
-
-@pytest.fixture
-def client(home: Path, server: Server) -> Iterator[TestClient]:
-    app = application(ConsoleConfig(server=server.url), host="127.0.0.1")
-    app.state.server = server
-    with TestClient(app, base_url=URL, follow_redirects=False) as client:
-        yield client
-
-
-def _signed_in(client: TestClient, letter: str) -> str:
-    """Sign in, and return the session's secret."""
-    answer = client.post("/sign-in", data={"token": letter * 64, "next": "/models"})
-    assert (answer.status_code, answer.headers["location"]) == (303, "/models")
-    return re.search(r'data-csrf="([^"]+)"', client.get("/").text)[1]
+from tests.unit.console.fake_server import URL, Server, signed_in
 
 
 def _path(page: Page) -> str:
@@ -68,7 +42,7 @@ def test_who_is_not_signed_in_is_sent_to_sign_in(client: TestClient, server: Ser
 def test_a_role_opens_its_own_pages_alone(
     client: TestClient, server: Server, page: Page, letter: str, roles: set[str]
 ) -> None:
-    _signed_in(client, letter)
+    signed_in(client, letter)
     server.asked.clear()
     if page.role and page.role not in roles:
         assert client.request(page.method, _path(page)).status_code == 403
@@ -83,7 +57,7 @@ def test_a_role_opens_its_own_pages_alone(
 def test_what_changes_something_needs_the_sessions_secret_and_a_page_of_this_site(
     client: TestClient, server: Server, page: Page
 ) -> None:
-    csrf = _signed_in(client, "a")
+    csrf = signed_in(client, "a")
     server.asked.clear()
     for headers in ({}, {"X-Csrf": "other"}, {"X-Csrf": csrf, "Origin": "http://evil.example"}):
         answer = client.request(page.method, _path(page), headers=headers)
@@ -92,7 +66,7 @@ def test_what_changes_something_needs_the_sessions_secret_and_a_page_of_this_sit
 
 
 def test_what_is_not_there_leads_to_what_is(client: TestClient) -> None:
-    _signed_in(client, "a")
+    signed_in(client, "a")
     answer = client.get("/datasets/pets/99")
     assert answer.status_code == 404
     assert "there is no such thing" in answer.text
@@ -112,7 +86,7 @@ def test_another_host_is_refused(client: TestClient) -> None:
     ],
 )
 def test_text_of_others_is_escaped_and_the_browser_runs_nothing_else(client: TestClient, path: str) -> None:
-    _signed_in(client, "a")
+    signed_in(client, "a")
     answer = client.get(path)
     assert answer.status_code == (404 if path == "/nothing" else 200)
     assert "<img src=x" not in answer.text
@@ -123,91 +97,6 @@ def test_text_of_others_is_escaped_and_the_browser_runs_nothing_else(client: Tes
     assert "unsafe" not in policy
     assert answer.headers["x-content-type-options"] == "nosniff"
     assert answer.headers["cache-control"] == "no-store"
-
-
-def test_a_version_links_to_the_run_and_the_data_that_it_comes_from(client: TestClient) -> None:
-    _signed_in(client, "a")
-    page = client.get("/models/pets/versions/7").text
-    assert 'href="/runs/r1"' in page
-    assert 'href="/datasets/pets/2"' in page
-
-
-def test_what_can_be_taken_away_is_made_first_and_saved_by_the_browser(
-    client: TestClient, server: Server
-) -> None:
-    csrf = _signed_in(client, "a")
-    path = "/models/pets/versions/7"
-    page = client.get(path).text
-    assert f'href="{path}/files/onnx"' in page
-    assert f'action="{path}/files/report"' in page
-    assert "is being made since" in page
-    answer = client.post(f"{path}/files/report", data={"csrf": csrf})
-    assert (answer.status_code, answer.headers["location"]) == (303, path)
-    assert ("POST", f"{path}/files/report", None) in server.asked
-    file = client.get(f"{path}/files/onnx")
-    assert file.content == PICTURE
-    assert file.headers["content-type"] == "application/octet-stream"
-    assert file.headers["content-disposition"] == "attachment"
-
-
-def test_a_dataset_shows_what_its_check_found(client: TestClient, server: Server) -> None:
-    csrf = _signed_in(client, "a")
-    page = client.get("/datasets/pets/2").text
-    assert 'src="/datasets/pets/2/pictures/train/3"' in page
-    assert "Check again" in page
-    answer = client.post("/datasets/pets/2/check", data={"csrf": csrf})
-    assert (answer.status_code, answer.headers["location"]) == (303, "/datasets/pets/2")
-    assert ("POST", "/datasets/pets/2/check", None) in server.asked
-
-
-def test_the_name_of_a_study_leads_to_its_run(client: TestClient) -> None:
-    _signed_in(client, "a")
-    answer = client.get("/studies/search")
-    assert (answer.status_code, answer.headers["location"]) == (303, "/runs/r1")
-
-
-def test_a_comparison_shows_the_pictures_on_which_both_differ(client: TestClient) -> None:
-    _signed_in(client, "a")
-    page = client.get("/models/pets/comparison?challenger=7&champion=6").text
-    assert 'src="/datasets/pets/2/pictures/gate/7"' in page
-    assert re.search(r"is <b>better</b>", page)
-
-
-def test_samples_are_pictures_of_the_test_split_of_the_newest_version(client: TestClient) -> None:
-    _signed_in(client, "a")
-    found = client.get("/samples").json()["pictures"]
-    assert len(set(found)) == 8
-    assert all(re.fullmatch(r"/datasets/pets/1/pictures/test/[0-8]", path) for path in found)
-
-
-def test_a_zip_goes_on_where_it_was(client: TestClient, server: Server) -> None:
-    headers = {"X-Csrf": _signed_in(client, "c")}
-    begun = client.post("/parcels", json={"name": "photos.zip", "size": 9}, headers=headers).json()
-    assert client.get(f"/parcels/{begun['id']}").json()["received"] == 4
-    sent = client.post(f"/parcels/{begun['id']}?at=4", content=b"abcde", headers=headers)
-    assert sent.status_code == 200
-    assert [(method, path) for method, path, _ in server.asked[-3:]] == [
-        ("POST", "/parcels"),
-        ("GET", f"/parcels/{begun['id']}"),
-        ("PUT", f"/parcels/{begun['id']}?at=4"),
-    ]
-    too_large = client.post(f"/parcels/{begun['id']}?at=4", content=bytes((8 << 20) + 1), headers=headers)
-    assert too_large.status_code == 413
-
-
-def test_the_last_hour_has_figures_charts_and_classes(client: TestClient) -> None:
-    _signed_in(client, "a")
-    part = client.get("/live/hour").text
-    assert "<html" not in part
-    assert "p50 ms 2" in part
-    assert "87.5%" in part
-
-
-def test_a_study_shows_its_trials_and_its_pareto_front(client: TestClient) -> None:
-    _signed_in(client, "a")
-    page = client.get("/runs/r1").text
-    assert 'class="point-chosen"' in page
-    assert "winner" in page
 
 
 @pytest.mark.parametrize("server_url", [URL, "http://127.0.0.1:8000"])
@@ -230,7 +119,7 @@ def test_a_wrong_token_is_said_and_a_right_one_still_signs_in(
         assert answer.status_code == 401
     assert "does not know this token" in answer.text
     assert not client.cookies
-    _signed_in(client, "a")
+    signed_in(client, "a")
     answer = client.post("/sign-in", data={"token": "c" * 64})
     assert answer.status_code == 303, "from a page that knew no session"
 
@@ -267,7 +156,7 @@ def test_a_token_does_not_travel_unencrypted_from_another_machine(home: Path, se
 
 
 def test_a_revoked_token_ends_the_session(client: TestClient, server: Server) -> None:
-    _signed_in(client, "a")
+    signed_in(client, "a")
     server.revoked = True
     answer = client.get("/models")
     assert answer.status_code == 303
@@ -277,38 +166,9 @@ def test_a_revoked_token_ends_the_session(client: TestClient, server: Server) ->
 
 
 def test_signing_out_ends_the_session(client: TestClient) -> None:
-    csrf = _signed_in(client, "a")
+    csrf = signed_in(client, "a")
     assert client.post("/sign-out", data={"csrf": csrf}).status_code == 303
     assert client.get("/models").status_code == 303
-
-
-def test_a_promotion_is_asked_for_once_at_a_time_and_its_refusal_is_shown(
-    client: TestClient, server: Server
-) -> None:
-    csrf = _signed_in(client, "a")
-    release = threading.Event()
-    server.holds = release
-    for _ in range(2):
-        client.post("/models/pets/promote", data={"csrf": csrf, "version": "6", "force": ""})
-    page = client.get("/models/pets").text
-    assert "The server promotes version 6" in page
-    assert "wait for that" in page
-    release.set()
-    deadline = time.monotonic() + 10
-    while "it is not better" not in (page := client.get("/models/pets").text):
-        assert time.monotonic() < deadline
-    assert "The server promotes" not in page
-    assert server.asked.count(("POST", "/models/pets/promote", {"version": "6"})) == 1
-
-
-def test_a_review_and_a_retraining_reach_the_server(client: TestClient, server: Server) -> None:
-    csrf = _signed_in(client, "a")
-    wanted = {"dataset": "pets", "sha256": ["0" * 64], "decision": "accept"}
-    answer = client.post("/review", content=json.dumps(wanted), headers={"X-Csrf": csrf})
-    assert (answer.status_code, answer.json()["uploads"]) == (200, [RECORD])
-    assert ("POST", "/uploads/review", wanted) in server.asked
-    client.post("/retrain", data={"csrf": csrf, "model": "pets", "then": "nothing", "preset": "smoke"})
-    assert ("POST", "/retrain", {"model": "pets", "then": "nothing", "preset": "smoke"}) in server.asked
 
 
 def test_styles_and_scripts_are_sent_as_what_they_are(client: TestClient) -> None:
@@ -322,7 +182,7 @@ def test_styles_and_scripts_are_sent_as_what_they_are(client: TestClient) -> Non
 
 def test_a_body_that_is_large_or_wrong_is_refused(client: TestClient, server: Server) -> None:
     assert client.post("/sign-in", data={"token": "a" * 200_000}).status_code == 413
-    csrf = _signed_in(client, "a")
+    csrf = signed_in(client, "a")
     server.asked.clear()
     for body, status in ((b"[]", 400), (b"{", 400), (b"\xff", 400), (b" " * 2_000_000, 413)):
         answer = client.post("/review", content=body, headers={"X-Csrf": csrf, "Accept": "application/json"})

@@ -48,6 +48,30 @@ def test_a_lower_value_is_lower_and_a_later_epoch_further_right() -> None:
     assert y1 < y2
 
 
+def test_a_line_has_a_gap_where_it_has_no_number() -> None:
+    values = [1.0, 2.0, None, 4.0, 5.0, None, 2.0]
+    rows = [{"epoch": number, "val_loss": value} for number, value in enumerate(values)]
+    drawn = ET.fromstring(chart(rows, ("val_loss",)))
+    assert [len(line.attrib["points"].split()) for line in drawn.iter("polyline")] == [2, 2, 1]
+    assert len(list(drawn.iter("circle"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "ticks"),
+    [
+        (0.311, 0.811, "0.2 0.4 0.6 0.8 1.0"),
+        (1000.0, 1002.0, "1,000.0 1,000.5 1,001.0 1,001.5 1,002.0"),
+        (0.0, 473.0, "0 200 400 600"),
+        (0.0, 1.0, "0.00 0.25 0.50 0.75 1.00"),
+        (5.0, 5.0, "4 6"),
+    ],
+)
+def test_the_numbers_of_an_axis_are_round(low: float, high: float, ticks: str) -> None:
+    rows = [{"epoch": 1, "val_loss": low}, {"epoch": 2, "val_loss": high}]
+    drawn = ET.fromstring(chart(rows, ("val_loss",)))
+    assert " ".join(text.text or "" for text in list(drawn.iter("text"))[:-2]) == ticks
+
+
 def test_there_is_no_chart_of_nothing_and_names_are_escaped() -> None:
     assert chart([], ("val_loss",)) == ""
     assert chart([{"epoch": 1, "val_loss": NAN}], ("val_loss",)) == ""
