@@ -26,7 +26,7 @@ help:
 	@echo "make mlflow-ui  MLflow's page with all runs and models, at http://127.0.0.1:5000"
 	@echo "make demo       everything once on CIFAR-10, about four minutes"
 	@echo "make bench      one replica against two, into benchmarks/results"
-	@echo "make lock       resolve pyproject.toml again into requirements-dev.lock"
+	@echo "make lock       resolve pyproject.toml again into requirements-dev.lock, and deploy/requirements.lock for the image"
 
 setup: $(INSTALLED)
 
@@ -102,6 +102,8 @@ bench: setup
 lock: setup
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 		pyproject.toml --group dev --output-file requirements-dev.lock
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+		pyproject.toml --extra heic --extra postgresql --constraint requirements-dev.lock --output-file deploy/requirements.lock
 
 clean:
 	rm -rf $(VENV) build site *.egg-info .coverage .coverage.*

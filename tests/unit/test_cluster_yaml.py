@@ -39,6 +39,34 @@ def test_rays_own_schema_accepts_it(document: dict[str, Any]) -> None:
         jsonschema.validate({**document, "max_workers": "four"}, schema)
 
 
+def test_rays_launcher_makes_nodes_of_it(
+    document: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What `ray up` does before the first node starts, on a pretended AWS: moto's."""
+    (tmp_path / ".ssh").mkdir()
+    for name, value in (
+        ("HOME", str(tmp_path)),
+        ("AWS_ACCESS_KEY_ID", "test"),
+        ("AWS_SECRET_ACCESS_KEY", "test"),
+        ("AWS_DEFAULT_REGION", document["provider"]["region"]),
+    ):
+        monkeypatch.setenv(name, value)
+    from moto import mock_aws
+    from ray.autoscaler.sdk import bootstrap_config
+
+    with mock_aws():
+        nodes = bootstrap_config(document, no_config_cache=True)["available_node_types"]
+    assert nodes["gpu_worker"]["resources"]["GPU"] == 1
+    assert "GPU" not in nodes["head"]["resources"]
+    for node in nodes.values():
+        made = node["node_config"]
+        assert made["IamInstanceProfile"]["Name"].startswith("raycls-"), "rights by a profile, not by keys"
+        (disk,) = made["BlockDeviceMappings"]
+        assert disk["Ebs"]["VolumeSize"] >= 100
+        assert made["SubnetIds"]
+        assert made["SecurityGroupIds"]
+
+
 def test_ray_starts_with_the_environment_of_raycls_env(
     document: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -62,9 +90,9 @@ def test_ray_starts_with_the_environment_of_raycls_env(
         assert environment().items() <= seen.items()
 
 
-def test_storage_and_mlflow_are_uris(variables: dict[str, str]) -> None:
-    assert "://" in variables["RAYCLS_STORAGE"]
-    assert "://" in variables["MLFLOW_TRACKING_URI"]
+def test_what_the_nodes_share_has_uris(variables: dict[str, str]) -> None:
+    for name in ("RAYCLS_STORAGE", "MLFLOW_TRACKING_URI", "RAYCLS_STUDIES"):
+        assert "://" in variables[name]
 
 
 def test_gpu_workers_come_and_go(document: dict[str, Any]) -> None:

@@ -22,6 +22,7 @@ from raycls.serving.replica.metrics import Metrics, exposition
 
 ROOT = Path(__file__).parents[3]
 PROMETHEUS = ROOT / "deploy" / "prometheus"
+GRAFANA = ROOT / "deploy" / "grafana"
 WINDOW = {"images": 1, "findings": [{"feature": PICTURE_FEATURES[0], "effect": 0.0, "alarm": False}]}
 
 
@@ -33,7 +34,7 @@ def _rules() -> Iterator[dict[str, Any]]:
 def _counted() -> set[str]:
     """Return the names of all series that GET /metrics may have."""
     version: Any = SimpleNamespace(name="pets", version="1")
-    replica = Metrics("r", version, ("cat",), "torch")
+    replica = Metrics("r", version, ("cat",), "torch", "cpu")
     replica.request(200, 0.004)
     families = [*replica.collect(), *experiment_families("r", None), *drift_families(WINDOW)]
     text = bytes(exposition([families]).body).decode()
@@ -56,11 +57,13 @@ def test_the_alerts_ask_for_what_is_counted() -> None:
     assert asked <= _counted()
 
 
-def test_the_dashboard_asks_for_what_is_counted() -> None:
-    panels = json.loads((ROOT / "deploy" / "grafana.json").read_text())["panels"]
+def test_the_dashboards_ask_for_what_is_counted() -> None:
+    dashboards = [json.loads(file.read_text()) for file in (GRAFANA / "dashboards").glob("*.json")]
+    panels = [panel for dashboard in dashboards for panel in dashboard["panels"]]
     asked = _asked(target["expr"] for panel in panels for target in panel["targets"])
-    assert len(asked) >= 8
+    assert len(asked) >= 10
     assert asked <= _counted()
+    assert len({dashboard["uid"] for dashboard in dashboards}) == len(dashboards) == 3
 
 
 def test_the_handbook_has_a_row_for_each_alert() -> None:
