@@ -1,4 +1,4 @@
-"""Measure what a cluster of three hosts loses when a part of it fails, and what its nodes read of the bucket.
+"""Measure which requests a cluster of three hosts loses when a part of it fails or changes.
 
     python benchmarks/cluster.py                    # all of it, some ten minutes; as root, with PostgreSQL and Redis
     python benchmarks/cluster.py kill head          # some of it
@@ -98,19 +98,16 @@ def drain(found: Cluster) -> Row:
     node, identifier = found.nodes[1], found.node_id(found.nodes[1])
 
     def act() -> None:
-        found.head.run(
-            [
-                *(
-                    str(BIN / "ray"),
-                    "drain-node",
-                    "--node-id",
-                    identifier,
-                    "--deadline-remaining-seconds",
-                    "60",
-                ),
-                *("--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "maintenance"),
-            ]
-        )
+        command = [
+            str(BIN / "ray"),
+            "drain-node",
+            "--node-id",
+            identifier,
+            "--deadline-remaining-seconds",
+            "60",
+        ]
+        command += ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "maintenance"]
+        found.head.run(command)
         found.until(lambda: not found.replicas().get(node.address), "the node's replicas have moved", 90)
         node.kill()
 
@@ -132,10 +129,8 @@ def head(found: Cluster) -> Row:
 
 def promote(found: Cluster) -> Row:
     def act() -> None:
-        found.raycls(
-            "promote", "digits", "2", "--force", "--reason", "a copy", "--address", "http://127.0.0.1:8265"
-        )
-        found.raycls("rollback", "digits", "--address", "http://127.0.0.1:8265")
+        found.raycls("promote", "digits", "2", "--force", "--reason", "a copy", "--address", DASHBOARD)
+        found.raycls("rollback", "digits", "--address", DASHBOARD)
 
     return disturbed(found, "promotion and rollback, replicas on both nodes", "0", act, seconds=90)
 

@@ -17,7 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,6 @@ class Cluster:
     head: Host
     nodes: list[Host]
     token: str = ""
-    config: dict[str, Any] = field(default_factory=dict)
 
     def raycls(self, *words: str, host: Host | None = None, timeout: float = 300) -> str:
         return (host or self.head).run([str(BIN / "raycls"), *words], timeout=timeout).stdout

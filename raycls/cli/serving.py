@@ -20,10 +20,10 @@ ServeConfig = Annotated[
 ServedModel = Annotated[
     str | None, typer.Option("--model", help="NAME, NAME@ALIAS or NAME/VERSION; default: the latest champion")
 ]
-SERVE_CONFIG = Path("serve_config.yaml")
 Port = Annotated[
     int | None, typer.Option(min=1, max=65535, help="HTTP port; default: the port in the configuration file")
 ]
+SERVE_CONFIG = Path("serve_config.yaml")
 
 
 @app.command()

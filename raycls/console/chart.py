@@ -53,7 +53,7 @@ def chart(
             places = " ".join(f"{x(epoch):.1f},{y(value):.1f}" for epoch, value in piece)
             parts.append(f'<polyline class="line-{number}" points="{places}"/>')
         # The end, and pieces of one point, which no line would show.
-        for epoch, value in {pieces[-1][-1]: None, **{piece[0]: None for piece in pieces if len(piece) == 1}}:
+        for epoch, value in {pieces[-1][-1], *(piece[0] for piece in pieces if len(piece) == 1)}:
             parts.append(f'<circle class="line-{number}" cx="{x(epoch):.1f}" cy="{y(value):.1f}" r="3"/>')
     ends = {name: pieces[-1][-1][1] for name, pieces in lines.items()}
     said = "; ".join(f"{_plain(name)} ends at {_short(value)}" for name, value in ends.items())

@@ -164,9 +164,8 @@ class Bucket:
                 bucket = target.partition("/")[0]
                 if self._filesystem.get_file_info(bucket).type.name != "NotFound":
                     raise
-                self._filesystem.create_dir(
-                    bucket
-                )  # where the URI has allow_bucket_creation; or it says what to do
+                # Where the URI has no allow_bucket_creation, the error of pyarrow names it.
+                self._filesystem.create_dir(bucket)
                 self._write(target, data)
             return
         above = target.rpartition("/")[0]

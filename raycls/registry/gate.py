@@ -4,8 +4,9 @@
         admitted = admit(registry.resolve("pets/7"), policy)      # raises RefusedError, and records the refusal
         crown(admitted)
 
-`raycls promote`, studies and retraining differ only in what they do between the two: `promote` serves the version. The
-checks of raycls/registry/checks.py always apply. Only the comparison can be overruled, by somebody who gives a reason.
+`raycls promote`, studies and retraining differ only in what they do between the two: `promote` serves the version, with
+`recorded` around it. The checks of raycls/registry/checks.py always apply. Only the comparison can be overruled, by
+somebody who gives a reason.
 """
 
 from __future__ import annotations

@@ -95,7 +95,7 @@ def start(
     """Return a Training that is ready for its first epoch, or for the next epoch of a resumed run.
 
     init: a checkpoint directory to take weights and normalisation from. Its network must be the same, not its classes.
-    weights: a source of weights for `networks.load_weights`. Without init and weights, the weights are random.
+    weights: a source of `raycls.training.shared_weights`. Without init and weights, the weights are random.
     resume: a checkpoint directory of the same run.
 
     Raises ConfigError if the configuration does not fit the dataset or the workers.

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
-from raycls.training import process_group
 from raycls.training.process_group import INTERFACE, interface_of, on_several_nodes, use_own_interface
 
 
@@ -17,10 +18,10 @@ def test_a_worker_takes_the_interface_of_its_node_unless_one_is_set(monkeypatch:
     monkeypatch.setattr("ray.util.get_node_ip_address", lambda: "127.0.0.1")
     monkeypatch.delenv(INTERFACE, raising=False)
     use_own_interface()
-    assert process_group.os.environ[INTERFACE] == "lo"
+    assert os.environ[INTERFACE] == "lo"
     monkeypatch.setenv(INTERFACE, "mine")
     use_own_interface()
-    assert process_group.os.environ[INTERFACE] == "mine"
+    assert os.environ[INTERFACE] == "mine"
 
 
 def test_every_worker_is_told_before_the_process_group_begins(monkeypatch: pytest.MonkeyPatch) -> None:
