@@ -99,12 +99,21 @@ def trained(digits_home: Path, ray_session: None) -> TrainingResult:
 
 @pytest.fixture
 def champion(trained: TrainingResult) -> Iterator[TrainingResult]:
-    """Return the session's model, and make it champion again after the test."""
-    from raycls import registry
-
+    """Return the session's model, as champion. After the test it is champion again, and served where it was."""
+    _crown(trained)
     yield trained
-    assert trained.version is not None
-    registry.set_alias(trained.version.name, trained.version.version)
+    _crown(trained)
+
+
+def _crown(trained: TrainingResult) -> None:
+    from raycls import registry
+    from raycls.serving.control import rollout
+
+    version = trained.version
+    assert version is not None
+    now = registry.champion(version.name)
+    if now is None or now.version != version.version:
+        rollout.promote(version.name, version.version, force="the tests' own model")
 
 
 @pytest.fixture(scope="session")

@@ -49,7 +49,7 @@ class ArmCounts(BaseModel):
         (), description="upper bounds of the latency buckets, seconds, ascending"
     )
     latencies: tuple[int, ...] = Field(
-        (), description="answers in each bucket, and those above the last bound"
+        (), description="answers, or batches, in each bucket, and those above the last bound"
     )
     confidences: int = Field(0, ge=0, description="answers with a confidence")
     confidence_sum: float = 0.0
@@ -97,7 +97,7 @@ def _slow(policy: GuardPolicy, champion: ArmCounts, challenger: ArmCounts) -> st
     if share <= SLOWEST or share <= _at_most(slow_before, others, policy.chance):
         return None
     return (
-        f"{slow} of {answers} answers of the challenger took longer than {champion.bounds[bucket]:g} s; "
+        f"the challenger took longer than {champion.bounds[bucket]:g} s in {slow} of {answers} cases; "
         f"the champion's p95 is {usual:.2g} s"
     )
 

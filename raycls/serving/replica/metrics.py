@@ -73,6 +73,7 @@ class Metrics:
         self._predicted = [0] * len(classes)
         self._duration, self._queue = _Histogram(SECONDS), _Histogram(SECONDS)
         self._decode, self._forward = _Histogram(SECONDS), _Histogram(SECONDS)
+        self._image = _Histogram(SECONDS)  # a forward pass, divided by its images
         self._sizes, self._confidence = _Histogram(IMAGES), _Histogram(CONFIDENCE)
         self._confidence_squares = 0.0
         self.started = time.time()
@@ -95,6 +96,7 @@ class Metrics:
         self._decode.add(decode_seconds)
         if forward_seconds is not None:
             self._forward.add(forward_seconds)
+            self._image.add(forward_seconds / len(waited))
 
     def answers(self, predictions: Iterable[Prediction]) -> None:
         """Count predictions by class and by confidence, but those that are no numbers: see `not_finite`."""
@@ -106,13 +108,17 @@ class Metrics:
             self._confidence_squares += prediction.confidence**2
 
     def as_arm(self) -> dict[str, Any]:
-        """Return the counts that the guards compare: the fields of raycls.lifecycle.guards.ArmCounts."""
+        """Return the counts that the guards compare: the fields of raycls.lifecycle.guards.ArmCounts.
+
+        Two versions are compared that answered at different times. So the latency is the version's own, which more
+        traffic does not raise: of each batch, the seconds of its forward pass for one image.
+        """
         return {
             "requests": sum(self._duration.counts) + self._requests[500],
             "errors": self._requests[500],
             "not_finite": self.not_finite,
             "bounds": SECONDS,
-            "latencies": self._duration.counts,
+            "latencies": self._image.counts,
             "confidences": sum(self._confidence.counts),
             "confidence_sum": self._confidence.sum,
             "confidence_squares": self._confidence_squares,

@@ -7,7 +7,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from raycls.engines.predictor import Prediction
-from raycls.lifecycle.guards import ArmCounts
+from raycls.lifecycle.guards import ArmCounts, GuardPolicy, tripped
 from raycls.registry import ModelVersion
 from raycls.serving.replica.metrics import Metrics, exposition
 
@@ -89,6 +89,25 @@ def test_a_batch_and_what_was_answered() -> None:
     assert found["raycls_predictions_total", "a", "cat"] == 1
     assert found["raycls_confidence_bucket", "a", "0.6"] == 1
     assert found["raycls_confidence_count", "a"] == 3
+
+
+def test_the_guards_see_no_more_latency_where_there_is_more_traffic() -> None:
+    """A promotion just before a busy hour was taken back, as its requests waited longer than those before it."""
+    calm, busy = counted("a"), counted("b")
+    for _ in range(100):
+        calm.batch([0.0], decode_seconds=0.001, forward_seconds=0.002)
+        calm.request(200, 0.003)
+        busy.batch([0.5] * 64, decode_seconds=0.064, forward_seconds=0.128)
+        busy.request(200, 0.7)
+    former, promoted = (ArmCounts.model_validate(replica.as_arm()) for replica in (calm, busy))
+    assert tripped(GuardPolicy(), former, promoted) is None
+    slow = counted("c")
+    for _ in range(100):
+        slow.batch([0.0], decode_seconds=0.001, forward_seconds=0.012)
+        slow.request(200, 0.013)
+    assert "took longer than 0.005 s in 100 of 100 cases" in str(
+        tripped(GuardPolicy(), former, ArmCounts.model_validate(slow.as_arm()))
+    )
 
 
 def test_counters_that_have_not_begun_are_there_with_nothing() -> None:
