@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from harness import results_page
+from harness import cluster_life, results_page
 from harness.results_page import Document, Section, table
 from harness.three_hosts import BIN, DASHBOARD, RATE, Cluster, Second, cluster
 
@@ -66,17 +66,10 @@ def whole(second: Second) -> bool:
     return not second["errors"] and second["answered"] >= FULL * RATE
 
 
-def spread(found: Cluster) -> None:
-    """Serve anew, because Serve moves no replica to a node that came later; return when both nodes have some."""
-    found.head.run([str(BIN / "serve"), "shutdown", "--address", DASHBOARD, "--yes"])
-    found.serve(min_replicas=4, max_replicas=4)  # the other node could take all of them
-    found.until(lambda: len(found.replicas()) == 2, "a replica on each node")
-
-
 def node_again(found: Cluster) -> None:
     """Start Ray on the second node again, and have it serve."""
     found.start_node(found.nodes[1])
-    spread(found)
+    cluster_life.spread(found)
 
 
 def kill(found: Cluster) -> Row:
@@ -135,17 +128,11 @@ def promote(found: Cluster) -> Row:
     return disturbed(found, "promotion and rollback, replicas on both nodes", "0", act, seconds=90)
 
 
-def study(found: Cluster) -> Row:
-    with progress.bar("a study, whose trials are in PostgreSQL"):
-        found.raycls(
-            "tune", "digits", "--trials", "4", "--max-epochs", "1", "--study", "three", "--model", "tuned"
-        )
-        trials = json.loads(found.raycls("tune", "show", "three", "--json"))["trials"]
-    return {"what": "trials of a study, in PostgreSQL", "value": len(trials), "goal": 4}
-
-
-PARTS: dict[str, Callable[[Cluster], Row]] = {
-    "study": study,
+PARTS: dict[str, Callable[[Cluster], Row | list[Row]]] = {
+    "life": cluster_life.life,
+    "study": cluster_life.study,
+    "bytes": cluster_life.dataset,
+    "scale": cluster_life.scale,
     "promote": promote,
     "kill": kill,
     "cut": cut,
@@ -215,8 +202,9 @@ def main(arguments: list[str]) -> None:
     with cluster() as found:
         rows = prepare(found)
         for part in options.parts or PARTS:
-            rows.append(PARTS[part](found))
-            print(json.dumps(rows[-1]), file=sys.stderr)
+            made = PARTS[part](found)
+            rows += made if isinstance(made, list) else [made]
+            print(json.dumps(made), file=sys.stderr)
     document = results_page.document("cluster", {"parts": options.parts}, rows)
     file = results_page.keep(options.output, "cluster", document)
     page = results_page.write(options.output, "cluster", HEAD, SECTIONS)

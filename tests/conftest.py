@@ -99,16 +99,11 @@ def trained(digits_home: Path, ray_session: None) -> TrainingResult:
 
 @pytest.fixture
 def champion(trained: TrainingResult) -> Iterator[TrainingResult]:
-    """Return the session's model, as champion. After the test it is champion again, and served where it was."""
-    _crown(trained)
-    yield trained
-    _crown(trained)
-
-
-def _crown(trained: TrainingResult) -> None:
+    """Return the session's model. After the test it is champion again, and served where it was."""
     from raycls import registry
     from raycls.serving.control import rollout
 
+    yield trained
     version = trained.version
     assert version is not None
     now = registry.champion(version.name)

@@ -1,4 +1,4 @@
-"""Several hosts on one machine: network and mount namespaces, each with an address, a loopback and a /tmp of its own.
+"""Several hosts on one machine: network and mount namespaces, each with an address, a loopback and files of its own.
 
     with hosts(2) as (head, node):
         head.run(["ray", "start", "--head"])
@@ -6,8 +6,9 @@
         node.cut()                                  # its link is down
         node.join()
 
-They share the machine's cores and files, but for /tmp. A namespace of its own is the switch between them, so that
-nothing of the machine's own network changes. Needs root, and Linux's `ip`, `unshare` and `nsenter`.
+They share the machine's cores and its programs. Each has another /tmp, and does not see the others' folders. A
+namespace of its own is the switch between them, so that nothing of the machine's own network changes. Needs root, and
+Linux's `ip`, `unshare` and `nsenter`.
 """
 
 from __future__ import annotations
@@ -133,12 +134,13 @@ def hosts(count: int) -> Iterator[list[Host]]:
         switch = stack.enter_context(_holder("switch", folder))
         _ip(switch, "link", "add", "bridge", "type", "bridge")
         _ip(switch, "link", "set", "bridge", "up")
-        made = []
-        for number in range(1, count + 1):
-            name = f"host{number}"
-            own = folder / name
+        made: list[Host] = []
+        folders = {f"host{number}": folder / f"host{number}" for number in range(1, count + 1)}
+        for own in folders.values():
             (own / "tmp").mkdir(parents=True)
-            pid = stack.enter_context(_holder(name, folder, own / "tmp"))
+        for number, (name, own) in enumerate(folders.items(), start=1):
+            hidden = [other for other in folders.values() if other != own]
+            pid = stack.enter_context(_holder(name, folder, own / "tmp", hidden))
             _ip(switch, "link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", str(pid))
             _ip(switch, "link", "set", name, "master", "bridge", "up")
             _ip(pid, "address", "add", f"{NETWORK}.{number}/24", "dev", "eth0")
@@ -150,10 +152,14 @@ def hosts(count: int) -> Iterator[list[Host]]:
 
 
 @contextmanager
-def _holder(name: str, folder: Path, tmp: Path | None = None) -> Iterator[int]:
-    """Yield the id of a process with namespaces of its own, which last as long as it does."""
+def _holder(name: str, folder: Path, tmp: Path | None = None, hidden: Sequence[Path] = ()) -> Iterator[int]:
+    """Yield the id of a process with namespaces of its own, which last as long as it does.
+
+    tmp: what is /tmp there. hidden: folders that are empty there.
+    """
     ready = folder / f"{name}.ready"
     mount = f"mount --bind {tmp} /tmp && " if tmp else ""
+    mount += "".join(f"mount -t tmpfs -o ro none {each} && " for each in hidden)
     script = f"{mount}hostname {name} && ip link set lo up && touch {ready} && exec sleep infinity"
     process = subprocess.Popen(
         ["unshare", "--net", "--mount", "--uts", "--propagation", "private", "sh", "-c", script],

@@ -4,35 +4,34 @@
         found.serve(replicas=4)
         with found.load(20) as answers: found.nodes[1].kill()
 
-The hosts are namespaces (benchmarks/harness/hosts.py): each has an address, a /tmp and a RAYCLS_HOME, and they share no
-file. On a fourth one are PostgreSQL, for MLflow and the studies, Redis, for Ray's head, S3 (moto), and the client.
+The hosts are namespaces (benchmarks/harness/hosts.py): each has an address, a /tmp and a RAYCLS_HOME, and they share
+none of their files. On a fourth one are the client and what outlives a cluster: PostgreSQL, for MLflow and the studies,
+Redis, for Ray's head, and S3 (moto).
 """
 
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
 from PIL import Image
 
+from harness.cluster_services import MLFLOW_PORT, REDIS_PORT, S3_PORT, start_services
 from harness.hosts import Host, hosts
 from raycls.cluster.environment import ensure_token, environment, token
 from raycls.errors import BenchmarkError
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
-POSTGRES = "/usr/lib/postgresql"
-RAY_PORT, MLFLOW_PORT, S3_PORT, REDIS_PORT, DASHBOARD = 6379, 5000, 9000, 6380, "http://127.0.0.1:8265"
+RAY_PORT, DASHBOARD = 6379, "http://127.0.0.1:8265"
 RATE = 200.0  # requests/s
 SEND = f"""
 import json, sys, time
@@ -44,6 +43,15 @@ with LoadGenerator(sys.argv[1], Path(sys.argv[2]), allow_remote=True) as generat
         sample = generator.measure(Load(rate={RATE}, seconds=1, warmup_seconds=0))
         second = dict(began=began, ended=time.time(), answered=sample.answered, errors=sample.errors)
         print(json.dumps(second), flush=True)
+"""
+
+CLOSED = """
+import json, sys
+from pathlib import Path
+from raycls.benchmark.load import Load, LoadGenerator
+with LoadGenerator(sys.argv[1], Path(sys.argv[2]), allow_remote=True) as generator:
+    sample = generator.measure(Load(connections=int(sys.argv[3]), seconds=float(sys.argv[4]), warmup_seconds=2))
+    print(sample.model_dump_json())
 """
 
 Second = dict[str, Any]  # of load: began, ended (seconds since 1970), answered, errors by kind
@@ -64,12 +72,14 @@ class Cluster:
     def start_head(self) -> None:
         self._ray(self.head, "--head", f"--port={RAY_PORT}", "--num-cpus=0", env=self._with_redis())
 
-    def start_node(self, node: Host, cores: int = 2) -> None:
-        self._ray(node, f"--address={self.head.address}:{RAY_PORT}", f"--num-cpus={cores}")
+    def start_node(self, node: Host, *, core: int | None = None) -> None:
+        """Start Ray on a node, which has two cores; core: only this one of the machine's."""
+        words = [f"--address={self.head.address}:{RAY_PORT}", f"--num-cpus={2 if core is None else 1}"]
+        self._ray(node, *words, bound=[] if core is None else ["taskset", "-c", str(core)])
 
-    def _ray(self, host: Host, *words: str, env: Mapping[str, str] = {}) -> None:
+    def _ray(self, host: Host, *words: str, env: Mapping[str, str] = {}, bound: Sequence[str] = ()) -> None:
         ray = [str(BIN / "ray"), "start", "--disable-usage-stats", f"--node-ip-address={host.address}"]
-        host.run([*ray, *words], env=env)
+        host.run([*bound, *ray, *words], env=env)
 
     def _with_redis(self) -> dict[str, str]:
         return {
@@ -84,16 +94,48 @@ class Cluster:
             ["rm", "-f", "/tmp/ray/ray_current_cluster"]
         )  # by which Ray believes that it still runs
 
-    def serve(self, **autoscaling: int) -> None:
-        """Serve the champion as deploy/serve_config.yaml does, with other numbers of replicas, from each node."""
+    def serve(self, arguments: Mapping[str, Any] = {}, **autoscaling: int) -> None:
+        """Serve the champion as deploy/serve_config.yaml does, with other numbers of replicas, from each node.
+
+        arguments: more of them for the application. Nodes that have no replica answer nothing.
+        """
         document = yaml.safe_load((ROOT / "deploy" / "serve_config.yaml").read_text())
         document["applications"][0]["deployments"][0]["autoscaling_config"] |= autoscaling
         # A new version is slow while its machine starts other things: nobody but the benchmark shall take it back.
         document["applications"][1]["args"]["watch_s"] = 0
+        document["applications"][0]["args"] |= arguments
         path = self.head.folder / "serve_config.yaml"
         path.write_text(yaml.safe_dump(document))
         self.head.run([str(BIN / "serve"), "deploy", "--address", DASHBOARD, str(path)])
-        self.until(lambda: all(self.predict(node) == 200 for node in self.nodes), "each node answers")
+        few = autoscaling["min_replicas"] < len(self.nodes)
+        asked: Callable[[Iterable[bool]], bool] = any if few else all
+        self.until(lambda: asked(self.predict(node) == 200 for node in self.nodes), "the nodes answer")
+
+    def shutdown(self) -> None:
+        """End what is served."""
+        self.head.run([str(BIN / "serve"), "shutdown", "--address", DASHBOARD, "--yes"])
+
+    def ask(self, method: str, path: str, token: str, *more: str) -> Any:
+        """Return the JSON that the first node's server answers to a request. Raises BenchmarkError for an error."""
+        command = ["curl", "-s", "-m", "120", "-X", method, "-H", f"Authorization: Bearer {token}", *more]
+        answer = self.services.run([*command, f"http://{self.nodes[0].address}:8000{path}"]).stdout
+        try:
+            found = json.loads(answer)
+        except ValueError:
+            raise BenchmarkError(f"{method} {path}: {answer[:300]}") from None
+        if isinstance(found, dict) and found.get("type") == "about:blank":
+            raise BenchmarkError(f"{method} {path}: {answer[:300]}")
+        return found
+
+    def rate(self, to: Host, *, connections: int, seconds: int) -> float:
+        """Return the requests/s that a host's address answers to so many connections, of which none may fail."""
+        command = [sys.executable, "-c", CLOSED, f"http://{to.address}:8000/predict", str(self.pictures)]
+        env = {"RAYCLS_TOKEN": self.token, "RAYCLS_UNENCRYPTED": "1"}
+        done = self.services.run([*command, str(connections), str(seconds)], env=env, timeout=seconds + 60)
+        sample = json.loads(done.stdout.splitlines()[-1])
+        if sample["errors"]:
+            raise BenchmarkError(f"the measurement failed: {sample['errors']}")
+        return float(sample["requests_per_s"])
 
     def predict(self, host: Host) -> int:
         """Return the status of one prediction by way of a host's address; 0 where nothing answers."""
@@ -194,7 +236,7 @@ def cluster() -> Iterator[Cluster]:
         }
         for host in (services, head, *nodes):
             host.environment = common | {"RAYCLS_HOME": str(host.folder / "home")}
-        _start_services(found)
+        start_services(found.services)
         found.start_head()
         for node in nodes:
             found.start_node(node)
@@ -204,63 +246,3 @@ def cluster() -> Iterator[Cluster]:
                 lambda value, shade=shade: value // (shade + 1)
             ).save(found.pictures / "0" / f"{shade}.png")
         yield found
-
-
-def _start_services(found: Cluster) -> None:
-    host = found.services
-    host.folder.parent.chmod(0o711)  # PostgreSQL runs as another user
-    data = host.folder / "postgres"
-    data.mkdir()
-    programs = sorted(Path(POSTGRES).iterdir())[-1] / "bin"
-    subprocess.run(["chown", "postgres", str(data)], check=True)
-    as_postgres = ["setpriv", "--reuid", "postgres", "--clear-groups"]
-    host.run(
-        [*as_postgres, str(programs / "initdb"), "-D", str(data), "-U", "raycls", "-E", "UTF8", "-A", "trust"]
-    )
-    with (data / "pg_hba.conf").open("a") as file:
-        file.write("host all all all trust\n")  # only these hosts reach it
-    options = ["-c", "listen_addresses=*", "-c", f"unix_socket_directories={data}"]
-    host.start(
-        [*as_postgres, str(programs / "postgres"), "-D", str(data), *options], host.folder / "postgres.log"
-    )
-    ready = [str(programs / "pg_isready"), "-h", host.address, "-U", "raycls", "-d", "postgres"]
-    found.until(lambda: host.run(ready, check=False).returncode == 0, "PostgreSQL", 60)
-    for name in ("mlflow", "studies"):
-        host.run([str(programs / "createdb"), "-h", host.address, "-U", "raycls", name])
-    redis = [
-        "redis-server",
-        "--bind",
-        host.address,
-        "--port",
-        str(REDIS_PORT),
-        "--protected-mode",
-        "no",
-        "--save",
-        "",
-    ]
-    host.start(redis, host.folder / "redis.log")
-    host.start([str(BIN / "moto_server"), "-H", host.address, "-p", str(S3_PORT)], host.folder / "moto.log")
-    mlflow = [
-        str(BIN / "mlflow"),
-        "server",
-        "--host",
-        host.address,
-        "--port",
-        str(MLFLOW_PORT),
-        "--workers",
-        "1",
-    ]
-    mlflow += [
-        "--allowed-hosts",
-        f"{host.address}:{MLFLOW_PORT}",
-        "--artifacts-destination",
-        str(host.folder / "artifacts"),
-    ]
-    mlflow += ["--backend-store-uri", f"postgresql+psycopg://raycls@{host.address}/mlflow"]
-    host.start(mlflow, host.folder / "mlflow.log")
-    for url in (f"http://{host.address}:{S3_PORT}", f"http://{host.address}:{MLFLOW_PORT}/health"):
-        found.until(partial(_answers, host, url), url, 90)
-
-
-def _answers(host: Host, url: str) -> bool:
-    return host.run(["curl", "-sf", "-m", "2", "-o", "/dev/null", url], check=False).returncode == 0

@@ -70,6 +70,10 @@ def up(
         bool, typer.Option("--detach", help="return when the server is ready; stop it with `raycls down`")
     ] = False,
     model: ServedModel = None,
+    also: Annotated[
+        list[str] | None,
+        typer.Option(help="another model, at /models/NAME/predict, with the same settings; can be repeated"),
+    ] = None,
     host: Annotated[
         str | None,
         typer.Option(
@@ -101,11 +105,14 @@ def up(
     document = ServeConfiguration.read(config).pinned(
         model=model, host=host or None, port=port, replicas=replicas, names=tuple(allowed_host or ())
     )
+    for each in also or ():
+        document = document.with_model(each)
     served = up(document, detach=detach, guarded=not no_auth)
     if as_json:
         print_json(served.__dict__)
     else:
-        print(f"{served.model} at {served.url}/predict")
+        for reference, url in {served.model: served.url, **served.others}.items():
+            print(f"{reference} at {url}/predict")
         if document.has_console:
             print(f"web page {served.url}/console: sign in with the token in {served.admin_token}")
         print(

@@ -45,7 +45,7 @@ class DriftWatch:
     def __init__(self, images: int):
         self._images = images
         self._open: dict[str, _Open] = {}  # by version
-        self._last: dict[str, Any] | None = None
+        self._last: dict[str, Any] | None = None  # windows that ended last, by version
 
     async def run(self) -> None:
         """Run until cancelled."""
@@ -54,8 +54,8 @@ class DriftWatch:
     async def step(self, now: datetime) -> None:
         """Collect once, and examine the windows that are full. now: with a time zone."""
         if self._last is None and (kept := await asyncio.to_thread(drift_windows.windows)):
-            self._last = kept[0].as_json()
-        answers = await served.drift_sums(self._last)
+            self._last = {each.version: each.as_json() for each in reversed(kept)}
+        answers = await served.drift_sums(self._last or {})
         ended: list[DriftWindow] = []
         try:
             for answer in answers:
@@ -68,7 +68,7 @@ class DriftWatch:
                 self._open = {version: each for version, each in self._open.items() if version in served_now}
         finally:
             if ended:
-                self._last = ended[-1].as_json()
+                self._last = (self._last or {}) | {each.version: each.as_json() for each in ended}
                 await asyncio.to_thread(drift_windows.keep, ended)
 
     async def _add(self, answer: dict[str, Any], now: datetime, ended: list[DriftWindow]) -> None:

@@ -62,14 +62,14 @@ class ExperimentWatch:
             await _end(wanted, f"the challenger does not run: {message.strip().splitlines()[-1][:300]}")
         elif not status:
             try:
-                _, config = await served.champion()
+                _, config = await served.champion(_model(wanted))
             except ClusterError:
                 return  # the champion is starting
             await asyncio.to_thread(served.deploy_challenger, wanted, config)
 
     async def _collect(self, wanted: Experiment) -> None:
         try:
-            reference = await served.version()
+            reference = await served.version(_model(wanted))
         except ClusterError:
             return
         if reference != wanted.champion:
@@ -80,6 +80,10 @@ class ExperimentWatch:
         counts = await asyncio.to_thread(_keep, wanted, newest)
         if reason := trouble(counts):
             await _end(wanted, reason)
+
+
+def _model(wanted: Experiment) -> str:
+    return wanted.champion.partition("/")[0]
 
 
 def _keep(wanted: Experiment, newest: list[dict[str, Any]]) -> Counts:

@@ -59,7 +59,7 @@ async def show(request: Request) -> Response:
 
 async def start(request: Request) -> Response:
     wanted = await document_of(request, Start)
-    champion = await served.version()
+    champion = await served.version(wanted.challenger.partition("/")[0].partition("@")[0])
     started = await run_in_threadpool(
         experiment.start,
         wanted.challenger,

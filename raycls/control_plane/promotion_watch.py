@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from dataclasses import dataclass
 
 from raycls.control_plane import served
 from raycls.control_plane.loop import forever
@@ -33,12 +34,20 @@ WATCHED = ("promotion", "forced")
 logger = logging.getLogger("ray.serve")
 
 
+@dataclass
+class _Tries:
+    """When the next try to go back may be, by the monotonic clock, and the pause after it, seconds."""
+
+    not_before: float = 0.0
+    pause_s: float = FIRST_PAUSE_S
+
+
 class PromotionWatch:
     """The loop of one control plane. watch_s: how long a promotion is watched, seconds; 0: not at all."""
 
     def __init__(self, watch_s: float):
         self._watch_s = watch_s
-        self._pause_s, self._not_before = FIRST_PAUSE_S, 0.0  # of the next try to go back
+        self._tries: dict[str, _Tries] = {}  # by model
 
     async def run(self) -> None:
         """Run until cancelled; return at once where nothing is watched."""
@@ -47,19 +56,20 @@ class PromotionWatch:
 
     async def step(self) -> None:
         """Look once, and go back to the former champion where that is needed."""
-        found = await served.version_counts()
-        references = {reference for reference, _, _ in found}
-        if len(references) != 1:  # an update is under way
-            return
-        (reference,) = references
-        counts = {replica: ArmCounts.model_validate(each) for _, replica, each in found}
-        await asyncio.to_thread(self._look, reference, counts)
+        found: dict[str, dict[str, dict[str, ArmCounts]]] = {}  # by model, version and replica
+        for reference, replica, each in await served.version_counts():
+            versions = found.setdefault(reference.partition("/")[0], {})
+            versions.setdefault(reference, {})[replica] = ArmCounts.model_validate(each)
+        for versions in found.values():
+            if len(versions) == 1:  # else an update is under way
+                ((reference, counts),) = versions.items()
+                await asyncio.to_thread(self._look, reference, counts)
 
     def _look(self, reference: str, counts: dict[str, ArmCounts]) -> None:
         name = reference.partition("/")[0]
         former = promotion_watch.load(name)
         if former and former.current != reference:  # the pause was for another version
-            self._pause_s, self._not_before = FIRST_PAUSE_S, 0.0
+            self._tries.pop(name, None)
         watch = promotion_watch.seen(former, reference, counts, self._watch_s)
         if watch != former:
             WATCHES.save(promotion_watch.identifier(name), watch)
@@ -73,7 +83,8 @@ class PromotionWatch:
 
     def _go_back(self, watch: Watch, reason: str) -> None:
         """Roll back. Where that fails, a later look tries it again while the promotion is watched."""
-        if time.monotonic() < self._not_before:
+        tries = self._tries.setdefault(watch.model, _Tries())
+        if time.monotonic() < tries.not_before:
             return
         logger.warning(f"raycls goes back from {watch.current} to the former champion: {reason}")
         try:
@@ -83,11 +94,11 @@ class PromotionWatch:
             _end(watch)
         except RayclsError as error:
             logger.error(f"raycls could not go back from {watch.current} and tries it again: {error}")
-            self._not_before = time.monotonic() + self._pause_s
-            self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
+            tries.not_before = time.monotonic() + tries.pause_s
+            tries.pause_s = min(2 * tries.pause_s, LONGEST_PAUSE_S)
         else:  # Only now: a process that is killed before this point tries it again after its restart.
             _end(watch)
-            self._pause_s = FIRST_PAUSE_S
+            self._tries.pop(watch.model, None)
 
 
 def _end(watch: Watch) -> None:

@@ -31,10 +31,27 @@ CHALLENGER_CPUS = 0.25  # small, so that it fits beside an update of the champio
 
 
 async def broadcast(method: str, *arguments: Any) -> list[Any]:
-    """Return what the replicas of the champion answer. Those without an answer, or not in time, are left out."""
+    """Return what the replicas of all models answer. Those without an answer, or not in time, are left out."""
+    names = await asyncio.to_thread(applications)
+    answers = await asyncio.gather(*(_broadcast(name, method, *arguments) for name in names))
+    return [answer for part in answers for answer in part]
+
+
+def applications() -> list[str]:
+    """Return the names of the applications that answer predictions, that of the model at / first."""
+    try:
+        found = serve.status().applications
+    except (RayServeException, RayError):
+        return []
+    return sorted(
+        (name for name, each in found.items() if DEPLOYMENT in each.deployments), key=SERVING.__ne__
+    )
+
+
+async def _broadcast(application: str, method: str, *arguments: Any) -> list[Any]:
     try:
         # The first call asks Serve's controller and waits for it. The handle itself belongs to the event loop.
-        handle = await asyncio.to_thread(serve.get_deployment_handle, DEPLOYMENT, SERVING)
+        handle = await asyncio.to_thread(serve.get_deployment_handle, DEPLOYMENT, application)
         results = handle.broadcast(method, *arguments).results
         received = await asyncio.to_thread(results, timeout_s=ANSWER_S, return_exceptions=True)
     except (
@@ -47,16 +64,23 @@ async def broadcast(method: str, *arguments: Any) -> list[Any]:
     return [result for result in received if result is not None and not isinstance(result, BaseException)]
 
 
-async def champion() -> tuple[str, ServingConfig]:
-    """Return the served version, NAME/VERSION, and its settings. Raises ClusterError where no replica answers."""
-    for found in await broadcast("served"):
-        return found
+async def champion(model: str = "") -> tuple[str, ServingConfig]:
+    """Return the model's served version, NAME/VERSION, and its settings; without a name, those of the model at /.
+
+    Raises ClusterError where no replica answers, or none has the model.
+    """
+    found = await broadcast("served")
+    for reference, config in found:
+        if model in ("", reference.partition("/")[0]):
+            return reference, config
+    if found:
+        raise ClusterError(f"{model} is not served: {', '.join(sorted({each for each, _ in found}))} is")
     raise ClusterError("no replica answers: `raycls doctor` says why")
 
 
-async def version() -> str:
-    """Return the version that is served, NAME/VERSION. Raises ClusterError where no replica answers."""
-    return (await champion())[0]
+async def version(model: str = "") -> str:
+    """Return the version that is served, NAME/VERSION; without a name, of the model at /. Raises ClusterError."""
+    return (await champion(model))[0]
 
 
 async def dataset() -> str:
@@ -85,12 +109,12 @@ async def version_counts() -> list[tuple[str, str, dict[str, Any]]]:
 
 
 async def traffic() -> list[dict[str, Any]]:
-    """Return of each replica its id, the requests that it holds, and its counts since it started."""
-    return await broadcast("traffic")
+    """Return of each replica of the model at / its id, the requests that it holds, and its counts since it started."""
+    return await _broadcast(SERVING, "traffic")
 
 
-async def drift_sums(found: dict[str, Any] | None) -> list[dict[str, Any]]:
-    """Return version and sums from each replica that watches drift. found: the last window, for their /metrics."""
+async def drift_sums(found: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return version and sums from each replica that watches drift. found: the last windows, for their /metrics."""
     return await broadcast("drift_sums", found)
 
 
@@ -109,9 +133,10 @@ def _message(application: ApplicationStatusOverview) -> str:
     return said[-1] if said else application.message
 
 
-def replicas() -> int:
-    """Return how many replicas of the champion run."""
-    deployments = serve.status().applications[SERVING].deployments
+def _replicas(model: str) -> int:
+    """Return how many replicas of the model's champion run: of its own application, or of the one at /."""
+    found = serve.status().applications
+    deployments = found.get(f"{SERVING}-{model}", found[SERVING]).deployments
     return max(
         1, sum(count for state, count in deployments[DEPLOYMENT].replica_states.items() if state == "RUNNING")
     )
@@ -121,7 +146,7 @@ def deploy_challenger(experiment: Experiment, config: ServingConfig) -> None:
     """Begin to start the challenger's replicas, as many as the champion has. Raises UnknownModelError."""
     challenger = registry.resolve(experiment.challenger)
     options = {
-        "num_replicas": replicas(),
+        "num_replicas": _replicas(challenger.name),
         "max_ongoing_requests": 64,
         "ray_actor_options": {"num_cpus": CHALLENGER_CPUS},
         "max_constructor_retry_count": 1,  # one that does not load ends the experiment at once

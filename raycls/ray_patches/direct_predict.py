@@ -40,7 +40,10 @@ PATCH = Patch(
         "ray/serve/_private/tracing_utils.py::is_tracing_enabled": "c9ea8309e8daa312",
     },
 )
-PATH, INFER = "/predict", "/v2/models/"  # INFER: where a path of the Open Inference Protocol begins
+ENDS = (
+    "/predict",
+    "/infer",
+)  # of the paths that take images, with /models/NAME or /v2/models/NAME before them
 REQUEST_ID = b"x-request-id"
 
 
@@ -66,7 +69,7 @@ class DirectPredict:
         self._metadata = RequestMetadata(
             request_id="",
             internal_request_id="",
-            route="/",
+            route=self._replica._route_prefix or "/",
             app_name=self._replica._deployment_id.app_name,
             is_direct_ingress=True,
             _http_method="POST",
@@ -101,9 +104,9 @@ class DirectPredict:
         return (
             self._open
             and scope["type"] == "http"
-            and (scope["path"] == PATH or scope["path"].startswith(INFER))
+            and scope["path"].endswith(ENDS)
             and scope["method"] == "POST"
-            and self._replica._route_prefix == "/"
+            and self._replica._route_prefix == self._metadata.route
             and not self._is_full()
             and not self._is_logged(logging.INFO)
         )

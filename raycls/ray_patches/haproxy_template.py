@@ -12,7 +12,8 @@ r"""What HAProxy does that Ray has no setting for: routes of the control plane, 
         option forwardfor                                                # ours: replicas log who asked
         http-request set-header x-request-id %[uuid] unless …            # ours: every request has an id
         http-request del-header upgrade                                  # ours: replicas know no WebSocket
-        http-request set-path /control%[path] if { path,field(2,/) -m str uploads … }       # ours
+        http-request set-path /models/%[path,field(4,/)]%[path] if { path_beg /v2/models/ }  # ours
+        http-request set-path /control%[path] if … -m str uploads … } !{ path -m reg … }    # ours
     backend http-raycls
         option http-buffer-request                                       # ours
     backend http-raycls-control                                          # and http-raycls-console
@@ -20,8 +21,10 @@ r"""What HAProxy does that Ray has no setting for: routes of the control plane, 
         timeout server 600s
 
 Ray routes by the prefix of a path, so that the application of the control plane must have one: /control. Its routes
-have names without it, like /uploads. Ray also has one rule for all applications of how often a request is repeated and
-how long an answer may take. A prediction may be repeated and takes milliseconds. An upload may not, and takes minutes.
+have names without it, like /uploads. Of several models, each but one has the prefix /models/NAME. Other routes of the
+control plane begin so too, and paths of the Open Inference Protocol begin otherwise.
+Ray also has one rule for all applications of how often a request is repeated and how long an answer may take. A
+prediction may be repeated and takes milliseconds. An upload may not, and takes minutes.
 HAProxy repeats a request only if all of it was there when the first byte went to a replica. Most clients send head and
 body in two pieces, so HAProxy is told to wait for the body, up to the size of its buffer.
 The patch changes the template from which Ray writes HAProxy's configuration, in the process that does it. Settings for
@@ -68,6 +71,8 @@ ROUTES = (
     "datasets",
     "whoami",
 )
+# Below /models/NAME, what the model itself answers.
+OF_MODEL = "(versions/[^/]+/)?(predict|livez|readyz|health|metrics|openapi[.]json|v2(/.*)?)"
 ANSWER_S = 600  # an upload is checked before it is answered
 # For a request's headers and, of a prediction, as much of its body as fits into a buffer; and between two requests.
 REQUEST_S, IDLE_S = 20, 60
@@ -95,7 +100,9 @@ def edited(template: str) -> str:
         "    http-request del-header upgrade\n"
     )
     to_control = (
-        f"    http-request set-path {PREFIX}%[path] if {{ path,field(2,/) -m str {' '.join(ROUTES)} }}\n"
+        "    http-request set-path /models/%[path,field(4,/)]%[path] if { path_beg /v2/models/ }\n"
+        f"    http-request set-path {PREFIX}%[path] if {{ path,field(2,/) -m str {' '.join(ROUTES)} }} "
+        f"!{{ path -m reg ^/models/[^/]+/{OF_MODEL}$ }}\n"
     )
     of_backend = (
         f"{{%- if backend.app_name in ('{APPLICATION}', '{CONSOLE}') %}}\n"

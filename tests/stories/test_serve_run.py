@@ -21,6 +21,7 @@ from PIL import Image
 from raycls import registry, tracking
 from raycls.cluster.environment import free_port
 from raycls.data.versions import open_dataset
+from raycls.registry.versions import aliases_of_all
 from raycls.serving.auth import digest
 from raycls.training.trainer import TrainingResult
 
@@ -97,7 +98,7 @@ def test_no_champion_is_one_clear_line_and_503_and_the_first_one_is_served(
     home = tmp_path / "home"
     shutil.copytree(digits_home, home, ignore=shutil.ignore_patterns("cluster*", "*.lock"))
     monkeypatch.setenv("RAYCLS_HOME", str(home))
-    for name, versions in registry.aliases_of_all().items():  # other stories leave champions too
+    for name, versions in aliases_of_all().items():  # other stories leave champions too
         for _ in [number for number, aliases in versions.items() if registry.CHAMPION in aliases]:
             tracking.client().delete_registered_model_alias(name, registry.CHAMPION)
     with _serve_run(tmp_path, home) as (process, url, said):

@@ -3,6 +3,7 @@
     document = ServeConfiguration.read(Path("serve_config.yaml")).pinned(model="cifar10/3", replicas=2)
     document.url, document.replicas, document.settings.max_batch_size
     document.arguments["engine"] = "torch"
+    document = document.with_model("pets").of("raycls-pets").pinned(replicas=1)     # a second model, at /models/pets
     requests.put(address, json=document.content)
 
 Knows Serve's schema and when a token is needed; nothing of clusters.
@@ -11,6 +12,7 @@ Knows Serve's schema and when a token is needed; nothing of clusters.
 from __future__ import annotations
 
 import copy
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -31,27 +33,34 @@ IMPORT_PATH, DEPLOYMENT = "raycls.serving.app:build", "Classifier"
 CHALLENGERS = "raycls-challenger-"  # with an experiment's id, the name of its challenger's application
 CONTROL_PATH = "raycls.control_plane.app:build"  # the import path of the application that manages a server
 CONSOLE_PATH = "raycls.console.app:build"  # and of its web page
+MODELS = "/models"  # the models beside the one at / are below it, each by its name
+_IN_A_PATH = re.compile("[A-Za-z0-9._~-]+")  # RFC 3986, 2.3
+# One server asks for one authentication: that of the model at /.
+SHARED = ("allowed_hosts", "token_sha256", "no_auth")
 
 
 class ServeConfiguration:
     """`content` is what Serve takes: https://docs.ray.io/en/latest/serve/production-guide/config.html.
 
-    `application`, `arguments` and `deployment` are parts of the content: a change of them changes it. Every method
-    returns a copy.
+    Of several models, this is the configuration of one: the one at /, and with `of` another one. `application`,
+    `arguments` and `deployment` are its parts of the content: a change of them changes it. Every method returns a copy.
     """
 
-    def __init__(self, content: dict[str, Any]):
-        """Raises ConfigError for content of another schema."""
+    def __init__(self, content: dict[str, Any], name: str | None = None):
+        """Name: of the application. None: the one whose route is /. Raises ConfigError for another schema."""
         try:
             self.content = content
-            (self.application,) = [a for a in content["applications"] if a["import_path"] == IMPORT_PATH]
+            self._models = [a for a in content["applications"] if a["import_path"] == IMPORT_PATH]
+            (self._first,) = [a for a in self._models if _route(a) == "/"]
+            (self.application,) = [a for a in self._models if _name(a) == name] if name else [self._first]
             (self.deployment,) = [d for d in self.application["deployments"] if d["name"] == DEPLOYMENT]
         except (TypeError, KeyError, ValueError):
             raise ConfigError(
-                f"no application is {IMPORT_PATH} with a deployment called {DEPLOYMENT}"
+                f"no application is {IMPORT_PATH} with the route_prefix / and a deployment called {DEPLOYMENT}"
             ) from None
-        self.arguments: dict[str, Any] = self.application.get("args") or {}
-        self.application["args"] = self.arguments
+        for each in self._models:
+            each["args"] = each.get("args") or {}
+        self.arguments: dict[str, Any] = self.application["args"]
         self._options = content["http_options"] = content.get("http_options") or {}
         for key, default in (("host", LOOPBACK), ("port", 8000)):  # Serve's default host is everywhere
             if self._options.get(key) is None:
@@ -59,11 +68,16 @@ class ServeConfiguration:
         self._follow()
 
     def _follow(self) -> None:
-        """Let the other applications be reached by the same names."""
-        names = {name: self.arguments[name] for name in ("allowed_hosts",) if name in self.arguments}
+        """Let the other applications be reached by the same names, and the other models by the same clients."""
+        shared = {name: self._first["args"][name] for name in SHARED if name in self._first["args"]}
+        names = {name: value for name, value in shared.items() if name == "allowed_hosts"}
         for application in self.content["applications"]:
             if application.get("import_path") in (CONTROL_PATH, CONSOLE_PATH):
                 application["args"] = names | (application.get("args") or {})
+        for application in self._models:
+            own = {name: value for name, value in application["args"].items() if name not in SHARED}
+            application["args"].clear()
+            application["args"].update(own | shared)
 
     @classmethod
     def read(cls, path: Path) -> ServeConfiguration:
@@ -76,14 +90,59 @@ class ServeConfiguration:
             path = OWN
         try:
             document = cls(yaml.safe_load(path.read_text()))
+            # With YAML's aliases, two applications may be the same object in part.
+            document.content["applications"] = list(map(copy.deepcopy, document.content["applications"]))
+            document = cls(document.content)
+            document._check_routes()
         except FileNotFoundError:
             raise ConfigError(f"there is no file {path}: --config takes the path of one") from None
         except yaml.YAMLError as error:
             raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
         except ConfigError as error:
             raise ConfigError(f"{path}: {error}") from None
-        validated(ServingConfig, document.arguments)
+        for each in document.models:
+            validated(ServingConfig, each.arguments)
         return document
+
+    def _check_routes(self) -> None:
+        for each in self.models[1:]:
+            name = (each.model or "NAME").partition("@")[0].partition("/")[0]
+            if each.model is None or each.route != f"{MODELS}/{name}" or not _IN_A_PATH.fullmatch(name):
+                raise ConfigError(
+                    f"the application {each.name} is not at /, so it needs model: NAME in its args, and route_prefix: "
+                    f"{MODELS}/{name}, where NAME has only letters, digits, '.', '_', '-' and '~'"
+                )
+
+    @property
+    def models(self) -> list[ServeConfiguration]:
+        """The configuration of each model, the one at / first. They are parts of this content, and no copies."""
+        names = [_name(self._first), *(_name(each) for each in self._models if each is not self._first)]
+        return [ServeConfiguration(self.content, name) for name in names]
+
+    def of(self, name: str) -> ServeConfiguration:
+        """Return a copy that is the configuration of the application of this name. Raises ConfigError."""
+        return ServeConfiguration(copy.deepcopy(self.content), name)
+
+    def with_model(self, model: str) -> ServeConfiguration:
+        """Return a copy that serves one more model, below MODELS, with the settings of the one at /.
+
+        model: NAME, NAME@ALIAS or NAME/VERSION. Raises UsageError where its name is served there already.
+        """
+        name = model.partition("@")[0].partition("/")[0]
+        if not _IN_A_PATH.fullmatch(name):
+            raise UsageError(
+                f"{name!r} cannot be part of a path: only letters, digits, '.', '_', '-' and '~' can"
+            )
+        other = self.pinned()
+        if any(each.route == f"{MODELS}/{name}" for each in other.models):
+            raise UsageError(f"{name} is served at {MODELS}/{name} already: name it once")
+        another = copy.deepcopy(other._first)
+        another["args"].pop("version", None)
+        another["args"]["model"] = model
+        other.content["applications"].append(
+            another | {"name": f"raycls-{name}", "route_prefix": f"{MODELS}/{name}"}
+        )
+        return ServeConfiguration(other.content, self.name)
 
     def pinned(
         self,
@@ -101,7 +160,7 @@ class ServeConfiguration:
 
         With a ModelVersion as model, Serve asks the registry nothing.
         """
-        other = ServeConfiguration(copy.deepcopy(self.content))
+        other = self.of(self.name)
         other._options |= {key: value for key, value in (("host", host), ("port", port)) if value is not None}
         if model is not None:
             other.arguments.pop("version", None)
@@ -135,29 +194,38 @@ class ServeConfiguration:
             )
         other = self.pinned()
         if own:
-            other.arguments["token_sha256"] = auth.digest(own)
+            other._first["args"]["token_sha256"] = auth.digest(own)
+        other._follow()
         return other
 
     def in_place_of(self, former: ServeConfiguration) -> ServeConfiguration:
         """Return a copy with the former's host, port and authentication."""
         other = self.pinned(host=former.host, port=former.port)
+        arguments = other._first["args"]
         for name in ("token_sha256", "no_auth"):
-            other.arguments.pop(name, None)
+            arguments.pop(name, None)
             if name in former.arguments:
-                other.arguments[name] = former.arguments[name]
+                arguments[name] = former.arguments[name]
+        other._follow()
         return other
 
     def open_to_all(self) -> ServeConfiguration:
         """Return a copy that asks nobody for a token."""
         other = self.pinned()
-        other.arguments.pop("token_sha256", None)
-        other.arguments["no_auth"] = True
+        other._first["args"].pop("token_sha256", None)
+        other._first["args"]["no_auth"] = True
+        other._follow()
         return other
 
     @property
     def name(self) -> str:
         """The name of the application."""
-        return self.application.get("name", "default")
+        return _name(self.application)
+
+    @property
+    def route(self) -> str:
+        """What the paths of its requests begin with."""
+        return _route(self.application)
 
     @property
     def model(self) -> str | None:
@@ -189,7 +257,7 @@ class ServeConfiguration:
     @property
     def url(self) -> str:
         """The address at which this machine reaches the application."""
-        return url_here(self.host, self.port)
+        return url_here(self.host, self.port) + self.route.rstrip("/")
 
     @property
     def has_console(self) -> bool:
@@ -204,3 +272,13 @@ class ServeConfiguration:
     def is_exposed(self) -> bool:
         """Whether other machines reach /predict without a token, and nobody said that they may."""
         return auth.needed(self.host) and not self.asks_for_token and not self.arguments.get("no_auth")
+
+
+def _name(application: dict[str, Any]) -> str:
+    name: str = application.get("name", "default")
+    return name
+
+
+def _route(application: dict[str, Any]) -> str:
+    route: str = application.get("route_prefix", "/")
+    return route

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import signal
 import time
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import requests
 
@@ -33,7 +34,8 @@ HAPROXY = "haproxy"  # the name of its processes
 class Served:
     """The addresses of what `up` started: HTTP, Ray for drivers, Ray's dashboard; and the model that it serves.
 
-    admin_token: the file with the token for what changes the server.
+    others: NAME/VERSION of each other model, and its URL. admin_token: the file with the token for what changes the
+    server.
     """
 
     url: str
@@ -41,6 +43,7 @@ class Served:
     dashboard: str
     model: str
     admin_token: str
+    others: dict[str, str] = field(default_factory=dict)
 
 
 def up(
@@ -61,19 +64,22 @@ def up(
             f"port {document.port} is in use by another program: choose one with --port, or stop it"
         )
     document = document.guarded() if guarded else document.open_to_all()
-    version = registry.resolve(document.model)
+    versions = _wanted(document)
     admin_token = tokens.ensure_admin()
     started = cluster.start(num_cpus=num_cpus)
     try:
-        url = _deploy(_own(), document, version)
+        url = _deploy(_own(), document, versions)
         served = Served(
             url=url,
             address=started.address,
             dashboard=started.dashboard,
-            model=version.reference,
+            model=versions[document.name].reference,
+            others={versions[each.name].reference: each.url for each in document.models[1:]},
             admin_token=str(admin_token),
         )
         progress.say(f"serving {served.model} at {served.url}; Ray's dashboard: {served.dashboard}")
+        for reference, address in served.others.items():
+            progress.say(f"serving {reference} at {address}")
         progress.say(f"admin token: {admin_token}")
         if not detach:
             progress.say("press Ctrl-C to stop")
@@ -131,7 +137,12 @@ def deploy(document: ServeConfiguration) -> str:
     serve = _own()
     former = serve.served()
     document = document.in_place_of(former) if former else document.guarded()
-    return _deploy(serve, document, registry.resolve(document.model))
+    return _deploy(serve, document, _wanted(document))
+
+
+def _wanted(document: ServeConfiguration) -> dict[str, registry.ModelVersion]:
+    """Return the version that each application shall serve. Raises UnknownModelError."""
+    return {each.name: registry.resolve(each.model) for each in document.models}
 
 
 def _own() -> Serve:
@@ -141,22 +152,31 @@ def _own() -> Serve:
     return serve
 
 
-def update(serve: Serve, version: registry.ModelVersion) -> None:
-    """Serve the version in place of the present one, and return when it answers. All other settings stay.
+def update(serve: Serve, versions: Mapping[str, registry.ModelVersion]) -> None:
+    """Serve other versions in place of the present ones, and return when they answer. All other settings stay.
 
-    Raises ClusterError with Serve's reason.
+    versions: by the name of the application. Raises ClusterError with Serve's reason.
     """
     document = serve.served()
     if document is None:
         raise ClusterError("the cluster serves nothing: `raycls up` does")
-    _deploy(serve, document, version)
+    _deploy(serve, document, versions)
 
 
-def _deploy(serve: Serve, document: ServeConfiguration, version: registry.ModelVersion) -> str:
-    document = document.pinned(model=version)
+def _deploy(serve: Serve, document: ServeConfiguration, versions: Mapping[str, registry.ModelVersion]) -> str:
+    for name, version in versions.items():
+        document = document.of(name).pinned(model=version)
+    waiting = [each for each in document.models if each.name in versions]
+    serve.put(document.content)
+    for each in waiting:
+        _wait_for(serve, each, versions[each.name])
+    return document.models[0].url
+
+
+def _wait_for(serve: Serve, document: ServeConfiguration, version: registry.ModelVersion) -> None:
+    """Return when the application answers with the version. Raises ClusterError."""
     deadline = time.monotonic() + DEPLOY_TIMEOUT_S
     with progress.bar(f"deploying {version.reference}", total=document.replicas) as bar:
-        serve.put(document.content)
         while True:
             state = serve.details()["applications"].get(document.name, {})
             status, details = state.get("status"), state.get("deployments", {}).get(DEPLOYMENT, {})
@@ -167,7 +187,7 @@ def _deploy(serve: Serve, document: ServeConfiguration, version: registry.ModelV
             runs = status == "RUNNING" and len(replicas) >= document.replicas
             # From another machine, only Serve's word is known.
             if runs and (not serve.here or _answers(document.url, version)):
-                return document.url
+                return
             if time.monotonic() > deadline:
                 detail = reason(state.get("message", "") or details.get("message", "")) or status
                 raise ClusterError(

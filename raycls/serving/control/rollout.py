@@ -8,7 +8,7 @@ raycls/registry/gate.py decides about a promotion. Both are recorded in the hist
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from raycls import home, progress, registry
@@ -92,20 +92,21 @@ def _served(version: ModelVersion, address: str | None) -> Iterator[None]:
     """
     serve = serve_rest.find(address)
     document = serve.served() if serve else None
-    former = _model_of(serve, document, address) if serve and document else ""
-    fits = document is not None and former.partition("/")[0] in ("", version.name)
-    if address and not fits:
-        raise ClusterError(
-            f"the cluster at {address} serves {former or 'nothing'}, and no version of {version.name}"
-        )
-    if serve is None or document is None or not fits:
+    former: dict[str, str] = {}  # what each application serves
+    if serve and document:
+        former = {each.name: _model_of(serve, each, address) for each in document.models}
+    fitting = [name for name, model in former.items() if model.partition("/")[0] in ("", version.name)]
+    if address and not fitting:
+        serves = ", ".join(former.values()) or "nothing"
+        raise ClusterError(f"the cluster at {address} serves {serves}, and no version of {version.name}")
+    if serve is None or document is None or not fitting:
         yield
         return
     try:
-        deploy.update(serve, version)
+        deploy.update(serve, dict.fromkeys(fitting, version))
         yield
     except BaseException as error:  # also Ctrl-C: the served version and the champion stay the same
-        again = _serve_again(serve, document, former)
+        again = _serve_again(serve, document, {name: former[name] for name in fitting})
         if isinstance(error, RayclsError):
             raise RefusedError(f"{version.reference} was not taken up, and {again}: {error}") from error
         progress.say(again)
@@ -126,12 +127,15 @@ def _model_of(serve: serve_rest.Serve, document: ServeConfiguration, address: st
         return ""
 
 
-def _serve_again(serve: serve_rest.Serve, document: ServeConfiguration, reference: str) -> str:
+def _serve_again(serve: serve_rest.Serve, document: ServeConfiguration, former: Mapping[str, str]) -> str:
+    """Serve what was served before, and say so. former: NAME/VERSION by application, empty text for no model."""
+    references = {name: reference for name, reference in former.items() if reference}
+    said = ", ".join(dict.fromkeys(references.values()))
     try:
-        if not reference:
+        if not references:
             serve.put(document.content)
             return "no model is served, as before"
-        deploy.update(serve, registry.resolve(reference))
+        deploy.update(serve, {name: registry.resolve(reference) for name, reference in references.items()})
     except RayclsError as error:
-        return f"{reference or 'what was there'} cannot be served again either ({error})"
-    return f"{reference} is served as before"
+        return f"{said or 'what was there'} cannot be served again either ({error})"
+    return f"{said} is served as before"

@@ -1,5 +1,7 @@
 """The routes of one replica: POST /predict, GET /livez, /readyz, /health, /metrics and /openapi.json, and /v2.
 
+All of them also below /models/NAME and /models/NAME/versions/VERSION, with the name and version of the replica's model.
+
     serve run serve_config.yaml          # raycls/serving/app.py binds the classifier to a model version
 
 raycls/serving/README.md follows one image from the socket to its answer. A replica serves one model version for as long
@@ -28,7 +30,7 @@ from raycls.errors import ImageError
 from raycls.ray_patches.haproxy_template import PREFIX, ROUTES
 from raycls.serving.access import Access
 from raycls.serving.prediction_id import HEADER, Signer
-from raycls.serving.replica import open_inference, openapi
+from raycls.serving.replica import model_path, open_inference, openapi
 from raycls.serving.replica.access_log import access_line
 from raycls.serving.replica.all_metrics import of_all_replicas
 from raycls.serving.replica.answer import (
@@ -55,9 +57,8 @@ OPEN_ROUTES = ("/livez", "/readyz", "/health", "/openapi.json")
 CLIENT_LEFT = 499  # nginx's status for a request whose client has left
 # Bodies that may be arriving at one replica. Beside max_pending, they stay below Serve's max_ongoing_requests.
 INCOMING_BODIES = 256
-INCOMING_LARGEST = (
-    32  # of the largest size: what all of them may take together, and all that wait for their turn
-)
+# What all of them may take together, and all that wait for their turn: so many of the largest.
+INCOMING_LARGEST = 32
 PREDICTED = "raycls.predicted"  # in the scope of a request whose latency is a prediction's
 # From the last byte of a request to its answer: HAProxy gives up a second later (raycls/cluster/environment.py).
 ANSWER_S = 7.0
@@ -87,9 +88,9 @@ class Held:
 
 @serve.deployment
 class Classifier(Managed):
-    """The routes. `takes_requests` lets raycls/ray_patches/direct_predict.py call an instance with a Request."""
+    """The routes."""
 
-    takes_requests = True
+    takes_requests = True  # raycls/ray_patches/direct_predict.py may call an instance with a Request
 
     def __init__(self, config: ServingConfig, version: registry.ModelVersion, host: str | None):
         """Host: the address that the server listens on; None: it is not known."""
@@ -119,8 +120,7 @@ class Classifier(Managed):
             "engine": self.inference.predictor.engine,
             "device": self.inference.device,
         }
-        # A task that nobody holds may be collected.
-        self._following = asyncio.create_task(follower.follow(self.take_up))
+        self._following = asyncio.create_task(follower.follow(self.take_up))  # held: else it may be collected
 
     async def __call__(self, request: Request) -> Response:
         started = time.perf_counter()
@@ -132,7 +132,7 @@ class Classifier(Managed):
             self.metrics.request(CLIENT_LEFT)
             raise
         except HTTPProblem as problem:
-            is_open = open_inference.is_path(request.scope["path"])
+            is_open = f"{open_inference.BEGINNING}/" in request.scope["path"]
             response = problem.response(request.headers, said_as="error" if is_open else "detail")
         except ClientGone:
             response = Response(status_code=CLIENT_LEFT)
@@ -150,6 +150,9 @@ class Classifier(Managed):
         path = request.scope["path"]  # `request.url` would parse the path again
         headers = headers_of(request)
         self.access.check_host(headers)
+        if path.startswith(model_path.BELOW):
+            model, number, path = model_path.place_of(path)
+            model_path.check(request.scope, model, number, self.version)
         if path == "/predict":
             if request.method != "POST":
                 raise HTTPProblem(405, "/predict takes POST", {"Allow": "POST"})
@@ -165,7 +168,7 @@ class Classifier(Managed):
             return Response(status_code=307, headers={"Location": PREFIX + path})
         if path not in OPEN_ROUTES and path != "/metrics":
             raise HTTPProblem(
-                404, f"there is no {path[:80]}: /openapi.json lists the routes, and /console is the page"
+                404, f"there is no {path[:80]}: /openapi.json lists the routes, /console is the page"
             )
         if request.method not in ("GET", "HEAD"):
             raise HTTPProblem(405, f"{path} takes GET", {"Allow": "GET, HEAD"})
@@ -206,10 +209,7 @@ class Classifier(Managed):
     async def _open_inference(self, request: Request, headers: Mapping[str, str], path: str) -> Response:
         place, model = open_inference.place_of(path), self.version
         open_inference.check_method(place, request.method)
-        if place.model not in ("", model.name) or place.version not in ("", model.version):
-            raise HTTPProblem(
-                404, f"the server has {model.name}, version {model.version}, and no other model"
-            )
+        model_path.check(request.scope, place.model, place.version, model)
         if place.what != "infer":
             classes = len(self.inference.predictor.card.classes)
             return json_response(open_inference.told(place, model.name, model.version, classes))
@@ -247,7 +247,7 @@ class Classifier(Managed):
             # In a thread: an image header can be made so that it takes long to read.
             await asyncio.to_thread(check_pixels, images, self.config.max_pixels)
         still_wanted = connected(request)
-        if self.live is None or to_explain:
+        if self.live is None or to_explain or model_path.ONE_VERSION in request.scope:
             outcomes: Sequence[Prediction | ImageError] = await self.inference.run(images, still_wanted)
             version = self.version.version
         else:

@@ -82,12 +82,12 @@ class Managed:
         ]
         return counts
 
-    async def drift_sums(self, found: dict[str, Any] | None) -> dict[str, Any] | None:
+    async def drift_sums(self, found: dict[str, Any]) -> dict[str, Any] | None:
         """Return the version and what it saw since the last call, or None without drift, for the control plane.
 
-        found: the last window that was examined.
+        found: by version, the window that was examined last.
         """
         if self.inference.drift is None:
             return None
-        own = found if found and found["version"] == self.version.reference else None
-        return {"version": self.version.reference, "chunks": self.inference.drift.exchange(own)}
+        reference = self.version.reference
+        return {"version": reference, "chunks": self.inference.drift.exchange(found.get(reference))}

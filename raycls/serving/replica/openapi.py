@@ -17,6 +17,9 @@ from raycls.serving.settings import ServingConfig
 
 _BINARY = {"type": "string", "format": "binary"}
 _BASE64 = {"type": "string", "contentEncoding": "base64"}
+DESCRIPTION = (
+    "An image classifier. All paths are also there below /models/NAME and /models/NAME/versions/VERSION."
+)
 _PROBLEMS = {
     400: "the request or an image in it is damaged",
     401: "the server's token is missing",
@@ -41,7 +44,7 @@ def document(classes: Sequence[str], config: ServingConfig) -> dict[str, Any]:
     guarded: dict[str, Any] = {"security": [{"token": []}]} if scheme else {}
     return {
         "openapi": "3.1.0",
-        "info": {"title": "raycls", "description": "An image classifier.", "version": "1"},
+        "info": {"title": "raycls", "description": DESCRIPTION, "version": "1"},
         "externalDocs": {"url": f"{PREFIX}/openapi.json", "description": "the routes that manage the server"},
         "paths": {
             "/predict": {"post": _predict(config) | guarded},

@@ -26,7 +26,7 @@ class Replicas:
     def __init__(self) -> None:
         self.reference: Reference = make(*batch(1000, 0))
         self.answers: list[dict[str, Any]] = []
-        self.told: list[dict[str, Any] | None] = []
+        self.told: list[dict[str, Any]] = []
 
     def saw(self, count: int, seed: int, *, version: str = "pets/6", dark: bool = False) -> None:
         window = Window(self.reference)
@@ -34,7 +34,7 @@ class Replicas:
         window.update(probabilities, embeddings, images // 4 if dark else images, sizes)
         self.answers.append({"version": version, "chunks": [window.take().as_json()]})
 
-    async def drift_sums(self, found: dict[str, Any] | None) -> list[dict[str, Any]]:
+    async def drift_sums(self, found: dict[str, Any]) -> list[dict[str, Any]]:
         self.told.append(found)
         answers, self.answers = self.answers, []
         return answers
@@ -70,8 +70,8 @@ def test_two_replicas_fill_one_window_and_dark_pictures_alarm(replicas: Replicas
     assert former == ordinary
     assert {"brightness", "contrast", "sharpness"} <= set(changed.alarms)
     _turn(watch)
-    assert [told and told["images"] for told in replicas.told] == [None, None, 500, 500]
-    assert replicas.told[-1] == changed.as_json()
+    assert [each["images"] for told in replicas.told for each in told.values()] == [500, 500]
+    assert replicas.told[-1] == {"pets/6": changed.as_json()}
 
 
 def test_a_window_gets_no_more_images_than_it_may(replicas: Replicas) -> None:
@@ -114,7 +114,7 @@ def test_another_control_plane_tells_replicas_the_last_window(replicas: Replicas
     _turn(DriftWatch(200))
     _turn(DriftWatch(200))
     (window,) = drift_windows.windows()
-    assert replicas.told == [None, window.as_json()]
+    assert replicas.told == [{}, {"pets/6": window.as_json()}]
 
 
 def test_a_version_without_a_reference_has_no_windows(

@@ -90,13 +90,17 @@ class RequestIds:
         await self._app(scope, receive, send)
 
 
-def sent(replica: Replica, *, path: str = "/predict", method: str = "POST") -> list[Message]:
+def sent(
+    replica: Replica, *, path: str = "/predict", method: str = "POST", moved_to: str | None = None
+) -> list[Message]:
     answered: list[Message] = []
 
     async def send(message: Message) -> None:
         answered.append(message)
 
     way = DirectPredict(RequestIds(replica.its_own))
+    if moved_to:
+        replica._route_prefix = moved_to
     headers = [(b"x-request-id", b"a"), (b"host", b"x")]
     scope = {"type": "http", "path": path, "method": method, "headers": headers, "query_string": b""}
     asyncio.run(way(scope, None, send))  # type: ignore[arg-type]
@@ -109,6 +113,22 @@ def test_a_prediction_is_answered_and_counted() -> None:
     assert replica.told == ["ongoing", "200", "done"]
     assert body["body"] == b"short"
     assert start["headers"].count((b"x-request-id", b"a")) == 1
+
+
+@pytest.mark.parametrize(
+    "path", ["/models/pets/predict", "/models/pets/versions/3/predict", "/models/pets/v2/models/pets/infer"]
+)
+def test_each_of_several_models_has_the_direct_way(path: str) -> None:
+    replica = Replica()
+    replica._route_prefix = "/models/pets"
+    sent(replica, path=path)
+    assert replica.told == ["ongoing", "200", "done"]
+
+
+def test_after_a_change_of_the_prefix_requests_go_rays_way() -> None:
+    replica = Replica()
+    assert sent(replica, moved_to="/other") == []
+    assert replica.told == ["Ray's way"]
 
 
 def test_what_predictions_take_is_told_to_ray_where_they_go_its_way() -> None:
@@ -130,7 +150,7 @@ def test_all_else_goes_rays_way(path: str, method: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "case", ["another deployment", "full", "own thread", "time limit", "prefix", "log of each", "traces"]
+    "case", ["another deployment", "full", "own thread", "time limit", "log of each", "traces"]
 )
 def test_what_ray_has_to_do_itself_goes_its_way(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     replica = Replica()
@@ -143,8 +163,6 @@ def test_what_ray_has_to_do_itself_goes_its_way(case: str, monkeypatch: pytest.M
             replica._user_callable_wrapper._run_user_code_in_separate_thread = True
         case "time limit":
             replica._http_options.request_timeout_s = 5
-        case "prefix":
-            replica._route_prefix = "/other"
         case "log of each":
             logging.getLogger("ray.serve").setLevel(logging.INFO)
         case "traces":

@@ -7,9 +7,10 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 from ray.serve.schema import ServeDeploySchema
 
-from raycls.errors import ConfigError
+from raycls.errors import ConfigError, UsageError
 from raycls.registry.model_version import ModelVersion
 from raycls.serving.control.configuration import IMPORT_PATH, ServeConfiguration
 from raycls.serving.settings import ServingConfig
@@ -98,6 +99,52 @@ def test_an_update_keeps_host_port_and_token() -> None:
     assert updated.arguments["token_sha256"] == "0" * 64
     assert (document.port, document.asks_for_token) == (8000, False)
     assert not former.in_place_of(document).asks_for_token
+
+
+def test_a_second_model_has_a_route_and_the_first_ones_settings_and_token() -> None:
+    first = ServeConfiguration.read(CONFIG).pinned(model=VERSION)
+    first.arguments |= {"token_sha256": "0" * 64, "allowed_hosts": ["a.example"]}
+    document = first.with_model("pets-2.1@champion")
+    ServeDeploySchema.model_validate(document.content)
+    assert (document.name, document.model) == ("raycls", "digits/3")
+    _, other = document.models
+    assert (other.name, other.route, other.model) == (
+        "raycls-pets-2.1",
+        "/models/pets-2.1",
+        "pets-2.1@champion",
+    )
+    assert other.url == "http://127.0.0.1:8000/models/pets-2.1"
+    assert other.settings.version is None
+    assert (other.asks_for_token, other.arguments["allowed_hosts"]) == (True, ["a.example"])
+    pinned = document.of(other.name).pinned(model="pets-2.1/4", replicas=3)
+    assert [(each.model, each.replicas) for each in pinned.models] == [("digits/3", 1), ("pets-2.1/4", 3)]
+    for opened in (document.open_to_all(), pinned.open_to_all()):
+        assert [each.arguments.get("no_auth") for each in opened.models] == [True, True]
+        assert not any(each.asks_for_token for each in opened.models)
+    former = ServeConfiguration.read(CONFIG)
+    assert not any(each.asks_for_token for each in document.in_place_of(former).models)
+    with pytest.raises(UsageError, match="already"):
+        document.with_model("pets-2.1/9")
+    with pytest.raises(UsageError, match="part of a path"):
+        document.with_model("my pets")
+
+
+def test_a_file_with_two_models(tmp_path: Path) -> None:
+    content = yaml.safe_load(CONFIG.read_text())
+    first = content["applications"][0]
+    second = first | {"name": "raycls-pets", "route_prefix": "/models/pets", "args": {"model": "pets"}}
+    content["applications"].insert(0, second)
+    file = tmp_path / "serve.yaml"
+    file.write_text(yaml.safe_dump(content))  # with an alias, as both have the same deployments
+    assert "*id" in file.read_text()
+    read = ServeConfiguration.read(file)
+    assert [each.route for each in read.models] == ["/", "/models/pets"]
+    assert [each.replicas for each in read.pinned(replicas=2).models] == [2, 1]
+    for route, args in (("/pets", {"model": "pets"}), ("/models/pets", {})):
+        second |= {"route_prefix": route, "args": args}
+        file.write_text(yaml.safe_dump(content))
+        with pytest.raises(ConfigError, match="route_prefix: /models/"):
+            ServeConfiguration.read(file)
 
 
 @pytest.mark.parametrize("options", [None, {}, {"host": None, "port": None}])
