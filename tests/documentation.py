@@ -19,6 +19,7 @@ ORDER = (
     "retraining",
     "console",
     "operations",
+    "runbook",
     "cluster",
 )
 PAGES = [page for name in ORDER if (page := DOCS / f"{name}.md").exists()]

@@ -67,7 +67,7 @@ def test_the_dashboards_ask_for_what_is_counted() -> None:
 
 
 def test_the_handbook_has_a_row_for_each_alert() -> None:
-    handbook = (ROOT / "docs" / "operations.md").read_text()
+    handbook = (ROOT / "docs" / "runbook.md").read_text()
     told = set(re.findall(r"^\| `(Raycls\w+)` \|", handbook, re.MULTILINE))
     assert told == {rule["alert"] for rule in _rules()}
 
