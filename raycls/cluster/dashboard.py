@@ -1,4 +1,4 @@
-"""The address of the dashboard of the cluster that this process is part of.
+"""The cluster that this process is part of: the address of its dashboard, and whether it serves.
 
 own_dashboard()          # "http://10.0.0.4:8265", None outside of a cluster
 """
@@ -32,3 +32,19 @@ def own_dashboard() -> str | None:
         return None
     local_http.exempt(address)
     return address
+
+
+def serves_here() -> bool:
+    """Return whether Ray Serve runs applications in the cluster that this process is part of."""
+    if "ray" not in sys.modules:
+        return False
+    import ray
+    from ray import serve
+    from ray.serve.exceptions import RayServeException
+
+    if not ray.is_initialized() or lifecycle.PRIVATE.is_set():
+        return False
+    try:
+        return bool(serve.status().applications)
+    except (RayServeException, ray.exceptions.RayError):
+        return False

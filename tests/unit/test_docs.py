@@ -110,6 +110,9 @@ def test_a_page_is_short_and_its_first_section_is_a_task(page: Path) -> None:
     text = page.read_text()
     assert len(text.splitlines()) <= MAX_LINES
     assert text.startswith("# ")
-    if page.name not in ("architecture.md", "runbook.md"):  # one shows the parts, one is for when nothing runs
+    if page.name not in (
+        "architecture.md",
+        "runbook.md",
+    ):  # one shows the parts, one is for when nothing runs
         first = text.split("\n## ")[1]
         assert "```bash\n" in first

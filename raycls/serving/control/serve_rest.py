@@ -116,7 +116,8 @@ def find(address: str | None = None) -> Serve | None:
     """Return Serve of the cluster whose dashboard has this address.
 
     None: of `raycls up` on this machine, else of the cluster that this process is part of, else None. Raises UsageError
-    where Ray's token would travel unencrypted to the address.
+    where Ray's token would travel unencrypted to the address, and ClusterError where that cluster serves and its
+    dashboard does not answer.
     """
     if address:
         auth.check_way("Ray's token", address)
@@ -124,6 +125,11 @@ def find(address: str | None = None) -> Serve | None:
     if found := own_serve():
         return found
     dashboard = cluster.own_dashboard()
+    if dashboard is None and cluster.serves_here():
+        raise ClusterError(
+            "Ray's dashboard does not answer this process, so that what is served cannot change: run this on Ray's "
+            "head, or set RAY_API_SERVER_ADDRESS"
+        )
     return Serve(dashboard) if dashboard else None
 
 
