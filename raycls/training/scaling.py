@@ -13,6 +13,7 @@ from raycls.errors import UsageError
 
 # The smallest number of images of a batch for each worker, if --workers is not given.
 IMAGES_PER_WORKER = {"CPU": 250, "GPU": 32}
+FIT_S = 2  # in which Ray finds room for the workers, where there is any
 RELEASE_S = 5  # how long to wait until the processes of a study that has just ended release their CPUs
 
 
@@ -48,10 +49,21 @@ def scaling_of(workers: int | None, batch_size: int, use_gpu: bool | None = None
         )
     count = workers or max(1, min(cpus, batch_size // IMAGES_PER_WORKER["CPU"]))
     each = max(1, cpus // count)
-    nodes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
-    while each > 1 and sum(cores // each for cores in nodes) < count:
-        each -= 1  # all cores of a worker must be on one node
+    if sum(node["Alive"] for node in ray.nodes()) > 1:
+        while each > 1 and not _fit(count, each):
+            each -= 1
     return {"num_workers": count, "resources_per_worker": {"CPU": each}}
+
+
+def _fit(workers: int, cpus: int) -> bool:
+    """Return whether the nodes have so many free CPUs for each worker: all CPUs of a worker must be on one node."""
+    from ray.util import placement_group, remove_placement_group
+
+    group = placement_group([{"CPU": cpus}] * workers)
+    try:
+        return bool(group.wait(timeout_seconds=FIT_S))
+    finally:
+        remove_placement_group(group)
 
 
 def _on_gpus(workers: int) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import pytest
 import ray
 
 from raycls.errors import UsageError
+from raycls.training import scaling
 from raycls.training.scaling import scaling_of
 
 Has = Callable[..., None]
@@ -52,3 +53,18 @@ def test_cpus_in_place_of_too_few_gpus_are_said(has: Has, capsys: pytest.Capture
     has(CPU=4, GPU=1)
     assert scaling_of(2, 1000) == {"num_workers": 2, "resources_per_worker": {"CPU": 2}}
     assert "training on CPUs: --workers 2 is more than the 1 GPUs that are free" in capsys.readouterr().err
+
+
+def test_on_several_nodes_workers_get_what_is_free_on_one(has: Has, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two nodes of two cores with a replica of half a core each: a worker of two cores would wait for ever."""
+    has(CPU=3)
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True}, {"Alive": True}, {"Alive": False}])
+    tried = []
+
+    def fit(workers: int, cpus: int) -> bool:
+        tried.append((workers, cpus))
+        return cpus == 1
+
+    monkeypatch.setattr(scaling, "_fit", fit)
+    assert scaling_of(1, 1000) == {"num_workers": 1, "resources_per_worker": {"CPU": 1}}
+    assert tried == [(1, 3), (1, 2)]
