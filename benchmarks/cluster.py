@@ -17,6 +17,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,8 @@ def drain(found: Cluster) -> Row:
         ]
         command += ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "maintenance"]
         found.head.run(command)
-        found.until(lambda: not found.replicas().get(node.address), "the node's replicas have moved", 90)
+        left = partial(found.replicas, also_ending=True)
+        found.until(lambda: node.address not in left(), "the node's replicas have moved", 90)
         node.kill()
 
     row = disturbed(found, "a node drained, then ended", "0", act)

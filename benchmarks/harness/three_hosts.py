@@ -154,8 +154,11 @@ class Cluster:
     def pictures(self) -> Path:
         return self.services.folder / "pictures"
 
-    def replicas(self) -> dict[str, int]:
-        """Return how many replicas run on each node, by its address, as Serve says."""
+    def replicas(self, *, also_ending: bool = False) -> dict[str, int]:
+        """Return how many replicas run on each node, by its address, as Serve says.
+
+        also_ending: with those that take no more requests and answer the last ones.
+        """
         command = [
             "curl",
             "-s",
@@ -170,7 +173,9 @@ class Cluster:
             replicas = found["deployments"]["Classifier"]["replicas"]
         except (ValueError, KeyError):  # it is being changed
             return {}
-        return dict(Counter(each["node_ip"] for each in replicas if each["state"] == "RUNNING"))
+        return dict(
+            Counter(each["node_ip"] for each in replicas if also_ending or each["state"] == "RUNNING")
+        )
 
     def node_id(self, node: Host) -> str:
         """Return Ray's name of a node."""
