@@ -23,6 +23,7 @@ from raycls.errors import DataError
 if TYPE_CHECKING:
     from pyarrow.fs import FileInfo, FileSystem
 
+READS = 5  # of a file that changes while it is read
 ASIDE = ".tmp"  # ends the name of a file that is being written
 WHOLE_AT_ONCE = ("s3", "gcs", "abfs")  # file systems where a file appears when its last byte is there
 
@@ -179,8 +180,13 @@ class Bucket:
             file.write(data)
 
     def get(self, path: str) -> bytes:
-        with self._filesystem.open_input_stream(f"{self._root}/{path}") as file:
-            return file.read()
+        """Return a file. pyarrow asks for as many bytes as it had: one that has grown meanwhile would lack its end."""
+        for _ in range(READS):
+            with self._filesystem.open_input_stream(f"{self._root}/{path}") as file:
+                data: bytes = file.read()
+            if self._info(path).size == len(data):
+                return data
+        raise OSError(f"{path} changes faster than it can be read")
 
     def exists(self, path: str) -> bool:
         return self._info(path).is_file

@@ -162,3 +162,24 @@ def test_what_writes_first_makes_the_bucket_where_it_may(bucket: str) -> None:
     forbidden = place_at(f"s3://test:test@another/store?{bucket.replace('allow_bucket_creation=true&', '')}")
     with pytest.raises(OSError, match="allow_bucket_creation"):
         forbidden.put("serving/state.json", b"{}")
+
+
+def test_a_file_that_is_replaced_while_it_is_read_is_whole(bucket: str) -> None:
+    """Half of a record was read where it grew between two requests of pyarrow's."""
+    place = place_at(f"s3://test:test@busy/store?{bucket}")
+    contents = [bytes([48 + number]) * (10 + 3000 * number) for number in range(10)]
+    place.put("record.json", contents[0])
+    ended = threading.Event()
+
+    def replace() -> None:
+        for number in range(300):
+            place.put("record.json", contents[number % len(contents)])
+        ended.set()
+
+    writer = threading.Thread(target=replace)
+    writer.start()
+    try:
+        while not ended.is_set():
+            assert place.get("record.json") in contents
+    finally:
+        writer.join()
