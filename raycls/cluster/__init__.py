@@ -5,7 +5,7 @@ from raycls import cluster
 running = cluster.start()
 """
 
-from raycls.cluster.dashboard import own_dashboard, serves_here
+from raycls.cluster.dashboard import is_private, own_dashboard, serves_here
 from raycls.cluster.lifecycle import Cluster, connect, start, status, stop
 
-__all__ = ["Cluster", "connect", "own_dashboard", "serves_here", "start", "status", "stop"]
+__all__ = ["Cluster", "connect", "is_private", "own_dashboard", "serves_here", "start", "status", "stop"]

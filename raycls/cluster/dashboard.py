@@ -13,6 +13,11 @@ from raycls import local_http
 from raycls.cluster import lifecycle
 
 
+def is_private() -> bool:
+    """Return whether this process's Ray is its own and ends with it, so that no other node can be part of it."""
+    return lifecycle.PRIVATE.is_set()
+
+
 def own_dashboard() -> str | None:
     """Return the address; None for a process that is not connected to Ray, or whose Ray is its own and ends with it.
 
@@ -24,7 +29,7 @@ def own_dashboard() -> str | None:
     import ray
     from ray.job_submission import JobSubmissionClient
 
-    if not ray.is_initialized() or lifecycle.PRIVATE.is_set():
+    if not ray.is_initialized() or is_private():
         return None
     try:
         address: str = JobSubmissionClient(ray.get_runtime_context().gcs_address).get_address()
@@ -42,7 +47,7 @@ def serves_here() -> bool:
     from ray import serve
     from ray.serve.exceptions import RayServeException
 
-    if not ray.is_initialized() or lifecycle.PRIVATE.is_set():
+    if not ray.is_initialized() or is_private():
         return False
     try:
         return bool(serve.status().applications)

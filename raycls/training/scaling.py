@@ -8,7 +8,9 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from raycls import progress
+from raycls import home, progress
+from raycls.data import sharing
+from raycls.data.packed import PackedDataset
 from raycls.errors import UsageError
 
 # The smallest number of images of a batch for each worker, if --workers is not given.
@@ -53,6 +55,22 @@ def scaling_of(workers: int | None, batch_size: int, use_gpu: bool | None = None
         while each > 1 and not _fit(count, each):
             each -= 1
     return {"num_workers": count, "resources_per_worker": {"CPU": each}}
+
+
+def on_one_node(scaling: dict[str, Any]) -> bool:
+    """Return whether the workers of this ScalingConfig run on one node: there is no other, and none will be brought."""
+    import ray
+
+    total = ray.cluster_resources()
+    wanted = {"GPU": 1.0} if scaling.get("use_gpu") else scaling.get("resources_per_worker", {})
+    enough = all(total.get(kind, 0) >= each * scaling["num_workers"] for kind, each in wanted.items())
+    return enough and sum(node["Alive"] for node in ray.nodes()) == 1
+
+
+def share_with_nodes(dataset: PackedDataset) -> None:
+    """Push the dataset to the storage path, if there is one, for nodes that lack it. Raises as `sharing.push`."""
+    if home.shared_storage():
+        sharing.push(dataset)
 
 
 def _fit(workers: int, cpus: int) -> bool:

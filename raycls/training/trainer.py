@@ -40,7 +40,7 @@ from raycls.training.evaluation import Evaluation, confusion_png, evaluate
 from raycls.training.events import EpochListener, EpochLogger, listening
 from raycls.training.failures import check_unchanged, final_errors, first_cause, with_way_out
 from raycls.training.sampling import images_in_use
-from raycls.training.scaling import scaling_of
+from raycls.training.scaling import on_one_node, scaling_of, share_with_nodes
 from raycls.training.worker import work
 
 # How often dead workers are started again. If they die each time, a person must look at the machine.
@@ -236,7 +236,6 @@ def run_workers(
     curves: receives the metrics of each epoch. name: see `make_trainer`. Raises the RayclsError that stopped the job.
     Raises KeyboardInterrupt after Ctrl-C has stopped the workers.
     """
-    import ray
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 
     from raycls.ray_patches.train_processes import make_trainer
@@ -248,7 +247,9 @@ def run_workers(
         "former": store.last(),
         "init": registry.resolve(spec.init) if spec.init else None,
     }
-    attempt, on_one_node = store.next_attempt(), len(ray.nodes()) == 1
+    attempt, here = store.next_attempt(), on_one_node(scaling)
+    if not here:
+        share_with_nodes(dataset)
     run_config = RunConfig(
         name=attempt,
         storage_path=store.root,
@@ -269,8 +270,8 @@ def run_workers(
             train_loop_config={**task, "channel": channel},
             scaling_config=ScalingConfig(**scaling),
             run_config=run_config,
-            on_one_node=on_one_node,
-            torch_config=None if on_one_node else on_several_nodes(),
+            on_one_node=here,
+            torch_config=None if here else on_several_nodes(),
             poll_s=0.25 if images_in_use(spec.config, dataset) < SHORT_EPOCH else 2.0,
             name=name,
         )

@@ -32,6 +32,7 @@ from raycls.tracking import resumable
 from raycls.training import trainer
 from raycls.training.checkpoints import CheckpointStore
 from raycls.training.evaluation import evaluate
+from raycls.training.scaling import share_with_nodes
 from raycls.training.trainer import TrainingResult
 from raycls.tuning.lineage import LR_FACTOR
 from raycls.tuning.pareto import choose, pareto_front
@@ -143,6 +144,8 @@ def _search(spec: StudySpec, name: str, run: tracking.Run) -> Study:
 
     dataset = spec.open_dataset()
     cluster.connect()
+    if not cluster.is_private():  # nodes may join while it runs
+        share_with_nodes(dataset)
     store = CheckpointStore(spec.storage, study_directory(name))
     store.prepare()
     progress.say(f"study {name}; to continue it after an interruption: {spec.resume_command(name)}")

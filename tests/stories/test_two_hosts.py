@@ -112,8 +112,9 @@ def _serve(cluster: Cluster) -> None:
     for seed in range(8):
         (cluster.pictures / "0" / f"{seed}.png").write_bytes(encoded(seed))
     cluster.raycls("data", "prepare", "digits")
-    cluster.raycls("data", "push", "digits")
-    cluster.raycls("train", "digits", "--preset", "smoke", "--workers", "2")  # one on each host
+    cluster.raycls(
+        "train", "digits", "--preset", "smoke", "--workers", "2"
+    )  # one on each host, which gets the data
     cluster.raycls("promote", "digits", "1")
     cluster.token = cluster.raycls("tokens", "add", "camera", "--role", "predict").split()[-1]
     cluster.head.run([str(BIN / "serve"), "deploy", "--address", DASHBOARD, str(CONFIG)])

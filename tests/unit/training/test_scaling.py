@@ -9,7 +9,7 @@ import ray
 
 from raycls.errors import UsageError
 from raycls.training import scaling
-from raycls.training.scaling import scaling_of
+from raycls.training.scaling import on_one_node, scaling_of
 
 Has = Callable[..., None]
 
@@ -68,3 +68,15 @@ def test_on_several_nodes_workers_get_what_is_free_on_one(has: Has, monkeypatch:
     monkeypatch.setattr(scaling, "_fit", fit)
     assert scaling_of(1, 1000) == {"num_workers": 1, "resources_per_worker": {"CPU": 1}}
     assert tried == [(1, 3), (1, 2)]
+
+
+def test_other_nodes_matter_where_they_are_there_or_will_be(
+    has: Has, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two = {"num_workers": 2, "resources_per_worker": {"CPU": 1}}
+    has(CPU=2)
+    assert on_one_node(two)
+    assert not on_one_node(two | {"num_workers": 3})  # an autoscaler brings the rest
+    assert not on_one_node({"num_workers": 1, "use_gpu": True})
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True}, {"Alive": True}])
+    assert not on_one_node(two)
