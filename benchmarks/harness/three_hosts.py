@@ -103,7 +103,7 @@ class Cluster:
         document["applications"][0]["deployments"][0]["autoscaling_config"] |= autoscaling
         # A new version is slow while its machine starts other things: nobody but the benchmark shall take it back.
         document["applications"][1]["args"]["watch_s"] = 0
-        document["applications"][0]["args"] |= arguments
+        document["applications"][0]["args"] |= {"model": "digits", **arguments}
         path = self.head.folder / "serve_config.yaml"
         path.write_text(yaml.safe_dump(document))
         self.head.run([str(BIN / "serve"), "deploy", "--address", DASHBOARD, str(path)])
