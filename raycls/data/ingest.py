@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from raycls import progress
+from raycls import machine, progress
 from raycls.data.decode import decode_with_facts
 from raycls.data.files import shown
 from raycls.data.listing import Listing, Where
@@ -55,8 +55,12 @@ def decode_all(listing: Listing, parts: Parts, resize: Resize) -> None:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    node = ray.get_runtime_context().get_node_id()
+    here: dict[str, Any] = {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False)}
     limit = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
+    if is_local(wheres[0]) and not _cpus(node):  # a head on which nobody else shall work
+        here["num_cpus"] = 0
+        limit = machine.cores()
     task = ray.remote(decode_batch)
     pending: list[Any] = []
     unreadable = 0
@@ -83,7 +87,7 @@ def decode_all(listing: Listing, parts: Parts, resize: Resize) -> None:
     with progress.bar(f"decoding {len(wheres):,} images", len(wheres)) as bar:
         try:
             for batch in _batches(wheres):
-                options: dict[str, Any] = {"scheduling_strategy": here} if is_local(batch[0]) else {}
+                options = here if is_local(batch[0]) else {}
                 streaming = task.options(num_returns="streaming", **options)
                 pending.append(streaming.remote(batch, parts.size, resize))
                 while len(pending) >= limit:
@@ -96,6 +100,14 @@ def decode_all(listing: Listing, parts: Parts, resize: Resize) -> None:
             ) from error
         finally:
             parts.flush()
+
+
+def _cpus(node: str) -> float:
+    """Return how many CPUs Ray has for tasks on a node."""
+    import ray
+
+    (found,) = [each["Resources"] for each in ray.nodes() if each["NodeID"] == node]
+    return float(found.get("CPU", 0))
 
 
 def decode_here(listing: Listing, parts: Parts, resize: Resize) -> None:

@@ -19,6 +19,7 @@ from ray.autoscaler._private import fake_multi_node
 from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
 
 from raycls.cluster.environment import ensure_token, environment
+from tests.predict import encoded
 
 pytestmark = [
     pytest.mark.skipif(bool(hosts.missing()), reason=hosts.missing()),
@@ -127,3 +128,18 @@ def _gone(head: Host) -> None:
     while _python(head, GPUS)[0][0]:
         assert time.monotonic() < deadline, "the GPU nodes do not go"
         time.sleep(1)
+
+
+def test_a_head_without_cpus_decodes_its_own_files() -> None:
+    """The usual head of a cluster takes no work, and no other node has the files that are on it."""
+    ensure_token()
+    with hosts.hosts(1) as (host,):
+        home = {"RAYCLS_HOME": str(host.folder / "home"), "RAY_ADDRESS": "127.0.0.1:6379"}
+        host.environment = environment() | home
+        for number in range(300):
+            folder = host.folder / "photos" / "ab"[number % 2]
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"{number}.png").write_bytes(encoded(number))
+        host.run([str(BIN / "ray"), "start", "--head", "--num-cpus=0"], timeout=180)
+        host.run([str(BIN / "raycls"), "data", "prepare", str(host.folder / "photos")], timeout=180)
+        assert "photos@1" in host.run([str(BIN / "raycls"), "data", "list"]).stdout
