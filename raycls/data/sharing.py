@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from raycls import home, progress
 from raycls.data import packed
-from raycls.data.files import shown
+from raycls.data.files import copy_files, shown
 from raycls.data.layout import location, versions_of
 from raycls.data.packed import INFO, DatasetInfo, PackedDataset
 from raycls.data.writer import reserved, write_version
@@ -34,8 +34,6 @@ def push(dataset: PackedDataset) -> str:
     Raises UsageError if RAYCLS_STORAGE is not set or has other data under the same reference, and DataError if the
     files cannot be written.
     """
-    from pyarrow.fs import copy_files
-
     storage = home.shared_storage()
     if not storage:
         raise UsageError(
@@ -58,9 +56,9 @@ def push(dataset: PackedDataset) -> str:
                 for entry in sorted(dataset.path.iterdir()):
                     if entry.is_dir() and entry.name in info.counts:
                         filesystem.create_dir(f"{there}/{entry.name}")
-                        copy_files(str(entry), f"{there}/{entry.name}", destination_filesystem=filesystem)
+                        copy_files(str(entry), f"{there}/{entry.name}", to=filesystem)
                     elif entry.name in (packed.ROWS, packed.LEFT_OUT):
-                        copy_files(str(entry), f"{there}/{entry.name}", destination_filesystem=filesystem)
+                        copy_files(str(entry), f"{there}/{entry.name}", to=filesystem)
             with filesystem.open_output_stream(f"{there}/{INFO}") as file:
                 file.write(info.model_dump_json(indent=2).encode())
     except OSError as error:
@@ -97,8 +95,6 @@ def pull(name: str, version: int | None = None) -> bool:
 
     Raises DataError if the storage path cannot be read, or if the copied files differ from the pushed ones.
     """
-    from pyarrow.fs import copy_files
-
     from raycls.data.forget import without_forgotten  # which imports this module
 
     storage = home.shared_storage()
@@ -125,7 +121,7 @@ def pull(name: str, version: int | None = None) -> bool:
                         write_version(name, info.version) as writer,
                         progress.bar(f"pulling {info.reference} from {shown(storage)}"),
                     ):
-                        copy_files(f"{root}/{name}/{version}", str(writer.path), source_filesystem=filesystem)
+                        copy_files(f"{root}/{name}/{version}", str(writer.path), of=filesystem)
                         try:
                             PackedDataset(writer.path, info).verify()
                         except DataError as error:

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from raycls import metrics
-from raycls.data.files import shown
+from raycls.data.files import copy_files, shown
 from raycls.errors import StorageError, TrainingError
 from raycls.models import checkpoint
 from raycls.training import seal
@@ -70,13 +70,13 @@ def epoch_directory(epoch: int) -> str:
 @contextmanager
 def local(filesystem: FileSystem, path: str) -> Iterator[Path]:
     """Yield the directory itself if the filesystem is local, else a temporary copy."""
-    from pyarrow.fs import LocalFileSystem, copy_files
+    from pyarrow.fs import LocalFileSystem
 
     if isinstance(filesystem, LocalFileSystem):
         yield Path(path)
         return
     with tempfile.TemporaryDirectory() as folder:
-        copy_files(path, folder, source_filesystem=filesystem)
+        copy_files(path, folder, of=filesystem)
         yield Path(folder)
 
 
@@ -140,15 +140,13 @@ class CheckpointStore:
 
         For training without Ray Train, which writes the checkpoints of its workers itself. Raises StorageError.
         """
-        from pyarrow.fs import copy_files
-
         former = self._paths()
         path = f"{self.path}/attempt-1/{epoch_directory(epoch)}"
         with saving(self.filesystem, path):
             with tempfile.TemporaryDirectory() as folder:
                 save(Path(folder))
                 self.filesystem.create_dir(path, recursive=True)
-                copy_files(folder, path, destination_filesystem=self.filesystem)
+                copy_files(folder, path, to=self.filesystem)
             for old in former:
                 if old != path:
                     self.filesystem.delete_dir(old)

@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path, PurePosixPath
 
 from raycls import home
-from raycls.data.files import shown
+from raycls.data.files import copy_files, shown
 from raycls.errors import SourceError
 
 SHARED = "storage:"
@@ -29,7 +29,7 @@ def shared(path: str) -> str:
     storage = home.shared_storage()
     if not storage:
         return path
-    from pyarrow.fs import FileSystem, FileType, copy_files
+    from pyarrow.fs import FileSystem, FileType
 
     digest = _digest(Path(path))
     place = f"{FOLDER}/{digest}/{Path(path).name}"
@@ -39,7 +39,7 @@ def shared(path: str) -> str:
         found = filesystem.get_file_info(target)
         if found.type == FileType.NotFound or found.size != Path(path).stat().st_size:
             filesystem.create_dir(str(PurePosixPath(target).parent), recursive=True)
-            copy_files(path, target, destination_filesystem=filesystem)
+            copy_files(path, target, to=filesystem)
     except (OSError, ValueError) as error:
         raise SourceError(f"cannot copy {path} to {shown(storage)}: {shown(str(error))}") from None
     return f"{SHARED}{place}"
@@ -52,7 +52,7 @@ def on_this_node(source: str) -> str:
     """
     if not source.startswith(SHARED):
         return source
-    from pyarrow.fs import FileSystem, copy_files
+    from pyarrow.fs import FileSystem
 
     place = PurePosixPath(source.removeprefix(SHARED))
     here = home.home() / "cache" / place
@@ -66,7 +66,7 @@ def on_this_node(source: str) -> str:
     os.close(handle)
     try:
         filesystem, root = FileSystem.from_uri(storage)
-        copy_files(f"{root.rstrip('/')}/{place}", copy, source_filesystem=filesystem)
+        copy_files(f"{root.rstrip('/')}/{place}", copy, of=filesystem)
         if _digest(Path(copy)) != place.parts[1]:
             raise SourceError(f"{place} on {shown(storage)} is damaged: delete it there, and begin again")
         Path(copy).replace(here)
