@@ -19,7 +19,7 @@ from raycls.errors import BenchmarkError
 # The names that Ray gives its processes. The ingress is every process between the socket and the replicas.
 REPLICA = "ray::ServeReplica:"
 # Replicas in Serve's words, which answer no prediction.
-BESIDE = ("ray::ServeReplica:raycls-control:", "ray::ServeReplica:raycls-console:")
+BESIDE = "ray::ServeReplica:raycls-"
 CONTROLLER = "ray::ServeController"
 INGRESS = ("haproxy", "ray::ProxyActor", "ray::HAProxyManager")
 
@@ -45,9 +45,9 @@ class Meter:
 
 
 def replicas(head: int | None = None) -> list[Process]:
-    """Return this machine's replica processes: those of the cluster with this head process, or of every cluster.
+    """Return the replica processes of the model at /: of the cluster with this head process, or of every cluster.
 
-    Serve calls the processes of the control plane and of the console replicas too.
+    Serve calls the processes of the control plane, of the console and of other models replicas too.
     """
     return [process for process in _called((REPLICA,), head) if not _name(process).startswith(BESIDE)]
 

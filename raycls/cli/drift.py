@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -27,8 +27,10 @@ def drift(
         print_json(windows)
     elif not windows:
         print("no images were examined yet: that takes `drift_images` of them, or an hour with at least 100")
-    else:
-        last = windows[0]
+    newest: dict[str, dict[str, Any]] = {}
+    for window in () if as_json else windows:
+        newest.setdefault(window["version"].partition("/")[0], window)
+    for last in newest.values():
         print(f"{last['version']}: {last['images']:,} images from {last['began']} to {last['ended']}")
         rows = [
             (

@@ -111,7 +111,7 @@ def up(
     if as_json:
         print_json(served.__dict__)
     else:
-        for reference, url in {served.model: served.url, **served.others}.items():
+        for url, reference in {served.url: served.model, **served.others}.items():
             print(f"{reference} at {url}/predict")
         if document.has_console:
             print(f"web page {served.url}/console: sign in with the token in {served.admin_token}")

@@ -48,7 +48,7 @@ async def show(request: Request) -> Response:
         running=running,
         ended=[each for each in experiments if each["state"] != "running"][:5],
         others=others,
-        window=windows[0] if windows else None,
+        window=next((each for each in windows if each["version"].startswith(f"{model['name']}/")), None),
     )
 
 

@@ -22,7 +22,7 @@ from raycls.drift.examine import LEAST_IMAGES, examine
 from raycls.drift.reference import Reference
 from raycls.drift.window import WindowSums
 from raycls.lifecycle import drift_windows
-from raycls.lifecycle.drift_windows import DriftWindow
+from raycls.lifecycle.drift_windows import DriftWindow, model_of
 
 PERIOD_S = 5.0
 LONGEST = timedelta(hours=1)
@@ -64,8 +64,13 @@ class DriftWatch:
                 if now - window.began >= LONGEST and window.sums.images >= LEAST_IMAGES:
                     ended += await self._ended(version, now)
             if answers:  # a version that is served no more leaves its window unfinished
-                served_now = {answer["version"] for answer in answers}
-                self._open = {version: each for version, each in self._open.items() if version in served_now}
+                versions = {answer["version"] for answer in answers}
+                models = {model_of(version) for version in versions}  # another model's replicas may be silent
+                self._open = {
+                    version: window
+                    for version, window in self._open.items()
+                    if version in versions or model_of(version) not in models
+                }
         finally:
             if ended:
                 self._last = (self._last or {}) | {each.version: each.as_json() for each in ended}

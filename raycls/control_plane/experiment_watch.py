@@ -63,13 +63,20 @@ class ExperimentWatch:
         elif not status:
             try:
                 _, config = await served.champion(_model(wanted))
+            except served.NotServedError as error:
+                await _end(wanted, str(error))
+                return
             except ClusterError:
                 return  # the champion is starting
-            await asyncio.to_thread(served.deploy_challenger, wanted, config)
+            count = await served.replicas(_model(wanted))
+            await asyncio.to_thread(served.deploy_challenger, wanted, config, count)
 
     async def _collect(self, wanted: Experiment) -> None:
         try:
             reference = await served.version(_model(wanted))
+        except served.NotServedError as error:
+            await _end(wanted, str(error))
+            return
         except ClusterError:
             return
         if reference != wanted.champion:

@@ -59,7 +59,10 @@ async def show(request: Request) -> Response:
 
 async def start(request: Request) -> Response:
     wanted = await document_of(request, Start)
-    champion = await served.version(wanted.challenger.partition("/")[0].partition("@")[0])
+    try:
+        champion = await served.version(wanted.challenger.partition("/")[0].partition("@")[0])
+    except served.NotServedError:
+        champion = await served.version()  # the refusal names both
     started = await run_in_threadpool(
         experiment.start,
         wanted.challenger,

@@ -35,10 +35,11 @@ def _alarms(minutes: list[dict[str, Any]]) -> list[str]:
     for name, what, few in (("failed", "failed", 1), ("refused", refused, max(FEW, requests / 100))):
         if (count := sum(minute[name] for minute in minutes)) >= few:
             found.append(f"{count:,} of {requests:,} requests of the last {len(minutes)} minutes {what}")
-    if (windows := drift_windows.windows()) and windows[0].alarms:
-        found.append(
-            f"the pictures until {windows[0].ended} are not as they were: {', '.join(windows[0].alarms)}"
-        )
+    found += [
+        f"the pictures of {each.version} until {each.ended} are not as they were: {', '.join(each.alarms)}"
+        for each in drift_windows.last()
+        if each.alarms
+    ]
     found += [
         f"the retraining {each.id} of {each.wanted.model} failed: {each.error}"
         for each in retraining.records()

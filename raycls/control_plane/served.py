@@ -9,6 +9,8 @@ What Serve calls these things stands here. Beside this module, only app.py, retr
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from typing import Any
 
 from ray import serve
@@ -27,18 +29,32 @@ from raycls.serving.state import Experiment
 
 SERVING = "raycls"  # the name of the application that answers predictions
 ANSWER_S = 2.0
+NAMES_S = 5.0  # an application that was added is seen after that
 CHALLENGER_CPUS = 0.25  # small, so that it fits beside an update of the champion
 
 
-async def broadcast(method: str, *arguments: Any) -> list[Any]:
-    """Return what the replicas of all models answer. Those without an answer, or not in time, are left out."""
-    names = await asyncio.to_thread(applications)
-    answers = await asyncio.gather(*(_broadcast(name, method, *arguments) for name in names))
-    return [answer for part in answers for answer in part]
+class NotServedError(ClusterError):
+    """All applications answer, and none has the model."""
 
 
-def applications() -> list[str]:
-    """Return the names of the applications that answer predictions, that of the model at / first."""
+class _Applications:
+    """The names of the applications that answer predictions. Serve's controller is asked every few seconds at most."""
+
+    def __init__(self) -> None:
+        self._names, self._asked = [SERVING], -math.inf
+        self._asking: asyncio.Task[list[str]] | None = None
+
+    async def names(self) -> list[str]:
+        """Return the names, that of the model at / first: the last ones known, where the controller is silent."""
+        if self._asking is None and time.monotonic() - self._asked > NAMES_S:
+            self._asking = asyncio.create_task(asyncio.to_thread(_applications))
+        if self._asking and (await asyncio.wait({self._asking}, timeout=ANSWER_S))[0]:
+            self._names, self._asked = self._asking.result() or self._names, time.monotonic()
+            self._asking = None
+        return self._names
+
+
+def _applications() -> list[str]:
     try:
         found = serve.status().applications
     except (RayServeException, RayError):
@@ -46,6 +62,20 @@ def applications() -> list[str]:
     return sorted(
         (name for name, each in found.items() if DEPLOYMENT in each.deployments), key=SERVING.__ne__
     )
+
+
+_APPLICATIONS = _Applications()
+
+
+async def broadcast(method: str, *arguments: Any) -> list[Any]:
+    """Return what the replicas of all models answer. Those without an answer, or not in time, are left out."""
+    return [answer for part in (await _by_application(method, *arguments)).values() for answer in part]
+
+
+async def _by_application(method: str, *arguments: Any) -> dict[str, list[Any]]:
+    names = await _APPLICATIONS.names()
+    answers = await asyncio.gather(*(_broadcast(name, method, *arguments) for name in names))
+    return dict(zip(names, answers, strict=True))
 
 
 async def _broadcast(application: str, method: str, *arguments: Any) -> list[Any]:
@@ -67,15 +97,23 @@ async def _broadcast(application: str, method: str, *arguments: Any) -> list[Any
 async def champion(model: str = "") -> tuple[str, ServingConfig]:
     """Return the model's served version, NAME/VERSION, and its settings; without a name, those of the model at /.
 
-    Raises ClusterError where no replica answers, or none has the model.
+    Raises NotServedError where all applications answer and none has the model, and ClusterError where one is silent.
     """
-    found = await broadcast("served")
+    answers = await _by_application("served") if model else {SERVING: await _broadcast(SERVING, "served")}
+    found = [answer for part in answers.values() for answer in part]
     for reference, config in found:
         if model in ("", reference.partition("/")[0]):
             return reference, config
-    if found:
-        raise ClusterError(f"{model} is not served: {', '.join(sorted({each for each, _ in found}))} is")
+    if found and all(answers.values()):
+        served = ", ".join(sorted({reference for reference, _ in found}))
+        raise NotServedError(f"{model} is not served: {served} is")
     raise ClusterError("no replica answers: `raycls doctor` says why")
+
+
+async def replicas(model: str) -> int:
+    """Return how many replicas of the model answer; at least 1."""
+    found = await broadcast("served")
+    return max(1, sum(reference.partition("/")[0] == model for reference, _ in found))
 
 
 async def version(model: str = "") -> str:
@@ -133,20 +171,11 @@ def _message(application: ApplicationStatusOverview) -> str:
     return said[-1] if said else application.message
 
 
-def _replicas(model: str) -> int:
-    """Return how many replicas of the model's champion run: of its own application, or of the one at /."""
-    found = serve.status().applications
-    deployments = found.get(f"{SERVING}-{model}", found[SERVING]).deployments
-    return max(
-        1, sum(count for state, count in deployments[DEPLOYMENT].replica_states.items() if state == "RUNNING")
-    )
-
-
-def deploy_challenger(experiment: Experiment, config: ServingConfig) -> None:
-    """Begin to start the challenger's replicas, as many as the champion has. Raises UnknownModelError."""
+def deploy_challenger(experiment: Experiment, config: ServingConfig, count: int) -> None:
+    """Begin to start so many replicas of the challenger. Raises UnknownModelError."""
     challenger = registry.resolve(experiment.challenger)
     options = {
-        "num_replicas": _replicas(challenger.name),
+        "num_replicas": count,
         "max_ongoing_requests": 64,
         "ray_actor_options": {"num_cpus": CHALLENGER_CPUS},
         "max_constructor_retry_count": 1,  # one that does not load ends the experiment at once

@@ -49,7 +49,13 @@ class ArmCounts(BaseModel):
         (), description="upper bounds of the latency buckets, seconds, ascending"
     )
     latencies: tuple[int, ...] = Field(
-        (), description="answers, or batches, in each bucket, and those above the last bound"
+        (), description="answers in each bucket, and those above the last bound"
+    )
+    image_bounds: tuple[float, ...] = Field(
+        (), description="of the next ones: upper bounds of the buckets, seconds, ascending"
+    )
+    image_latencies: tuple[int, ...] = Field(
+        (), description="forward passes in each bucket, by their time for one image; empty: not counted"
     )
     confidences: int = Field(0, ge=0, description="answers with a confidence")
     confidence_sum: float = 0.0
@@ -84,22 +90,38 @@ def _failing(policy: GuardPolicy, champion: ArmCounts, challenger: ArmCounts) ->
 
 
 def _slow(policy: GuardPolicy, champion: ArmCounts, challenger: ArmCounts) -> str | None:
-    """Compare the shares of requests above a limit: the first bucket's bound above the champion's p95 × the factor."""
-    answers, others = sum(challenger.latencies), sum(champion.latencies)
-    if min(answers, others) < policy.least_requests or len(champion.bounds) < 1:
+    """Compare the shares above a limit: the first bucket's bound above the champion's p95 × the factor.
+
+    Where two versions answered at different times, both figures must be worse: more traffic makes requests wait longer,
+    and fewer images in a batch make the forward pass longer for each of them.
+    """
+    images = (champion.image_bounds, champion.image_latencies, challenger.image_latencies)
+    if all(images) and not _above(policy, *images):
         return None
-    usual = bucket_quantile(champion.bounds, champion.latencies, 1 - SLOWEST) or 0.0
-    bucket = min(
-        int(np.searchsorted(champion.bounds, usual * policy.latency_factor)), len(champion.bounds) - 1
-    )
-    slow, slow_before = (sum(counts.latencies[bucket + 1 :]) for counts in (challenger, champion))
-    share = _at_least(slow, answers, policy.chance)
-    if share <= SLOWEST or share <= _at_most(slow_before, others, policy.chance):
+    found = _above(policy, champion.bounds, champion.latencies, challenger.latencies)
+    if not found:
         return None
+    slow, limit, usual = found
     return (
-        f"the challenger took longer than {champion.bounds[bucket]:g} s in {slow} of {answers} cases; "
+        f"{slow} of {sum(challenger.latencies)} answers of the challenger took longer than {limit:g} s; "
         f"the champion's p95 is {usual:.2g} s"
     )
+
+
+def _above(
+    policy: GuardPolicy, bounds: tuple[float, ...], before: tuple[int, ...], now: tuple[int, ...]
+) -> tuple[int, float, float] | None:
+    """Return how many are above the limit, the limit and the former p95; None where that is no more than usual."""
+    count, others = sum(now), sum(before)
+    if min(count, others) < policy.least_requests or len(bounds) < 1:
+        return None
+    usual = bucket_quantile(bounds, before, 1 - SLOWEST) or 0.0
+    bucket = min(int(np.searchsorted(bounds, usual * policy.latency_factor)), len(bounds) - 1)
+    slow, slow_before = (sum(counts[bucket + 1 :]) for counts in (now, before))
+    share = _at_least(slow, count, policy.chance)
+    if share <= SLOWEST or share <= _at_most(slow_before, others, policy.chance):
+        return None
+    return slow, bounds[bucket], usual
 
 
 def _unsure(policy: GuardPolicy, champion: ArmCounts, challenger: ArmCounts) -> str | None:

@@ -91,14 +91,20 @@ def total(counts: Mapping[str, ArmCounts]) -> ArmCounts:
 
 
 def _sum(parts: list[ArmCounts]) -> ArmCounts:
-    columns = zip(*(part.latencies for part in parts), strict=True)
     return ArmCounts(
         requests=sum(part.requests for part in parts),
         errors=sum(part.errors for part in parts),
         not_finite=sum(part.not_finite for part in parts),
         bounds=parts[0].bounds if parts else (),
-        latencies=tuple(sum(column) for column in columns),
+        latencies=_columns([part.latencies for part in parts]),
+        image_bounds=next((part.image_bounds for part in parts if part.image_bounds), ()),
+        image_latencies=_columns([part.image_latencies for part in parts]),
         confidences=sum(part.confidences for part in parts),
         confidence_sum=sum(part.confidence_sum for part in parts),
         confidence_squares=sum(part.confidence_squares for part in parts),
     )
+
+
+def _columns(rows: list[tuple[int, ...]]) -> tuple[int, ...]:
+    """Return the sum of each bucket over the replicas that counted."""
+    return tuple(sum(column) for column in zip(*filter(None, rows), strict=True))

@@ -51,9 +51,11 @@ def scaling_of(workers: int | None, batch_size: int, use_gpu: bool | None = None
         )
     count = workers or max(1, min(cpus, batch_size // IMAGES_PER_WORKER["CPU"]))
     each = max(1, cpus // count)
-    if sum(node["Alive"] for node in ray.nodes()) > 1:
-        while each > 1 and not _fit(count, each):
-            each -= 1
+    nodes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+    while each > 1 and sum(cores // each for cores in nodes) < count:
+        each -= 1  # all cores of a worker must be on one node
+    while len(nodes) > 1 and each > 1 and not _fit(count, each):
+        each //= 2  # other work holds some of them; few tries, as each takes seconds
     return {"num_workers": count, "resources_per_worker": {"CPU": each}}
 
 

@@ -81,6 +81,12 @@ def test_the_champion_answers_who_has_the_token(
             assert (refused.status_code, refused.headers["www-authenticate"]) == (401, "Bearer")
             assert refused.json()["status"] == 401
         assert _status(f"{url}/metrics") == 401
+        # Without HAProxy, the control plane's routes are below /control, and the model's own are not.
+        for path in ("/models", "/models/digits/history", "/models/nobody/versions/3", "/uploads"):
+            sent = requests.get(f"{url}{path}", timeout=10, allow_redirects=False)
+            assert (sent.status_code, sent.headers["Location"]) == (307, f"/control{path}")
+        assert _status(f"{url}/models/digits/health") == 200
+        assert _status(f"{url}/models/nobody/health") == 404
         headers["Authorization"] = f"Bearer {TOKEN}"
         answer = requests.post(f"{url}/predict", buffer.getvalue(), headers=headers, timeout=30)
         assert answer.status_code == 200

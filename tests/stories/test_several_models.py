@@ -92,8 +92,8 @@ def test_two_models_behind_one_address(
 ) -> None:
     assert trained.version is not None
     digits = registry.resolve("digits")
-    other = both.others[second.reference]
-    assert other == f"{both.url}/models/{OTHER}"
+    other = f"{both.url}/models/{OTHER}"
+    assert both.others == {other: second.reference}
     assert _model(both.url) == _model(f"{both.url}/models/digits") == ("digits", digits.version)
     assert _model(other) == _model(f"{other}/versions/{second.version}") == (OTHER, second.version)
 

@@ -33,6 +33,7 @@ IMPORT_PATH, DEPLOYMENT = "raycls.serving.app:build", "Classifier"
 CHALLENGERS = "raycls-challenger-"  # with an experiment's id, the name of its challenger's application
 CONTROL_PATH = "raycls.control_plane.app:build"  # the import path of the application that manages a server
 CONSOLE_PATH = "raycls.console.app:build"  # and of its web page
+MODEL = "raycls-model-"  # with its name, the name of the application of each model but the one at /
 MODELS = "/models"  # the models beside the one at / are below it, each by its name
 _IN_A_PATH = re.compile("[A-Za-z0-9._~-]+")  # RFC 3986, 2.3
 # One server asks for one authentication: that of the model at /.
@@ -59,7 +60,13 @@ class ServeConfiguration:
                 f"no application is {IMPORT_PATH} with the route_prefix / and a deployment called {DEPLOYMENT}"
             ) from None
         for each in self._models:
-            each["args"] = each.get("args") or {}
+            each["args"] = {} if each.get("args") is None else each["args"]
+        first, first_args = _name(self._first), self._first["args"]
+        for args in (each["args"] for each in self._models):
+            if other := [key for key in SHARED if key in args and args[key] != first_args.get(key)]:
+                raise ConfigError(
+                    f"two models differ in {other[0]}: leave out all but that of {first}, for all of them"
+                )
         self.arguments: dict[str, Any] = self.application["args"]
         self._options = content["http_options"] = content.get("http_options") or {}
         for key, default in (("host", LOOPBACK), ("port", 8000)):  # Serve's default host is everywhere
@@ -105,6 +112,10 @@ class ServeConfiguration:
         return document
 
     def _check_routes(self) -> None:
+        if len(self.models) > 1 and self.models[0].model is None:
+            raise ConfigError(
+                f"of several models, each needs a name: add model: NAME to the args of {self.name}"
+            )
         for each in self.models[1:]:
             name = (each.model or "NAME").partition("@")[0].partition("/")[0]
             if each.model is None or each.route != f"{MODELS}/{name}" or not _IN_A_PATH.fullmatch(name):
@@ -126,8 +137,13 @@ class ServeConfiguration:
     def with_model(self, model: str) -> ServeConfiguration:
         """Return a copy that serves one more model, below MODELS, with the settings of the one at /.
 
-        model: NAME, NAME@ALIAS or NAME/VERSION. Raises UsageError where its name is served there already.
+        model: NAME, NAME@ALIAS or NAME/VERSION. Raises UsageError where its name is served there already, or where the
+        model at / has no name.
         """
+        if self.models[0].model is None:
+            raise UsageError(
+                "name the first model too, with --model: without a name it is the latest champion of all"
+            )
         name = model.partition("@")[0].partition("/")[0]
         if not _IN_A_PATH.fullmatch(name):
             raise UsageError(
@@ -140,7 +156,7 @@ class ServeConfiguration:
         another["args"].pop("version", None)
         another["args"]["model"] = model
         other.content["applications"].append(
-            another | {"name": f"raycls-{name}", "route_prefix": f"{MODELS}/{name}"}
+            another | {"name": f"{MODEL}{name}", "route_prefix": f"{MODELS}/{name}"}
         )
         return ServeConfiguration(other.content, self.name)
 

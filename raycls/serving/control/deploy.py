@@ -34,7 +34,7 @@ HAPROXY = "haproxy"  # the name of its processes
 class Served:
     """The addresses of what `up` started: HTTP, Ray for drivers, Ray's dashboard; and the model that it serves.
 
-    others: NAME/VERSION of each other model, and its URL. admin_token: the file with the token for what changes the
+    others: the URL of each other model, and its NAME/VERSION. admin_token: the file with the token for what changes the
     server.
     """
 
@@ -74,11 +74,11 @@ def up(
             address=started.address,
             dashboard=started.dashboard,
             model=versions[document.name].reference,
-            others={versions[each.name].reference: each.url for each in document.models[1:]},
+            others={each.url: versions[each.name].reference for each in document.models[1:]},
             admin_token=str(admin_token),
         )
         progress.say(f"serving {served.model} at {served.url}; Ray's dashboard: {served.dashboard}")
-        for reference, address in served.others.items():
+        for address, reference in served.others.items():
             progress.say(f"serving {reference} at {address}")
         progress.say(f"admin token: {admin_token}")
         if not detach:
@@ -152,12 +152,17 @@ def _own() -> Serve:
     return serve
 
 
-def update(serve: Serve, versions: Mapping[str, registry.ModelVersion]) -> None:
+def update(
+    serve: Serve,
+    versions: Mapping[str, registry.ModelVersion],
+    document: ServeConfiguration | None = None,
+) -> None:
     """Serve other versions in place of the present ones, and return when they answer. All other settings stay.
 
-    versions: by the name of the application. Raises ClusterError with Serve's reason.
+    versions: by the name of the application. document: what else is served; default: what is now. Raises ClusterError
+    with Serve's reason.
     """
-    document = serve.served()
+    document = document or serve.served()
     if document is None:
         raise ClusterError("the cluster serves nothing: `raycls up` does")
     _deploy(serve, document, versions)

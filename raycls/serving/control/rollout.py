@@ -95,7 +95,8 @@ def _served(version: ModelVersion, address: str | None) -> Iterator[None]:
     former: dict[str, str] = {}  # what each application serves
     if serve and document:
         former = {each.name: _model_of(serve, each, address) for each in document.models}
-    fitting = [name for name, model in former.items() if model.partition("/")[0] in ("", version.name)]
+    fitting = [name for name, model in former.items() if model.partition("/")[0] == version.name]
+    fitting = fitting or [name for name, model in former.items() if not model]
     if address and not fitting:
         serves = ", ".join(former.values()) or "nothing"
         raise ClusterError(f"the cluster at {address} serves {serves}, and no version of {version.name}")
@@ -121,6 +122,8 @@ def _model_of(serve: serve_rest.Serve, document: ServeConfiguration, address: st
     answering = None if address else serve.answering(document)
     if answering is not None:
         return answering
+    if len(document.models) > 1:  # the latest champion may be that of another application
+        return ""
     try:
         return registry.resolve().reference
     except UnknownModelError:
@@ -135,7 +138,8 @@ def _serve_again(serve: serve_rest.Serve, document: ServeConfiguration, former: 
         if not references:
             serve.put(document.content)
             return "no model is served, as before"
-        deploy.update(serve, {name: registry.resolve(reference) for name, reference in references.items()})
+        versions = {name: registry.resolve(reference) for name, reference in references.items()}
+        deploy.update(serve, versions, document)
     except RayclsError as error:
         return f"{said or 'what was there'} cannot be served again either ({error})"
     return f"{said} is served as before"

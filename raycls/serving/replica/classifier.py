@@ -132,7 +132,7 @@ class Classifier(Managed):
             self.metrics.request(CLIENT_LEFT)
             raise
         except HTTPProblem as problem:
-            is_open = f"{open_inference.BEGINNING}/" in request.scope["path"]
+            is_open = f"{open_inference.BEGINNING}/" in f"{request.scope['path']}/"
             response = problem.response(request.headers, said_as="error" if is_open else "detail")
         except ClientGone:
             response = Response(status_code=CLIENT_LEFT)
@@ -151,6 +151,8 @@ class Classifier(Managed):
         headers = headers_of(request)
         self.access.check_host(headers)
         if path.startswith(model_path.BELOW):
+            if not model_path.is_of_model(path):  # HAProxy sends it to the control plane
+                return Response(status_code=307, headers={"Location": PREFIX + path})
             model, number, path = model_path.place_of(path)
             model_path.check(request.scope, model, number, self.version)
         if path == "/predict":

@@ -37,6 +37,8 @@ from raycls.engines.predictor import Prediction
 from raycls.registry import ModelVersion
 
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
+# For one image: from what a small network takes in a large batch, in steps of √10.
+IMAGE_SECONDS = tuple(10 ** (power / 2) for power in range(-10, 3))
 IMAGES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 CONFIDENCE = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1)
 
@@ -73,7 +75,7 @@ class Metrics:
         self._predicted = [0] * len(classes)
         self._duration, self._queue = _Histogram(SECONDS), _Histogram(SECONDS)
         self._decode, self._forward = _Histogram(SECONDS), _Histogram(SECONDS)
-        self._image = _Histogram(SECONDS)  # a forward pass, divided by its images
+        self._image = _Histogram(IMAGE_SECONDS)  # a forward pass, divided by its images
         self._sizes, self._confidence = _Histogram(IMAGES), _Histogram(CONFIDENCE)
         self._confidence_squares = 0.0
         self.started = time.time()
@@ -110,15 +112,17 @@ class Metrics:
     def as_arm(self) -> dict[str, Any]:
         """Return the counts that the guards compare: the fields of raycls.lifecycle.guards.ArmCounts.
 
-        Two versions are compared that answered at different times. So the latency is the version's own, which more
-        traffic does not raise: of each batch, the seconds of its forward pass for one image.
+        Of two versions that answered at different times, one may have met more traffic. So the counts have the
+        network's own time too: of each batch, the seconds of its forward pass for one image.
         """
         return {
             "requests": sum(self._duration.counts) + self._requests[500],
             "errors": self._requests[500],
             "not_finite": self.not_finite,
             "bounds": SECONDS,
-            "latencies": self._image.counts,
+            "latencies": self._duration.counts,
+            "image_bounds": IMAGE_SECONDS,
+            "image_latencies": self._image.counts,
             "confidences": sum(self._confidence.counts),
             "confidence_sum": self._confidence.sum,
             "confidence_squares": self._confidence_squares,

@@ -8,15 +8,18 @@ HAProxy puts /models/NAME before the paths of the Open Inference Protocol, so th
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 from starlette.types import Scope
 
+from raycls.ray_patches.haproxy_template import OF_MODEL
 from raycls.registry import ModelVersion
 from raycls.serving.replica.answer import HTTPProblem
 
 BELOW = "/models/"
 ONE_VERSION = "raycls.one_version"
+_OF_MODEL = re.compile(f"{BELOW}[^/]*/{OF_MODEL}")
 
 
 class Place(NamedTuple):
@@ -25,6 +28,11 @@ class Place(NamedTuple):
     model: str
     version: str
     path: str
+
+
+def is_of_model(path: str) -> bool:
+    """Return whether a model answers a path that begins with BELOW, and not the control plane."""
+    return _OF_MODEL.fullmatch(path) is not None
 
 
 def place_of(path: str) -> Place:

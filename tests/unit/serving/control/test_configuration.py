@@ -109,7 +109,7 @@ def test_a_second_model_has_a_route_and_the_first_ones_settings_and_token() -> N
     assert (document.name, document.model) == ("raycls", "digits/3")
     _, other = document.models
     assert (other.name, other.route, other.model) == (
-        "raycls-pets-2.1",
+        "raycls-model-pets-2.1",
         "/models/pets-2.1",
         "pets-2.1@champion",
     )
@@ -125,6 +125,8 @@ def test_a_second_model_has_a_route_and_the_first_ones_settings_and_token() -> N
     assert not any(each.asks_for_token for each in document.in_place_of(former).models)
     with pytest.raises(UsageError, match="already"):
         document.with_model("pets-2.1/9")
+    with pytest.raises(UsageError, match="name the first model too"):
+        ServeConfiguration.read(CONFIG).with_model("pets")
     with pytest.raises(UsageError, match="part of a path"):
         document.with_model("my pets")
 
@@ -132,14 +134,22 @@ def test_a_second_model_has_a_route_and_the_first_ones_settings_and_token() -> N
 def test_a_file_with_two_models(tmp_path: Path) -> None:
     content = yaml.safe_load(CONFIG.read_text())
     first = content["applications"][0]
-    second = first | {"name": "raycls-pets", "route_prefix": "/models/pets", "args": {"model": "pets"}}
+    second = first | {"name": "raycls-model-pets", "route_prefix": "/models/pets", "args": {"model": "pets"}}
     content["applications"].insert(0, second)
     file = tmp_path / "serve.yaml"
+    file.write_text(yaml.safe_dump(content))
+    with pytest.raises(ConfigError, match="each needs a name: add model: NAME to the args of raycls"):
+        ServeConfiguration.read(file)
+    first["args"]["model"] = "cats"
     file.write_text(yaml.safe_dump(content))  # with an alias, as both have the same deployments
     assert "*id" in file.read_text()
     read = ServeConfiguration.read(file)
     assert [each.route for each in read.models] == ["/", "/models/pets"]
     assert [each.replicas for each in read.pinned(replicas=2).models] == [2, 1]
+    second["args"] = {"model": "pets", "no_auth": True}
+    file.write_text(yaml.safe_dump(content))
+    with pytest.raises(ConfigError, match="two models differ in no_auth: leave out all but that of raycls"):
+        ServeConfiguration.read(file)
     for route, args in (("/pets", {"model": "pets"}), ("/models/pets", {})):
         second |= {"route_prefix": route, "args": args}
         file.write_text(yaml.safe_dump(content))

@@ -91,22 +91,24 @@ def test_a_batch_and_what_was_answered() -> None:
     assert found["raycls_confidence_count", "a"] == 3
 
 
-def test_the_guards_see_no_more_latency_where_there_is_more_traffic() -> None:
+def _after(size: int, waited: float, forward: float, answered: float) -> ArmCounts:
+    """The counts of a replica that answered 100 batches of this size. forward: seconds of a batch."""
+    replica = counted("a")
+    for _ in range(100):
+        replica.batch([waited] * size, decode_seconds=0.001, forward_seconds=forward)
+        replica.request(200, answered)
+    return ArmCounts.model_validate(replica.as_arm())
+
+
+def test_a_busier_or_a_calmer_hour_is_no_slow_version() -> None:
     """A promotion just before a busy hour was taken back, as its requests waited longer than those before it."""
-    calm, busy = counted("a"), counted("b")
-    for _ in range(100):
-        calm.batch([0.0], decode_seconds=0.001, forward_seconds=0.002)
-        calm.request(200, 0.003)
-        busy.batch([0.5] * 64, decode_seconds=0.064, forward_seconds=0.128)
-        busy.request(200, 0.7)
-    former, promoted = (ArmCounts.model_validate(replica.as_arm()) for replica in (calm, busy))
-    assert tripped(GuardPolicy(), former, promoted) is None
-    slow = counted("c")
-    for _ in range(100):
-        slow.batch([0.0], decode_seconds=0.001, forward_seconds=0.012)
-        slow.request(200, 0.013)
-    assert "took longer than 0.005 s in 100 of 100 cases" in str(
-        tripped(GuardPolicy(), former, ArmCounts.model_validate(slow.as_arm()))
+    calm, busy = _after(1, 0.0, 0.0015, 0.003), _after(64, 0.5, 0.02, 0.7)
+    assert tripped(GuardPolicy(), calm, busy) is None  # they wait longer, and the network is as fast
+    assert tripped(GuardPolicy(), busy, calm) is None  # an image takes the network longer, alone in its batch
+    slow = _after(1, 0.0, 0.012, 0.014)
+    assert "100 of 100 answers of the challenger took longer" in str(tripped(GuardPolicy(), calm, slow))
+    assert "took longer" in str(
+        tripped(GuardPolicy(), _after(1, 0.0, 2e-4, 0.001), _after(1, 0.0, 2e-3, 0.004))
     )
 
 
