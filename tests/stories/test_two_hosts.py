@@ -63,7 +63,7 @@ class Cluster:
         done = asked_from.run(
             [
                 *("curl", "-s", "-m", "10", "-w", "\n%{http_code}", "-H", f"Authorization: Bearer {secret}"),
-                *("-F", f"file=@{self.pictures / '0' / '0.png'}", f"http://{address}:8000/predict"),
+                *("-F", f"file=@{asked_from.folder / 'picture.png'}", f"http://{address}:8000/predict"),
             ],
             check=False,
         )
@@ -108,6 +108,8 @@ def cluster() -> Iterator[Cluster]:
 
 def _serve(cluster: Cluster) -> None:
     """Train a model on the head, and serve it on both hosts."""
+    for host in (cluster.head, cluster.node):
+        (host.folder / "picture.png").write_bytes(encoded())
     (cluster.pictures / "0").mkdir(parents=True)
     for seed in range(8):
         (cluster.pictures / "0" / f"{seed}.png").write_bytes(encoded(seed))
