@@ -133,3 +133,18 @@ def test_the_last_two_hundred_windows_are_kept(home: Path) -> None:
     drift_windows.keep([window(i) for i in range(150)])
     drift_windows.keep([window(i) for i in range(150, 250)])
     assert [each.images for each in drift_windows.windows()] == list(range(249, 49, -1))
+
+
+def test_a_model_that_is_silent_for_once_keeps_its_window(replicas: Replicas) -> None:
+    watch = DriftWatch(500)
+    replicas.saw(200, 1)
+    replicas.saw(200, 2, version="cats/1")
+    _turn(watch)
+    replicas.saw(100, 3, version="cats/1")  # those of pets do not answer in time
+    _turn(watch)
+    replicas.saw(300, 4)
+    _turn(watch)
+    assert [(window.version, window.images) for window in drift_windows.windows()] == [("pets/6", 500)]
+    replicas.saw(200, 5, version="cats/1")
+    _turn(watch)
+    assert [window.version for window in drift_windows.last()] == ["cats/1", "pets/6"]
