@@ -71,6 +71,7 @@ def test_the_champion_answers_who_has_the_token(
 ) -> None:
     buffer = io.BytesIO()
     Image.fromarray(open_dataset("digits").images("test")[0]).save(buffer, format="PNG")
+    champion = registry.resolve()  # of whichever model: stories before this one promote others
     with _serve_run(tmp_path, digits_home) as (process, url, said):
         _wait(lambda: _status(f"{url}/health") == 200, process, said)
         headers = {"Content-Type": "image/png"}
@@ -82,19 +83,19 @@ def test_the_champion_answers_who_has_the_token(
             assert refused.json()["status"] == 401
         assert _status(f"{url}/metrics") == 401
         # Without HAProxy, the control plane's routes are below /control, and the model's own are not.
-        for path in ("/models", "/models/digits/history", "/models/nobody/versions/3", "/uploads"):
+        for path in ("/models", f"/models/{champion.name}/history", "/models/nobody/versions/3", "/uploads"):
             sent = requests.get(f"{url}{path}", timeout=10, allow_redirects=False)
             assert (sent.status_code, sent.headers["Location"]) == (307, f"/control{path}")
-        assert _status(f"{url}/models/digits/health") == 200
+        assert _status(f"{url}/models/{champion.name}/health") == 200
         assert _status(f"{url}/models/nobody/health") == 404
         headers["Authorization"] = f"Bearer {TOKEN}"
         answer = requests.post(f"{url}/predict", buffer.getvalue(), headers=headers, timeout=30)
         assert answer.status_code == 200
-        assert answer.json()["model_version"] == registry.resolve("digits").version
+        assert answer.json()["model_version"] == champion.version
         page = requests.get(f"{url}/console/", timeout=30)
         assert page.status_code == 200
         assert url in page.text, "the page knows the server beside it, whatever its port"
-        assert registry.resolve("digits").reference in page.text
+        assert champion.reference in page.text
 
 
 @pytest.mark.timeout(300)

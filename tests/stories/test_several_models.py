@@ -12,7 +12,7 @@ import pytest
 import requests
 from harness.served_copy import register_again
 
-from raycls import registry
+from raycls import registry, tracking
 from raycls.cli import run
 from raycls.cluster.environment import free_port
 from raycls.registry import ModelVersion
@@ -30,11 +30,12 @@ OTHER = "other-2.1"
 
 
 @pytest.fixture
-def second(trained: TrainingResult) -> ModelVersion:
+def second(trained: TrainingResult) -> Iterator[ModelVersion]:
     """The session's network as version 1 of another model, which is champion of its name."""
     assert trained.version is not None
     found = register_again(replace(trained.version, name=OTHER), registry.checkpoint(trained.version))
-    return registry.set_alias(OTHER, found.version)
+    yield registry.set_alias(OTHER, found.version)
+    tracking.client().delete_registered_model_alias(OTHER, registry.CHAMPION)
 
 
 @pytest.fixture
