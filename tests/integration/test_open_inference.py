@@ -70,8 +70,8 @@ def test_what_is_refused_is_told_in_the_clients_words(
         (name, [b"no image"], "", "image"),
         (name, [encoded(1), b"no image"], "", "image 1: "),
         (name, [encoded(1)] * 9, "", "at most 8"),
-        ("another", [encoded(1)], "", f"the server has {name}"),
-        (name, [encoded(1)], "99", f"the server has {name}"),
+        ("another", [encoded(1)], "", f"this is {name}"),
+        (name, [encoded(1)], "99", f"this is {name}"),
     ):
         with pytest.raises(InferenceServerException, match=words):
             client.infer(asked, _input(images), model_version=version)
