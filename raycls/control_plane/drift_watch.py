@@ -26,6 +26,7 @@ from raycls.lifecycle.drift_windows import DriftWindow, model_of
 
 PERIOD_S = 5.0
 LONGEST = timedelta(hours=1)
+SILENT = timedelta(minutes=5)  # after which a model that does not answer is served no more
 
 logger = logging.getLogger("ray.serve")
 
@@ -37,6 +38,7 @@ class _Open:
     reference: Reference
     sums: WindowSums
     began: datetime
+    seen: datetime  # when a replica has answered last
 
 
 class DriftWatch:
@@ -69,7 +71,7 @@ class DriftWatch:
                 self._open = {
                     version: window
                     for version, window in self._open.items()
-                    if version in versions or model_of(version) not in models
+                    if version in versions or (model_of(version) not in models and now - window.seen < SILENT)
                 }
         finally:
             if ended:
@@ -86,8 +88,9 @@ class DriftWatch:
             reference = await asyncio.to_thread(_reference, version)
             if reference is None:
                 return
-            self._open[version] = _Open(reference, WindowSums.empty(reference), now)
+            self._open[version] = _Open(reference, WindowSums.empty(reference), now, now)
         window = self._open[version]
+        window.seen = now
         for sums in map(WindowSums.from_json, answer["chunks"]):
             if window.sums.images + sums.images > self._images:
                 ended += await self._ended(version, now)

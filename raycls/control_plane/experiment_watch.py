@@ -62,14 +62,13 @@ class ExperimentWatch:
             await _end(wanted, f"the challenger does not run: {message.strip().splitlines()[-1][:300]}")
         elif not status:
             try:
-                _, config = await served.champion(_model(wanted))
+                champion = await served.champion(_model(wanted))
             except served.NotServedError as error:
                 await _end(wanted, str(error))
                 return
             except ClusterError:
                 return  # the champion is starting
-            count = await served.replicas(_model(wanted))
-            await asyncio.to_thread(served.deploy_challenger, wanted, config, count)
+            await asyncio.to_thread(served.deploy_challenger, wanted, champion.config, champion.replicas)
 
     async def _collect(self, wanted: Experiment) -> None:
         try:

@@ -37,8 +37,8 @@ def _alarms(minutes: list[dict[str, Any]]) -> list[str]:
             found.append(f"{count:,} of {requests:,} requests of the last {len(minutes)} minutes {what}")
     found += [
         f"the pictures of {each.version} until {each.ended} are not as they were: {', '.join(each.alarms)}"
-        for each in drift_windows.last()
-        if each.alarms
+        for number, each in enumerate(drift_windows.last())
+        if each.alarms and (number == 0 or _is_recent(each.ended))  # a model may be served no more
     ]
     found += [
         f"the retraining {each.id} of {each.wanted.model} failed: {each.error}"

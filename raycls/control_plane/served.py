@@ -9,9 +9,10 @@ What Serve calls these things stands here. Beside this module, only app.py, retr
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 from ray import serve
 from ray.exceptions import RayError
@@ -22,6 +23,7 @@ from ray.serve.schema import ApplicationStatusOverview
 from raycls import registry
 from raycls.errors import CheckpointError, ClusterError, RegistryError
 from raycls.models.card import load_card
+from raycls.ray_patches.haproxy_template import APPLICATION, CONSOLE
 from raycls.serving.challenger import Challenger
 from raycls.serving.control.configuration import CHALLENGERS, DEPLOYMENT
 from raycls.serving.settings import ServingConfig
@@ -30,17 +32,33 @@ from raycls.serving.state import Experiment
 SERVING = "raycls"  # the name of the application that answers predictions
 ANSWER_S = 2.0
 NAMES_S = 5.0  # an application that was added is seen after that
+BESIDE = (APPLICATION, CONSOLE)  # applications without a model
 CHALLENGER_CPUS = 0.25  # small, so that it fits beside an update of the champion
+
+
+logger = logging.getLogger("ray.serve")
 
 
 class NotServedError(ClusterError):
     """All applications answer, and none has the model."""
 
 
+class Champion(NamedTuple):
+    """What answers for a model: NAME/VERSION, its settings, and how many replicas have answered."""
+
+    reference: str
+    config: ServingConfig
+    replicas: int
+
+
 class _Applications:
-    """The names of the applications that answer predictions. Serve's controller is asked every few seconds at most."""
+    """The names of the applications that answer predictions. Serve's controller is asked every few seconds at most.
+
+    known: whether it has answered.
+    """
 
     def __init__(self) -> None:
+        self.known = False
         self._names, self._asked = [SERVING], -math.inf
         self._asking: asyncio.Task[list[str]] | None = None
 
@@ -48,20 +66,26 @@ class _Applications:
         """Return the names, that of the model at / first: the last ones known, where the controller is silent."""
         if self._asking is None and time.monotonic() - self._asked > NAMES_S:
             self._asking = asyncio.create_task(asyncio.to_thread(_applications))
-        if self._asking and (await asyncio.wait({self._asking}, timeout=ANSWER_S))[0]:
-            self._names, self._asked = self._asking.result() or self._names, time.monotonic()
-            self._asking = None
+        asking = self._asking
+        if asking and (await asyncio.wait({asking}, timeout=ANSWER_S))[0] and asking is self._asking:
+            self._asking, self._asked = None, time.monotonic()
+            if error := asking.exception():
+                logger.warning(f"raycls cannot ask Serve which applications run: {error}")
+            elif found := asking.result():
+                self._names, self.known = found, True
         return self._names
 
 
 def _applications() -> list[str]:
-    try:
-        found = serve.status().applications
-    except (RayServeException, RayError):
-        return []
-    return sorted(
-        (name for name, each in found.items() if DEPLOYMENT in each.deployments), key=SERVING.__ne__
+    """Return the names of all that serve a model, also of those that are being built and do not answer yet."""
+    found = serve.status().applications
+    names = (
+        name
+        for name, each in found.items()
+        if name not in BESIDE and not name.startswith(CHALLENGERS)
+        if DEPLOYMENT in each.deployments or not each.deployments
     )
+    return sorted(names, key=SERVING.__ne__)
 
 
 _APPLICATIONS = _Applications()
@@ -94,31 +118,26 @@ async def _broadcast(application: str, method: str, *arguments: Any) -> list[Any
     return [result for result in received if result is not None and not isinstance(result, BaseException)]
 
 
-async def champion(model: str = "") -> tuple[str, ServingConfig]:
-    """Return the model's served version, NAME/VERSION, and its settings; without a name, those of the model at /.
+async def champion(model: str = "") -> Champion:
+    """Return what answers for a model; without a name, for the one at /.
 
     Raises NotServedError where all applications answer and none has the model, and ClusterError where one is silent.
     """
     answers = await _by_application("served") if model else {SERVING: await _broadcast(SERVING, "served")}
     found = [answer for part in answers.values() for answer in part]
-    for reference, config in found:
-        if model in ("", reference.partition("/")[0]):
-            return reference, config
-    if found and all(answers.values()):
+    fitting = [answer for answer in found if model in ("", answer[0].partition("/")[0])]
+    if fitting:
+        reference, config = fitting[0]
+        return Champion(reference, config, len(fitting))
+    if found and all(answers.values()) and _APPLICATIONS.known:
         served = ", ".join(sorted({reference for reference, _ in found}))
         raise NotServedError(f"{model} is not served: {served} is")
     raise ClusterError("no replica answers: `raycls doctor` says why")
 
 
-async def replicas(model: str) -> int:
-    """Return how many replicas of the model answer; at least 1."""
-    found = await broadcast("served")
-    return max(1, sum(reference.partition("/")[0] == model for reference, _ in found))
-
-
 async def version(model: str = "") -> str:
     """Return the version that is served, NAME/VERSION; without a name, of the model at /. Raises ClusterError."""
-    return (await champion(model))[0]
+    return (await champion(model)).reference
 
 
 async def dataset() -> str:

@@ -3,7 +3,7 @@
     document = ServeConfiguration.read(Path("serve_config.yaml")).pinned(model="cifar10/3", replicas=2)
     document.url, document.replicas, document.settings.max_batch_size
     document.arguments["engine"] = "torch"
-    document = document.with_model("pets").of("raycls-pets").pinned(replicas=1)     # a second model, at /models/pets
+    document = document.with_model("pets").of("raycls-model-pets").pinned(replicas=1)     # another, at /models/pets
     requests.put(address, json=document.content)
 
 Knows Serve's schema and when a token is needed; nothing of clusters.
@@ -60,13 +60,14 @@ class ServeConfiguration:
                 f"no application is {IMPORT_PATH} with the route_prefix / and a deployment called {DEPLOYMENT}"
             ) from None
         for each in self._models:
-            each["args"] = {} if each.get("args") is None else each["args"]
+            if each.setdefault("args", {}) is None:
+                each["args"] = {}
+            elif not isinstance(each["args"], dict):
+                raise ConfigError(f"the args of {_name(each)} are no mapping of names to values")
         first, first_args = _name(self._first), self._first["args"]
         for args in (each["args"] for each in self._models):
-            if other := [key for key in SHARED if key in args and args[key] != first_args.get(key)]:
-                raise ConfigError(
-                    f"two models differ in {other[0]}: leave out all but that of {first}, for all of them"
-                )
+            if other := [k for k in SHARED if k in args and (args[k] or None) != (first_args.get(k) or None)]:
+                raise ConfigError(f"two models differ in {other[0]}: leave out all but that of {first}")
         self.arguments: dict[str, Any] = self.application["args"]
         self._options = content["http_options"] = content.get("http_options") or {}
         for key, default in (("host", LOOPBACK), ("port", 8000)):  # Serve's default host is everywhere
@@ -272,7 +273,7 @@ class ServeConfiguration:
 
     @property
     def url(self) -> str:
-        """The address at which this machine reaches the application."""
+        """This machine reaches the application there."""
         return url_here(self.host, self.port) + self.route.rstrip("/")
 
     @property
@@ -291,10 +292,8 @@ class ServeConfiguration:
 
 
 def _name(application: dict[str, Any]) -> str:
-    name: str = application.get("name", "default")
-    return name
+    return str(application.get("name", "default"))
 
 
 def _route(application: dict[str, Any]) -> str:
-    route: str = application.get("route_prefix", "/")
-    return route
+    return str(application.get("route_prefix", "/"))

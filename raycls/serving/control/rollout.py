@@ -93,10 +93,19 @@ def _served(version: ModelVersion, address: str | None) -> Iterator[None]:
     serve = serve_rest.find(address)
     document = serve.served() if serve else None
     former: dict[str, str] = {}  # what each application serves
-    if serve and document:
-        former = {each.name: _model_of(serve, each, address) for each in document.models}
+    unknown: list[str] = []
+    for each in document.models if document else ():
+        found = _model_of(serve, each, address)
+        if found is None:
+            unknown.append(each.name)
+        else:
+            former[each.name] = found
     fitting = [name for name, model in former.items() if model.partition("/")[0] == version.name]
     fitting = fitting or [name for name, model in former.items() if not model]
+    if unknown and not fitting:
+        raise ClusterError(
+            f"it is not known which model {unknown[0]} serves: name it in its args, as model: NAME"
+        )
     if address and not fitting:
         serves = ", ".join(former.values()) or "nothing"
         raise ClusterError(f"the cluster at {address} serves {serves}, and no version of {version.name}")
@@ -114,16 +123,18 @@ def _served(version: ModelVersion, address: str | None) -> Iterator[None]:
         raise
 
 
-def _model_of(serve: serve_rest.Serve, document: ServeConfiguration, address: str | None) -> str:
-    """Return the reference of what is served; empty text for an application that waits for a champion."""
+def _model_of(
+    serve: serve_rest.Serve | None, document: ServeConfiguration, address: str | None
+) -> str | None:
+    """Return the reference of what is served; "" for an application that waits for a champion; None: unknown."""
     if document.model:
         return document.model
     # It was deployed with the champion of that time. From another machine, the nodes' servers may not be reached.
-    answering = None if address else serve.answering(document)
+    answering = serve.answering(document) if serve and not address else None
     if answering is not None:
         return answering
     if len(document.models) > 1:  # the latest champion may be that of another application
-        return ""
+        return None
     try:
         return registry.resolve().reference
     except UnknownModelError:

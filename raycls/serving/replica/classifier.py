@@ -18,6 +18,7 @@ import time
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from math import isfinite
+from urllib.parse import quote
 
 from prometheus_client import Metric
 from ray import serve
@@ -152,7 +153,7 @@ class Classifier(Managed):
         self.access.check_host(headers)
         if path.startswith(model_path.BELOW):
             if not model_path.is_of_model(path):  # HAProxy sends it to the control plane
-                return Response(status_code=307, headers={"Location": PREFIX + path})
+                return Response(status_code=307, headers={"Location": quote(PREFIX + path)})
             model, number, path = model_path.place_of(path)
             model_path.check(request.scope, model, number, self.version)
         if path == "/predict":
@@ -167,7 +168,7 @@ class Classifier(Managed):
     async def _told(self, request: Request, headers: Mapping[str, str], path: str) -> Response:
         """Answer what tells about this replica and its model."""
         if path.split("/", 2)[1] in ROUTES:  # HAProxy has no such rule where `raycls env` is not set
-            return Response(status_code=307, headers={"Location": PREFIX + path})
+            return Response(status_code=307, headers={"Location": quote(PREFIX + path)})
         if path not in OPEN_ROUTES and path != "/metrics":
             raise HTTPProblem(
                 404, f"there is no {path[:80]}: /openapi.json lists the routes, /console is the page"

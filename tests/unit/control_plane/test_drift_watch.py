@@ -148,3 +148,14 @@ def test_a_model_that_is_silent_for_once_keeps_its_window(replicas: Replicas) ->
     replicas.saw(200, 5, version="cats/1")
     _turn(watch)
     assert [window.version for window in drift_windows.last()] == ["cats/1", "pets/6"]
+
+
+def test_a_model_that_is_silent_for_long_is_served_no_more(replicas: Replicas) -> None:
+    watch = DriftWatch(500)
+    replicas.saw(200, 1)
+    _turn(watch)
+    replicas.saw(200, 2, version="cats/1")
+    _turn(watch, NOW + drift_watch.SILENT)
+    replicas.saw(300, 3)
+    _turn(watch, NOW + drift_watch.SILENT)
+    assert drift_windows.windows() == ()

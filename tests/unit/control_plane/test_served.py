@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -36,7 +37,7 @@ def test_each_model_is_found_and_without_a_name_the_one_at_the_root(answers: dic
     assert asyncio.run(served.version()) == "digits/1"
     assert asyncio.run(served.version("digits")) == "digits/1"
     assert asyncio.run(served.version("pets")) == "pets/4"
-    assert [asyncio.run(served.replicas(name)) for name in ("digits", "pets", "cats")] == [2, 1, 1]
+    assert [asyncio.run(served.champion(name)).replicas for name in ("", "digits", "pets")] == [2, 2, 1]
 
 
 def test_a_silent_root_is_not_another_model(answers: dict[str, list[Any]]) -> None:
@@ -52,6 +53,18 @@ def test_a_model_that_is_not_served_and_one_that_is_silent_are_two_things(
     with pytest.raises(served.NotServedError, match="cats is not served: digits/1, pets/4 is"):
         asyncio.run(served.version("cats"))
     answers["raycls-model-pets"] = []
+    with pytest.raises(ClusterError) as caught:
+        asyncio.run(served.version("pets"))
+    assert not isinstance(caught.value, served.NotServedError)
+
+
+def test_before_the_first_look_nothing_is_not_served(
+    answers: dict[str, list[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def silent() -> list[str]:
+        raise ConnectionError("no controller")
+
+    monkeypatch.setattr(served, "_applications", silent)
     with pytest.raises(ClusterError) as caught:
         asyncio.run(served.version("pets"))
     assert not isinstance(caught.value, served.NotServedError)
@@ -75,4 +88,37 @@ def test_a_controller_that_is_silent_holds_nobody_up(monkeypatch: pytest.MonkeyP
         assert await known.names() == ["raycls"]
 
     asyncio.run(look())
+    assert known.known
     assert len(asked) == 1, "it is asked once, and not by everybody who waits"
+
+
+def test_many_may_ask_at_once_and_an_error_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(served, "NAMES_S", 0.0)
+    known = served._Applications()
+
+    def slow() -> list[str]:
+        time.sleep(0.1)
+        raise RuntimeError("an answer that nobody understands")
+
+    async def look() -> None:
+        monkeypatch.setattr(served, "_applications", slow)
+        assert await asyncio.gather(*(known.names() for _ in range(3))) == [["raycls"]] * 3
+        monkeypatch.setattr(served, "_applications", lambda: ["raycls", "more"])
+        assert await known.names() == ["raycls", "more"]
+
+    asyncio.run(look())
+
+
+def test_what_is_being_built_counts_and_what_has_no_model_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    def application(*deployments: str) -> Any:
+        return SimpleNamespace(deployments=dict.fromkeys(deployments))
+
+    found = {
+        "raycls-model-pets": application(),  # an update has just begun
+        "raycls-control": application("ControlPlane"),
+        "raycls-console": application(),
+        "raycls-challenger-1a": application("Challenger"),
+        "raycls": application("Classifier"),
+    }
+    monkeypatch.setattr(served.serve, "status", lambda: SimpleNamespace(applications=found))
+    assert served._applications() == ["raycls", "raycls-model-pets"]
