@@ -111,7 +111,7 @@ def test_no_champion_is_one_clear_line_and_503_and_the_first_one_is_served(
     with _serve_run(tmp_path, home) as (process, url, said):
         _wait(lambda: "no model is champion yet" in said.read_text(), process, said)
         (line,) = {line for line in said.read_text().splitlines() if "no model is champion yet" in line}
-        assert "raycls promote digits 1" in line
+        assert re.search(r"`raycls promote [a-z0-9.-]+ \d+`", line)
         assert "Traceback" not in said.read_text()
         _wait(lambda: _status(f"{url}/predict") == 503, process, said)
         dashboard = re.search(r"127\.0\.0\.1:82\d\d", said.read_text())
