@@ -1,6 +1,6 @@
 """Measure which requests a cluster of three hosts loses when a part of it fails or changes.
 
-    python benchmarks/cluster.py                    # all of it, some ten minutes; as root, with PostgreSQL and Redis
+    python benchmarks/cluster.py                    # all of it, some twenty minutes; as root, with PostgreSQL and Redis
     python benchmarks/cluster.py kill head          # some of it
 
 Ray's head and two nodes are hosts in namespaces (benchmarks/harness/three_hosts.py), with PostgreSQL, Redis and S3

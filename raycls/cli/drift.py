@@ -25,10 +25,11 @@ def drift(
     windows = call(url, "GET", "/drift")["windows"]
     if as_json:
         print_json(windows)
-    elif not windows:
+        return
+    if not windows:
         print("no images were examined yet: that takes `drift_images` of them, or an hour with at least 100")
     newest: dict[str, dict[str, Any]] = {}
-    for window in () if as_json else windows:
+    for window in windows:
         newest.setdefault(window["version"].partition("/")[0], window)
     for last in newest.values():
         print(f"{last['version']}: {last['images']:,} images from {last['began']} to {last['ended']}")

@@ -273,7 +273,7 @@ class ServeConfiguration:
 
     @property
     def url(self) -> str:
-        """This machine reaches the application there."""
+        """The address at which this machine reaches the application."""
         return url_here(self.host, self.port) + self.route.rstrip("/")
 
     @property
