@@ -44,7 +44,7 @@ class NotServedError(ClusterError):
 
 
 class Champion(NamedTuple):
-    """What answers for a model: NAME/VERSION, its settings, and how many replicas have answered."""
+    """What answers for a model: NAME/VERSION, its settings, and how many replicas of that version have answered."""
 
     reference: str
     config: ServingConfig
@@ -128,7 +128,8 @@ async def champion(model: str = "") -> Champion:
     fitting = [answer for answer in found if model in ("", answer[0].partition("/")[0])]
     if fitting:
         reference, config = fitting[0]
-        return Champion(reference, config, len(fitting))
+        # During an update, replicas of the other version answer too.
+        return Champion(reference, config, sum(answer[0] == reference for answer in fitting))
     if found and all(answers.values()) and _APPLICATIONS.known:
         served = ", ".join(sorted({reference for reference, _ in found}))
         raise NotServedError(f"{model} is not served: {served} is")

@@ -154,20 +154,30 @@ def _replicas(served: Served) -> set[str]:
     }
 
 
-def _begun(served: Served, traffic: Traffic, challenger: registry.ModelVersion, mode: str) -> str:
+@pytest.fixture(autouse=True)
+def ended(served: Served) -> Iterator[None]:
+    """After the test no experiment runs, also where the test failed."""
+    yield
+    if any(record.is_running for record in experiment.records()):
+        call(served.url, "DELETE", "/experiments")
+
+
+def _begun(served: Served, challenger: registry.ModelVersion, mode: str) -> str:
     share = 0.9 if mode == "split" else 1.0
     wanted = {"challenger": challenger.reference, "mode": mode, "share": share}
     identifier: str = call(served.url, "POST", "/experiments", wanted)["id"]
     return identifier
 
 
-def _replica(identifier: str) -> psutil.Process:
+def _challengers(identifier: str) -> list[psutil.Process]:
+    """The challenger's replicas: as many as the champion has, which may be more than one for a while."""
     name = f"ray::ServeReplica:raycls-challenger-{identifier}"
-    (found,) = [
+    found = [
         each
         for each in psutil.process_iter()
         if each.name().startswith(name[:15]) and name in " ".join(each.cmdline())
     ]
+    assert found
     return found
 
 
@@ -177,7 +187,7 @@ def test_a_challenger_that_answers_nan_is_taken_out_and_nobody_sees_it(
     served: Served, without_numbers: registry.ModelVersion, traffic: Traffic, mode: str
 ) -> None:
     champion = _champion(served)
-    identifier = _begun(served, traffic, without_numbers, mode)
+    identifier = _begun(served, without_numbers, mode)
     _until(lambda: _shown(served, identifier)["state"] == "ended")
     ended = _shown(served, identifier)
     assert ended["ended_by"] == "raycls"
@@ -191,15 +201,17 @@ def test_a_challenger_that_answers_nan_is_taken_out_and_nobody_sees_it(
 def test_a_challenger_that_dies_or_hangs_costs_no_request(
     served: Served, challenger: registry.ModelVersion, traffic: Traffic, sent: signal.Signals
 ) -> None:
-    identifier = _begun(served, traffic, challenger, "split")
+    identifier = _begun(served, challenger, "split")
     _until(lambda: traffic.versions.count(challenger.version) > 20)
-    replica = _replica(identifier)
-    replica.send_signal(sent)
+    replicas = _challengers(identifier)
+    for replica in replicas:
+        replica.send_signal(sent)
     try:
         _until(lambda: _shown(served, identifier)["state"] == "ended", seconds=10)
     finally:
-        if replica.is_running():
-            replica.send_signal(signal.SIGCONT)
+        for replica in replicas:
+            if replica.is_running():
+                replica.send_signal(signal.SIGCONT)
     assert _shown(served, identifier)["ended_by"] == "raycls"
     assert set(traffic.statuses) == {200}
     _until(lambda: challenger.version not in traffic.versions[-50:])

@@ -40,6 +40,11 @@ def test_each_model_is_found_and_without_a_name_the_one_at_the_root(answers: dic
     assert [asyncio.run(served.champion(name)).replicas for name in ("", "digits", "pets")] == [2, 2, 1]
 
 
+def test_replicas_of_the_version_that_an_update_replaces_do_not_count(answers: dict[str, list[Any]]) -> None:
+    answers[served.SERVING] = [("digits/2", SETTINGS), ("digits/1", SETTINGS), ("digits/2", SETTINGS)]
+    assert asyncio.run(served.champion()) == ("digits/2", SETTINGS, 2)
+
+
 def test_a_silent_root_is_not_another_model(answers: dict[str, list[Any]]) -> None:
     """Pictures that were sent without a dataset's name went to that of the other model."""
     answers[served.SERVING] = []
