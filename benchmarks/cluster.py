@@ -207,8 +207,10 @@ def main(arguments: list[str]) -> None:
             made = PARTS[part](found)
             rows += made if isinstance(made, list) else [made]
             print(json.dumps(made), file=sys.stderr)
-    document = results_page.document("cluster", {"parts": options.parts}, rows)
-    file = results_page.keep(options.output, "cluster", document)
+            document = results_page.document("cluster", {"parts": options.parts}, rows)
+            file = results_page.keep(
+                options.output, "cluster", document
+            )  # what was measured stays, if the next fails
     page = results_page.write(options.output, "cluster", HEAD, SECTIONS)
     progress.say(f"wrote {file} and {page}")
     print(json.dumps(document))

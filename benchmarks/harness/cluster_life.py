@@ -197,7 +197,8 @@ def scale(found: Cluster) -> list[Row]:
         for core, node in enumerate(found.nodes):
             node.kill()
             found.start_node(node, core=core)
-        found.serve(slow, min_replicas=1, max_replicas=2, target_ongoing_requests=8)
+        # Two would fit on one node: the second one has to go to the other.
+        found.serve(slow, on_a_node=1, min_replicas=1, max_replicas=2, target_ongoing_requests=8)
         (alone,) = found.replicas()
         answers = next(node for node in found.nodes if node.address == alone)
         found.rate(answers, connections=CONNECTIONS, seconds=30)

@@ -94,13 +94,19 @@ class Cluster:
             ["rm", "-f", "/tmp/ray/ray_current_cluster"]
         )  # by which Ray believes that it still runs
 
-    def serve(self, arguments: Mapping[str, Any] = {}, **autoscaling: int) -> None:
+    def serve(
+        self, arguments: Mapping[str, Any] = {}, *, on_a_node: int | None = None, **autoscaling: int
+    ) -> None:
         """Serve the champion as deploy/serve_config.yaml does, with other numbers of replicas, from each node.
 
-        arguments: more of them for the application. Nodes that have no replica answer nothing.
+        arguments: more of them for the application. on_a_node: the most replicas there. Nodes that have no replica
+        answer nothing.
         """
         document = yaml.safe_load((ROOT / "deploy" / "serve_config.yaml").read_text())
-        document["applications"][0]["deployments"][0]["autoscaling_config"] |= autoscaling
+        deployment = document["applications"][0]["deployments"][0]
+        deployment["autoscaling_config"] |= autoscaling
+        if on_a_node:
+            deployment["max_replicas_per_node"] = on_a_node
         # A new version is slow while its machine starts other things: nobody but the benchmark shall take it back.
         document["applications"][1]["args"]["watch_s"] = 0
         document["applications"][0]["args"] |= {"model": "digits", **arguments}
@@ -173,9 +179,9 @@ class Cluster:
             replicas = found["deployments"]["Classifier"]["replicas"]
         except (ValueError, KeyError):  # it is being changed
             return {}
-        return dict(
-            Counter(each["node_ip"] for each in replicas if also_ending or each["state"] == "RUNNING")
-        )
+        some = (each for each in replicas if also_ending or each["state"] == "RUNNING")
+        # One that has just been asked for is on no node yet.
+        return dict(Counter(address for each in some if (address := each.get("node_ip"))))
 
     def node_id(self, node: Host) -> str:
         """Return Ray's name of a node."""
