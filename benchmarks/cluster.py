@@ -165,7 +165,9 @@ def prepare(found: Cluster) -> list[Row]:
 
 def _section(documents: dict[str, Document]) -> str:
     (document,) = documents.values()
-    seen = [(row["what"], str(row["value"]), str(row["goal"])) for row in document["rows"] if "value" in row]
+    seen = [
+        (row["what"], _shown(row["value"]), _shown(row["goal"])) for row in document["rows"] if "value" in row
+    ]
     lines = [
         (
             row["what"],
@@ -179,6 +181,10 @@ def _section(documents: dict[str, Document]) -> str:
     ]
     header = ("what happens", "requests", "failed", "goal", "all of the rate again after")
     return f"{document['date']} UTC.\n\n{table(('', 'seen', 'goal'), seen)}\n{table(header, lines)}"
+
+
+def _shown(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 HEAD = f"""\
