@@ -24,8 +24,15 @@ if TYPE_CHECKING:
 
 Engine = Literal["reference", "torch", "openvino", "cuda-graphs"]  # see raycls/engines/build.py
 Metric = Literal["accuracy", "macro_f1", "macro_recall", "log_loss"]  # see raycls/metrics.py
-# Default learning rates. They differ so much that another optimiser needs its own.
-_RATES = {"muon": 0.24, "sgd": 0.1, "adam": 1e-3, "adamw": 1e-3}
+# Each optimiser's own settings. The rates differ by two orders of magnitude. Adam adds weight decay to the gradient,
+# where its scaling undoes it (arXiv:1711.05101), so that it has none. Muon keeps the norm of its filters.
+_DEFAULTS: dict[str, dict[str, float]] = {
+    "muon": {"lr": 0.24, "weight_decay": 0.0, "label_smoothing": 0.2},
+    "sgd": {"lr": 0.1, "weight_decay": 5e-4, "label_smoothing": 0.1},
+    "adam": {"lr": 1e-3, "weight_decay": 0.0, "label_smoothing": 0.1},
+    "adamw": {"lr": 1e-3, "weight_decay": 0.015, "label_smoothing": 0.1},
+}
+_RATES = {name: values["lr"] for name, values in _DEFAULTS.items()}
 
 
 class Section(BaseModel):
@@ -66,7 +73,11 @@ class OptimConfig(Section):
         1.0, gt=0, le=100, description="learning rate of the head, as a multiple of its usual one"
     )
     weight_decay: float = Field(
-        0.015, ge=0, le=1, description="of matrices and filters under sgd, adam and adamw; not used by muon"
+        _DEFAULTS["muon"]["weight_decay"],
+        ge=0,
+        le=1,
+        description="of matrices and filters under sgd, adam and adamw; muon has none; default: "
+        + ", ".join(f"{values['weight_decay']:g} for {name}" for name, values in _DEFAULTS.items()),
     )
     schedule: Literal["linear", "cosine"] = Field("linear", description="how every learning rate falls to 0")
     warmup: float = Field(0.0, ge=0, lt=1, description="share of the steps in which learning rates rise")
@@ -194,8 +205,8 @@ def preset(name: str, info: DatasetInfo, network: str | None = None) -> Config:
         raise ConfigError(f"unknown network {network!r}; the networks are: {', '.join(NETWORKS)}")
     chosen = _PRESETS[name]
     images = info.counts["train"]
-    muon = network == "fastcnn"
-    most = _LARGEST_BATCH["muon" if muon else "adamw"]
+    optimizer = "muon" if network == "fastcnn" else "adamw"
+    most = _LARGEST_BATCH[optimizer]
     # A small dataset needs small batches, for about twenty or more steps an epoch, and up to five times the epochs.
     # Large images need small batches too, as the memory for a batch's activations grows with its pixels.
     batch_size = min(most, max(16, images // 20), images, max(16, _BATCH_PIXELS // info.image_size**2))
@@ -203,7 +214,7 @@ def preset(name: str, info: DatasetInfo, network: str | None = None) -> Config:
     reducible = network != "mlp" and info.image_size >= 32
     return Config(
         network=NetworkConfig(name=network, widths=getattr(chosen, network, ())),
-        optim=OptimConfig() if muon else OptimConfig(name="adamw", lr=_RATES["adamw"], label_smoothing=0.1),
+        optim=OptimConfig.model_validate({"name": optimizer, **_DEFAULTS[optimizer]}),
         augment=AugmentConfig(
             translate=info.image_size // 16,
             flip=info.mirrorable,
@@ -221,7 +232,7 @@ def override(config: Config, assignments: Iterable[str]) -> Config:
     """Return the configuration with each `key=value` applied and validated.
 
     A key is a path (`optim.lr`), or a field's name if only one section has it (`lr`). A value is JSON or else text.
-    Another optimiser brings its own learning rate, unless one is assigned.
+    Another optimiser brings its own learning rate, weight decay and label smoothing, unless they are assigned.
 
     Raises ConfigError, which names the key and the values that it accepts.
     """
@@ -236,8 +247,9 @@ def override(config: Config, assignments: Iterable[str]) -> Config:
             tree[section][leaf] = json.loads(text)
         except ValueError:
             tree[section][leaf] = text
-    if tree["optim"]["name"] != config.optim.name and "optim.lr" not in assigned:
-        tree["optim"]["lr"] = _RATES.get(str(tree["optim"]["name"]), config.optim.lr)
+    if tree["optim"]["name"] != config.optim.name:
+        own = _DEFAULTS.get(str(tree["optim"]["name"]), {})
+        tree["optim"] |= {field: value for field, value in own.items() if f"optim.{field}" not in assigned}
     return validated(Config, tree)
 
 

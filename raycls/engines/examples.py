@@ -9,6 +9,7 @@ match. This module knows cards and arrays. It computes no forward pass.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,6 +19,8 @@ from raycls.data.packed import PackedDataset
 from raycls.data.transforms import to_square
 from raycls.errors import UsageError
 from raycls.models.card import ModelCard
+
+MOST_IMAGES, MOST_PIXELS = 500, 4_000_000  # of one forward pass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +58,15 @@ class Examples:
         for i, pixels in enumerate(batch):
             resized[i] = to_square(Image.fromarray(pixels), self.size)
         return resized
+
+    def batches(self) -> Iterator[np.ndarray]:
+        """Yield all examples in order, as `pixels` returns them, in parts of at most MOST_IMAGES and MOST_PIXELS.
+
+        What a network holds for a part grows with its pixels: 500 images of 512 pixels took ResNet-18 20 GB.
+        """
+        most = max(1, min(MOST_IMAGES, MOST_PIXELS // self.size**2))
+        for start in range(0, len(self), most):
+            yield self.pixels(slice(start, start + most))
 
     def drawn(self, most: int) -> np.ndarray:
         """Return the sorted indices (int64) of at most `most` random examples. The choice is always the same."""

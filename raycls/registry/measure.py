@@ -39,7 +39,6 @@ from raycls.errors import (
 from raycls.models.card import ModelCard, load_card
 from raycls.registry.model_version import ModelVersion
 
-BATCH = 500  # images of a forward pass
 PROBE = 256  # images on which the engine of a version that was never examined is chosen
 ROUNDS, WARM_UP = 30, 5  # timed and untimed passes of one image by each, in turns
 PAUSE_S = 0.004  # before each pass: passes without a pause are faster than those of a replica
@@ -207,10 +206,7 @@ def _load(version: ModelVersion, directory: Path, examples: Examples) -> Predict
 
 def _answers(predictor: Predictor, examples: Examples, classes: tuple[str, ...]) -> np.ndarray:
     """Return float64 N×C: the probabilities of these classes alone. Raises CheckpointError if they are not finite."""
-    parts = [
-        predictor.probabilities(examples.pixels(slice(start, start + BATCH)))
-        for start in range(0, len(examples), BATCH)
-    ]
+    parts = [predictor.probabilities(pixels) for pixels in examples.batches()]
     columns = [predictor.card.classes.index(name) for name in classes]
     found = np.concatenate(parts).astype(float)[:, columns]
     if not np.isfinite(found).all():

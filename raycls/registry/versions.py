@@ -15,6 +15,7 @@ from pathlib import Path
 from raycls import tracking
 from raycls.errors import UnknownModelError, UsageError
 from raycls.models.card import sha256
+from raycls.registry import mlflow_model
 from raycls.registry.listing import OWN, aliases_of_all, is_foreign, overview, unknown
 from raycls.registry.model_version import LONGEST_NAME, SHA256, ModelVersion, is_name, is_own, of_mlflow
 
@@ -57,6 +58,9 @@ def register(
 
     check_name(name)  # another program may have taken it since
     uri = current.log_checkpoint(directory)
+    current.log_bytes(
+        mlflow_model.description(current.id).encode(), f"{tracking.CHECKPOINT}/{mlflow_model.FILE}"
+    )
     tags = {
         "dataset_fingerprint": fingerprint,
         SHA256: sha256(directory),

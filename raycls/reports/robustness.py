@@ -26,7 +26,6 @@ from raycls import progress
 from raycls.data.tensors import as_tensor
 from raycls.engines.examples import Examples
 from raycls.engines.predictor import Predictor
-from raycls.training.evaluation import BATCH
 
 IMAGES, LEAST_IMAGES = 2000, 500  # images: most (up to 64 pixels a side) and fewest (for large images)
 
@@ -110,22 +109,22 @@ def damaged(pixels: np.ndarray, kind: _Kind, strength: float) -> np.ndarray:
 def robustness(predictor: Predictor, examples: Examples) -> Robustness:
     """Return the accuracy by kind and strength of damage, measured on at most IMAGES examples."""
     most = max(LEAST_IMAGES, min(IMAGES, round(IMAGES * (64 / predictor.card.image_size) ** 2)))
-    chosen = examples.drawn(most)
-    count = len(chosen)
-    labels = examples.labels[chosen]
+    chosen = examples.only(examples.drawn(most))
+    count, done = len(chosen), 0
     variants: list[tuple[_Kind | None, float]] = [(None, 0.0)]
     variants += [(kind, strength) for kind in KINDS for strength in kind.strengths]
     right = np.zeros(len(variants), dtype=np.int64)
     with progress.bar(f"damaging {count} images in {len(variants) - 1} ways", len(variants) * count) as bar:
-        for start in range(0, count, BATCH):
-            pixels = examples.pixels(chosen[start : start + BATCH])
+        for pixels in chosen.batches():
+            labels = chosen.labels[done : done + len(pixels)]
+            done += len(pixels)
             for i, (kind, strength) in enumerate(variants):
                 worse = damaged(pixels, kind, strength) if kind else pixels
                 answers = predictor.logits(worse)[:, examples.columns].argmax(1)
-                right[i] += (answers == labels[start : start + BATCH]).sum()
+                right[i] += (answers == labels).sum()
                 bar.advance(len(pixels))
     accuracies = iter((right[1:] / count).tolist())
-    example = examples.pixels(chosen[:1])
+    example = chosen.pixels(slice(1))
     return Robustness(
         images=count,
         clean=float(right[0] / count),

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.colors import Colormap
 
-BATCH = 500
 NAMED_CLASSES = 30  # a confusion matrix with more classes has no room for names and counts
 
 
@@ -109,8 +108,8 @@ def score(predictor: Predictor, examples: Examples) -> Scores:
         progress.say(remark)
     logits = []
     with progress.bar(f"evaluating on {examples.dataset}/{examples.split}", total=len(examples)) as bar:
-        for start in range(0, len(examples), BATCH):
-            logits.append(torch.from_numpy(predictor.logits(examples.pixels(slice(start, start + BATCH)))))
+        for pixels in examples.batches():
+            logits.append(torch.from_numpy(predictor.logits(pixels)))
             bar.advance(len(logits[-1]))
     return Scores(
         examples=examples,

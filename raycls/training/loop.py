@@ -171,7 +171,7 @@ class Training:
         - epoch: counted from 1
         - train_loss, train_accuracy: means over the epoch's steps, on augmented images. The larger part of a mixed
           image is its class.
-        - val_loss: mean cross entropy
+        - val_loss: mean cross entropy, like the next ones on images of the size that the epoch learned from
         - val_accuracy: 0..1
         - val_macro_accuracy, val_macro_f1: means over the classes with images
         - lr: at the epoch's last step
@@ -189,7 +189,9 @@ class Training:
                     f"the loss became {train_loss.item()} in epoch {epoch + 1}: "
                     f"lower the learning rate (optim.lr={self.config.optim.lr:g})"
                 )
-            validation = validate(self.kept, self.val, self.card, self.dtype, self.workers)
+            validation = validate(
+                self.kept, self.val, self.card, self.dtype, self.workers, self._share(epoch)
+            )
             if not math.isfinite(validation["val_loss"]):
                 raise TrainingError(
                     f"the validation loss became {validation['val_loss']} after epoch {epoch + 1}, as the weights are "
@@ -242,8 +244,6 @@ class Training:
         """Train on all whole batches of the epoch. Return the mean loss and accuracy over steps and workers."""
         config, steps = self.config, self.order.steps
         total = steps * config.training.epochs
-        # Early epochs learn coarse features. Smaller images show them too, at half the cost.
-        small = epoch < round(config.training.reduced_share * config.training.epochs)
         self.network.train()
         freeze_body(self.network, epoch < config.training.frozen_epochs)
         sums = torch.zeros(2, device=self.device)
@@ -253,7 +253,7 @@ class Training:
             self.optimizer.schedule(progress)
             if progress >= config.training.freeze_after:
                 self.network.freeze_early()  # type: ignore[operator]
-            sums += self._step(indices, epoch, small)
+            sums += self._step(indices, epoch)
             on_step(epoch * steps + step + 1, total)
         mean = sums / steps
         networks = [self.network, self.average.module] if self.average else [self.network]
@@ -261,17 +261,25 @@ class Training:
         self.workers.average([mean, *buffers])
         return mean[0], mean[1]
 
-    def _step(self, indices: Tensor, epoch: int, small: bool) -> Tensor:
+    def _share(self, epoch: int) -> float:
+        """Return the side of an epoch's images, as a share of the full side.
+
+        Early epochs learn coarse features. Smaller images show them too, at half the cost.
+        """
+        training = self.config.training
+        return REDUCED if epoch < round(training.reduced_share * training.epochs) else 1.0
+
+    def _step(self, indices: Tensor, epoch: int) -> Tensor:
         """Run forward, backward and update on these images. Return this worker's mean loss and accuracy (float32)."""
         config, card, order = self.config, self.card, self.order
         mirrored = order.mirrored(indices, epoch) if config.augment.flip else None
         images = random_views(
             self.train.images, indices, config.augment, mirrored=mirrored, generator=order.views
         )
-        if small:
-            images = reduced(images, REDUCED)
+        if (share := self._share(epoch)) < 1:
+            images = reduced(images, share)
         inputs = normalize(images.to(self.device), card.mean, card.std)
-        inputs = distort(inputs, card.std, config.augment, order.pixels, scale=REDUCED if small else 1)
+        inputs = distort(inputs, card.std, config.augment, order.pixels, scale=share)
         labels = targets = self.train.labels[indices].to(self.device)
         if config.augment.mixup or config.augment.cutmix:
             inputs, targets = mix(inputs, labels, len(card.classes), config.augment, order.pixels)
@@ -297,4 +305,5 @@ class Training:
             return F.cross_entropy(logits, targets, label_smoothing=smoothing)
         weights = self.class_weights[targets] if targets.ndim == 1 else targets @ self.class_weights
         losses = F.cross_entropy(logits, targets, label_smoothing=smoothing, reduction="none")
-        return (weights * losses).sum() / weights.sum()
+        # The weights' mean is 1 over the split. Their mean over a part of a batch differs from worker to worker.
+        return (weights * losses).mean()

@@ -20,7 +20,7 @@ from raycls.engines.predictor import Predictor
 from raycls.training.calibration import calibrated
 from raycls.training.loop import fit
 
-BATCH = 512
+BATCH = 512  # images that are copied at once
 
 
 def out_of_fold(dataset: PackedDataset, preset_name: str, folds: int) -> np.ndarray:

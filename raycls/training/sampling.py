@@ -45,9 +45,7 @@ class Split:
             self.images, self.labels = self.images.to(device), self.labels.to(device)
         mapped = self.images.device.type == "cpu" and images.nbytes >= READ_AHEAD_FROM
         self._pages = _Pages(images) if mapped and isinstance(images, np.memmap) else None
-        # Every seed and configuration uses the same images, so the trials of a study are comparable.
-        sample = torch.randperm(len(self.labels), generator=torch.Generator().manual_seed(0))
-        self.chosen = sample[:count].to(self.labels.device)
+        self.chosen = _sample(self.labels.cpu(), count).to(self.labels.device)
 
     def read_ahead(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
         """Yield the same batches of indices (int64). Before each batch, the kernel begins to read the next batch.
@@ -73,6 +71,26 @@ class Split:
         """
         counts = torch.bincount(self.labels[self.chosen], minlength=num_classes).clamp(min=1)
         return len(self.chosen) / (num_classes * counts)
+
+
+def _sample(labels: Tensor, count: int | None) -> Tensor:
+    """Return the indices of `count` images in random order, each class in proportion; None: of all.
+
+    A class has at least one image where there are as many as classes. Every seed and configuration uses the same ones,
+    so the trials of a study are comparable, and a smaller sample is part of a larger one.
+    """
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
+    if count is None or count >= len(labels):
+        return order
+    shuffled = labels[order]
+    by_class = torch.argsort(shuffled, stable=True)
+    counts = torch.bincount(shuffled)
+    first = counts.cumsum(0) - counts
+    of = shuffled[by_class]
+    # The share of its class that comes before an image: 0 for the first of each class.
+    before = torch.empty(len(labels), dtype=torch.float64)
+    before[by_class] = (torch.arange(len(labels)) - first[of]) / counts[of].double()
+    return order[torch.argsort(before, stable=True)[:count]]
 
 
 class _Pages:

@@ -14,7 +14,7 @@ from raycls.config import Config
 from raycls.data.packed import DatasetInfo, PackedDataset
 from raycls.errors import ConfigError
 from raycls.models.card import ModelCard, provenance
-from raycls.models.networks import build
+from raycls.models.networks import FastCNN, build
 from raycls.training.sampling import images_in_use
 
 WHITENING_PIXELS = 5_000 * 32 * 32  # total pixels of the images that initialise the whitening layer
@@ -42,6 +42,11 @@ def check(config: Config, dataset: PackedDataset, workers: int = 1) -> None:
     network = untrained(config, dataset)
     if config.training.reduced_share and not network.any_size:
         raise ConfigError(f"{config.network.name} takes one image size only: --set training.reduced_share=0")
+    if config.optim.name == "muon" and not isinstance(network, FastCNN):
+        raise ConfigError(
+            f"optim.name=muon has learning rates for fastcnn, under which {config.network.name} does not learn: take "
+            "adamw or sgd"
+        )
     if config.training.freeze_after < 1 and not hasattr(network, "freeze_early"):
         raise ConfigError(
             f"{config.network.name} has no early layers to freeze: --set training.freeze_after=1"

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from raycls import metrics
+from raycls.data.augment import reduced
 from raycls.models.base import Network
 from raycls.models.card import ModelCard
 from raycls.models.forward import forward
@@ -19,11 +20,12 @@ EVAL_PIXELS = 2_000 * 32 * 32  # largest number of pixels in one batch, over all
 
 
 def validate(
-    network: Network, val: Split, card: ModelCard, dtype: torch.dtype, workers: Workers
+    network: Network, val: Split, card: ModelCard, dtype: torch.dtype, workers: Workers, share: float = 1.0
 ) -> dict[str, float]:
     """Return val_loss, val_accuracy, val_macro_accuracy and val_macro_f1, the same on all workers.
 
-    Each worker computes its part of the validation split.
+    share: of the images' side. An epoch that learned from smaller images is validated on images of that size: in whole
+    ones, things look larger than it knows them (arXiv:1906.06423). Each worker computes its part of the split.
     """
     network.eval()
     device, classes = next(network.parameters()).device, len(card.classes)
@@ -32,7 +34,8 @@ def validate(
     parts = workers.share(torch.arange(len(val.labels))).split(max(1, EVAL_PIXELS // card.image_size**2))
     for part in val.read_ahead(parts):
         labels = val.labels[part].to(device)
-        logits, _ = forward(network, val.images[part].to(device), card, dtype)
+        images = val.images[part].to(device)
+        logits, _ = forward(network, images if share == 1 else reduced(images, share), card, dtype)
         loss += F.cross_entropy(logits, labels, reduction="sum")
         answers = logits.argmax(1)
         correct += torch.bincount(labels[answers == labels], minlength=classes)

@@ -82,6 +82,17 @@ def test_another_optimiser_brings_its_own_rate(digits: DatasetInfo) -> None:
     assert override(preset("fast", digits, "cnn"), ["optim.name=muon"]).optim.lr == 0.24
 
 
+def test_another_optimiser_keeps_no_setting_of_the_former(digits: DatasetInfo) -> None:
+    def settings(*assignments: str) -> tuple[float, ...]:
+        optim = override(preset("fast", digits), assignments).optim
+        return optim.lr, optim.weight_decay, optim.label_smoothing
+
+    assert settings("optim.name=sgd") == (0.1, 5e-4, 0.1)
+    assert settings("optim.name=adam") == (1e-3, 0, 0.1)
+    assert settings("optim.name=adamw") == (1e-3, 0.015, 0.1)
+    assert settings("weight_decay=0.3", "optim.name=sgd") == (0.1, 0.3, 0.1)
+
+
 @pytest.mark.parametrize(
     ("assignment", "told"),
     [

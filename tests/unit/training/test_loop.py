@@ -193,12 +193,13 @@ def test_validation_is_left_alone_by_the_training_fraction(digits: PackedDataset
     assert steps[-1] == (12, 12)  # 630 of the 1,260 images, in whole batches
 
 
-def test_the_first_epochs_may_see_smaller_images(digits: PackedDataset) -> None:
+def test_the_first_epochs_may_see_smaller_images_and_are_validated_on_them(digits: PackedDataset) -> None:
     sides: list[int] = []
+    validated: list[int] = []
 
     def look(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        if isinstance(module, CNN) and module.training:
-            sides.append(inputs[0].shape[-1])
+        if isinstance(module, CNN):
+            (sides if module.training else validated).append(inputs[0].shape[-1])
 
     config = override(preset("smoke", digits.info, "cnn"), ["epochs=4", "reduced_share=0.5"])
     hook = torch.nn.modules.module.register_module_forward_pre_hook(look)
@@ -208,6 +209,20 @@ def test_the_first_epochs_may_see_smaller_images(digits: PackedDataset) -> None:
         hook.remove()
     steps = len(sides) // 4
     assert sides == [5] * 2 * steps + [8] * 2 * steps
+    each = len(validated) // 4
+    assert validated == [5] * 2 * each + [8] * 2 * each
+
+
+def test_weighted_losses_of_two_workers_are_those_of_one(digits: PackedDataset, smoke: Config) -> None:
+    """A worker whose part of a batch had no rare class gave the others more weight than the other worker did."""
+    training = start(override(smoke, ["balance=weights"]), digits)
+    training.class_weights = torch.tensor([0.5] * 9 + [5.5])
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(20, 10, generator=generator)
+    targets = torch.tensor([0] * 10 + [9] * 10)  # the rare class is in the second worker's part alone
+    whole = training._loss(logits, targets)
+    halves = [training._loss(logits[part], targets[part]) for part in (slice(10), slice(10, 20))]
+    assert torch.stack(halves).mean().item() == pytest.approx(whole.item(), rel=1e-6)
 
 
 def test_averaged_weights_are_the_ones_that_are_kept(digits: PackedDataset, smoke: Config) -> None:
