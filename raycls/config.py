@@ -49,6 +49,9 @@ class NetworkConfig(Section):
         (64, 128, 128), description="channels (or units) of each stage; empty: the network's default"
     )
     dropout: float = Field(0.0, ge=0, lt=1, description="probability of dropping a feature before the head")
+    statistics: Literal["dataset", "imagenet"] = Field(
+        "dataset", description="whose mean and standard deviation images are normalised with"
+    )
 
     def arguments(self) -> dict[str, Any]:
         """Return the arguments of `raycls.models.networks.build`, without the name and the dataset's shape."""
@@ -71,6 +74,12 @@ class OptimConfig(Section):
     )
     head_lr_factor: float = Field(
         1.0, gt=0, le=100, description="learning rate of the head, as a multiple of its usual one"
+    )
+    layer_decay: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="learning rate of each stage of the network, as a multiple of the next one's; not used by muon",
     )
     weight_decay: float = Field(
         _DEFAULTS["muon"]["weight_decay"],

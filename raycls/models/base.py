@@ -27,5 +27,10 @@ class Network(nn.Module, ABC):
         """Return the logits, N×num_classes, of an embedding N×D."""
         return self.head(embedding)
 
+    def stages(self) -> list[list[nn.Parameter]]:
+        """Return the body's parameters by depth, those next to the image first. By default they are one stage."""
+        head = {id(parameter) for parameter in self.head.parameters()}
+        return [[parameter for parameter in self.parameters() if id(parameter) not in head]]
+
     def forward(self, images: Tensor) -> Tensor:
         return self.classify(self.embed(images))

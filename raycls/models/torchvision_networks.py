@@ -4,8 +4,8 @@
     network.load_state_dict(network.renamed(imagenet_weights("resnet18")), strict=False)
 
 raycls/models/networks.py offers them by their names. torchvision is imported only when a network is built. This module
-knows nothing of datasets. The ImageNet weights expect images normalised with ImageNet's mean and standard deviation.
-raycls normalises with those of the dataset, which are close enough for fine-tuning.
+knows nothing of datasets. The ImageNet weights expect images normalised with ImageNet's mean and standard deviation:
+`network.statistics` of the configuration.
 """
 
 from __future__ import annotations
@@ -59,6 +59,11 @@ class TorchvisionNetwork(Network):
 
     def embed(self, images: Tensor) -> Tensor:
         return self.dropout(self.body(images))
+
+    def stages(self) -> list[list[nn.Parameter]]:
+        blocks = list(getattr(self.body, "features", self.body).children())  # or ResNet's layers
+        blocks += [child for name, child in self.body.named_children() if name == "classifier"]
+        return [found for block in blocks if (found := list(block.parameters()))]
 
     def renamed(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return weights with torchvision's names under this network's names. Weights with its names are unchanged."""

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from raycls.config import OptimConfig
+from raycls.models.base import Network
 
 # The learning rates of airbench94_muon, divided by its Muon rate of 0.24. They are for a loss summed over the batch.
 HEAD_LR, BIAS_LR = 0.67 / 0.24, 0.053 / 0.24
@@ -79,11 +80,12 @@ class Optimizer:
     """
 
     def __init__(
-        self, network: nn.Module, config: OptimConfig, batch_size: int, dtype: torch.dtype = torch.float32
+        self, network: Network, config: OptimConfig, batch_size: int, dtype: torch.dtype = torch.float32
     ):
         self._config = config
         self._whitening = getattr(network, "whiten", None)
         self._trained = [p for p in network.parameters() if p.requires_grad]
+        self._stages = network.stages() if config.layer_decay < 1 else []
         self._head = {id(p) for p in network.get_submodule("head").parameters()}
         self._all = self._with_muon(network, batch_size, dtype) if config.name == "muon" else [self._alone()]
         self._peaks = [[group["lr"] for group in opt.param_groups] for opt in self._all]
@@ -107,21 +109,26 @@ class Optimizer:
         ]
 
     def _alone(self) -> torch.optim.Optimizer:
-        lr, factor = self._config.lr, self._config.head_lr_factor
-        apart = self._head if factor != 1 else set()
-        groups: list[dict[str, Any]] = []
-        for members, rate in (
-            ([p for p in self._trained if id(p) not in apart], lr),
-            ([p for p in self._trained if id(p) in apart], lr * factor),
-        ):
+        lr = self._config.lr
+        rates = self._rates()
+        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+        for parameter in self._trained:
             # Weight decay helps matrices and filters. It does not help biases and norms.
-            for matrices, decay in ((True, self._config.weight_decay), (False, 0.0)):
-                chosen = [p for p in members if (p.ndim > 1) == matrices]
-                if chosen:
-                    groups.append({"params": chosen, "lr": rate, "weight_decay": decay})
+            decay = self._config.weight_decay if parameter.ndim > 1 else 0.0
+            groups.setdefault((rates[id(parameter)], decay), []).append(parameter)
+        members: list[dict[str, Any]] = [
+            {"params": chosen, "lr": rate, "weight_decay": decay} for (rate, decay), chosen in groups.items()
+        ]
         if self._config.name == "sgd":
-            return torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True)
-        return {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[self._config.name](groups, lr=lr)
+            return torch.optim.SGD(members, lr=lr, momentum=0.9, nesterov=True)
+        return {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[self._config.name](members, lr=lr)
+
+    def _rates(self) -> dict[int, float]:
+        """Return the peak rate of each parameter by its id: lower, the nearer it is to the image (arXiv:1801.06146)."""
+        rates = {id(parameter): self._config.lr for parameter in self._trained}
+        for depth, stage in enumerate(reversed(self._stages), start=1):
+            rates |= {id(parameter): self._config.lr * self._config.layer_decay**depth for parameter in stage}
+        return rates | dict.fromkeys(self._head, self._config.lr * self._config.head_lr_factor)
 
     def schedule(self, progress: float) -> None:
         """Set every learning rate for the next step. progress: the share of all steps that are done, 0..1."""

@@ -17,6 +17,8 @@ from raycls.models.card import ModelCard, provenance
 from raycls.models.networks import FastCNN, build
 from raycls.training.sampling import images_in_use
 
+# Of ImageNet's training images, as torchvision's and most other weights expect them.
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 WHITENING_PIXELS = 5_000 * 32 * 32  # total pixels of the images that initialise the whitening layer
 
 
@@ -67,16 +69,19 @@ def untrained(config: Config, dataset: PackedDataset) -> Any:
 def card_for(config: Config, info: DatasetInfo, parent: ModelCard | None = None) -> ModelCard:
     """Return the model card for checkpoints of this configuration. Its metrics are empty.
 
-    parent: the card of the checkpoint that the weights come from. Its normalisation replaces the dataset's, because the
-    weights expect it.
+    parent: the card of the checkpoint that the weights come from. Its normalisation replaces the configuration's,
+    because the weights expect it.
     """
+    mean, std = (parent or info).mean, (parent or info).std
+    if parent is None and config.network.statistics == "imagenet":
+        mean, std = IMAGENET_MEAN, IMAGENET_STD
     return ModelCard(
         network=config.network.name,
         arguments=config.network.arguments(),
         classes=info.classes,
         image_size=info.image_size,
-        mean=(parent or info).mean,
-        std=(parent or info).std,
+        mean=mean,
+        std=std,
         metrics={},
         resize=info.resize,
         dataset=info.name,

@@ -128,3 +128,26 @@ def test_rates_rise_in_the_warm_up_and_fall_to_zero(schedule: str) -> None:
     assert factors[100] == pytest.approx(0)
     assert factors[60] == pytest.approx(0.5)
     assert (factors[30] > 0.9) == (schedule == "cosine")  # flat at the top, unlike the line
+
+
+def test_layers_nearer_to_the_image_learn_more_slowly() -> None:
+    network = build("resnet18", num_classes=3, image_size=64, dropout=0.0)
+    config = OptimConfig(name="adamw", lr=0.1, layer_decay=0.5, head_lr_factor=10, weight_decay=0.01)
+    (optimizer,) = Optimizer(network, config, batch_size=4)._all
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    assert len(rates) == len(list(network.parameters()))
+    assert rates[id(network.head.weight)] == pytest.approx(1.0)
+    assert rates[id(network.body.layer4[1].conv2.weight)] == pytest.approx(0.05)
+    assert rates[id(network.body.layer1[0].conv1.weight)] == pytest.approx(0.1 * 0.5**4)
+    assert rates[id(network.body.conv1.weight)] == pytest.approx(0.1 * 0.5**6)
+    assert {group["weight_decay"] for group in optimizer.param_groups} == {0.0, 0.01}
+
+
+@pytest.mark.parametrize(
+    "name", ["efficientnet_b0", "mobilenet_v3_small", "resnet18", "fastcnn", "cnn", "mlp"]
+)
+def test_every_parameter_of_a_body_is_in_one_stage(name: str) -> None:
+    network = build(name, num_classes=3, image_size=32, dropout=0.0)
+    head = {id(p) for p in network.head.parameters()}
+    staged = [id(p) for stage in network.stages() for p in stage]
+    assert sorted(staged) == sorted(id(p) for p in network.parameters() if id(p) not in head)
