@@ -67,6 +67,17 @@ class Run:
     def log_json(self, value: Any, name: str) -> None:
         client().log_dict(self.id, value, name)
 
+    def log_tables(self, tables: dict[str, dict[str, list[Any]]]) -> None:
+        """Store tables by file name, as `MlflowClient.log_table` does, which takes pandas: MLflow's page shows them.
+
+        Each is its columns by name, all of the same length.
+        """
+        for name, columns in tables.items():
+            rows = list(zip(*columns.values(), strict=True))
+            self.log_json({"columns": list(columns), "data": rows}, name)
+        shown = [{"path": name, "type": "table"} for name in tables]
+        client().set_tag(self.id, "mlflow.loggedArtifacts", json.dumps(shown))
+
     def log_checkpoint(self, directory: Path) -> str:
         """Copy the checkpoint directory into the run's artifacts, and return its URI."""
         client().log_artifacts(self.id, str(directory), CHECKPOINT)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -56,6 +56,20 @@ class Evaluation:
             name: float(share)
             for name, share in zip(self.classes, shares, strict=True)
             if not np.isnan(share)
+        }
+
+    @property
+    def confusion_table(self) -> dict[str, list[Any]]:
+        """Return columns with a row for each pair of true and predicted class that occurs, and its number of images.
+
+        Of 10,000 classes, the whole matrix has 10⁸ entries, almost all of them 0.
+        """
+        true, predicted = np.nonzero(self.confusion)
+        names = np.array(self.classes, dtype=object)
+        return {
+            "true": names[true].tolist(),
+            "predicted": names[predicted].tolist(),
+            "images": self.confusion[true, predicted].tolist(),
         }
 
     def metrics(self, split: str) -> dict[str, float]:

@@ -289,8 +289,11 @@ def run_workers(
 
 def _log_report(run: tracking.Run, evaluation: Evaluation, dataset: PackedDataset) -> None:
     run.log_bytes(confusion_png(evaluation, f"{dataset.info.name}, test split"), "confusion_matrix.png")
-    run.log_json(
-        {"classes": evaluation.classes, "confusion": evaluation.confusion.tolist()}, "confusion_matrix.json"
+    accuracies = evaluation.class_accuracy
+    run.log_tables(
+        {
+            "confusion_matrix.json": evaluation.confusion_table,
+            "class_accuracy.json": {"class": list(accuracies), "accuracy": list(accuracies.values())},
+        }
     )
-    run.log_json(evaluation.class_accuracy, "class_accuracy.json")
     run.log_json(dataset.info.model_dump(mode="json"), "dataset.json")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import mlflow
 import numpy as np
 import pytest
 
-from raycls import registry, tracking
+from raycls import home, registry, tracking
 from raycls.config import override, preset
 from raycls.data.versions import open_dataset
 from raycls.engines.predictor import Predictor
@@ -27,6 +28,9 @@ def test_a_run_is_logged_and_registered(trained: TrainingResult) -> None:
     assert [point.step for point in history][:5] == [1, 2, 3, 4, 5]
     artifacts = {file.path for file in tracking.client().list_artifacts(trained.run_id)}
     assert {"checkpoint", "confusion_matrix.png", "class_accuracy.json", "dataset.json"} <= artifacts
+    mlflow.set_tracking_uri(home.tracking_uri())
+    table = mlflow.load_table("class_accuracy.json", run_ids=[trained.run_id])
+    assert table["class"].tolist() == list(open_dataset("digits").info.classes)
     assert trained.metrics["test_accuracy"] > 0.8
     assert version.metrics["test_accuracy"] == trained.metrics["test_accuracy"]
 

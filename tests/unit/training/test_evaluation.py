@@ -11,7 +11,7 @@ from raycls.data.packed import PackedDataset
 from raycls.engines.examples import match
 from raycls.engines.predictor import Predictor
 from raycls.errors import UsageError
-from raycls.training.evaluation import evaluate, score
+from raycls.training.evaluation import Evaluation, evaluate, score
 from tests.datasets import make_version
 
 
@@ -92,3 +92,11 @@ def test_another_version_of_the_dataset_is_remarked(digits: PackedDataset, predi
     assert match(predictor.card, digits, "test").remarks == ()
     card = predictor.card.model_copy(update={"dataset_fingerprint": "of before"})
     assert "is another version than digits@1" in match(card, digits, "test").remarks[0]
+
+
+def test_the_confusion_table_has_a_row_for_each_pair_that_occurs() -> None:
+    confusion = np.zeros((10_000, 10_000), dtype=np.int64)
+    confusion[3, 3], confusion[3, 9_999] = 7, 2
+    names = tuple(f"c{number}" for number in range(10_000))
+    found = Evaluation(classes=names, confusion=confusion, loss=0.1, calibration_error=0.0).confusion_table
+    assert found == {"true": ["c3", "c3"], "predicted": ["c3", "c9999"], "images": [7, 2]}
