@@ -91,7 +91,7 @@ def train(
         result = trainer.resume(dataset, resume, workers=workers, use_gpu=use_gpu)
     else:
         weights = weights_path(weights, init)
-        config = configuration(dataset, preset, network, seed, settings, init)
+        config = configuration(dataset, preset, network, seed, settings, init, weights)
         result = trainer.train(
             dataset, config, workers=workers, use_gpu=use_gpu, model=model, init=init, weights=weights
         )
@@ -111,6 +111,7 @@ def configuration(
     seed: int | None,
     settings: list[str] | None,
     init: str | None = None,
+    weights: str | None = None,
 ) -> Any:
     """Return the configuration that a command's options describe, and print all of it on stderr."""
     from raycls import registry
@@ -125,6 +126,7 @@ def configuration(
         network=network,
         settings=[f"training.seed={seed or 0}", *(settings or ())],
         init=card,
+        pretrained=weights is not None,
     )
     progress.say(f"{dataset}: " + "  ".join(f"{key}={value}" for key, value in config.flat().items()))
     return config

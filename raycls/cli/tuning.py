@@ -157,7 +157,7 @@ def run(
         outcome = studies.resume(dataset, resume)
     else:
         metrics = [f"training.metric={metric}"] if metric else []
-        config = configuration(dataset, preset, network, seed, [*(settings or ()), *metrics], init)
+        config = configuration(dataset, preset, network, seed, [*(settings or ()), *metrics], init, weights)
         searched = spaces.load(space, config) if space else None
         weights = weights_path(weights, init)
         job = plan(dataset, config, space=searched, weights=weights, **given)

@@ -26,8 +26,6 @@ import yaml
 from raycls.errors import UsageError
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from raycls.engines.predictor import Predictor
 
 FILE, INPUT = "MLmodel", "image"
@@ -67,13 +65,14 @@ class Images:
     def __init__(self, predictor: Predictor):
         self._predictor = predictor
 
-    def predict(self, images: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
-        """Return class_index, class_name and confidence of each row's column `image`. Raises ImageError, UsageError."""
-        import pandas as pd
+    def predict(self, images: Any, params: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+        """Return class_index, class_name and confidence of each row of a data frame's column `image`.
 
+        Raises ImageError and UsageError.
+        """
         pixels = np.stack([self._pixels(value) for value in images[INPUT]])
         found = self._predictor.predictions(*self._predictor.outputs(pixels))
-        return pd.DataFrame([{name: getattr(each, name) for name in OUTPUTS} for each in found])
+        return [{name: getattr(each, name) for name in OUTPUTS} for each in found]
 
     def _pixels(self, value: Any) -> np.ndarray:
         """Return uint8 S×S×3, as `raycls data prepare` makes it."""

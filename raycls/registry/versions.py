@@ -15,7 +15,6 @@ from pathlib import Path
 from raycls import tracking
 from raycls.errors import UnknownModelError, UsageError
 from raycls.models.card import sha256
-from raycls.registry import mlflow_model
 from raycls.registry.listing import OWN, aliases_of_all, is_foreign, overview, unknown
 from raycls.registry.model_version import LONGEST_NAME, SHA256, ModelVersion, is_name, is_own, of_mlflow
 
@@ -55,6 +54,8 @@ def register(
     for a name that `check_name` refuses.
     """
     from mlflow.exceptions import MlflowException
+
+    from raycls.registry import mlflow_model
 
     check_name(name)  # another program may have taken it since
     uri = current.log_checkpoint(directory)

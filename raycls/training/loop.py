@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -33,6 +32,7 @@ from raycls.models.card import ModelCard, load_card
 from raycls.models.forward import compute_dtype
 from raycls.models.networks import FastCNN, freeze_body, load_weights
 from raycls.training import seal
+from raycls.training.loss import cross_entropy
 from raycls.training.optim import Optimizer
 from raycls.training.sampling import EpochOrder, Split, images_in_use
 from raycls.training.setup import card_for, check, untrained, whitening_sample
@@ -285,7 +285,7 @@ class Training:
             inputs, targets = mix(inputs, labels, len(card.classes), config.augment, order.pixels)
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             logits = self.network(inputs.to(self.dtype)).float()
-        loss = self._loss(logits, targets)
+        loss = cross_entropy(logits, targets, config.optim.label_smoothing, self.class_weights)
         loss.backward()
         self.workers.average([p.grad for p in self.network.parameters() if p.grad is not None])
         self.optimizer.step()
@@ -293,17 +293,3 @@ class Training:
             self.average.update_parameters(self.network)
         shown = targets if targets.ndim == 1 else targets.argmax(1)
         return torch.stack([loss.detach(), (logits.argmax(1) == shown).float().mean()])
-
-    def _loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Return the mean cross entropy with label smoothing. If class weights are on, images are weighted by class.
-
-        targets: int64 B (classes), or float32 B×C (the share of each class in a mixed image). PyTorch's own `weight`
-        argument is not used: it weights each class of the smoothed target, which rewards predicting the rarest class.
-        """
-        smoothing = self.config.optim.label_smoothing
-        if self.class_weights is None:
-            return F.cross_entropy(logits, targets, label_smoothing=smoothing)
-        weights = self.class_weights[targets] if targets.ndim == 1 else targets @ self.class_weights
-        losses = F.cross_entropy(logits, targets, label_smoothing=smoothing, reduction="none")
-        # The weights' mean is 1 over the split. Their mean over a part of a batch differs from worker to worker.
-        return (weights * losses).mean()

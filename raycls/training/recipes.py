@@ -2,6 +2,7 @@
 
     config = configured(open_dataset("pets").info)                                      # from random weights
     config = configured(open_dataset("pets").info, init=load_card(directory))           # from a trained model
+    config = configured(open_dataset("pets").info, network="resnet18", pretrained=True) # from weights of others
     config = configured(open_dataset("pets").info, settings=["lr=0.2"], init=card)      # with a rate of one's own
 
 A run that starts from a trained model changes it in small steps: it takes a tenth of the learning rate, after a
@@ -25,6 +26,18 @@ from raycls.training.setup import card_for
 
 LR_SHARE = 0.1  # of the learning rate for random weights
 WARMUP = 0.1  # share of the steps
+# Of weights that others have trained on many pictures: first the new head alone, then all of it, the layers next to the
+# image least (arXiv:1801.06146), at rates that are usual for AdamW.
+PRETRAINED: dict[str, Any] = {
+    "optim.name": "adamw",
+    "optim.lr": 3e-4,
+    "optim.head_lr_factor": 10.0,
+    "optim.layer_decay": 0.7,
+    "optim.schedule": "cosine",
+    "optim.warmup": WARMUP,
+    "training.frozen_epochs": 1,
+    "training.reduced_share": 0.0,
+}
 MANY_NEW = 0.3  # share of the training images: measured were 0.1, where all rates are equal, and 0.5
 
 
@@ -35,11 +48,13 @@ def configured(
     network: str | None = None,
     settings: Iterable[str] = (),
     init: ModelCard | None = None,
+    pretrained: bool = False,
 ) -> Config:
     """Return the preset `name` for a dataset, with the settings (`KEY=VALUE`) applied.
 
     init: the card of the model whose weights the run starts from. The run then has this model's network by default,
-    and rates for fine-tuning where no setting gives others. Raises ConfigError.
+    and rates for fine-tuning where no setting gives others. pretrained: the weights are from elsewhere, as of
+    `--weights`. Raises ConfigError.
     """
     settings, own = list(settings), []
     if init and network is None:
@@ -47,10 +62,16 @@ def configured(
         if widths := init.arguments.get("widths"):
             own.append(f"network.widths={list(widths)}")
     config = override(preset(name, info, network), [*own, *settings])
-    if init is None:
+    if init is None and not pretrained:
         return config
     given = {path_of(config, setting.partition("=")[0]) for setting in settings}
-    recipe = _fine_tuning(config, fresh_weights(card_for(config, info), init), _share_of_new(info, init))
+    if init is None:
+        from raycls.models.torchvision_networks import LAST_LAYERS  # imports PyTorch
+
+        statistics = "imagenet" if config.network.name in LAST_LAYERS else "dataset"
+        recipe = PRETRAINED | {"network.statistics": statistics}
+    else:
+        recipe = _fine_tuning(config, fresh_weights(card_for(config, info), init), _share_of_new(info, init))
     return override(config, [f"{path}={value}" for path, value in recipe.items() if path not in given])
 
 

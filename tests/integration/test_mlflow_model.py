@@ -43,10 +43,11 @@ def test_pyfunc_answers_as_the_predictor(uri: str, trained: TrainingResult) -> N
     found = loaded.predict(pd.DataFrame({"image": rows}))
     predictor = Predictor.load(checkpoint(trained.version))
     (of_bytes,) = predictor.predict([picture])
-    assert found["class_name"][0] == found["class_name"][1] == of_bytes.class_name
-    assert found["confidence"][0] == pytest.approx(of_bytes.confidence, abs=1e-6)
+    assert found[0] == found[1]
+    assert found[0]["class_name"] == of_bytes.class_name
+    assert found[0]["confidence"] == pytest.approx(of_bytes.confidence, abs=1e-6)
     expected = predictor.predictions(*predictor.outputs(np.stack(pixels)))
-    assert found["class_index"].tolist()[2:] == [each.class_index for each in expected]
+    assert [each["class_index"] for each in found[2:]] == [each.class_index for each in expected]
     with pytest.raises(UsageError, match="H×W×3"):
         loaded.predict(pd.DataFrame({"image": [[1, 2, 3]]}))
 

@@ -21,6 +21,7 @@ from raycls.models.card import load_card
 from raycls.models.networks import CNN, FastCNN
 from raycls.training.evaluation import evaluate
 from raycls.training.loop import Snapshot, check, fit, start, whitening_sample
+from raycls.training.loss import cross_entropy
 from raycls.training.optim import Optimizer
 from raycls.training.sampling import EpochOrder, Split
 
@@ -213,18 +214,6 @@ def test_the_first_epochs_may_see_smaller_images_and_are_validated_on_them(digit
     assert validated == [5] * 2 * each + [8] * 2 * each
 
 
-def test_weighted_losses_of_two_workers_are_those_of_one(digits: PackedDataset, smoke: Config) -> None:
-    """A worker whose part of a batch had no rare class gave the others more weight than the other worker did."""
-    training = start(override(smoke, ["balance=weights"]), digits)
-    training.class_weights = torch.tensor([0.5] * 9 + [5.5])
-    generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(20, 10, generator=generator)
-    targets = torch.tensor([0] * 10 + [9] * 10)  # the rare class is in the second worker's part alone
-    whole = training._loss(logits, targets)
-    halves = [training._loss(logits[part], targets[part]) for part in (slice(10), slice(10, 20))]
-    assert torch.stack(halves).mean().item() == pytest.approx(whole.item(), rel=1e-6)
-
-
 def test_averaged_weights_are_the_ones_that_are_kept(digits: PackedDataset, smoke: Config) -> None:
     last, averaged = (_run(override(smoke, [f"ema={decay}"]), digits)[1] for decay in (0, 0.9))
     assert not torch.equal(_weights(last), _weights(averaged))
@@ -295,17 +284,20 @@ def test_balance_makes_a_rare_class_count(balance: str, digits: PackedDataset, s
     if balance == "weights":
         weights, counts = train.class_weights(2), torch.bincount(train.labels)
         assert weights[1] / weights[0] == pytest.approx((counts[0] / counts[1]).item())
-        training = start(config, digits)
-        training.class_weights = torch.tensor([1.0, 30.0])
+        rare = torch.tensor([0.1, 3.0])
         logits = torch.zeros(4, 2, requires_grad=True)
         labels = torch.tensor([0, 0, 0, 1])
         for targets in (labels, torch.nn.functional.one_hot(labels, 2).float()):
             for _ in range(300):
-                (slope,) = torch.autograd.grad(training._loss(logits, targets), logits)
+                (slope,) = torch.autograd.grad(
+                    cross_entropy(logits, targets, config.optim.label_smoothing, rare), logits
+                )
                 logits.data -= slope
             assert torch.equal(logits.argmax(1), labels)  # smoothed targets do not favour the rare class
         fresh = torch.zeros(4, 2, requires_grad=True)
-        (slope,) = torch.autograd.grad(training._loss(fresh, labels), fresh)
+        (slope,) = torch.autograd.grad(
+            cross_entropy(fresh, labels, config.optim.label_smoothing, rare), fresh
+        )
         assert slope[3].norm() / slope[0].norm() == pytest.approx(30)
     else:
         drawn = torch.cat(list(EpochOrder(config, train, 0, train.images.device).batches(0)))

@@ -11,7 +11,7 @@ from raycls.data.packed import DatasetInfo
 from raycls.data.versions import open_dataset
 from raycls.models.card import ModelCard
 from raycls.training.recipes import configured
-from raycls.training.setup import card_for
+from raycls.training.setup import IMAGENET_MEAN, card_for
 
 
 @pytest.fixture(scope="module")
@@ -78,3 +78,12 @@ def test_first_layers_that_start_anew_need_the_rates_of_random_weights(
     mlp = card_for(configured(info, network="mlp"), info)
     larger = info.model_copy(update={"image_size": 64})
     assert configured(larger, init=mlp).optim.lr == pytest.approx(1e-4)  # an mlp is resampled
+
+
+def test_weights_of_others_are_tuned_in_small_steps_with_their_own_statistics(info: DatasetInfo) -> None:
+    config = configured(info, network="resnet18", pretrained=True, settings=["layer_decay=0.9"])
+    assert (config.optim.name, config.optim.lr, config.optim.head_lr_factor) == ("adamw", 3e-4, 10)
+    assert (config.optim.layer_decay, config.training.frozen_epochs) == (0.9, 1)
+    assert card_for(config, info).mean == IMAGENET_MEAN
+    own = configured(info, network="cnn", pretrained=True)
+    assert card_for(own, info).mean == info.mean
