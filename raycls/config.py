@@ -1,38 +1,32 @@
-"""The configuration of a training run: one frozen, typed tree, the presets that fill it, and overrides from text.
+"""The configuration of a training run: one frozen, typed tree, and overrides from text.
 
-    config = preset("fast", info)
-    config = override(config, ["lr=0.2", "training.epochs=8"])
+    config = override(Config(), ["lr=0.2", "training.epochs=8"])
 
 A field is validated when the tree is built. The whole tree is printed at the start of a run and logged with it. This
-module only holds data: it does not train, serve or read files.
+module only holds data: it does not train, serve or read files. raycls/training/presets.py fills the tree.
 """
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from raycls.errors import ConfigError
 
-if TYPE_CHECKING:
-    from raycls.data.packed import DatasetInfo
-
-
 Engine = Literal["reference", "torch", "openvino", "cuda-graphs"]  # see raycls/engines/build.py
 Metric = Literal["accuracy", "macro_f1", "macro_recall", "log_loss"]  # see raycls/metrics.py
 # Each optimiser's own settings. The rates differ by two orders of magnitude. Adam adds weight decay to the gradient,
 # where its scaling undoes it (arXiv:1711.05101), so that it has none. Muon keeps the norm of its filters.
-_DEFAULTS: dict[str, dict[str, float]] = {
+DEFAULTS: dict[str, dict[str, float]] = {
     "muon": {"lr": 0.24, "weight_decay": 0.0, "label_smoothing": 0.2},
     "sgd": {"lr": 0.1, "weight_decay": 5e-4, "label_smoothing": 0.1},
     "adam": {"lr": 1e-3, "weight_decay": 0.0, "label_smoothing": 0.1},
     "adamw": {"lr": 1e-3, "weight_decay": 0.015, "label_smoothing": 0.1},
 }
-_RATES = {name: values["lr"] for name, values in _DEFAULTS.items()}
+_RATES = {name: values["lr"] for name, values in DEFAULTS.items()}
 
 
 class Section(BaseModel):
@@ -49,14 +43,21 @@ class NetworkConfig(Section):
         (64, 128, 128), description="channels (or units) of each stage; empty: the network's default"
     )
     dropout: float = Field(0.0, ge=0, lt=1, description="probability of dropping a feature before the head")
-    statistics: Literal["dataset", "imagenet"] = Field(
-        "dataset", description="whose mean and standard deviation images are normalised with"
+    mirror: bool = Field(
+        False,
+        description="predict the mean of an image and its mirror image, in twice the time; not used while it learns",
+    )
+    statistics: Literal["dataset", "pretrained"] = Field(
+        "dataset",
+        description="whose mean and standard deviation images are normalised with: the dataset's, or those that the "
+        "network's public weights expect",
     )
 
     def arguments(self) -> dict[str, Any]:
         """Return the arguments of `raycls.models.networks.build`, without the name and the dataset's shape."""
         widths = {"widths": self.widths} if self.widths else {}
-        return {**widths, "dropout": self.dropout}
+        mirror = {"mirror": True} if self.mirror else {}
+        return {**widths, **mirror, "dropout": self.dropout}
 
 
 class OptimConfig(Section):
@@ -82,11 +83,11 @@ class OptimConfig(Section):
         description="learning rate of each stage of the network, as a multiple of the next one's; not used by muon",
     )
     weight_decay: float = Field(
-        _DEFAULTS["muon"]["weight_decay"],
+        DEFAULTS["muon"]["weight_decay"],
         ge=0,
         le=1,
         description="of matrices and filters under sgd, adam and adamw; muon has none; default: "
-        + ", ".join(f"{values['weight_decay']:g} for {name}" for name, values in _DEFAULTS.items()),
+        + ", ".join(f"{values['weight_decay']:g} for {name}" for name, values in DEFAULTS.items()),
     )
     schedule: Literal["linear", "cosine"] = Field("linear", description="how every learning rate falls to 0")
     warmup: float = Field(0.0, ge=0, lt=1, description="share of the steps in which learning rates rise")
@@ -105,10 +106,24 @@ class AugmentConfig(Section):
 
     translate: int = Field(2, ge=0, le=64, description="largest shift in each direction, pixels")
     flip: bool = Field(True, description="mirror each image in every second epoch; its first one is random")
+    crop: float = Field(
+        0.0, ge=0, lt=1, description="smallest share of the image's area that a random crop, resized, keeps"
+    )
+    vertical: bool = Field(False, description="turn half of the images upside down, at random")
+    quarter_turns: bool = Field(False, description="turn images by 0, 90, 180 or 270 degrees, at random")
     rotate: float = Field(0.0, ge=0, le=180, description="largest rotation in each direction, degrees")
     zoom: float = Field(0.0, ge=0, lt=1, description="largest enlargement and reduction, as a share")
     brightness: float = Field(0.0, ge=0, le=1, description="largest change of brightness, share of the range")
     contrast: float = Field(0.0, ge=0, lt=1, description="largest increase and decrease of contrast, share")
+    saturation: float = Field(
+        0.0, ge=0, le=1, description="largest increase and decrease of saturation, share"
+    )
+    hue: float = Field(
+        0.0, ge=0, le=0.5, description="largest turn of the colours in each direction, 1: full circle"
+    )
+    erase: float = Field(
+        0.0, ge=0, le=1, description="share of the images in which a random rectangle is blanked"
+    )
     cutout: int = Field(0, ge=0, le=512, description="side of the blanked square, pixels")
     mixup: float = Field(0.0, ge=0, le=10, description="alpha of the Beta distribution of MixUp's shares")
     cutmix: float = Field(0.0, ge=0, le=10, description="alpha of the Beta distribution of CutMix's areas")
@@ -133,6 +148,9 @@ class TrainingConfig(Section):
         description="share of the steps after which a fastcnn's first layers freeze; 1: never",
     )
     frozen_epochs: int = Field(0, ge=0, description="epochs at the start in which only the head learns")
+    probe: bool = Field(
+        False, description="learn a linear head alone, from each image's features, and nothing else"
+    )
     balance: Literal["none", "weights", "sampling"] = Field(
         "none",
         description="for unbalanced classes: weight the loss by class, or draw every class equally often",
@@ -169,74 +187,6 @@ class Config(Section):
 _AnySection = TypeVar("_AnySection", bound=BaseModel)
 
 
-class _Preset(BaseModel):
-    """The widths of each network, and the epochs for a training split of CIFAR-10's size (45,000 images)."""
-
-    mlp: tuple[int, ...]
-    cnn: tuple[int, ...]
-    fastcnn: tuple[int, ...]
-    epochs: int
-    reduced_share: float = 0.0
-    cutout: float = 0.0  # side of the blanked square, as a share of the image's
-
-
-# benchmarks/results/training.md has the accuracy of the fastcnn with each preset on CIFAR-10's test split.
-_PRESETS = {
-    "smoke": _Preset(mlp=(64,), cnn=(8, 16), fastcnn=(8, 16, 16), epochs=1),
-    "quick": _Preset(mlp=(512, 256), cnn=(32, 64, 128), fastcnn=(32, 64, 144), epochs=5, reduced_share=0.6),
-    "fast": _Preset(mlp=(512, 256), cnn=(32, 64, 128), fastcnn=(48, 128, 176), epochs=6, reduced_share=0.67),
-    "strong": _Preset(
-        mlp=(1024, 512), cnn=(64, 128, 256), fastcnn=(48, 224, 320), epochs=13, reduced_share=0.62
-    ),
-    "accurate": _Preset(
-        mlp=(1024, 512), cnn=(64, 128, 256), fastcnn=(48, 256, 352), epochs=18, reduced_share=0.25
-    ),
-}
-PRESETS = tuple(_PRESETS)
-_BATCH_PIXELS = 2_000 * 32 * 32
-# AdamW needs more steps than Muon for the same accuracy, so its batches are smaller.
-_LARGEST_BATCH = {"muon": 1000, "adamw": 125}
-_FULL_SPLIT = 45_000  # training images of CIFAR-10, for which the presets were made
-
-
-def preset(name: str, info: DatasetInfo, network: str | None = None) -> Config:
-    """Return the complete configuration `name` for a dataset. Its size decides batch size and epochs.
-
-    smoke takes seconds and shows that everything works. quick, fast, strong and accurate take longer, in this order,
-    and reach a higher accuracy. Raises ConfigError for an unknown name.
-    """
-    from raycls.models.networks import NETWORKS
-
-    if name not in _PRESETS:
-        raise ConfigError(f"unknown preset {name!r}; the presets are: {', '.join(PRESETS)}")
-    network = network or "fastcnn"
-    if network not in NETWORKS:
-        raise ConfigError(f"unknown network {network!r}; the networks are: {', '.join(NETWORKS)}")
-    chosen = _PRESETS[name]
-    images = info.counts["train"]
-    optimizer = "muon" if network == "fastcnn" else "adamw"
-    most = _LARGEST_BATCH[optimizer]
-    # A small dataset needs small batches, for about twenty or more steps an epoch, and up to five times the epochs.
-    # Large images need small batches too, as the memory for a batch's activations grows with its pixels.
-    batch_size = min(most, max(16, images // 20), images, max(16, _BATCH_PIXELS // info.image_size**2))
-    passes = min(5.0, max(1.0, math.sqrt(_FULL_SPLIT / images)))
-    reducible = network != "mlp" and info.image_size >= 32
-    return Config(
-        network=NetworkConfig(name=network, widths=getattr(chosen, network, ())),
-        optim=OptimConfig.model_validate({"name": optimizer, **_DEFAULTS[optimizer]}),
-        augment=AugmentConfig(
-            translate=info.image_size // 16,
-            flip=info.mirrorable,
-            cutout=round(chosen.cutout * info.image_size),
-        ),
-        training=TrainingConfig(
-            epochs=chosen.epochs if name == "smoke" else round(chosen.epochs * passes),
-            batch_size=batch_size,
-            reduced_share=chosen.reduced_share if reducible else 0.0,
-        ),
-    )
-
-
 def override(config: Config, assignments: Iterable[str]) -> Config:
     """Return the configuration with each `key=value` applied and validated.
 
@@ -257,7 +207,7 @@ def override(config: Config, assignments: Iterable[str]) -> Config:
         except ValueError:
             tree[section][leaf] = text
     if tree["optim"]["name"] != config.optim.name:
-        own = _DEFAULTS.get(str(tree["optim"]["name"]), {})
+        own = DEFAULTS.get(str(tree["optim"]["name"]), {})
         tree["optim"] |= {field: value for field, value in own.items() if f"optim.{field}" not in assigned}
     return validated(Config, tree)
 

@@ -22,7 +22,7 @@ from tests.predict import OCTETS
 if TYPE_CHECKING:
     from raycls.engines.predictor import Predictor
     from raycls.serving.control.deploy import Served
-    from raycls.training.trainer import TrainingResult
+    from raycls.training.filing import TrainingResult
 
 # One thread in every process that computes, also in those that tests and Ray start. digits is too small for two. Two
 # OpenMP threads wait for each other, which takes forty times as long where another process uses one of the cores.
@@ -86,8 +86,9 @@ def ray_session() -> Iterator[None]:
 def trained(digits_home: Path, ray_session: None) -> TrainingResult:
     """Return a small model of `digits`, trained with Ray Train, registered and promoted to champion."""
     from raycls import registry
-    from raycls.config import override, preset
+    from raycls.config import override
     from raycls.data.versions import open_dataset
+    from raycls.training.presets import preset
     from raycls.training.trainer import train
 
     config = override(preset("smoke", open_dataset("digits").info), ["epochs=5"])

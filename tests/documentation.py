@@ -13,6 +13,7 @@ ORDER = (
     "index",
     "data",
     "training",
+    "pretrained",
     "tuning",
     "serving",
     "lifecycle",

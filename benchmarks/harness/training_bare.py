@@ -21,12 +21,13 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from raycls.config import Config, override, preset
+from raycls.config import Config, override
 from raycls.data.packed import PackedDataset
 from raycls.data.versions import open_dataset
 from raycls.engines.predictor import Predictor
 from raycls.training import loop
 from raycls.training.evaluation import evaluate
+from raycls.training.presets import preset
 from raycls.training.workers import Workers
 
 

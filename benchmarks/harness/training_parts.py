@@ -20,10 +20,11 @@ from typing import Any
 
 from raycls import cluster, progress, registry
 from raycls.cluster.environment import ALLOCATOR
-from raycls.config import Config, override, preset
+from raycls.config import Config, override
 from raycls.data.versions import open_dataset
 from raycls.errors import BenchmarkError
 from raycls.models.card import load_card
+from raycls.training.presets import preset
 from raycls.training.recipes import configured
 from raycls.training.trainer import train
 

@@ -28,9 +28,10 @@ from typing import Any
 
 from raycls import cluster, machine, progress
 from raycls.cluster.environment import ALLOCATOR
-from raycls.config import Config, override, preset
+from raycls.config import Config, override
 from raycls.data.versions import open_dataset
 from raycls.errors import BenchmarkError
+from raycls.training.presets import preset
 from raycls.tuning.plan import plan
 from raycls.tuning.space import architecture
 from raycls.tuning.spec import Trial

@@ -13,9 +13,10 @@ import time
 
 import optuna
 
-from raycls.config import override, preset
+from raycls.config import override
 from raycls.data.versions import open_dataset
 from raycls.training import loop
+from raycls.training.presets import preset
 from raycls.training.sampling import images_in_use
 from raycls.tuning.optuna_study import RANDOM_TRIALS
 from raycls.tuning.space import around, configured, own_values, suggest

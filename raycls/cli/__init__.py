@@ -22,10 +22,12 @@ from raycls.cli import (
     data,
     data_sharing,
     drift,
+    ensemble,
     experiments,
     export,
     feedback,
     models,
+    networks,
     promotion,
     retrain,
     serving,
@@ -48,7 +50,9 @@ app = typer.Typer(
 )
 data.app.add_typer(data_sharing.app)
 app.add_typer(data.app, name="data")
+app.add_typer(networks.app)
 app.add_typer(training.app)
+app.add_typer(ensemble.app)
 app.add_typer(tuning.app, name="tune")
 app.add_typer(models.app)
 app.add_typer(promotion.app)

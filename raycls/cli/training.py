@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,13 +12,19 @@ from raycls.cli.data import Dataset
 from raycls.cli.output import AsJson, print_json, print_metrics
 from raycls.errors import UsageError
 
+if TYPE_CHECKING:
+    from raycls.data.packed import DatasetInfo
+
 app = typer.Typer()
 
-Preset = Annotated[str | None, typer.Option(help="smoke, quick, fast (the default), strong or accurate")]
+Preset = Annotated[
+    str | None, typer.Option(help="smoke, probe, quick, fast (the default), strong or accurate")
+]
 Network = Annotated[
     str | None,
     typer.Option(
-        help="mlp, cnn, fastcnn or a torchvision network such as resnet18; default: fastcnn, or --init's network"
+        help="fastcnn (the default), or another one that `raycls networks` lists, such as resnet18 or "
+        "timm/convnext_tiny.fb_in22k; with --init, that model's"
     ),
 ]
 Workers = Annotated[
@@ -53,7 +59,9 @@ Init = Annotated[
 Weights = Annotated[
     str | None,
     typer.Option(
-        metavar="PATH|imagenet", help="start from the weights in this file, or from torchvision's weights"
+        metavar="PATH|pretrained|none",
+        help="start from the weights in this file, from the network's public weights, or from random ones; default: "
+        "random, and pretrained for timm's networks",
     ),
 ]
 
@@ -90,7 +98,7 @@ def train(
             )
         result = trainer.resume(dataset, resume, workers=workers, use_gpu=use_gpu)
     else:
-        weights = weights_path(weights, init)
+        weights = weights_path(weights, network, init)
         config = configuration(dataset, preset, network, seed, settings, init, weights)
         result = trainer.train(
             dataset, config, workers=workers, use_gpu=use_gpu, model=model, init=init, weights=weights
@@ -120,8 +128,9 @@ def configuration(
     from raycls.training.recipes import configured
 
     card = load_card(registry.checkpoint(registry.resolve(init))) if init else None
+    info = open_dataset(dataset).info
     config = configured(
-        open_dataset(dataset).info,
+        info,
         preset_name or "fast",
         network=network,
         settings=[f"training.seed={seed or 0}", *(settings or ())],
@@ -129,19 +138,37 @@ def configuration(
         pretrained=weights is not None,
     )
     progress.say(f"{dataset}: " + "  ".join(f"{key}={value}" for key, value in config.flat().items()))
+    if weights:
+        _say_size(config.network.name, info)
     return config
 
 
-def weights_path(weights: str | None, init: str | None) -> str | None:
-    """Return how workers name a file of weights, or "imagenet". They run in other directories, and on other nodes."""
+def _say_size(network: str, info: DatasetInfo) -> None:
+    """Say where the images are much smaller than those that the network's public weights learned from."""
+    from raycls.models.networks import has_public_weights, native_side
+
+    if has_public_weights(network) and info.image_size < (side := native_side(network)) * 2 / 3:
+        progress.say(
+            f"the weights of {network} learned from {side} pixels, and {info.reference} has {info.image_size}: "
+            f"`raycls data prepare … --size {side}` may give a better model, where the pictures are that large"
+        )
+
+
+def weights_path(weights: str | None, network: str | None, init: str | None) -> str | None:
+    """Return how workers name the first weights: None (random), "pretrained", or a file, which all nodes can read."""
+    from raycls.models.timm_networks import PREFIX
+    from raycls.models.weights import PRETRAINED
+
     if weights and init:
         raise UsageError("--init and --weights both set the first weights: leave one out")
-    if weights is None or weights == "imagenet":
-        return weights
+    if weights is None:
+        return PRETRAINED if (network or "").startswith(PREFIX) and not init else None
+    if weights in (PRETRAINED, "none"):
+        return PRETRAINED if weights == PRETRAINED else None
     path = Path(weights).absolute()
     if not path.is_file():
         raise UsageError(
-            f"no file of weights {weights}: give --weights a .pt, .pth or .safetensors file, or imagenet"
+            f"no file of weights {weights}: give --weights a .pt, .pth or .safetensors file, pretrained or none"
         )
     from raycls.training.shared_weights import shared
 

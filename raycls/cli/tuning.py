@@ -157,9 +157,9 @@ def run(
         outcome = studies.resume(dataset, resume)
     else:
         metrics = [f"training.metric={metric}"] if metric else []
+        weights = weights_path(weights, network, init)
         config = configuration(dataset, preset, network, seed, [*(settings or ()), *metrics], init, weights)
         searched = spaces.load(space, config) if space else None
-        weights = weights_path(weights, init)
         job = plan(dataset, config, space=searched, weights=weights, **given)
         outcome = studies.tune(job, study)
     found, training = outcome.study, outcome.training

@@ -2,7 +2,7 @@
 
     images = random_views(train_images, indices, config.augment, mirrored=None, generator=generator)   # uint8
     images = reduced(images, 11 / 16)   # in the first epochs; uint8
-    inputs = distort(normalize(images, mean, std), std, config.augment, generator)                      # float32
+    inputs = distort(normalize(images, mean, std), mean, std, config.augment, generator)                # float32
     inputs, targets = mix(inputs, labels, num_classes, config.augment, generator)   # only for mixup and cutmix
 
 Every random number comes from `generator`, which lives on the images' device. So a seeded run is reproducible, and no
@@ -68,31 +68,39 @@ def reduced(images: Tensor, share: float) -> Tensor:
 
 def distort(
     inputs: Tensor,
+    mean: Sequence[float],
     std: Sequence[float],
     augment: AugmentConfig,
     generator: torch.Generator,
     *,
     scale: float = 1,
 ) -> Tensor:
-    """Return inputs with random rotation, zoom, brightness, contrast and cutout: float B×3×S×S.
+    """Return inputs with random crops, turns, colours and blanked parts: float B×3×S×S.
 
-    inputs are normalised. std is the divisor of that normalisation: brightness is a share of the 0..1 range.
-    Rotation and zoom are one bilinear resampling that reflects the image at its edges. Contrast changes around the
-    mean colour of each image. No value is clipped at black or white. Cutout (arXiv:1708.04552) sets a square to 0, the
-    mean colour of the dataset. The square's centre is anywhere in the image, so a part of the square may lie outside.
-    scale multiplies the square's side, for reduced inputs. If all of these are off, the function returns inputs
-    unchanged and draws no random number.
+    inputs are normalised with mean and std. Crop (of an area from `crop` to all, and of a shape from 3:4 to 4:3, as in
+    arXiv:1409.4842), rotation and zoom are one bilinear resampling that reflects the image at its edges. Brightness is
+    a share of the 0..1 range; contrast changes around the mean colour of each image. No value is clipped at black or
+    white. Cutout (arXiv:1708.04552) sets a square, and erasing (arXiv:1708.04896) a rectangle, to 0, the mean colour of
+    the dataset. The square's centre is anywhere in the image, so a part of the square may lie outside. scale multiplies
+    the square's side, for reduced inputs. If all of these are off, the function returns inputs unchanged and draws no
+    random number.
     """
-    if augment.rotate or augment.zoom:
-        inputs = _turn(inputs, math.radians(augment.rotate), augment.zoom, generator)
+    if augment.crop or augment.rotate or augment.zoom:
+        inputs = _resampled(inputs, augment, generator)
+    if augment.vertical or augment.quarter_turns:
+        inputs = _turned(inputs, augment, generator)
+    if augment.saturation or augment.hue:
+        inputs = _coloured(inputs, mean, std, augment, generator)
     if augment.brightness or augment.contrast:
         shift, change = _symmetric(inputs, 2, generator)
         factor = 1 + augment.contrast * change
         offset = augment.brightness * shift / torch.tensor(std, device=inputs.device).view(3, 1, 1)
         inputs = inputs * factor + (inputs.mean((2, 3), keepdim=True) * (1 - factor) + offset)
+    # masked_fill would lose the channels_last strides.
     if augment.cutout:
-        # masked_fill would lose the channels_last strides.
         inputs = inputs * ~_boxes(inputs, augment.cutout * scale, generator)
+    if augment.erase:
+        inputs = inputs * ~_erased(inputs, augment.erase, generator)
     return inputs
 
 
@@ -144,16 +152,77 @@ def symmetric_beta(count: int, alpha: float, generator: torch.Generator) -> Tens
     return ((1 + scaled) / 2).clamp(0, 1)  # rounding errors leave the range by up to 1e-16
 
 
-def _turn(inputs: Tensor, largest_angle: float, largest_zoom: float, generator: torch.Generator) -> Tensor:
-    """Rotate each image by up to largest_angle (radians) and zoom it by up to largest_zoom, in both directions."""
+def _resampled(inputs: Tensor, augment: AugmentConfig, generator: torch.Generator) -> Tensor:
+    """Crop, rotate and zoom each image at random, in one resampling."""
     angle, change = (draw.flatten() for draw in _symmetric(inputs, 2, generator))
-    angle, size = largest_angle * angle, 1 + largest_zoom * change
+    angle, size = math.radians(augment.rotate) * angle, 1 + augment.zoom * change
+    wide = high = torch.ones_like(size)
+    x = y = torch.zeros_like(size)
+    if augment.crop:
+        area, shape, left, top = torch.rand((4, len(inputs)), generator=generator, device=inputs.device)
+        side = (augment.crop + (1 - augment.crop) * area).sqrt()
+        stretch = (4 / 3) ** (shape - 0.5)  # the square root of a ratio from 3:4 to 4:3
+        wide, high = (side * stretch).clamp(max=1), (side / stretch).clamp(max=1)
+        x, y = (1 - wide) * (2 * left - 1), (1 - high) * (2 * top - 1)
     # The matrix maps a pixel of the result to its position in the input. Both are in -1..1 around the centre.
-    cosine, sine, zero = angle.cos() / size, angle.sin() / size, torch.zeros_like(size)
-    rows = torch.stack([cosine, sine, zero, -sine, cosine, zero], 1).view(-1, 2, 3).to(inputs.dtype)
-    grid = F.affine_grid(rows, list(inputs.shape), align_corners=False)
-    turned = F.grid_sample(inputs, grid, "bilinear", padding_mode="reflection", align_corners=False)
-    return turned.contiguous(memory_format=torch.channels_last)
+    cosine, sine = angle.cos() / size, angle.sin() / size
+    rows = torch.stack([wide * cosine, high * sine, x, -wide * sine, high * cosine, y], 1)
+    grid = F.affine_grid(rows.view(-1, 2, 3).to(inputs.dtype), list(inputs.shape), align_corners=False)
+    found = F.grid_sample(inputs, grid, "bilinear", padding_mode="reflection", align_corners=False)
+    return found.contiguous(memory_format=torch.channels_last)
+
+
+def _turned(inputs: Tensor, augment: AugmentConfig, generator: torch.Generator) -> Tensor:
+    """Turn images by quarters, and upside down, as the settings say."""
+    for on, turned in (
+        (augment.vertical, lambda images: images.flip(2)),
+        (augment.quarter_turns, lambda images: images.rot90(1, (2, 3))),
+        (augment.quarter_turns, lambda images: images.rot90(2, (2, 3))),
+    ):
+        if on:
+            coin = torch.rand((len(inputs), 1, 1, 1), generator=generator, device=inputs.device) < 0.5
+            inputs = torch.where(coin, turned(inputs), inputs)
+    return inputs.contiguous(memory_format=torch.channels_last)
+
+
+# To brightness and two axes of colour (YIQ, the NTSC standard of 1953), in which a turn changes the hue alone.
+_YIQ = ((0.299, 0.587, 0.114), (0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
+
+
+def _coloured(
+    inputs: Tensor,
+    mean: Sequence[float],
+    std: Sequence[float],
+    augment: AugmentConfig,
+    generator: torch.Generator,
+) -> Tensor:
+    """Change saturation and hue of each image at random: one matrix for each, applied to its pixels."""
+    change, turn = (draw.flatten() for draw in _symmetric(inputs, 2, generator))
+    factor, angle = 1 + augment.saturation * change, 2 * math.pi * augment.hue * turn
+    to_yiq = torch.tensor(_YIQ, device=inputs.device)
+    colour = torch.zeros(len(inputs), 3, 3, device=inputs.device)
+    colour[:, 0, 0] = 1
+    colour[:, 1, 1] = colour[:, 2, 2] = factor * angle.cos()
+    colour[:, 1, 2], colour[:, 2, 1] = -factor * angle.sin(), factor * angle.sin()
+    middle, width = (torch.tensor(values, device=inputs.device) for values in (mean, std))
+    of_rgb = torch.linalg.inv(to_yiq) @ colour @ to_yiq
+    matrix = of_rgb * width / width[:, None]  # of normalised pixels
+    offset = (of_rgb @ middle - middle) / width
+    found = torch.einsum("bij,bjhw->bihw", matrix, inputs.float()) + offset[:, :, None, None]
+    return found.to(inputs.dtype).contiguous(memory_format=torch.channels_last)
+
+
+def _erased(inputs: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """Return a rectangle in this share of the images as a mask, bool B×1×S×S: of 2 to 33% of the area."""
+    size = inputs.shape[-1]
+    coin, area, shape, x, y = torch.rand((5, len(inputs), 1, 1, 1), generator=generator, device=inputs.device)
+    side = (0.02 + 0.31 * area).sqrt() * size
+    stretch = 0.3 ** (shape - 0.5)  # the square root of a ratio from 0.3 to 1/0.3
+    pixels = torch.arange(size, device=inputs.device) + 0.5
+    wide, high = side * stretch, side / stretch
+    columns = (pixels - wide / 2 - x * (size - wide)).abs() * 2 <= wide
+    rows = (pixels - high / 2 - y * (size - high)).abs() * 2 <= high
+    return (coin < share) & rows.mT & columns
 
 
 def _symmetric(inputs: Tensor, count: int, generator: torch.Generator) -> Tensor:

@@ -13,7 +13,7 @@ from typing import Any
 
 from raycls.benchmark.results import Results
 from raycls.training.evaluation import confusion_png
-from raycls.training.trainer import TrainingResult
+from raycls.training.filing import TrainingResult
 from raycls.tuning.spec import shown
 from raycls.tuning.study import Study
 

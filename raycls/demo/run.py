@@ -23,7 +23,7 @@ from raycls.benchmark import replicas as benchmark
 from raycls.benchmark import report as benchmark_report
 from raycls.benchmark.results import Plan
 from raycls.cluster.environment import port_in_use
-from raycls.config import Config, override, preset
+from raycls.config import Config, override
 from raycls.data.packed import PackedDataset
 from raycls.data.prepare import prepare
 from raycls.demo.report import SENT_IMAGES, Demo, counted, write_report
@@ -31,7 +31,8 @@ from raycls.errors import ClusterError, SourceError
 from raycls.serving.client.predict import over_http
 from raycls.serving.control import deploy
 from raycls.serving.control.configuration import ServeConfiguration
-from raycls.training.trainer import TrainingResult
+from raycls.training.filing import TrainingResult
+from raycls.training.presets import preset
 from raycls.tuning.plan import plan
 from raycls.tuning.space import Domain, Space
 from raycls.tuning.study import tune

@@ -42,13 +42,15 @@ PIECES = (32, 16, 8, 4, 2, 1)  # sizes into which a batch is cut, images
 UNREAD_S = 60 * 24 * 3600.0  # a cached graph is deleted after that time without a read
 GRAPH, CONSTANTS, DIGEST = "model.xml", "model.bin", "sha256"
 # The graph of a checkpoint depends on these libraries' versions and on these source files.
-LIBRARIES = ("torch", "torchvision", "openvino")
+LIBRARIES = ("torch", "torchvision", "timm", "openvino")
 SOURCES = (
     "models/base.py",
     "models/card.py",
     "models/checkpoint.py",
+    "models/ensemble.py",
     "models/networks.py",
     "models/torchvision_networks.py",
+    "models/timm_networks.py",
     "models/forward.py",
     "engines/openvino.py",
     "data/tensors.py",

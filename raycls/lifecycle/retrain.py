@@ -31,8 +31,9 @@ from raycls.lifecycle.retraining import RETRAININGS, TAG, Retraining, update
 from raycls.models.card import load_card
 from raycls.registry import ModelVersion, history
 from raycls.registry.policy import PromotionPolicy
+from raycls.training.filing import TrainingResult
 from raycls.training.recipes import configured
-from raycls.training.trainer import TrainingResult, resume, train
+from raycls.training.trainer import resume, train
 
 # What may be otherwise at the next try: a worker was killed, or the registry, the storage or the cluster do not answer.
 PASSING = (BrokenOffError, RegistryError, DataError, ClusterError)

@@ -17,11 +17,12 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from raycls import home, registry
-from raycls.config import override, preset
+from raycls.config import override
 from raycls.data.versions import open_dataset
 from raycls.errors import UsageError
 from raycls.lifecycle.documents import Documents, now
 from raycls.models.card import load_card
+from raycls.training.presets import preset
 
 State = Literal["waiting", "running", "done", "failed", "stopped"]
 LOCK = "retrainings.lock"

@@ -2,7 +2,6 @@
 
     network = build("fastcnn", num_classes=10, image_size=32, widths=(64, 128, 128), dropout=0.1)
     logits = network(images)  # float or bfloat16, N×3×H×W, normalised  ->  N×num_classes
-    load_weights(network, "weights.safetensors")
     freeze_body(network, True)
 
 Every network can be built for any square image of 8 pixels or more and for any number of classes. Its last layer is a
@@ -16,20 +15,19 @@ import functools
 import inspect
 import itertools
 import math
-import pickle
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from raycls.errors import ConfigError
-from raycls.models.base import Network
-from raycls.models.torchvision_networks import LAST_LAYERS, TorchvisionNetwork, imagenet_weights
+from raycls.models import timm_networks, torchvision_networks
+from raycls.models.base import Network, Statistics
+from raycls.models.ensemble import NAME as ENSEMBLE
+from raycls.models.ensemble import Ensemble
+from raycls.models.torchvision_networks import LAST_LAYERS, TorchvisionNetwork
 
 
 class MLP(Network):
@@ -62,7 +60,7 @@ class MLP(Network):
         )
         return pictures.reshape(units, -1) * (side / self.image_size) ** 2
 
-    def embed(self, images: Tensor) -> Tensor:
+    def features(self, images: Tensor) -> Tensor:
         return self.layers(images)
 
 
@@ -90,7 +88,7 @@ class CNN(Network):
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(widths[-1], num_classes)
 
-    def embed(self, images: Tensor) -> Tensor:
+    def features(self, images: Tensor) -> Tensor:
         return self.dropout(self.layers(images).mean(dim=(2, 3)))
 
 
@@ -181,7 +179,7 @@ class FastCNN(Network):
         for parameter in itertools.chain(self.whiten.parameters(), self.groups[0].parameters()):
             parameter.requires_grad_(False)
 
-    def embed(self, images: Tensor) -> Tensor:
+    def features(self, images: Tensor) -> Tensor:
         return self.dropout(self.groups(F.gelu(self.whiten(images))).amax(dim=(2, 3)))
 
     def classify(self, embedding: Tensor) -> Tensor:
@@ -197,76 +195,58 @@ NETWORKS: dict[str, Callable[..., Network]] = {
 }
 
 
+def check_name(name: str) -> None:
+    """Raise ConfigError for the name of no network."""
+    if name.startswith(timm_networks.PREFIX):
+        timm_networks.check_name(name)
+    elif name not in NETWORKS:
+        raise ConfigError(
+            f"unknown network {name!r}; the networks are: {', '.join(NETWORKS)}, and {timm_networks.PREFIX}NAME for "
+            "timm's"
+        )
+
+
+def has_public_weights(name: str) -> bool:
+    """Return whether others have published weights of the network."""
+    return name in LAST_LAYERS or name.startswith(timm_networks.PREFIX)
+
+
+def public_statistics(name: str) -> Statistics:
+    """Return the mean and standard deviation of pixels that a network's public weights expect. Raises ConfigError."""
+    if name in LAST_LAYERS:
+        return torchvision_networks.STATISTICS
+    if name.startswith(timm_networks.PREFIX):
+        return timm_networks.statistics(name)
+    raise ConfigError(f"{name} has no public weights: --set network.statistics=dataset")
+
+
+def native_side(name: str) -> int:
+    """Return the side of the images that a network's public weights learned from, pixels. Raises ConfigError."""
+    if name.startswith(timm_networks.PREFIX):
+        return timm_networks.native_side(name)
+    return torchvision_networks.NATIVE_SIDE
+
+
 def build(name: str, *, num_classes: int, image_size: int, **arguments: Any) -> Network:
     """Return a network with random weights, on the CPU in float32.
 
-    arguments: `dropout` (probability before the head) and `widths` (channels or units of each stage; torchvision's
-    networks have no widths). Raises ConfigError for an unknown name or an argument that the network does not take.
+    arguments: `mirror` (see `Network.mirror`), `dropout` (probability before the head) and `widths` (channels or units
+    of each stage; torchvision's and timm's networks have no widths). Raises ConfigError for an unknown name or an
+    argument that the network does not take.
     """
-    if name not in NETWORKS:
-        raise ConfigError(f"unknown network {name!r}; the networks are: {', '.join(NETWORKS)}")
-    known = set(inspect.signature(NETWORKS[name]).parameters) - {"num_classes", "image_size"}
+    if name == ENSEMBLE:
+        return Ensemble(num_classes=num_classes, image_size=image_size, **arguments)
+    check_name(name)
+    mirror = arguments.pop("mirror", False)
+    made = NETWORKS.get(name) or functools.partial(timm_networks.TimmNetwork, name)
+    known = set(inspect.signature(made).parameters) - {"num_classes", "image_size"}
     if "widths" in set(arguments) - known:
         raise ConfigError(f"{name} has a fixed shape and takes no widths: use --set widths=[]")
     if unknown := set(arguments) - known:
         raise ConfigError(f"{name} takes {', '.join(sorted(known))}, but not {', '.join(sorted(unknown))}")
-    return NETWORKS[name](num_classes=num_classes, image_size=image_size, **arguments)
-
-
-def load_weights(network: nn.Module, source: str) -> None:
-    """Load weights: source is `imagenet` for torchvision's weights, or the path of a .pt, .pth or .safetensors file.
-
-    A file holds the network's weights by name. torchvision's networks also take torchvision's names. The head stays
-    random if the file has no head of its shape. Raises ConfigError, which names the first weight that does not fit, or
-    SourceError if the `imagenet` weights cannot be downloaded.
-    """
-    if source == "imagenet" and not isinstance(network, TorchvisionNetwork):
-        raise ConfigError(
-            f"--weights imagenet is only for {', '.join(LAST_LAYERS)}: give a path for another network"
-        )
-    if isinstance(network, TorchvisionNetwork):
-        weights = imagenet_weights(network.name) if source == "imagenet" else _read(Path(source))
-        weights = network.renamed(weights)
-    else:
-        weights = _read(Path(source))
-    own = network.state_dict()
-    given = {
-        name: tensor
-        for name, tensor in weights.items()
-        if not (name.startswith("head.") and name in own and tensor.shape != own[name].shape)
-    }
-    try:
-        missing, unexpected = network.load_state_dict(given, strict=False)
-    except RuntimeError as error:  # a weight has another shape: a headline, then one line for each weight
-        raise ConfigError(
-            f"{source} does not fit this network: {str(error).splitlines()[1].strip()}"
-        ) from None
-    if absent := [name for name in missing if not name.startswith("head.")]:
-        raise ConfigError(f"{source} does not fit this network: the file has no {absent[0]}")
-    if unexpected:
-        raise ConfigError(f"{source} does not fit this network: the network has no {unexpected[0]}")
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    """Return the tensors in a file of weights, by name, on the CPU. Only tensors are unpickled."""
-    if path.suffix not in (".pt", ".pth", ".safetensors"):
-        raise ConfigError(f"--weights {path}: give imagenet, or a .pt, .pth or .safetensors file")
-    if not path.is_file():
-        raise ConfigError(f"--weights {path}: there is no such file")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        weights = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
-        raise ConfigError(
-            f"--weights {path} is damaged, or holds other objects than tensors ({type(error).__name__}): save it "
-            "again with torch.save(network.state_dict(), …)"
-        ) from None
-    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
-        raise ConfigError(
-            f"--weights {path} is not a state dict: save one with torch.save(network.state_dict(), …)"
-        )
-    return weights
+    network = made(num_classes=num_classes, image_size=image_size, **arguments)
+    network.mirror = mirror
+    return network
 
 
 def freeze_body(network: nn.Module, frozen: bool) -> None:

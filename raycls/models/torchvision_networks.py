@@ -1,11 +1,10 @@
 """torchvision's networks with a new last layer for the dataset's classes, and their ImageNet weights.
 
     network = TorchvisionNetwork("resnet18", num_classes=5, image_size=224, dropout=0.1)
-    network.load_state_dict(network.renamed(imagenet_weights("resnet18")), strict=False)
+    network.load_state_dict(network.public_weights(), strict=False)
 
 raycls/models/networks.py offers them by their names. torchvision is imported only when a network is built. This module
-knows nothing of datasets. The ImageNet weights expect images normalised with ImageNet's mean and standard deviation:
-`network.statistics` of the configuration.
+knows nothing of datasets. The ImageNet weights expect images normalised with ImageNet's mean and standard deviation.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 
 from raycls import progress
 from raycls.errors import SourceError
-from raycls.models.base import Network
+from raycls.models.base import ANSWER_S, Network, Statistics
 
 # For each network torchvision's name of the last layer, which is replaced.
 LAST_LAYERS = {
@@ -26,7 +25,9 @@ LAST_LAYERS = {
     "efficientnet_b0": "classifier.1",
     "mobilenet_v3_small": "classifier.3",
 }
-ANSWER_SECONDS = 5  # limit for the first answer of the weights' host
+# Of ImageNet's training images.
+STATISTICS: Statistics = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+NATIVE_SIDE = 224  # of the images that the weights learned from, pixels
 
 
 class TorchvisionNetwork(Network):
@@ -57,13 +58,37 @@ class TorchvisionNetwork(Network):
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(features, num_classes)
 
-    def embed(self, images: Tensor) -> Tensor:
+    def features(self, images: Tensor) -> Tensor:
         return self.dropout(self.body(images))
 
     def stages(self) -> list[list[nn.Parameter]]:
         blocks = list(getattr(self.body, "features", self.body).children())  # or ResNet's layers
         blocks += [child for name, child in self.body.named_children() if name == "classifier"]
         return [found for block in blocks if (found := list(block.parameters()))]
+
+    def public_weights(self) -> dict[str, Tensor]:
+        """Return torchvision's best ImageNet weights. Download them if the cache lacks them.
+
+        The cache is `$TORCH_HOME/hub/checkpoints` (https://docs.pytorch.org/docs/stable/hub.html). Raises SourceError
+        within seconds if the host cannot be reached.
+        """
+        import requests
+        from torchvision.models import get_model_weights
+
+        weights = get_model_weights(self.name).DEFAULT
+        cached = Path(torch.hub.get_dir(), "checkpoints", Path(weights.url).name)
+        try:
+            if not cached.exists():
+                # PyTorch's download has no time limit for the first answer.
+                requests.head(weights.url, timeout=ANSWER_S).raise_for_status()
+            with progress.bar(f"ImageNet weights of {self.name}"):
+                return self.renamed(weights.get_state_dict(progress=False, check_hash=True))
+        # All errors of requests and urllib are OSErrors. PyTorch raises RuntimeError for a wrong hash.
+        except (OSError, RuntimeError) as error:
+            raise SourceError(
+                f"cannot download the ImageNet weights of {self.name} from {weights.url} ({type(error).__name__}): "
+                "download the file on another machine and give its path with --weights PATH"
+            ) from error
 
     def renamed(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return weights with torchvision's names under this network's names. Weights with its names are unchanged."""
@@ -74,28 +99,3 @@ class TorchvisionNetwork(Network):
             f"head.{name.removeprefix(last)}" if name.startswith(last) else f"body.{name}": tensor
             for name, tensor in weights.items()
         }
-
-
-def imagenet_weights(name: str) -> dict[str, Tensor]:
-    """Return torchvision's best ImageNet weights of a network in LAST_LAYERS. Download them if the cache lacks them.
-
-    The cache is `$TORCH_HOME/hub/checkpoints` (https://docs.pytorch.org/docs/stable/hub.html). Raises SourceError
-    within seconds if the host cannot be reached.
-    """
-    import requests
-    from torchvision.models import get_model_weights
-
-    weights = get_model_weights(name).DEFAULT
-    cached = Path(torch.hub.get_dir(), "checkpoints", Path(weights.url).name)
-    try:
-        if not cached.exists():
-            # PyTorch's download has no time limit for the first answer.
-            requests.head(weights.url, timeout=ANSWER_SECONDS).raise_for_status()
-        with progress.bar(f"ImageNet weights of {name}"):
-            return weights.get_state_dict(progress=False, check_hash=True)
-    # All errors of requests and urllib are OSErrors. PyTorch raises RuntimeError for a wrong hash.
-    except (OSError, RuntimeError) as error:
-        raise SourceError(
-            f"cannot download the ImageNet weights of {name} from {weights.url} ({type(error).__name__}): download "
-            "the file on another machine and give its path with --weights PATH"
-        ) from error

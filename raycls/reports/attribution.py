@@ -10,7 +10,10 @@ captum computes Grad-CAM (Selvaraju et al., arXiv:1610.02391). This module knows
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -58,6 +61,17 @@ def fed(network: nn.Module, card: ModelCard, pixels: np.ndarray) -> Tensor:
     return normalize(as_tensor(pixels).to(device), card.mean, card.std)
 
 
+@contextmanager
+def one_view(network: Any) -> Iterator[None]:
+    """Look at an image alone, and not at its mirror image too, whose map would be another one."""
+    before = getattr(network, "mirror", False)
+    network.mirror = False
+    try:
+        yield
+    finally:
+        network.mirror = before
+
+
 def spatial_layers(network: nn.Module, inputs: Tensor) -> list[Layer]:
     """Return the modules with a spatial output (N×C×h×w), in execution order. inputs: float32 N×3×S×S, normalised.
 
@@ -67,14 +81,16 @@ def spatial_layers(network: nn.Module, inputs: Tensor) -> list[Layer]:
 
     def keep(name: str, module: nn.Module) -> torch.utils.hooks.RemovableHandle:
         def hook(_: nn.Module, __: object, output: Tensor) -> None:
-            if output.dim() == 4:
+            if (
+                output.dim() == 4 and output.shape[2] == output.shape[3]
+            ):  # some transformers have the channels last
                 layers.append(Layer(name, module, output.float()))
 
         return module.register_forward_hook(hook)
 
     hooks = [keep(name, module) for name, module in network.named_modules()]
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), one_view(network):
             network(inputs)
     finally:
         for handle in hooks:
@@ -107,7 +123,8 @@ def grad_cam(network: nn.Module, inputs: Tensor, targets: Tensor, layer: Layer) 
     """
     from captum.attr import LayerGradCam
 
-    maps = LayerGradCam(network, layer.module).attribute(inputs, target=targets, relu_attributions=True)
+    with one_view(network):
+        maps = LayerGradCam(network, layer.module).attribute(inputs, target=targets, relu_attributions=True)
     assert isinstance(maps, Tensor)
     maps = maps.detach()[:, 0].float().cpu()
     return maps / maps.amax((1, 2), keepdim=True).clamp(min=1e-12)

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from raycls import progress, registry
-from raycls.config import PRESETS
 from raycls.data.check import Finding, check
 from raycls.data.packed import DatasetInfo, PackedDataset
 from raycls.data.versions import open_dataset
@@ -23,6 +22,7 @@ from raycls.errors import UsageError
 from raycls.models.card import ModelCard, load_card
 from raycls.reports import dataset_report, last_check
 from raycls.training.out_of_fold import out_of_fold, predicted
+from raycls.training.presets import PRESETS
 
 
 @dataclass(frozen=True, kw_only=True)

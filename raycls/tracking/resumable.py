@@ -53,7 +53,7 @@ class RunSpec(BaseModel):
     init: str | None = Field(
         None, description="the registered model, NAME/VERSION, that the weights come from"
     )
-    weights: str | None = Field(None, description="the file of weights to start from, or imagenet")
+    weights: str | None = Field(None, description="the file of weights to start from, or pretrained")
 
     def params(self) -> dict[str, Any]:
         """Return the run's parameters in MLflow."""

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from raycls.config import Config
@@ -30,30 +30,20 @@ from raycls.models import checkpoint
 from raycls.models.base import Network
 from raycls.models.card import ModelCard, load_card
 from raycls.models.forward import compute_dtype
-from raycls.models.networks import FastCNN, freeze_body, load_weights
+from raycls.models.networks import FastCNN, freeze_body
+from raycls.models.weights import load_weights
 from raycls.training import seal
 from raycls.training.loss import cross_entropy
 from raycls.training.optim import Optimizer
+from raycls.training.probe import Probe
 from raycls.training.sampling import EpochOrder, Split, images_in_use
 from raycls.training.setup import card_for, check, untrained, whitening_sample
 from raycls.training.shared_weights import on_this_node
+from raycls.training.snapshot import Snapshot
 from raycls.training.validation import validate
 from raycls.training.workers import Workers
 
 REDUCED = 11 / 16  # image side in the first epochs, as a share of the full side: 22 of CIFAR-10's 32 pixels
-
-
-class Snapshot:
-    """The state after an epoch. Save it before the next training step, which changes the weights."""
-
-    def __init__(self, kept: nn.Module, card: ModelCard, state: dict[str, Any]):
-        self._kept, self.card, self._state = kept, card, state
-
-    def save(self, directory: Path) -> None:
-        """Write a complete checkpoint directory, including the state that a resumed run needs."""
-        checkpoint.save(directory, self._kept, self.card)
-        torch.save(self._state, directory / seal.STATE)
-        seal.write(directory, self._state["history"])
 
 
 def fit(
@@ -91,8 +81,8 @@ def start(
     resume: Path | None = None,
     init: Path | None = None,
     weights: str | None = None,
-) -> Training:
-    """Return a Training that is ready for its first epoch, or for the next epoch of a resumed run.
+) -> Training | Probe:
+    """Return a Training that is ready for its first epoch, or for the next epoch of a resumed run; or a Probe.
 
     init: a checkpoint directory to take weights and normalisation from. Its network must be the same, not its classes.
     weights: a source of `raycls.training.shared_weights`. Without init and weights, the weights are random.
@@ -115,7 +105,8 @@ def start(
     elif isinstance(network, FastCNN) and "whiten.weight" in fresh:
         (sample,) = train.read_ahead([train.chosen[: whitening_sample(card.image_size)]])
         network.init_whitening(normalize(train.images[sample].to(device), card.mean, card.std))
-    training = Training(config, card, network, train, val, workers, started)
+    made = Probe if config.training.probe else Training
+    training = made(config, card, network, train, val, workers, started)
     if resume:
         training.load(resume)
     return training
@@ -279,7 +270,7 @@ class Training:
         if (share := self._share(epoch)) < 1:
             images = reduced(images, share)
         inputs = normalize(images.to(self.device), card.mean, card.std)
-        inputs = distort(inputs, card.std, config.augment, order.pixels, scale=share)
+        inputs = distort(inputs, card.mean, card.std, config.augment, order.pixels, scale=share)
         labels = targets = self.train.labels[indices].to(self.device)
         if config.augment.mixup or config.augment.cutmix:
             inputs, targets = mix(inputs, labels, len(card.classes), config.augment, order.pixels)

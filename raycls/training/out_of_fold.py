@@ -13,12 +13,13 @@ from pathlib import Path
 import numpy as np
 
 from raycls import progress
-from raycls.config import Config, preset
+from raycls.config import Config
 from raycls.data.manifest import read_rows
 from raycls.data.packed import PackedDataset
 from raycls.engines.predictor import Predictor
 from raycls.training.calibration import calibrated
 from raycls.training.loop import fit
+from raycls.training.presets import preset
 
 BATCH = 512  # images that are copied at once
 

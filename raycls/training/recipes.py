@@ -16,12 +16,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from raycls.config import Config, override, path_of, preset
+from raycls.config import Config, override, path_of
 from raycls.data.layout import versions_of
 from raycls.data.packed import DatasetInfo
 from raycls.data.versions import open_dataset
+from raycls.errors import ConfigError
 from raycls.models.card import ModelCard
 from raycls.models.checkpoint import fresh_weights
+from raycls.models.ensemble import NAME as ENSEMBLE
+from raycls.training.presets import preset
 from raycls.training.setup import card_for
 
 LR_SHARE = 0.1  # of the learning rate for random weights
@@ -57,18 +60,26 @@ def configured(
     `--weights`. Raises ConfigError.
     """
     settings, own = list(settings), []
+    if init and init.network == ENSEMBLE:
+        raise ConfigError(
+            "an ensemble is not trained further: start from one of its members, which `raycls models show` names"
+        )
     if init and network is None:
         network = init.network
         if widths := init.arguments.get("widths"):
             own.append(f"network.widths={list(widths)}")
     config = override(preset(name, info, network), [*own, *settings])
     if init is None and not pretrained:
+        if config.training.probe:
+            raise ConfigError(
+                "a probe learns the head alone: say where the trained body comes from, with --weights or --init MODEL"
+            )
         return config
     given = {path_of(config, setting.partition("=")[0]) for setting in settings}
     if init is None:
-        from raycls.models.torchvision_networks import LAST_LAYERS  # imports PyTorch
+        from raycls.models.networks import has_public_weights  # imports PyTorch
 
-        statistics = "imagenet" if config.network.name in LAST_LAYERS else "dataset"
+        statistics = "pretrained" if has_public_weights(config.network.name) else "dataset"
         recipe = PRETRAINED | {"network.statistics": statistics}
     else:
         recipe = _fine_tuning(config, fresh_weights(card_for(config, info), init), _share_of_new(info, init))

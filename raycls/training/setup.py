@@ -10,15 +10,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from raycls.config import Config
 from raycls.data.packed import DatasetInfo, PackedDataset
 from raycls.errors import ConfigError
+from raycls.models.base import Network
 from raycls.models.card import ModelCard, provenance
-from raycls.models.networks import FastCNN, build
+from raycls.models.networks import FastCNN, build, public_statistics
 from raycls.training.sampling import images_in_use
 
-# Of ImageNet's training images, as torchvision's and most other weights expect them.
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 WHITENING_PIXELS = 5_000 * 32 * 32  # total pixels of the images that initialise the whitening layer
 
 
@@ -42,6 +43,7 @@ def check(config: Config, dataset: PackedDataset, workers: int = 1) -> None:
                 f"augment.{name}={getattr(config.augment, name)} leaves nothing of images of {side} pixels"
             )
     network = untrained(config, dataset)
+    _check_size(network, config.network.name, side)
     if config.training.reduced_share and not network.any_size:
         raise ConfigError(f"{config.network.name} takes one image size only: --set training.reduced_share=0")
     if config.optim.name == "muon" and not isinstance(network, FastCNN):
@@ -49,10 +51,26 @@ def check(config: Config, dataset: PackedDataset, workers: int = 1) -> None:
             f"optim.name=muon has learning rates for fastcnn, under which {config.network.name} does not learn: take "
             "adamw or sgd"
         )
+    if config.training.probe and network.head.bias is None:
+        raise ConfigError(
+            f"the head of {config.network.name} has no bias, which a probe needs: take another network"
+        )
     if config.training.freeze_after < 1 and not hasattr(network, "freeze_early"):
         raise ConfigError(
             f"{config.network.name} has no early layers to freeze: --set training.freeze_after=1"
         )
+
+
+@torch.inference_mode()
+def _check_size(network: Network, name: str, side: int) -> None:
+    """Raise ConfigError where the network leaves nothing of an image. Which ones do is known only by trying."""
+    try:
+        network.eval().embed(torch.zeros(1, 3, side, side))
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise ConfigError(
+            f"{name} takes no images of {side} pixels ({str(error).splitlines()[0][:150]}): prepare the dataset with a "
+            "larger --size"
+        ) from None
 
 
 def untrained(config: Config, dataset: PackedDataset) -> Any:
@@ -73,8 +91,8 @@ def card_for(config: Config, info: DatasetInfo, parent: ModelCard | None = None)
     because the weights expect it.
     """
     mean, std = (parent or info).mean, (parent or info).std
-    if parent is None and config.network.statistics == "imagenet":
-        mean, std = IMAGENET_MEAN, IMAGENET_STD
+    if parent is None and config.network.statistics == "pretrained":
+        mean, std = public_statistics(config.network.name)
     return ModelCard(
         network=config.network.name,
         arguments=config.network.arguments(),

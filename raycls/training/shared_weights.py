@@ -48,7 +48,7 @@ def shared(path: str) -> str:
 def on_this_node(source: str) -> str:
     """Return the path of the file on this node, to which it is copied where it is not here yet.
 
-    source: what `shared` has returned, or `imagenet`, which stays. Raises SourceError.
+    source: what `shared` has returned, or `pretrained`, which stays. Raises SourceError.
     """
     if not source.startswith(SHARED):
         return source

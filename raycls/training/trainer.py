@@ -18,7 +18,6 @@ import threading
 import time
 import uuid
 from contextlib import redirect_stdout
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,18 +26,15 @@ from raycls.config import Config
 from raycls.data.layout import parse
 from raycls.data.packed import PackedDataset
 from raycls.data.prepare import open_or_prepare
-from raycls.drift import file as drift_file
-from raycls.engines.predictor import Predictor
 from raycls.errors import BrokenOffError, RayclsError, TrainingError, UsageError
-from raycls.models.card import CARD, WEIGHTS, update_card
+from raycls.models.card import CARD, WEIGHTS
 from raycls.tracking import resumable
 from raycls.tracking.resumable import TrainingSpec
 from raycls.training import setup
-from raycls.training.calibration import calibrated
 from raycls.training.checkpoints import CheckpointStore, SavedCheckpoint
-from raycls.training.evaluation import Evaluation, confusion_png, evaluate
 from raycls.training.events import EpochListener, EpochLogger, listening
 from raycls.training.failures import check_unchanged, final_errors, first_cause, with_way_out
+from raycls.training.filing import TrainingResult, filed
 from raycls.training.sampling import images_in_use
 from raycls.training.scaling import on_one_node, scaling_of, share_with_nodes
 from raycls.training.worker import work
@@ -46,20 +42,6 @@ from raycls.training.worker import work
 # How often dead workers are started again. If they die each time, a person must look at the machine.
 RESTARTS = 3
 SHORT_EPOCH = 10_000  # images: a shorter epoch may end within two seconds, so the controller polls more often
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingResult:
-    """A finished run. version: None if no model was registered.
-
-    metrics: those of the best epoch (named in `loop.Training.epochs`), those of the test split, and
-    total_train_seconds, the time in the training loop until the last epoch.
-    """
-
-    run_id: str
-    metrics: dict[str, float]
-    evaluation: Evaluation
-    version: registry.ModelVersion | None
 
 
 def train(
@@ -80,7 +62,7 @@ def train(
     use_gpu: by default where a GPU is free; see `raycls.training.scaling.scaling_of`.
     reference: the dataset, NAME or NAME@VERSION. model: the registered name, by default the dataset's name. lineage:
     further tags, such as the study and the trial of the configuration. init: a registered model to start from. weights:
-    a file of weights, or "imagenet".
+    a file of weights, or "pretrained".
 
     Raises UsageError before training starts, TrainingError if the run fails, and BrokenOffError if `resume` can
     continue it. Raises KeyboardInterrupt after it has stopped the workers and closed the MLflow run.
@@ -188,39 +170,14 @@ def _file(
     dataset: PackedDataset,
     run: tracking.Run,
 ) -> TrainingResult:
-    """Calibrate the best epoch, evaluate it on the test split, measure what is usual, log it and register it.
-
-    last: the metrics of the last epoch.
-    """
+    """File the best epoch. last: the metrics of the last epoch."""
     with tempfile.TemporaryDirectory() as folder, best.directory() as source:
         directory = Path(folder) / tracking.CHECKPOINT
         directory.mkdir()
         for name in (WEIGHTS, CARD):  # the state for resuming stays in the run's storage
             shutil.copyfile(source / name, directory / name)
-        predictor, found = calibrated(Predictor.load(directory), dataset)
-        evaluation = evaluate(predictor, dataset, "test")
-        found |= evaluation.metrics("test") | {"total_train_seconds": last["train_seconds"]}
-        drift_file.write(directory, predictor, dataset)
-        temperature = predictor.card.temperature
-        card = update_card(directory, metrics=found, temperature=temperature)
-        # The run's curve of val_loss is that of the training, at temperature 1.
-        del found["val_loss"]
-        run.log_metrics({**found, "temperature": temperature}, step=best.epoch)
-        _log_report(run, evaluation, dataset)
-        version = None
-        if spec.model:
-            # A driver that was killed may already have registered the model.
-            version = registry.of_run(run.id) or registry.register(
-                spec.model,
-                run,
-                directory,
-                fingerprint=spec.fingerprint,
-                metrics=card.metrics,
-                lineage={"run_id": run.id, **spec.lineage},
-            )
-        else:
-            run.log_checkpoint(directory)
-    return TrainingResult(run_id=run.id, metrics=card.metrics, evaluation=evaluation, version=version)
+        more = {"total_train_seconds": last["train_seconds"]}
+        return filed(directory, dataset, run, spec.model, spec.lineage, more=more, step=best.epoch)
 
 
 def run_workers(
@@ -285,15 +242,3 @@ def run_workers(
         finally:
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGINT, previous)
-
-
-def _log_report(run: tracking.Run, evaluation: Evaluation, dataset: PackedDataset) -> None:
-    run.log_bytes(confusion_png(evaluation, f"{dataset.info.name}, test split"), "confusion_matrix.png")
-    accuracies = evaluation.class_accuracy
-    run.log_tables(
-        {
-            "confusion_matrix.json": evaluation.confusion_table,
-            "class_accuracy.json": {"class": list(accuracies), "accuracy": list(accuracies.values())},
-        }
-    )
-    run.log_json(dataset.info.model_dump(mode="json"), "dataset.json")

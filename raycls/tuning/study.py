@@ -32,8 +32,8 @@ from raycls.tracking import resumable
 from raycls.training import trainer
 from raycls.training.checkpoints import CheckpointStore
 from raycls.training.evaluation import evaluate
+from raycls.training.filing import TrainingResult
 from raycls.training.scaling import share_with_nodes
-from raycls.training.trainer import TrainingResult
 from raycls.tuning.lineage import LR_FACTOR
 from raycls.tuning.pareto import choose, pareto_front
 from raycls.tuning.progress_table import Display

@@ -20,7 +20,7 @@ from raycls.data.versions import open_dataset
 from raycls.engines.predictor import Predictor
 from raycls.errors import UsageError
 from raycls.registry import checkpoint
-from raycls.training.trainer import TrainingResult
+from raycls.training.filing import TrainingResult
 from tests.predict import encoded
 
 

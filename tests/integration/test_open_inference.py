@@ -13,7 +13,7 @@ from tritonclient.utils import InferenceServerException
 
 from raycls.engines.predictor import Predictor
 from raycls.serving.control.deploy import Served
-from raycls.training.trainer import TrainingResult
+from raycls.training.filing import TrainingResult
 from tests.predict import base64_of, counted, encoded
 
 

@@ -13,7 +13,7 @@ import torch
 
 from raycls import registry, tracking
 from raycls.cli import run
-from raycls.config import override, preset
+from raycls.config import override
 from raycls.data.packed import PackedDataset
 from raycls.data.prepare import prepare
 from raycls.data.versions import open_dataset
@@ -23,6 +23,7 @@ from raycls.registry.compare import compare
 from raycls.registry.policy import PromotionPolicy
 from raycls.serving.control import rollout
 from raycls.training.loop import fit
+from raycls.training.presets import preset
 from tests.datasets import make_version
 
 

@@ -15,12 +15,13 @@ from PIL import Image
 
 from raycls import registry, tracking
 from raycls.cli import run
-from raycls.config import override, preset
+from raycls.config import override
 from raycls.data.packed import PackedDataset
 from raycls.data.versions import open_dataset
 from raycls.registry import ModelVersion
+from raycls.training.filing import TrainingResult
 from raycls.training.loop import fit
-from raycls.training.trainer import TrainingResult
+from raycls.training.presets import preset
 from tests.datasets import make_version
 
 

@@ -7,13 +7,15 @@ from pathlib import Path
 import pytest
 
 from raycls import registry, tracking
-from raycls.config import Config, override, preset
+from raycls.config import Config, override
 from raycls.data.packed import INFO
 from raycls.data.versions import open_dataset
 from raycls.errors import BrokenOffError, DataError, TrainingError, UsageError
 from raycls.tracking import resumable
 from raycls.tracking.resumable import TrainingSpec
-from raycls.training.trainer import TrainingResult, resume, train
+from raycls.training.filing import TrainingResult
+from raycls.training.presets import preset
+from raycls.training.trainer import resume, train
 from tests.epochs import AtEpoch, saved_epochs
 
 # Dropout and translation draw random numbers; small batches make epochs long enough to be hit.

@@ -15,7 +15,7 @@ from PIL import Image
 from pyarrow.fs import FileSystem, copy_files
 
 from raycls.cluster.environment import LOOPBACK
-from raycls.config import override, preset
+from raycls.config import override
 from raycls.data import sharing
 from raycls.data.place import place_at
 from raycls.data.prepare import prepare
@@ -28,6 +28,7 @@ from raycls.lifecycle.uploads import Uploads
 from raycls.models.card import CARD, WEIGHTS
 from raycls.training.checkpoints import CheckpointStore, epoch_directory
 from raycls.training.loop import Snapshot, fit
+from raycls.training.presets import preset
 from raycls.training.seal import SEAL, STATE
 from tests.unit.lifecycle.pictures import digest, png
 

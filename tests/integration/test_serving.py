@@ -17,7 +17,7 @@ from prometheus_client.samples import Sample
 from raycls import cluster
 from raycls.engines.predictor import Predictor
 from raycls.serving.control.deploy import Served
-from raycls.training.trainer import TrainingResult
+from raycls.training.filing import TrainingResult
 from tests.conftest import METRICS_EXPORT_MS
 from tests.predict import base64_of, counted, encoded, samples
 

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 
 from raycls import home, registry, tracking
-from raycls.config import override, preset
+from raycls.config import override
 from raycls.data.versions import open_dataset
 from raycls.engines.predictor import Predictor
 from raycls.errors import ConfigError, UnknownDatasetError, UsageError
 from raycls.training.evaluation import evaluate
-from raycls.training.trainer import TrainingResult, train
+from raycls.training.filing import TrainingResult
+from raycls.training.presets import preset
+from raycls.training.trainer import train
 
 
 def test_a_run_is_logged_and_registered(trained: TrainingResult) -> None:

@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 
 from raycls import home, registry, tracking
-from raycls.config import Config, override, preset
+from raycls.config import Config, override
 from raycls.data import sharing
 from raycls.data.versions import open_dataset
 from raycls.errors import ConfigError, StudyError, UsageError
 from raycls.models.card import load_card
 from raycls.registry import history
 from raycls.reports.study_report import write_report
-from raycls.training.trainer import TrainingResult
+from raycls.training.filing import TrainingResult
+from raycls.training.presets import preset
 from raycls.tuning import lineage, record
 from raycls.tuning.lineage import trace
 from raycls.tuning.plan import plan

@@ -28,7 +28,7 @@ from raycls.registry import gate, history
 from raycls.serving.control import deploy, rollout
 from raycls.serving.control.configuration import ServeConfiguration
 from raycls.serving.control.deploy import Served
-from raycls.training.trainer import TrainingResult
+from raycls.training.filing import TrainingResult
 from tests.load import asking
 
 RAY = [sys.executable, "-m", "ray.scripts.scripts"]

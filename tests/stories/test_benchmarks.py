@@ -19,7 +19,7 @@ from raycls.benchmark import replicas
 from raycls.benchmark.results import Plan
 from raycls.serving.control.deploy import Served
 from raycls.serving.control.serve_rest import Serve
-from raycls.training.trainer import TrainingResult
+from raycls.training.filing import TrainingResult
 
 
 def _stalled(error: str) -> bool:

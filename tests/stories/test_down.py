@@ -16,7 +16,7 @@ from raycls.cluster.environment import free_port
 from raycls.serving.control import deploy
 from raycls.serving.control.configuration import ServeConfiguration
 from raycls.serving.control.deploy import Served
-from raycls.training.trainer import TrainingResult
+from raycls.training.filing import TrainingResult
 from tests.predict import OCTETS, encoded
 
 CONFIG = Path(__file__).parents[2] / "serve_config.yaml"

@@ -23,7 +23,7 @@ from raycls.registry import history
 from raycls.serving.client.manage import call
 from raycls.serving.control import rollout
 from raycls.serving.control.deploy import Served
-from raycls.training.trainer import TrainingResult
+from raycls.training.filing import TrainingResult
 from tests.predict import OCTETS, encoded
 
 

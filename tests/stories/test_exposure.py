@@ -19,7 +19,7 @@ from raycls.serving.control import deploy
 from raycls.serving.control.configuration import ServeConfiguration
 from raycls.serving.control.deploy import Served
 from raycls.serving.control.serve_rest import Serve, reason
-from raycls.training.trainer import TrainingResult
+from raycls.training.filing import TrainingResult
 from tests.predict import OCTETS, encoded
 
 CONFIG = Path(__file__).parents[2] / "serve_config.yaml"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from raycls import registry
 from raycls.serving.control.deploy import Served
-from raycls.training.trainer import TrainingResult
+from raycls.training.filing import TrainingResult
 
 ROOT = Path(__file__).parents[2]
 PYTHON = sys.executable

@@ -16,7 +16,7 @@ import pytest
 
 from raycls import registry
 from raycls.errors import StudyError
-from raycls.training.trainer import TrainingResult
+from raycls.training.filing import TrainingResult
 from raycls.tuning import record
 from raycls.tuning.study import Outcome, resume
 from tests.interrupted import assert_interrupted, unfinished_runs

@@ -19,14 +19,16 @@ import torch
 from safetensors.torch import load_file
 
 from raycls import registry, tracking
-from raycls.config import Config, override, preset
+from raycls.config import Config, override
 from raycls.data.versions import open_dataset
 from raycls.errors import BrokenOffError, UsageError
 from raycls.models import checkpoint
 from raycls.models.card import WEIGHTS
 from raycls.training import loop
 from raycls.training.checkpoints import epoch_directory
-from raycls.training.trainer import TrainingResult, resume, train
+from raycls.training.filing import TrainingResult
+from raycls.training.presets import preset
+from raycls.training.trainer import resume, train
 from tests.epochs import AtEpoch, saved_epochs
 from tests.interrupted import assert_interrupted, unfinished_runs
 

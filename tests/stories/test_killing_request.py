@@ -12,7 +12,7 @@ from raycls import cluster
 from raycls.cluster.environment import free_port
 from raycls.serving.control import deploy
 from raycls.serving.control.configuration import ServeConfiguration
-from raycls.training.trainer import TrainingResult
+from raycls.training.filing import TrainingResult
 from tests.load import CLIENTS, asking
 from tests.predict import OCTETS, encoded
 from tests.product import until

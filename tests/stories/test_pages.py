@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
 
@@ -75,6 +76,8 @@ def test_each_command_is_run_by_someone() -> None:
         assert any(command.startswith(f"raycls data {name}") for command in commands)
     for name in (
         "train",
+        "networks",
+        "ensemble",
         "tune",
         "models",
         "evaluate",
@@ -194,6 +197,8 @@ def _fill(folder: Path) -> None:
         for i in range(12):
             _rgb(folder / "photos" / label / f"{i}.jpg", first + i, (50, 70))
     torch.save(resnet18().state_dict(), folder / "resnet18.pth")
+    small = timm.create_model("mobilenetv4_conv_small")
+    torch.save(small.state_dict(), folder / "mobilenetv4.pth")
     (folder / "space.yaml").write_text(search_space())
     for name in ("serve_config.yaml", "jobs", "raycls"):
         (folder / name).symlink_to(ROOT / name)

@@ -23,7 +23,7 @@ from raycls.cluster.environment import free_port
 from raycls.data.versions import open_dataset
 from raycls.registry.versions import aliases_of_all
 from raycls.serving.auth import digest
-from raycls.training.trainer import TrainingResult
+from raycls.training.filing import TrainingResult
 
 TOKEN = "correct-horse-battery-staple"
 CONFIG = Path(__file__).parents[2] / "serve_config.yaml"

@@ -20,7 +20,7 @@ from raycls.serving.client.manage import call
 from raycls.serving.control import deploy, rollout
 from raycls.serving.control.configuration import ServeConfiguration
 from raycls.serving.control.deploy import Served
-from raycls.training.trainer import TrainingResult
+from raycls.training.filing import TrainingResult
 from tests.load import asking
 from tests.predict import OCTETS, encoded
 from tests.product import until

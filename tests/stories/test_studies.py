@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from raycls.config import Config, override, preset
+from raycls.config import Config, override
 from raycls.data.versions import open_dataset
+from raycls.training.presets import preset
 from raycls.tuning.plan import plan
 from raycls.tuning.study import search
 from tests.studies import assert_whole
@@ -42,7 +43,8 @@ from ray.cluster_utils import Cluster
 simulated = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
 import os
 os.environ["RAY_ADDRESS"] = simulated.address
-from raycls.config import override, preset
+from raycls.config import override
+from raycls.training.presets import preset
 from raycls.data.versions import open_dataset
 from raycls.errors import StudyError
 from raycls.tuning import record

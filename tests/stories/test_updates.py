@@ -16,7 +16,7 @@ from raycls import cluster, registry
 from raycls.registry import CHAMPION
 from raycls.serving.control import rollout
 from raycls.serving.control.deploy import Served
-from raycls.training.trainer import TrainingResult
+from raycls.training.filing import TrainingResult
 from tests.load import asking
 from tests.product import until
 

@@ -12,11 +12,12 @@ import pytest
 from aiohttp import web
 from PIL import Image
 
-from raycls.config import override, preset
+from raycls.config import override
 from raycls.data.packed import PackedDataset
 from raycls.data.versions import open_dataset
 from raycls.engines.predictor import Predictor
 from raycls.training.loop import fit
+from raycls.training.presets import preset
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 

@@ -39,7 +39,7 @@ def test_the_commands_are_those_of_the_design() -> None:
     assert first == {
         "data", "train", "tune", "evaluate", "models", "promote", "predict", "up", "down", "env", "doctor",
         "bench", "demo", "export", "top", "uploads", "tokens", "experiment", "retrain", "rollback", "drift",
-        "feedback", "console",
+        "feedback", "console", "networks", "ensemble",
     }  # fmt: skip
 
 
@@ -65,7 +65,7 @@ def test_every_help_shows_an_example(command: tuple[str, ...], capsys: pytest.Ca
         (["train", "digits", "--nope"], "No such option: --nope"),
         (["train", "digits", "--workers", "0"], "--workers"),
         (["train", "nope"], "raycls data prepare"),
-        (["train", "digits", "--preset", "best"], "smoke, quick, fast, strong, accurate"),
+        (["train", "digits", "--preset", "best"], "smoke, probe, quick, fast, strong, accurate"),
         (["train", "digits", "--network", "vgg"], "mlp, cnn, fastcnn"),
         (["train", "digits", "--set", "lr=-1"], "optim.lr"),
         (["train", "digits", "--set", "dropout=2"], "network.dropout"),
@@ -74,7 +74,7 @@ def test_every_help_shows_an_example(command: tuple[str, ...], capsys: pytest.Ca
         (["train", "digits", "--set", "network.name=vgg"], "unknown network 'vgg'"),
         (["train", "digits", "--weights", "nowhere.pt"], "no file of weights nowhere.pt"),
         (["train", "digits", "--init", "nope"], "unknown model 'nope'"),
-        (["train", "digits", "--init", "nope", "--weights", "imagenet"], "leave one out"),
+        (["train", "digits", "--init", "nope", "--weights", "pretrained"], "leave one out"),
         (["train", "digits", "--resume", "nope"], "no training run 'nope' of digits; those not finished: "),
         (
             ["train", "digits", "--resume", "nope", "--seed", "0"],

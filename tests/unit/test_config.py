@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from raycls.config import PRESETS, Config, override, preset, validated
+from raycls.config import Config, override, validated
 from raycls.data.packed import DatasetInfo
 from raycls.data.versions import open_dataset
 from raycls.errors import ConfigError
 from raycls.serving.settings import ServingConfig
+from raycls.training.presets import PRESETS, preset
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +45,7 @@ def test_small_datasets_get_smaller_batches_and_more_passes(
 ) -> None:
     small, large = (preset(name, _of_size(digits, n), network) for n in (500, 45_000))
     assert small.training.batch_size < large.training.batch_size
-    assert small.training.epochs > large.training.epochs or name == "smoke"
+    assert small.training.epochs > large.training.epochs or name in ("smoke", "probe")
     assert small.network == large.network
 
 
@@ -119,7 +120,7 @@ def test_a_wrong_override_is_one_line_that_names_the_field(assignment: str, told
 
 
 def test_unknown_preset_and_network_name_the_known_ones(digits: DatasetInfo) -> None:
-    with pytest.raises(ConfigError, match="smoke, quick, fast, strong, accurate"):
+    with pytest.raises(ConfigError, match="smoke, probe, quick, fast, strong, accurate"):
         preset("best", digits)
     with pytest.raises(ConfigError, match="mlp, cnn, fastcnn, resnet18"):
         preset("fast", digits, "resnet19")

@@ -17,9 +17,20 @@ from raycls.data.packed import PackedDataset
 from raycls.data.tensors import as_tensor, normalize
 from raycls.data.versions import open_dataset
 
+MEAN = (0.4, 0.5, 0.6)
 OFF = AugmentConfig(translate=0, flip=False)
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-EVERY_DISTORTION = AugmentConfig(rotate=15, zoom=0.2, brightness=0.2, contrast=0.3, cutout=3)
+EVERY_DISTORTION = AugmentConfig(
+    crop=0.9,
+    rotate=15,
+    zoom=0.2,
+    brightness=0.2,
+    contrast=0.3,
+    saturation=0.3,
+    hue=0.1,
+    erase=0.3,
+    cutout=3,
+)
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +97,7 @@ def test_all_off_changes_nothing_and_draws_nothing(
     generator = _generator()
     views = random_views(images, torch.arange(400), OFF, mirrored=None, generator=generator)
     assert torch.equal(views, images)
-    assert distort(inputs, std, OFF, generator) is inputs
+    assert distort(inputs, MEAN, std, OFF, generator) is inputs
     assert torch.equal(generator.get_state(), _generator().get_state())
 
 
@@ -95,15 +106,15 @@ def test_all_off_changes_nothing_and_draws_nothing(
     [EVERY_DISTORTION]
     + [
         AugmentConfig(**{name: getattr(EVERY_DISTORTION, name)})
-        for name in ("rotate", "zoom", "brightness", "contrast", "cutout")
+        for name in ("rotate", "zoom", "brightness", "contrast", "saturation", "hue", "erase", "cutout")
     ],
-    ids=["all", "rotate", "zoom", "brightness", "contrast", "cutout"],
+    ids=["all", "rotate", "zoom", "brightness", "contrast", "saturation", "hue", "erase", "cutout"],
 )
 def test_a_distortion_keeps_type_and_layout_and_follows_its_seed(
     inputs: Tensor, std: tuple[float, ...], augment: AugmentConfig
 ) -> None:
     before = inputs.clone()
-    first, again, other = (distort(inputs, std, augment, _generator(seed)) for seed in (0, 0, 1))
+    first, again, other = (distort(inputs, MEAN, std, augment, _generator(seed)) for seed in (0, 0, 1))
     assert (first.shape, first.dtype) == (inputs.shape, inputs.dtype)
     assert first.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(first, again)
@@ -116,7 +127,7 @@ def test_a_distortion_keeps_type_and_layout_and_follows_its_seed(
 
 
 def test_rotation_turns_by_up_to_its_angle_both_ways(std: tuple[float, ...]) -> None:
-    turned = distort(_ramp(2000, 33), std, AugmentConfig(rotate=30), _generator())[:, 0]
+    turned = distort(_ramp(2000, 33), MEAN, std, AugmentConfig(rotate=30), _generator())[:, 0]
     right, down = turned[:, 16, 20] - turned[:, 16, 12], turned[:, 20, 16] - turned[:, 12, 16]
     angles = torch.rad2deg(torch.atan2(down, right))
     assert 29 < angles.max() <= 30.01
@@ -126,7 +137,7 @@ def test_rotation_turns_by_up_to_its_angle_both_ways(std: tuple[float, ...]) -> 
 
 
 def test_zoom_enlarges_and_shrinks_about_the_centre(std: tuple[float, ...]) -> None:
-    zoomed = distort(_ramp(2000, 33), std, AugmentConfig(zoom=0.4), _generator())[:, 0]
+    zoomed = distort(_ramp(2000, 33), MEAN, std, AugmentConfig(zoom=0.4), _generator())[:, 0]
     sizes = 8 / (zoomed[:, 16, 20] - zoomed[:, 16, 12])
     assert 1.39 < sizes.max() <= 1.401
     assert 0.599 <= sizes.min() < 0.61
@@ -136,12 +147,12 @@ def test_zoom_enlarges_and_shrinks_about_the_centre(std: tuple[float, ...]) -> N
 
 def test_rotation_and_zoom_reflect_the_image_at_its_edges(std: tuple[float, ...]) -> None:
     flat = torch.ones(100, 3, 16, 16)
-    assert torch.allclose(distort(flat, std, AugmentConfig(rotate=180, zoom=0.5), _generator()), flat)
+    assert torch.allclose(distort(flat, MEAN, std, AugmentConfig(rotate=180, zoom=0.5), _generator()), flat)
 
 
 def test_brightness_shifts_every_pixel_alike_by_a_share_of_the_range(inputs: Tensor) -> None:
     std = (0.25, 0.5, 1.0)
-    shifts = distort(inputs, std, AugmentConfig(brightness=0.3), _generator()) - inputs
+    shifts = distort(inputs, MEAN, std, AugmentConfig(brightness=0.3), _generator()) - inputs
     shares = shifts.mean((2, 3)) * torch.tensor(std)
     assert shifts.std((2, 3)).max() < 1e-5
     assert torch.allclose(shares[:, 0], shares[:, 2], atol=1e-5)
@@ -150,7 +161,7 @@ def test_brightness_shifts_every_pixel_alike_by_a_share_of_the_range(inputs: Ten
 
 
 def test_contrast_stretches_about_the_mean_of_each_image(inputs: Tensor, std: tuple[float, ...]) -> None:
-    changed = distort(inputs, std, AugmentConfig(contrast=0.5), _generator())
+    changed = distort(inputs, MEAN, std, AugmentConfig(contrast=0.5), _generator())
     assert torch.allclose(changed.mean((2, 3)), inputs.mean((2, 3)), atol=1e-5)
     factors = changed.std((2, 3)) / inputs.std((2, 3))
     assert 1.49 < factors.max() < 1.5001
@@ -158,13 +169,17 @@ def test_contrast_stretches_about_the_mean_of_each_image(inputs: Tensor, std: tu
 
 
 def test_cutout_blanks_one_square_wherever_it_falls(std: tuple[float, ...]) -> None:
-    blank = (distort(torch.ones(3000, 3, 16, 16), std, AugmentConfig(cutout=5), _generator()) == 0)[:, 0]
+    blank = (distort(torch.ones(3000, 3, 16, 16), MEAN, std, AugmentConfig(cutout=5), _generator()) == 0)[
+        :, 0
+    ]
     areas = blank.sum((1, 2))
     assert areas.max() == 25
     assert areas.min() < 12  # partly outside
     assert torch.equal(areas, blank.any(1).sum(1) * blank.any(2).sum(1))  # a rectangle
     assert blank.any(0).all()
-    reduced_too = distort(torch.ones(3000, 3, 16, 16), std, AugmentConfig(cutout=6), _generator(), scale=0.5)
+    reduced_too = distort(
+        torch.ones(3000, 3, 16, 16), MEAN, std, AugmentConfig(cutout=6), _generator(), scale=0.5
+    )
     assert (reduced_too == 0)[:, 0].sum((1, 2)).max() == 9
 
 
@@ -264,3 +279,69 @@ def test_reduced_images_are_the_float_ones_rounded() -> None:
     assert (small.permute(0, 3, 1, 2).float() - exact).abs().max() <= 1
     flat = torch.full((1, 64, 64, 3), 200, dtype=torch.uint8)
     assert (reduced(flat, 0.75) == 200).all()
+
+
+def test_a_crop_shows_a_part_enlarged_and_no_more(std: tuple[float, ...]) -> None:
+    ramp = _ramp(2000, 33)
+    seen = distort(ramp, MEAN, std, AugmentConfig(crop=0.25), _generator())[:, 0]
+    slopes = seen[:, 16, 17] - seen[:, 16, 16]  # the width of the part, as a share
+    heights = _wide(seen)
+    assert slopes.min() > 0.5 * (3 / 4) ** 0.5 - 1e-3
+    assert slopes.max() < 1 + 1e-3
+    assert slopes.std() > 0.05
+    assert heights.abs().max() <= 16 + 1e-3  # nothing from outside the image
+    assert seen.mean((1, 2)).std() > 1  # and not always the middle
+    assert torch.allclose(
+        distort(ramp, MEAN, std, AugmentConfig(crop=0.25, rotate=0), _generator())[:, 0], seen
+    )
+
+
+def _wide(seen: Tensor) -> Tensor:
+    return torch.stack([seen.amin((1, 2)), seen.amax((1, 2))])
+
+
+def test_turns_move_pixels_and_change_none(std: tuple[float, ...]) -> None:
+    image = torch.randn(1, 3, 8, 8)
+    inputs = image.expand(400, 3, 8, 8).contiguous(memory_format=torch.channels_last)
+    upside = distort(inputs, MEAN, std, AugmentConfig(vertical=True), _generator())
+    share = torch.tensor([torch.equal(each, image[0].flip(1)) for each in upside]).float().mean()
+    assert 0.4 < share < 0.6
+    turned = distort(inputs, MEAN, std, AugmentConfig(quarter_turns=True), _generator())
+    for times in range(4):
+        wanted = image[0].rot90(times, (1, 2))
+        assert 0.15 < torch.tensor([torch.equal(each, wanted) for each in turned]).float().mean() < 0.35
+
+
+def test_colours_change_and_grey_stays_grey(std: tuple[float, ...]) -> None:
+    def seen(rgb: tuple[float, float, float], augment: AugmentConfig) -> Tensor:
+        """The colours (N×3, of 0..1) that 500 images of this colour get."""
+        mean, width = torch.tensor(MEAN), torch.tensor(std)
+        pixel = ((torch.tensor(rgb) - mean) / width).view(1, 3, 1, 1).expand(500, 3, 4, 4)
+        return distort(pixel, MEAN, std, augment, _generator())[:, :, 0, 0] * width + mean
+
+    both = AugmentConfig(hue=0.5, saturation=0.5)
+    grey = torch.tensor([0.5, 0.5, 0.5])
+    assert torch.allclose(seen((0.5, 0.5, 0.5), both), grey.expand(500, 3), atol=2e-3)
+    red = (0.8, 0.2, 0.2)
+    luma = torch.tensor([0.299, 0.587, 0.114])
+    paler = seen(red, AugmentConfig(saturation=0.5))
+    assert torch.allclose(paler @ luma, (torch.tensor(red) @ luma).expand(500), atol=2e-3)
+    ratio = (paler[:, 0] - paler[:, 1]) / 0.6
+    assert 0.5 <= ratio.min() < 0.6
+    assert 1.4 < ratio.max() <= 1.5 + 1e-3
+    turned = seen(red, AugmentConfig(hue=0.5))
+    assert (
+        turned.argmax(1).bincount(minlength=3) > 50
+    ).all()  # each of the three colours is the strongest in some
+
+
+def test_erasing_blanks_a_rectangle_in_a_share_of_the_images(std: tuple[float, ...]) -> None:
+    blank = (
+        distort(torch.ones(2000, 3, 32, 32), MEAN, std, AugmentConfig(erase=0.25), _generator())[:, 0] == 0
+    )
+    areas = blank.float().mean((1, 2))
+    assert (areas > 0).float().mean() == pytest.approx(0.25, abs=0.03)
+    assert areas[areas > 0].max() < 0.4
+    some = blank[areas > 0][0]
+    rows, columns = some.any(1), some.any(0)
+    assert torch.equal(some, rows[:, None] & columns)

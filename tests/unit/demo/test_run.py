@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from raycls.config import preset
 from raycls.data.versions import open_dataset
 from raycls.demo.run import PRESET, Parts, _configuration, _space, run
 from raycls.errors import ClusterError
+from raycls.training.presets import preset
 from raycls.tuning import space as spaces
 
 SERVE_CONFIG = Path(__file__).parents[3] / "serve_config.yaml"

@@ -120,7 +120,7 @@ def test_an_engine_that_cannot_run_a_network_is_said_and_left_out(
     """Tracing fails where a network looks at values; no network of raycls's does."""
 
     class Data(Network):
-        def embed(self, images: torch.Tensor) -> torch.Tensor:
+        def features(self, images: torch.Tensor) -> torch.Tensor:
             raise RuntimeError("no such operation\nat line 7")
 
     card = load_card(directory)

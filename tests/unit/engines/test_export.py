@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from raycls.config import override, preset
+from raycls.config import override
 from raycls.data.packed import PackedDataset, sha256_file
 from raycls.data.tensors import as_tensor
 from raycls.engines import export as module
@@ -20,6 +20,7 @@ from raycls.engines.predictor import Predictor, softmax
 from raycls.errors import ExportError, UsageError
 from raycls.models.card import sha256, update_card
 from raycls.training import loop
+from raycls.training.presets import preset
 
 
 def train_a_little(network: str, digits: PackedDataset, directory: Path, *settings: str) -> Path:

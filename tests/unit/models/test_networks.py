@@ -14,8 +14,9 @@ from torchvision.models import MobileNet_V3_Small_Weights, get_model
 
 from raycls.data.tensors import normalize
 from raycls.errors import ConfigError, SourceError
-from raycls.models.networks import NETWORKS, FastCNN, build, freeze_body, load_weights
+from raycls.models.networks import NETWORKS, FastCNN, build, freeze_body
 from raycls.models.torchvision_networks import LAST_LAYERS
+from raycls.models.weights import load_weights
 
 WIDTHS = {name: {} if name in LAST_LAYERS else {"widths": (8, 8)} for name in NETWORKS}
 
@@ -161,6 +162,20 @@ def test_weights_of_our_networks_are_loaded_from_a_file(suffix: str, tmp_path: P
     assert all(torch.equal(value, weights[key]) for key, value in network.state_dict().items())
 
 
+@pytest.mark.parametrize("name", ["fastcnn", "mlp", "resnet18"])
+def test_with_mirror_the_logits_are_the_mean_of_both_views_and_it_learns_from_one(name: str) -> None:
+    plain = _tiny(name).eval()
+    both = build(name, num_classes=4, image_size=16, mirror=True, **WIDTHS[name])
+    both.load_state_dict(plain.state_dict())
+    images = torch.randn(2, 3, 16, 16)
+    with torch.inference_mode():
+        mean = (plain(images) + plain(images.flip(-1))) / 2
+        assert torch.allclose(both.eval()(images), mean, atol=1e-5)
+        assert not torch.allclose(both(images), plain(images), atol=1e-3)
+        if name == "mlp":  # others have batch norms, whose statistics change
+            assert torch.equal(both.train()(images), plain(images))
+
+
 def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
     network = _tiny("cnn")
     path = tmp_path / "weights.pt"
@@ -185,8 +200,8 @@ def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=wrong.name) as error:
             load_weights(network, str(wrong))
         assert "\n" not in str(error.value)
-    with pytest.raises(ConfigError, match="imagenet is only for resnet18"):
-        load_weights(network, "imagenet")
+    with pytest.raises(ConfigError, match="for torchvision's and timm's networks"):
+        load_weights(network, "pretrained")
 
 
 def test_imagenet_weights_come_from_torchvision_s_cache(
@@ -205,11 +220,11 @@ def test_imagenet_weights_come_from_torchvision_s_cache(
     with pytest.raises(
         SourceError, match=r"--weights PATH"
     ):  # no server listens there, and the cache is empty
-        load_weights(network, "imagenet")
+        load_weights(network, "pretrained")
     cache = tmp_path / "hub" / "checkpoints"
     cache.mkdir(parents=True)
     (cache / url.rsplit("/", 1)[1]).write_bytes(buffer.getvalue())
-    load_weights(network, "imagenet")
+    load_weights(network, "pretrained")
     assert torch.equal(network.state_dict()["body.features.0.0.weight"], weights["features.0.0.weight"])
 
 

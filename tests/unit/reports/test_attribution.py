@@ -47,6 +47,20 @@ def test_the_heat_is_where_the_class_is() -> None:
     assert torch.equal(nothing, torch.zeros(1, 16, 16))
 
 
+def test_a_network_that_also_sees_the_mirror_image_is_explained_by_the_image() -> None:
+    images = torch.randn(2, 3, 32, 32)
+    plain = build("cnn", num_classes=3, image_size=32).eval()
+    both = build("cnn", num_classes=3, image_size=32, mirror=True).eval()
+    both.load_state_dict(plain.state_dict())
+    maps = []
+    for network in (plain, both):
+        layer = cam_layer(spatial_layers(network, images))
+        assert layer is not None
+        maps.append(grad_cam(network, images, torch.tensor([0, 1]), layer))
+    assert torch.equal(*maps)
+    assert both.mirror
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_network_shows_what_it_has(name: str) -> None:
     torch.manual_seed(0)

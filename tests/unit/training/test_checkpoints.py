@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 from pyarrow.fs import LocalFileSystem
 
-from raycls.config import override, preset
+from raycls.config import override
 from raycls.data.packed import PackedDataset
 from raycls.errors import StorageError
 from raycls.models.card import CARD, WEIGHTS
 from raycls.training import loop, seal
 from raycls.training.checkpoints import CheckpointStore, epoch_directory, saving
+from raycls.training.presets import preset
 
 
 def test_only_whole_checkpoints_count(digits: PackedDataset, tmp_path: Path) -> None:

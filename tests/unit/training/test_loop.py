@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from raycls.config import Config, override, preset
+from raycls.config import Config, override
 from raycls.data.packed import PackedDataset
 from raycls.data.versions import open_dataset
 from raycls.engines.predictor import Predictor
@@ -23,6 +23,7 @@ from raycls.training.evaluation import evaluate
 from raycls.training.loop import Snapshot, check, fit, start, whitening_sample
 from raycls.training.loss import cross_entropy
 from raycls.training.optim import Optimizer
+from raycls.training.presets import preset
 from raycls.training.sampling import EpochOrder, Split
 
 

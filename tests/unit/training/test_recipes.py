@@ -6,12 +6,14 @@ from typing import Any
 
 import pytest
 
-from raycls.config import Config, preset
+from raycls.config import Config
 from raycls.data.packed import DatasetInfo
 from raycls.data.versions import open_dataset
+from raycls.errors import ConfigError
 from raycls.models.card import ModelCard
+from raycls.training.presets import preset
 from raycls.training.recipes import configured
-from raycls.training.setup import IMAGENET_MEAN, card_for
+from raycls.training.setup import card_for
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +86,13 @@ def test_weights_of_others_are_tuned_in_small_steps_with_their_own_statistics(in
     config = configured(info, network="resnet18", pretrained=True, settings=["layer_decay=0.9"])
     assert (config.optim.name, config.optim.lr, config.optim.head_lr_factor) == ("adamw", 3e-4, 10)
     assert (config.optim.layer_decay, config.training.frozen_epochs) == (0.9, 1)
-    assert card_for(config, info).mean == IMAGENET_MEAN
+    assert card_for(config, info).mean == (0.485, 0.456, 0.406)
     own = configured(info, network="cnn", pretrained=True)
     assert card_for(own, info).mean == info.mean
+
+
+def test_a_probe_needs_a_trained_body(info: DatasetInfo) -> None:
+    with pytest.raises(ConfigError, match="--weights or --init"):
+        configured(info, "probe", network="resnet18")
+    config = configured(info, "probe", network="resnet18", pretrained=True)
+    assert (config.training.probe, config.training.epochs) == (True, 1)

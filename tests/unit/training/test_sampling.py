@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from raycls.config import override, preset
+from raycls.config import override
 from raycls.data.packed import PackedDataset
 from raycls.data.versions import open_dataset
 from raycls.training import sampling
 from raycls.training.loop import fit, whitening_sample
+from raycls.training.presets import preset
 from raycls.training.sampling import Split
 
 SIDE, IMAGES = 64, 2_000  # 12 KiB an image

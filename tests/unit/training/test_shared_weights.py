@@ -9,7 +9,8 @@ import torch
 
 from raycls.cli.training import weights_path
 from raycls.errors import SourceError
-from raycls.models.networks import FastCNN, load_weights
+from raycls.models.networks import FastCNN
+from raycls.models.weights import load_weights
 from raycls.training.shared_weights import SHARED, on_this_node, shared
 
 
@@ -24,13 +25,13 @@ def file(tmp_path: Path) -> Path:
 def test_on_one_machine_the_path_itself_is_used(home: Path, file: Path) -> None:
     assert shared(str(file)) == str(file)
     assert on_this_node(str(file)) == str(file)
-    assert on_this_node("imagenet") == "imagenet"
+    assert on_this_node("pretrained") == "pretrained"
 
 
 def test_another_node_copies_it_once(
     home: Path, storage: Path, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = weights_path(str(file), None)
+    source = weights_path(str(file), None, None)
     assert source and source.startswith(SHARED)
     assert source.endswith("/body.pt"), "its name stays, for people who read it in MLflow"
     monkeypatch.setenv("RAYCLS_HOME", str(tmp_path / "other"))

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from raycls.config import preset
 from raycls.data.versions import open_dataset
+from raycls.training.presets import preset
 from raycls.tuning.space import around
 from raycls.tuning.spec import StudySpec
 

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from raycls.config import override, preset
+from raycls.config import override
 from raycls.data.versions import open_dataset
 from raycls.errors import ConfigError, UsageError
+from raycls.training.presets import preset
 from raycls.tuning import space as spaces
 from raycls.tuning.latency import latencies
 from raycls.tuning.pareto import choose, pareto_front

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from raycls.config import Config, preset
+from raycls.config import Config
 from raycls.data.versions import open_dataset
 from raycls.errors import ConfigError
+from raycls.training.presets import preset
 from raycls.tuning import space as spaces
 from raycls.tuning.space import Domain
 

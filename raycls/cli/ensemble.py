@@ -1,0 +1,38 @@
+"""`raycls ensemble`: make one version of several."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from raycls import progress
+from raycls.cli.output import AsJson, print_json, print_metrics
+from raycls.cli.training import ModelName
+
+app = typer.Typer()
+
+
+@app.command()
+def ensemble(
+    members: Annotated[
+        list[str], typer.Argument(help="two versions or more: NAME/VERSION, or NAME (its champion)")
+    ],
+    model: ModelName = None,
+    as_json: AsJson = False,
+) -> None:
+    """Register the mean of several versions' answers as a version of its own. It takes as long as all of them together.
+
+    Example: raycls ensemble cifar10/1 cifar10/2 cifar10/3 --model cifar10
+    """
+    with progress.bar("loading PyTorch"):
+        from raycls.training.ensembles import ensemble as make
+
+    result = make(members, model)
+    assert result.version is not None
+    if as_json:
+        print_json({"model": result.version.reference, "run_id": result.run_id, **result.metrics})
+        return
+    print_metrics(result.metrics)
+    print(f"registered {result.version.reference}")
+    print(f"to serve it: raycls promote {result.version.name} {result.version.version} && raycls up")

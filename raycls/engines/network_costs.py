@@ -1,0 +1,99 @@
+"""What a network costs before it is trained: parameters, multiplications, and the time of a forward pass here.
+
+cost("resnet18", size=224, timed=True)
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from raycls.config import Engine
+from raycls.engines import build as engines
+from raycls.errors import EngineError
+from raycls.models.card import ModelCard, provenance
+from raycls.models.networks import build
+
+CLASSES = 10
+ROUNDS, WARM_UP, LONGEST_S = 20, 2, 2.0  # passes of one image, and the seconds after which no more are made
+THREADS = 1  # as in a replica
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """Of a network with ten classes. macs: multiply-accumulates for one image; ms: median for one image, by engine."""
+
+    name: str
+    image_size: int
+    parameters: int
+    macs: int
+    ms: dict[Engine, float] = field(default_factory=dict)
+
+
+def cost(name: str, size: int, *, timed: bool = False) -> Cost:
+    """Return what a network costs for square images of `size` pixels. Raises ConfigError."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    network = build(name, num_classes=CLASSES, image_size=size).eval()
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        network(torch.zeros(1, 3, size, size))
+    return Cost(
+        name=name,
+        image_size=size,
+        parameters=sum(parameter.numel() for parameter in network.parameters()),
+        macs=counter.get_total_flops() // 2,  # a multiplication and an addition are two
+        ms=_ms(name, size) if timed else {},
+    )
+
+
+def _ms(name: str, size: int) -> dict[Engine, float]:
+    """Return the time of each engine that runs the network on this machine."""
+    device = engines.best_device()
+    image = np.random.default_rng(0).integers(0, 256, (1, size, size, 3), dtype=np.uint8)
+    found: dict[Engine, float] = {}
+    before = torch.get_num_threads()
+    try:
+        for engine in engines.candidates(device):
+            network = build(name, num_classes=CLASSES, image_size=size).eval()
+            try:
+                run = engines.build(engine, network, _card(name, size), device, THREADS)
+            except EngineError:  # the network has no place in the answer
+                continue
+            found[engine] = _median_ms(run, image)
+    finally:
+        torch.set_num_threads(before)
+    return found
+
+
+def _median_ms(run: engines.Run, image: np.ndarray) -> float:
+    times: list[float] = []
+    began = time.perf_counter()
+    while len(times) < WARM_UP + ROUNDS and (
+        len(times) <= WARM_UP or time.perf_counter() - began < LONGEST_S
+    ):
+        started = time.perf_counter()
+        run(image)
+        times.append(1000 * (time.perf_counter() - started))
+    return statistics.median(times[WARM_UP:])
+
+
+def _card(name: str, size: int) -> ModelCard:
+    fields: dict[str, Any] = {
+        "network": name,
+        "arguments": {},
+        "classes": tuple(str(number) for number in range(CLASSES)),
+        "image_size": size,
+        "mean": (0.5, 0.5, 0.5),
+        "std": (0.25, 0.25, 0.25),
+        "metrics": {},
+        "dataset": "none",
+        "dataset_fingerprint": "none",
+        "config": {},
+        "seed": 0,
+    }
+    return ModelCard(**fields, **provenance())

@@ -1,0 +1,168 @@
+"""timm's networks, by any of its names, with a new last layer for the dataset's classes.
+
+    network = TimmNetwork("timm/convnext_tiny.fb_in22k", num_classes=5, image_size=224, dropout=0.1)
+    network.load_state_dict(network.public_weights(), strict=False)
+
+raycls/models/networks.py offers them as `timm/NAME`. timm (https://github.com/huggingface/pytorch-image-models) is
+imported only when a network is built. The part of a name after its dot names the weights. They are read as tensors
+alone: nothing that comes with them is run.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from raycls import progress
+from raycls.errors import ConfigError, SourceError
+from raycls.models.base import ANSWER_S, Network, Statistics
+
+PREFIX = "timm/"
+KEPT_SIDE = 64  # pixels: below it, the first convolution keeps the side of an image
+
+
+class TimmNetwork(Network):
+    """timm's body with random weights, then dropout and a new `head`.
+
+    A transformer is built for the image size; a convolutional network takes any. For images below 64 pixels, the first
+    convolution keeps the side, as little would remain otherwise. That changes no weight's shape.
+    """
+
+    def __init__(self, name: str, num_classes: int, image_size: int, dropout: float = 0.0):
+        super().__init__()
+        self.name = name
+        self.image_size = image_size
+        self.any_size = not _configuration(name).fixed_input_size
+        self.body = self._created()
+        features = getattr(self.body, "head_hidden_size", None) or self.body.num_features
+        for module in self.body.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum = (
+                    0.1  # the 0.01 of TensorFlow's networks needs more steps than a small dataset gives
+                )
+        first = next((module for module in self.body.modules() if isinstance(module, nn.Conv2d)), None)
+        # The patches of a transformer do not overlap, and their convolution is no first layer of many.
+        if first and image_size < KEPT_SIDE and first.stride[0] == 2 < first.kernel_size[0]:
+            first.stride = (1, 1)
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(features, num_classes)
+
+    def _created(self, **given: Any) -> Any:
+        import timm
+
+        size: dict[str, Any] = {} if self.any_size else {"img_size": self.image_size}
+        try:
+            return timm.create_model(self.name.removeprefix(PREFIX), num_classes=0, **size, **given)
+        except (TypeError, AssertionError, ValueError) as error:
+            raise ConfigError(
+                f"{self.name} cannot be built for images of {self.image_size} pixels: {error}"
+            ) from None
+
+    def features(self, images: Tensor) -> Tensor:
+        return self.dropout(self.body(images))
+
+    def stages(self) -> list[list[nn.Parameter]]:
+        from timm.models import group_parameters
+
+        named = dict(self.body.named_parameters())
+        groups = group_parameters(self.body, self.body.group_matcher(coarse=True))
+        stages = [[named[name] for name in groups[depth]] for depth in sorted(groups)]
+        return [stage for stage in stages if stage]
+
+    def public_weights(self) -> dict[str, Tensor]:
+        """Return the weights that the name names. Download them if Hugging Face's cache lacks them.
+
+        Raises SourceError within seconds if the host cannot be reached, and ConfigError for a name without weights.
+        """
+        import requests
+        from huggingface_hub import constants, try_to_load_from_cache
+
+        hub = _configuration(self.name).hf_hub_id
+        if not hub:
+            raise ConfigError(
+                f"timm has no weights of {self.name}: name those of another one, or a file, with --weights PATH"
+            )
+        file = "model.safetensors"
+        try:
+            if not isinstance(try_to_load_from_cache(hub, file), str):
+                url = f"{constants.ENDPOINT}/{hub}/resolve/main/{file}"
+                requests.head(url, timeout=ANSWER_S).raise_for_status()
+            with progress.bar(f"weights of {self.name}"):
+                body = self._created(pretrained=True)
+        except (
+            OSError,
+            RuntimeError,
+        ) as error:  # all errors of requests and of the hub's client are OSErrors
+            raise SourceError(
+                f"cannot download the weights of {self.name} from {constants.ENDPOINT}/{hub} ({type(error).__name__}): "
+                "download the file on another machine and give its path with --weights PATH, or begin with random "
+                "weights: --weights none"
+            ) from error
+        return {f"body.{name}": tensor for name, tensor in body.state_dict().items()}
+
+    def renamed(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return weights with timm's names under this network's names, fitted to its image size.
+
+        Weights with this network's names are unchanged. Raises ConfigError where they are those of another network.
+        """
+        if any(name.startswith("body.") for name in weights):
+            return weights
+        last = _configuration(self.name).classifier or ()
+        heads = tuple(f"{name}." for name in ([last] if isinstance(last, str) else last))
+        given = {name: tensor for name, tensor in weights.items() if not name.startswith(heads)}
+        # Of no class, as the body here: only then must every weight fit.
+        overlay = {"state_dict": given, "num_classes": 0}
+        try:
+            body = self._created(pretrained=True, pretrained_cfg_overlay=overlay)
+        except (RuntimeError, KeyError) as error:
+            reason = str(error).strip().splitlines()
+            raise ConfigError(
+                f"the weights are not those of {self.name}: {reason[1 if len(reason) > 1 else 0].strip()[:200]}"
+            ) from None
+        return {f"body.{name}": tensor for name, tensor in body.state_dict().items()}
+
+
+def check_name(name: str) -> None:
+    """Raise ConfigError where timm has no network of this name (with its prefix), or no weights of its ending."""
+    _configuration(name)
+
+
+def statistics(name: str) -> Statistics:
+    """Return the mean and the standard deviation that the public weights expect. Raises ConfigError."""
+    found = _configuration(name)
+    (red, green, blue), (of_red, of_green, of_blue) = found.mean, found.std
+    return (red, green, blue), (of_red, of_green, of_blue)
+
+
+def native_side(name: str) -> int:
+    """Return the side of the images that the public weights learned from, pixels. Raises ConfigError."""
+    return int(_configuration(name).input_size[-1])
+
+
+def _configuration(name: str) -> Any:
+    """Return timm's description of a network and its weights. Raises ConfigError for an unknown name."""
+    import timm
+
+    own = name.removeprefix(PREFIX)
+    architecture = own.partition(".")[0]
+    known = bool(timm.is_model(architecture))
+    try:
+        found = timm.get_pretrained_cfg(own) if known else None
+    except RuntimeError:  # the network is known, and not these weights
+        found = None
+    if found is None:
+        near = timm.list_pretrained(f"{architecture if known else architecture[:8]}*")[:5]
+        raise ConfigError(
+            f"timm has no network {own!r}"
+            + (f"; it has {', '.join(PREFIX + each for each in near)}" if near else "")
+            + f": `raycls networks '{PREFIX}*'` lists all of them"
+        )
+    return found
+
+
+def names(pattern: str) -> list[str]:
+    """Return the names of timm's networks with weights that match a pattern with `*`, with the prefix."""
+    import timm
+
+    return [PREFIX + name for name in timm.list_pretrained(pattern.removeprefix(PREFIX))]

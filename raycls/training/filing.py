@@ -1,0 +1,84 @@
+"""What a finished training leaves: a calibrated and measured checkpoint, its figures in MLflow, a registered version.
+
+result = filed(directory, dataset, run, "pets", lineage={"study": "pets-1"})
+result.version.reference, result.metrics["test_accuracy"]
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from raycls import registry, tracking
+from raycls.data.packed import PackedDataset
+from raycls.drift import file as drift_file
+from raycls.engines.predictor import Predictor
+from raycls.models.card import update_card
+from raycls.training.calibration import calibrated
+from raycls.training.evaluation import Evaluation, confusion_png, evaluate
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingResult:
+    """A finished run. version: None if no model was registered.
+
+    metrics: those of the best epoch (named in `loop.Training.epochs`), those of the test split, and
+    total_train_seconds, the time in the training loop until the last epoch.
+    """
+
+    run_id: str
+    metrics: dict[str, float]
+    evaluation: Evaluation
+    version: registry.ModelVersion | None
+
+
+def filed(
+    directory: Path,
+    dataset: PackedDataset,
+    run: tracking.Run,
+    model: str | None,
+    lineage: dict[str, str],
+    *,
+    more: dict[str, float],
+    step: int = 0,
+) -> TrainingResult:
+    """Calibrate a checkpoint, evaluate it on the test split, measure what is usual, log it, and register it as `model`.
+
+    directory: changed in place. model: None registers nothing. more: further metrics. step: of the metrics in MLflow.
+    """
+    predictor, found = calibrated(Predictor.load(directory), dataset)
+    evaluation = evaluate(predictor, dataset, "test")
+    found |= evaluation.metrics("test") | more
+    drift_file.write(directory, predictor, dataset)
+    temperature = predictor.card.temperature
+    card = update_card(directory, metrics=found, temperature=temperature)
+    # The run's curve of val_loss is that of the training, at temperature 1.
+    del found["val_loss"]
+    run.log_metrics({**found, "temperature": temperature}, step=step)
+    _log_report(run, evaluation, dataset)
+    version = None
+    if model:
+        # A driver that was killed may already have registered the model.
+        version = registry.of_run(run.id) or registry.register(
+            model,
+            run,
+            directory,
+            fingerprint=dataset.info.fingerprint,
+            metrics=card.metrics,
+            lineage={"run_id": run.id, **lineage},
+        )
+    else:
+        run.log_checkpoint(directory)
+    return TrainingResult(run_id=run.id, metrics=card.metrics, evaluation=evaluation, version=version)
+
+
+def _log_report(run: tracking.Run, evaluation: Evaluation, dataset: PackedDataset) -> None:
+    run.log_bytes(confusion_png(evaluation, f"{dataset.info.name}, test split"), "confusion_matrix.png")
+    accuracies = evaluation.class_accuracy
+    run.log_tables(
+        {
+            "confusion_matrix.json": evaluation.confusion_table,
+            "class_accuracy.json": {"class": list(accuracies), "accuracy": list(accuracies.values())},
+        }
+    )
+    run.log_json(dataset.info.model_dump(mode="json"), "dataset.json")
