@@ -40,7 +40,7 @@ def cost(name: str, size: int, *, timed: bool = False) -> Cost:
     from torch.utils.flop_counter import FlopCounterMode
 
     network = build(name, num_classes=CLASSES, image_size=size).eval()
-    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
         network(torch.zeros(1, 3, size, size))
     return Cost(
         name=name,

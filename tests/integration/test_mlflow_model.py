@@ -58,7 +58,11 @@ def test_mlflow_serves_it(uri: str, tmp_path: Path) -> None:
     command = ["-m", "mlflow", "models", "serve", "-m", uri, "--env-manager", "local", "-h", "127.0.0.1"]
     process = subprocess.Popen(
         [sys.executable, *command, "-p", str(port)],
-        env=os.environ | {"MLFLOW_TRACKING_URI": homes.tracking_uri()},
+        env=os.environ
+        | {
+            "MLFLOW_TRACKING_URI": homes.tracking_uri(),
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",  # MLflow calls uvicorn by its name
+        },
         stdout=(tmp_path / "log").open("wb"),
         stderr=subprocess.STDOUT,
         start_new_session=True,

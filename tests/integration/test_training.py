@@ -31,7 +31,9 @@ def test_a_run_is_logged_and_registered(trained: TrainingResult) -> None:
     artifacts = {file.path for file in tracking.client().list_artifacts(trained.run_id)}
     assert {"checkpoint", "confusion_matrix.png", "class_accuracy.json", "dataset.json"} <= artifacts
     mlflow.set_tracking_uri(home.tracking_uri())
-    table = mlflow.load_table("class_accuracy.json", run_ids=[trained.run_id])
+    table = mlflow.MlflowClient().load_table(
+        logged.info.experiment_id, "class_accuracy.json", run_ids=[trained.run_id]
+    )
     assert table["class"].tolist() == list(open_dataset("digits").info.classes)
     assert trained.metrics["test_accuracy"] > 0.8
     assert version.metrics["test_accuracy"] == trained.metrics["test_accuracy"]
