@@ -39,8 +39,9 @@ def cost(name: str, size: int, *, timed: bool = False) -> Cost:
     """Return what a network costs for square images of `size` pixels. Raises ConfigError."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    network = build(name, num_classes=CLASSES, image_size=size).eval()
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    # The counter follows gradients where it can, and stumbles over some that are turned off as a whole.
+    network = build(name, num_classes=CLASSES, image_size=size).eval().requires_grad_(False)
+    with FlopCounterMode(display=False) as counter:
         network(torch.zeros(1, 3, size, size))
     return Cost(
         name=name,

@@ -34,7 +34,7 @@ def test_a_run_is_logged_and_registered(trained: TrainingResult) -> None:
     table = mlflow.MlflowClient().load_table(
         logged.info.experiment_id, "class_accuracy.json", run_ids=[trained.run_id]
     )
-    assert table["class"].tolist() == list(open_dataset("digits").info.classes)
+    assert list(map(str, table["class"])) == list(open_dataset("digits").info.classes)
     assert trained.metrics["test_accuracy"] > 0.8
     assert version.metrics["test_accuracy"] == trained.metrics["test_accuracy"]
 
