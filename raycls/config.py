@@ -148,6 +148,11 @@ class TrainingConfig(Section):
         description="share of the steps after which a fastcnn's first layers freeze; 1: never",
     )
     frozen_epochs: int = Field(0, ge=0, description="epochs at the start in which only the head learns")
+    frozen_stages: int = Field(
+        0,
+        ge=0,
+        description="the network's first stages whose trained weights stay: they are computed only once",
+    )
     probe: bool = Field(
         False, description="learn a linear head alone, from each image's features, and nothing else"
     )

@@ -50,6 +50,10 @@ class Network(nn.Module, ABC):
         head = {id(parameter) for parameter in self.head.parameters()}
         return [[parameter for parameter in self.parameters() if id(parameter) not in head]]
 
+    def boundary(self, stages: int) -> nn.Module:
+        """Return the module whose output is all that the first `stages` stages make. Raises ConfigError."""
+        raise ConfigError("this network has no stages that can be frozen: --set training.frozen_stages=0")
+
     def public_weights(self) -> dict[str, Tensor]:
         """Return weights that others have trained and published. Raises ConfigError where there are none."""
         raise ConfigError(

@@ -10,6 +10,7 @@ alone: nothing that comes with them is run.
 
 from __future__ import annotations
 
+from itertools import takewhile
 from typing import Any
 
 from torch import Tensor, nn
@@ -63,12 +64,26 @@ class TimmNetwork(Network):
         return self.dropout(self.body(images))
 
     def stages(self) -> list[list[nn.Parameter]]:
+        named = dict(self.body.named_parameters())
+        return [[named[name] for name in names] for names in self._names()]
+
+    def boundary(self, stages: int) -> nn.Module:
+        paths = [name.split(".")[:-1] for name in self._names()[stages - 1]]
+        if not all(paths):  # a parameter of the body itself, such as a position's
+            raise ConfigError(
+                f"{self.name} cannot be frozen after {stages} stages: take one more, or --set training.frozen_stages=0"
+            )
+        common = [
+            parts[0] for parts in takewhile(lambda each: len(set(each)) == 1, zip(*paths, strict=False))
+        ]
+        return self.body.get_submodule(".".join(common or paths[-1]))
+
+    def _names(self) -> list[list[str]]:
+        """Return the names of the parameters by stage."""
         from timm.models import group_parameters
 
-        named = dict(self.body.named_parameters())
         groups = group_parameters(self.body, self.body.group_matcher(coarse=True))
-        stages = [[named[name] for name in groups[depth]] for depth in sorted(groups)]
-        return [stage for stage in stages if stage]
+        return [groups[depth] for depth in sorted(groups) if groups[depth]]
 
     def public_weights(self) -> dict[str, Tensor]:
         """Return the weights that the name names. Download them if Hugging Face's cache lacks them.

@@ -62,9 +62,16 @@ class TorchvisionNetwork(Network):
         return self.dropout(self.body(images))
 
     def stages(self) -> list[list[nn.Parameter]]:
+        return [list(block.parameters()) for block in self._blocks()]
+
+    def boundary(self, stages: int) -> nn.Module:
+        return self._blocks()[stages - 1]
+
+    def _blocks(self) -> list[nn.Module]:
+        """Return the parts of the body that have parameters, in the order in which they compute."""
         blocks = list(getattr(self.body, "features", self.body).children())  # or ResNet's layers
         blocks += [child for name, child in self.body.named_children() if name == "classifier"]
-        return [found for block in blocks if (found := list(block.parameters()))]
+        return [block for block in blocks if any(True for _ in block.parameters())]
 
     def public_weights(self) -> dict[str, Tensor]:
         """Return torchvision's best ImageNet weights. Download them if the cache lacks them.

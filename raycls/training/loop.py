@@ -21,7 +21,6 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from raycls.config import Config
-from raycls.data.augment import distort, mix, random_views, reduced
 from raycls.data.packed import PackedDataset
 from raycls.data.tensors import normalize
 from raycls.errors import TrainingError
@@ -33,6 +32,7 @@ from raycls.models.forward import compute_dtype
 from raycls.models.networks import FastCNN, freeze_body
 from raycls.models.weights import load_weights
 from raycls.training import seal
+from raycls.training.frozen import FrozenStages, frozen_stages
 from raycls.training.loss import cross_entropy
 from raycls.training.optim import Optimizer
 from raycls.training.probe import Probe
@@ -41,6 +41,7 @@ from raycls.training.setup import card_for, check, untrained, whitening_sample
 from raycls.training.shared_weights import on_this_node
 from raycls.training.snapshot import Snapshot
 from raycls.training.validation import validate
+from raycls.training.views import views
 from raycls.training.workers import Workers
 
 REDUCED = 11 / 16  # image side in the first epochs, as a share of the full side: 22 of CIFAR-10's 32 pixels
@@ -105,8 +106,13 @@ def start(
     elif isinstance(network, FastCNN) and "whiten.weight" in fresh:
         (sample,) = train.read_ahead([train.chosen[: whitening_sample(card.image_size)]])
         network.init_whitening(normalize(train.images[sample].to(device), card.mean, card.std))
-    made = Probe if config.training.probe else Training
-    training = made(config, card, network, train, val, workers, started)
+    if config.training.probe:
+        training: Training | Probe = Probe(config, card, network, train, val, workers, started)
+    else:
+        if resume and config.training.frozen_stages:  # which have their weights there
+            network.load_state_dict(checkpoint.load(resume)[0].state_dict())
+        frozen = frozen_stages(config, network, train, card, workers)
+        training = Training(config, card, network, train, val, workers, started, frozen)
     if resume:
         training.load(resume)
     return training
@@ -127,7 +133,9 @@ class Training:
         val: Split,
         workers: Workers,
         started: float,
+        frozen: FrozenStages | None = None,
     ):
+        self.frozen = frozen
         self.config, self.card, self.network, self.workers = config, card, network, workers
         self.train, self.val, self._started = train, val, started
         self.device = next(network.parameters()).device
@@ -237,6 +245,8 @@ class Training:
         total = steps * config.training.epochs
         self.network.train()
         freeze_body(self.network, epoch < config.training.frozen_epochs)
+        if self.frozen:
+            self.frozen.keep()
         sums = torch.zeros(2, device=self.device)
         batches = map(self.workers.share, self.order.batches(epoch))
         for step, indices in enumerate(self.train.read_ahead(batches)):
@@ -262,20 +272,24 @@ class Training:
 
     def _step(self, indices: Tensor, epoch: int) -> Tensor:
         """Run forward, backward and update on these images. Return this worker's mean loss and accuracy (float32)."""
-        config, card, order = self.config, self.card, self.order
+        config, order = self.config, self.order
         mirrored = order.mirrored(indices, epoch) if config.augment.flip else None
-        images = random_views(
-            self.train.images, indices, config.augment, mirrored=mirrored, generator=order.views
-        )
-        if (share := self._share(epoch)) < 1:
-            images = reduced(images, share)
-        inputs = normalize(images.to(self.device), card.mean, card.std)
-        inputs = distort(inputs, card.mean, card.std, config.augment, order.pixels, scale=share)
-        labels = targets = self.train.labels[indices].to(self.device)
-        if config.augment.mixup or config.augment.cutmix:
-            inputs, targets = mix(inputs, labels, len(card.classes), config.augment, order.pixels)
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            logits = self.network(inputs.to(self.dtype)).float()
+        if self.frozen:
+            targets = self.train.labels[indices].to(self.device)
+            logits = self.frozen.logits(indices, mirrored)
+        else:
+            inputs, targets = views(
+                self.train,
+                indices,
+                mirrored,
+                config.augment,
+                self.card,
+                order,
+                self._share(epoch),
+                self.device,
+            )
+            with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+                logits = self.network(inputs.to(self.dtype)).float()
         loss = cross_entropy(logits, targets, config.optim.label_smoothing, self.class_weights)
         loss.backward()
         self.workers.average([p.grad for p in self.network.parameters() if p.grad is not None])

@@ -69,13 +69,15 @@ def configured(
         if widths := init.arguments.get("widths"):
             own.append(f"network.widths={list(widths)}")
     config = override(preset(name, info, network), [*own, *settings])
+    given = {path_of(config, setting.partition("=")[0]) for setting in settings}
+    if config.training.frozen_stages and "augment.translate" not in given:
+        config = override(config, ["augment.translate=0"])  # each image is seen once
     if init is None and not pretrained:
-        if config.training.probe:
+        if config.training.probe or config.training.frozen_stages:
             raise ConfigError(
-                "a probe learns the head alone: say where the trained body comes from, with --weights or --init MODEL"
+                "a part of the network does not learn: say where its weights come from, with --weights or --init MODEL"
             )
         return config
-    given = {path_of(config, setting.partition("=")[0]) for setting in settings}
     if init is None:
         from raycls.models.networks import has_public_weights  # imports PyTorch
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from raycls.config import Config
+from raycls.config import AugmentConfig, Config
 from raycls.data.packed import DatasetInfo, PackedDataset
 from raycls.errors import ConfigError
 from raycls.models.base import Network
@@ -55,9 +55,30 @@ def check(config: Config, dataset: PackedDataset, workers: int = 1) -> None:
         raise ConfigError(
             f"the head of {config.network.name} has no bias, which a probe needs: take another network"
         )
+    if stages := config.training.frozen_stages:
+        _check_frozen(config, network, stages)
     if config.training.freeze_after < 1 and not hasattr(network, "freeze_early"):
         raise ConfigError(
             f"{config.network.name} has no early layers to freeze: --set training.freeze_after=1"
+        )
+
+
+def _check_frozen(config: Config, network: Network, stages: int) -> None:
+    """Raise ConfigError where stages cannot be frozen, or where a setting needs what they make of changed images."""
+    if stages >= len(network.stages()):
+        raise ConfigError(
+            f"{config.network.name} has {len(network.stages())} stages, and the last one has to learn: --preset probe "
+            "trains the head alone"
+        )
+    network.boundary(stages)
+    plain = AugmentConfig(translate=0, flip=config.augment.flip)
+    changed = [
+        name for name, value in config.augment.model_dump().items() if value != getattr(plain, name)
+    ] + (["reduced_share"] if config.training.reduced_share else [])
+    if changed:
+        raise ConfigError(
+            f"training.frozen_stages={stages} sees each image, and its mirror image, once: {', '.join(changed)} must "
+            "be off"
         )
 
 

@@ -29,6 +29,11 @@ class Workers:
         """Return this worker's part of a batch. Parts differ by at most one image."""
         return indices.tensor_split(self.size)[self.rank]
 
+    def complete(self, parts: Tensor) -> None:
+        """Put together a tensor of which each worker has made its part, and the rest of which is 0."""
+        if self.size > 1:
+            dist.all_reduce(parts.view(torch.uint8))  # the sum of a byte and zeros, for any dtype
+
     def average(self, tensors: list[Tensor]) -> None:
         """Replace each tensor by its mean over the workers.
 
