@@ -62,10 +62,12 @@ def networks(
             each.name,
             f"{each.parameters / 1e6:,.2f}",
             f"{each.macs / 1e6:,.0f}",
+            each.stages,
             *(f"{each.ms[engine]:.2f}" if engine in each.ms else "–" for engine in engines),
         )
         for each in costs
     ]
     print_table(
-        ("network", "million parameters", "million MACs", *(f"{engine}, ms" for engine in engines)), rows
+        ("network", "million parameters", "million MACs", "stages", *(f"{engine}, ms" for engine in engines)),
+        rows,
     )

@@ -26,12 +26,17 @@ THREADS = 1  # as in a replica
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """Of a network with ten classes. macs: multiply-accumulates for one image; ms: median for one image, by engine."""
+    """Of a network with ten classes.
+
+    macs: multiply-accumulates for one image. stages: of its body, as `training.frozen_stages` counts them. ms: median for
+    one image, by engine.
+    """
 
     name: str
     image_size: int
     parameters: int
     macs: int
+    stages: int
     ms: dict[Engine, float] = field(default_factory=dict)
 
 
@@ -47,6 +52,7 @@ def cost(name: str, size: int, *, timed: bool = False) -> Cost:
         name=name,
         image_size=size,
         parameters=sum(parameter.numel() for parameter in network.parameters()),
+        stages=len(network.stages()),
         macs=counter.get_total_flops() // 2,  # a multiplication and an addition are two
         ms=_ms(name, size) if timed else {},
     )
