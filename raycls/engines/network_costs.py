@@ -28,8 +28,8 @@ THREADS = 1  # as in a replica
 class Cost:
     """Of a network with ten classes.
 
-    macs: multiply-accumulates for one image. stages: of its body, as `training.frozen_stages` counts them. ms: median for
-    one image, by engine.
+    macs: multiply-accumulates for one image. stages: of its body, as `training.frozen_stages` counts them. ms: median
+    for one image, by engine.
     """
 
     name: str
