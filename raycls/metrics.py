@@ -9,7 +9,7 @@ int64 C×C, with true classes in rows and predicted classes in columns.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -47,6 +47,15 @@ def summary(
         f"{split}_macro_accuracy": float(macro_recall(correct, images)),
         f"{split}_macro_f1": float(macro_f1(correct, predicted, images)),
     }
+
+
+def rank(name: str, epoch: Mapping[str, float]) -> tuple[bool, float]:
+    """Return by what the best of several epochs is found, from its metrics: higher is better.
+
+    name: of the metric that decides. An epoch that saw smaller images comes after all that saw whole ones: its figures
+    are those of smaller images too, which nobody sends.
+    """
+    return epoch.get("image_share", 1.0) == 1, oriented(name, epoch[name])
 
 
 def macro_recall(right: np.ndarray, images: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ import typer
 
 from raycls import progress
 from raycls.cli.output import AsJson, print_json, print_table
-from raycls.errors import UsageError
+from raycls.errors import ConfigError, UsageError
 
 app = typer.Typer()
 
@@ -46,17 +46,22 @@ def networks(
         )
     if len(found) > MOST_BUILT:
         progress.say(f"{len(found):,} networks: a narrower pattern also shows what each costs")
-        print_json(found) if as_json else print("\n".join(found))
+        print_json([{"name": name} for name in found]) if as_json else print("\n".join(found))
         return
     costs = []
     with progress.bar("building networks", len(found)) as bar:
         for name in found:
-            costs.append(cost(name, size, timed=timed))
+            try:
+                costs.append(cost(name, size, timed=timed))
+            except ConfigError as error:
+                progress.say(str(error))
             bar.advance()
+    if not costs:
+        raise UsageError(f"none of these networks takes images of {size} pixels: try another --size")
     if as_json:
         print_json([asdict(each) for each in costs])
         return
-    engines = list(costs[0].ms)
+    engines = list(dict.fromkeys(engine for each in costs for engine in each.ms))
     rows = [
         (
             each.name,

@@ -15,7 +15,8 @@ import torch
 
 from raycls.config import Engine
 from raycls.engines import build as engines
-from raycls.errors import EngineError
+from raycls.engines.build import first_line
+from raycls.errors import ConfigError, EngineError
 from raycls.models.card import ModelCard, provenance
 from raycls.models.networks import build
 
@@ -47,7 +48,10 @@ def cost(name: str, size: int, *, timed: bool = False) -> Cost:
     # The counter follows gradients where it can, and stumbles over some that are turned off as a whole.
     network = build(name, num_classes=CLASSES, image_size=size).eval().requires_grad_(False)
     with FlopCounterMode(display=False) as counter:
-        network(torch.zeros(1, 3, size, size))
+        try:
+            network(torch.zeros(1, 3, size, size))
+        except (RuntimeError, AssertionError, ValueError, TypeError) as error:
+            raise ConfigError(f"{name} takes no images of {size} pixels: {first_line(error)}") from None
     return Cost(
         name=name,
         image_size=size,

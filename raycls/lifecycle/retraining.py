@@ -19,9 +19,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from raycls import home, registry
 from raycls.config import override
 from raycls.data.versions import open_dataset
-from raycls.errors import UsageError
+from raycls.errors import ConfigError, UsageError
 from raycls.lifecycle.documents import Documents, now
-from raycls.models.card import load_card
+from raycls.models.card import ENSEMBLE, load_card
 from raycls.training.presets import preset
 
 State = Literal["waiting", "running", "done", "failed", "stopped"]
@@ -83,7 +83,14 @@ def check(wanted: Wanted) -> None:
     """
     version = registry.champion(wanted.model) or registry.newest(wanted.model)
     card = load_card(registry.checkpoint(version))
-    override(preset(wanted.preset, open_dataset(card.dataset).info, card.network), wanted.settings)
+    if card.network == ENSEMBLE:
+        raise ConfigError(
+            f"{version.reference} is an ensemble, which is not retrained: promote one of its members, or train them "
+            "anew and make it again with `raycls ensemble`"
+        )
+    config = override(preset(wanted.preset, open_dataset(card.dataset).info, card.network), wanted.settings)
+    if config.training.probe and card.network == "fastcnn":
+        raise ConfigError("fastcnn is trained as a whole: choose another preset than probe")
 
 
 def begin(wanted: Wanted, *, by: str, key: str = "", in_jobs: bool = True) -> Retraining:

@@ -65,5 +65,13 @@ class Network(nn.Module, ABC):
         """Return weights with a library's names under this network's. Those with its own names are unchanged."""
         return weights
 
+    def resized(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return weights of such a network for another image size, fitted to this one's: those that `resizes` names."""
+        return weights
+
+    def resizes(self, name: str) -> bool:
+        """Return whether `resized` gives the weight of this name another shape, where the image size asks for it."""
+        return False
+
     def forward(self, images: Tensor) -> Tensor:
         return self.classify(self.embed(images))

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from raycls.models.base import Network
 
 WEIGHTS, CARD = "model.safetensors", "model.json"
+ENSEMBLE = "ensemble"  # the network of raycls/models/ensemble.py
 DRIFT = "drift.json"  # raycls/drift/file.py; versions with too few validation images have none
 
 

@@ -17,18 +17,23 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from raycls.errors import CheckpointError, ConfigError
 from raycls.models.base import Network
 from raycls.models.card import CARD, WEIGHTS, ModelCard, load_card
-from raycls.models.networks import MLP
 
 
 def save(directory: Path, network: nn.Module, card: ModelCard) -> None:
     """Write the weights, then the card. If the card exists, the weights are complete."""
     directory.mkdir(parents=True, exist_ok=True)
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    weights: dict[str, Tensor] = {}
+    places: set[int] = set()
+    for name, tensor in network.state_dict().items():
+        kept = tensor.detach().cpu().contiguous()
+        # safetensors takes no two names of one place in memory, as modules have that are used twice.
+        weights[name] = kept.clone() if kept.data_ptr() in places else kept
+        places.add(kept.data_ptr())
     save_file(weights, directory / WEIGHTS)
     (directory / CARD).write_text(card.model_dump_json(indent=2) + "\n")
 
@@ -44,18 +49,18 @@ def load(directory: Path) -> tuple[Network, ModelCard]:
     return network.eval(), card
 
 
-def transfer(network: nn.Module, card: ModelCard, directory: Path) -> list[str]:
+def transfer(network: Network, card: ModelCard, directory: Path) -> list[str]:
     """Copy a checkpoint's weights into a new network. Return the names of weights that stay random (`fresh_weights`).
 
     card describes the new network. Classes and image size may differ from those of the checkpoint. Rows of the head
-    are copied for classes of the same name, and the first layer of an mlp is resampled. Raises CheckpointError for a
-    damaged checkpoint, ConfigError for another network or other widths.
+    are copied for classes of the same name, and what depends on the image size is fitted to it. Raises CheckpointError
+    for a damaged checkpoint, ConfigError for another network or other widths.
     """
     source, source_card = load(directory)
     fresh = fresh_weights(card, source_card)
     given = source.state_dict()
-    if isinstance(network, MLP):
-        given["layers.1.weight"] = network.resampled(given["layers.1.weight"])
+    if card.image_size != source_card.image_size:
+        given = network.resized(given)
     rows = [row for row, name in enumerate(card.classes) if name in source_card.classes]
     source_rows = [source_card.classes.index(card.classes[row]) for row in rows]
     # Matched by position: a cnn for another image size may have fewer poolings, which shifts the numbers in the names.
@@ -81,7 +86,7 @@ def fresh_weights(card: ModelCard, source: ModelCard) -> list[str]:
         if name.startswith("head."):
             if not set(card.classes) <= set(source.classes):
                 fresh.append(name)
-        elif tensor.shape != value.shape and not (isinstance(own, MLP) and name == "layers.1.weight"):
+        elif tensor.shape != value.shape and not own.resizes(name):
             fresh.append(name)
     return fresh
 

@@ -16,9 +16,7 @@ from torch import Tensor, nn
 
 from raycls.errors import ConfigError
 from raycls.models.base import Network
-from raycls.models.card import ModelCard, provenance
-
-NAME = "ensemble"
+from raycls.models.card import ENSEMBLE, ModelCard, provenance
 
 
 class Ensemble(Network):
@@ -89,7 +87,7 @@ def combined(members: Sequence[tuple[Network, ModelCard]]) -> tuple[Network, Mod
         network.head.bias.copy_(torch.stack(biases).mean(0))
     card = first.model_copy(
         update={
-            "network": NAME,
+            "network": ENSEMBLE,
             "arguments": {"members": described},
             "metrics": {},
             "temperature": 1.0,

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from raycls.errors import ConfigError
 from raycls.models import timm_networks, torchvision_networks
 from raycls.models.base import Network, Statistics
-from raycls.models.ensemble import NAME as ENSEMBLE
+from raycls.models.card import ENSEMBLE
 from raycls.models.ensemble import Ensemble
 from raycls.models.torchvision_networks import LAST_LAYERS, TorchvisionNetwork
 
@@ -47,18 +47,22 @@ class MLP(Network):
         self.layers = nn.Sequential(*hidden)
         self.head = nn.Linear(sides[-1], num_classes)
 
-    def resampled(self, weight: Tensor) -> Tensor:
-        """Return a first layer's weight (units × 3·S·S) from another image size, resampled to this network's size.
+    def resizes(self, name: str) -> bool:
+        return name == "layers.1.weight"
+
+    def resized(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Resample the first layer's weight (units × 3·S·S) to this network's size.
 
         The weights of a unit are a picture. Resized, and scaled by the area, it gives about the same answer for the
         resized image.
         """
+        weight = weights["layers.1.weight"]
         units, pixels = weight.shape
         side = math.isqrt(pixels // 3)
         pictures = F.interpolate(
             weight.view(units, 3, side, side), [self.image_size] * 2, mode="bilinear", antialias=True
         )
-        return pictures.reshape(units, -1) * (side / self.image_size) ** 2
+        return weights | {"layers.1.weight": pictures.reshape(units, -1) * (side / self.image_size) ** 2}
 
     def features(self, images: Tensor) -> Tensor:
         return self.layers(images)
@@ -218,6 +222,13 @@ def public_statistics(name: str) -> Statistics:
     if name.startswith(timm_networks.PREFIX):
         return timm_networks.statistics(name)
     raise ConfigError(f"{name} has no public weights: --set network.statistics=dataset")
+
+
+def takes_any_size(name: str) -> bool:
+    """Return whether a network that is built for a size also takes smaller images. Raises ConfigError."""
+    if name.startswith(timm_networks.PREFIX):
+        return timm_networks.takes_any_size(name)
+    return name != "mlp"  # which has one weight for each pixel
 
 
 def native_side(name: str) -> int:

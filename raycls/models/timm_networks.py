@@ -44,7 +44,8 @@ class TimmNetwork(Network):
                 )
         first = next((module for module in self.body.modules() if isinstance(module, nn.Conv2d)), None)
         # The patches of a transformer do not overlap, and their convolution is no first layer of many.
-        if first and image_size < KEPT_SIDE and first.stride[0] == 2 < first.kernel_size[0]:
+        small = self.any_size and image_size < KEPT_SIDE
+        if first and small and first.stride[0] == 2 < first.kernel_size[0]:
             first.stride = (1, 1)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(features, num_classes)
@@ -65,9 +66,11 @@ class TimmNetwork(Network):
 
     def stages(self) -> list[list[nn.Parameter]]:
         named = dict(self.body.named_parameters())
-        return [[named[name] for name in names] for names in self._names()]
+        return [[named[name] for name in names] for names in self._names()] or super().stages()
 
     def boundary(self, stages: int) -> nn.Module:
+        if not self._names():
+            return super().boundary(stages)
         paths = [name.split(".")[:-1] for name in self._names()[stages - 1]]
         if not all(paths):  # a parameter of the body itself, such as a position's
             raise ConfigError(
@@ -79,11 +82,17 @@ class TimmNetwork(Network):
         return self.body.get_submodule(".".join(common or paths[-1]))
 
     def _names(self) -> list[list[str]]:
-        """Return the names of the parameters by stage."""
+        """Return the names of the parameters by stage; none for a network of which timm knows no stages."""
         from timm.models import group_parameters
 
-        groups = group_parameters(self.body, self.body.group_matcher(coarse=True))
-        return [groups[depth] for depth in sorted(groups) if groups[depth]]
+        for coarse in (True, False):
+            try:
+                matcher = self.body.group_matcher(coarse=coarse)
+            except (AttributeError, AssertionError):
+                continue
+            groups = group_parameters(self.body, matcher)
+            return [groups[depth] for depth in sorted(groups) if groups[depth]]
+        return []
 
     def public_weights(self) -> dict[str, Tensor]:
         """Return the weights that the name names. Download them if Hugging Face's cache lacks them.
@@ -93,26 +102,27 @@ class TimmNetwork(Network):
         import requests
         from huggingface_hub import constants, try_to_load_from_cache
 
-        hub = _configuration(self.name).hf_hub_id
-        if not hub:
+        found = _configuration(self.name)
+        if not (found.hf_hub_id or found.url):
             raise ConfigError(
                 f"timm has no weights of {self.name}: name those of another one, or a file, with --weights PATH"
             )
-        file = "model.safetensors"
+        host = constants.ENDPOINT if found.hf_hub_id else found.url
+        cached = found.hf_hub_id and isinstance(
+            try_to_load_from_cache(found.hf_hub_id, "model.safetensors"), str
+        )
         try:
-            if not isinstance(try_to_load_from_cache(hub, file), str):
-                url = f"{constants.ENDPOINT}/{hub}/resolve/main/{file}"
-                requests.head(url, timeout=ANSWER_S).raise_for_status()
+            if not cached:  # timm's download waits long for a host that does not answer
+                requests.head(host, timeout=ANSWER_S, allow_redirects=True)
             with progress.bar(f"weights of {self.name}"):
                 body = self._created(pretrained=True)
-        except (
-            OSError,
-            RuntimeError,
-        ) as error:  # all errors of requests and of the hub's client are OSErrors
+        except ConfigError:
+            raise
+        except Exception as error:  # of requests, of the hub's client, of urllib, of PyTorch
             raise SourceError(
-                f"cannot download the weights of {self.name} from {constants.ENDPOINT}/{hub} ({type(error).__name__}): "
-                "download the file on another machine and give its path with --weights PATH, or begin with random "
-                "weights: --weights none"
+                f"cannot download the weights of {self.name} from {found.hf_hub_id or host} at {host} "
+                f"({type(error).__name__}): download the file on another machine and give its path with --weights "
+                "PATH, or begin with random weights: --weights none"
             ) from error
         return {f"body.{name}": tensor for name, tensor in body.state_dict().items()}
 
@@ -121,13 +131,31 @@ class TimmNetwork(Network):
 
         Weights with this network's names are unchanged. Raises ConfigError where they are those of another network.
         """
-        if any(name.startswith("body.") for name in weights):
+        if set(weights) & set(self.state_dict()):
             return weights
         last = _configuration(self.name).classifier or ()
         heads = tuple(f"{name}." for name in ([last] if isinstance(last, str) else last))
         given = {name: tensor for name, tensor in weights.items() if not name.startswith(heads)}
+        head = {
+            f"head.{name.removeprefix(heads[0])}": tensor
+            for name, tensor in weights.items()
+            if heads and name.startswith(heads[0])
+        }
+        return self._fitted(given) | head
+
+    def resized(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        body = {
+            name.removeprefix("body."): value for name, value in weights.items() if name.startswith("body.")
+        }
+        return weights | self._fitted(body)
+
+    def resizes(self, name: str) -> bool:
+        return name.startswith("body.")
+
+    def _fitted(self, given: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the body's weights under this network's names, with positions for its image size."""
         # Of no class, as the body here: only then must every weight fit.
-        overlay = {"state_dict": given, "num_classes": 0}
+        overlay = {"state_dict": dict(given), "num_classes": 0}
         try:
             body = self._created(pretrained=True, pretrained_cfg_overlay=overlay)
         except (RuntimeError, KeyError) as error:
@@ -148,6 +176,11 @@ def statistics(name: str) -> Statistics:
     found = _configuration(name)
     (red, green, blue), (of_red, of_green, of_blue) = found.mean, found.std
     return (red, green, blue), (of_red, of_green, of_blue)
+
+
+def takes_any_size(name: str) -> bool:
+    """Return whether a built network also takes images of another size. Raises ConfigError."""
+    return not _configuration(name).fixed_input_size
 
 
 def native_side(name: str) -> int:

@@ -92,6 +92,8 @@ class Images:
             raise UsageError(
                 f"an image is bytes, base64 or whole numbers H×W×3, and not {image.dtype} {image.shape}"
             )
+        if image.size and not 0 <= image.min() <= image.max() <= 255:
+            raise UsageError(f"a pixel is 0 to 255, and these are {image.min()} to {image.max()}")
         card = self._predictor.card
         return to_square(Image.fromarray(image.astype(np.uint8)), card.image_size, card.resize)
 

@@ -22,6 +22,8 @@ from torch import Tensor, nn
 from raycls.data.tensors import as_tensor, normalize
 from raycls.models.card import ModelCard
 
+# Modules whose output is not what the next layer receives, or, in attention, no map of places.
+NO_PLACES = (nn.Conv2d, nn.BatchNorm2d, nn.Dropout, nn.Softmax)
 LEAST_SIDE = 4  # pixels; a smaller map does not show positions
 FILTERS = 32
 CHANNELS = 8  # channels shown of each layer
@@ -64,12 +66,14 @@ def fed(network: nn.Module, card: ModelCard, pixels: np.ndarray) -> Tensor:
 @contextmanager
 def one_view(network: Any) -> Iterator[None]:
     """Look at an image alone, and not at its mirror image too, whose map would be another one."""
-    before = getattr(network, "mirror", False)
-    network.mirror = False
+    both = [module for module in network.modules() if getattr(module, "mirror", False)]
+    for module in both:
+        module.mirror = False
     try:
         yield
     finally:
-        network.mirror = before
+        for module in both:
+            module.mirror = True
 
 
 def spatial_layers(network: nn.Module, inputs: Tensor) -> list[Layer]:
@@ -80,10 +84,9 @@ def spatial_layers(network: nn.Module, inputs: Tensor) -> list[Layer]:
     layers: list[Layer] = []
 
     def keep(name: str, module: nn.Module) -> torch.utils.hooks.RemovableHandle:
-        def hook(_: nn.Module, __: object, output: Tensor) -> None:
-            if (
-                output.dim() == 4 and output.shape[2] == output.shape[3]
-            ):  # some transformers have the channels last
+        def hook(_: nn.Module, __: object, output: object) -> None:
+            # Some transformers have the channels last, and some modules several outputs.
+            if isinstance(output, Tensor) and output.dim() == 4 and output.shape[2] == output.shape[3]:
                 layers.append(Layer(name, module, output.float()))
 
         return module.register_forward_hook(hook)
@@ -105,7 +108,7 @@ def cam_layer(layers: list[Layer]) -> Layer | None:
     If none is that large, return the one with the largest output. Return None for a network without spatial outputs.
     Convolutions and batch norms are excluded, because Grad-CAM needs the values that the next layer receives.
     """
-    given = [layer for layer in layers if not isinstance(layer.module, nn.Conv2d | nn.BatchNorm2d)]
+    given = [layer for layer in layers if not isinstance(layer.module, NO_PLACES)]
     fine = [layer for layer in given if layer.side >= LEAST_SIDE]
     return fine[-1] if fine else max(given, key=lambda layer: layer.side, default=None)
 

@@ -58,8 +58,9 @@ def run_check(
     info = dataset.info
     page = output or Path(f"{info.name}-{info.version}-check.html")
     dataset_report.check_output(page)
-    if preset_name not in (*PRESETS, "none"):
-        raise UsageError(f"unknown preset {preset_name!r}; the presets are: {', '.join(PRESETS)}, none")
+    known = [name for name in PRESETS if name != "probe"]  # which needs a network that is trained
+    if preset_name not in (*known, "none"):
+        raise UsageError(f"unknown preset {preset_name!r}; the presets are: {', '.join(known)}, none")
     if model:
         version = registry.resolve(model)
         predictor = Predictor.load(registry.checkpoint(version))

@@ -138,7 +138,7 @@ def _fit(predictor: Predictor, own: PackedDataset, trained: Examples) -> Fit:
 
     train, val = on(trained.only(trained.drawn(TRAIN_IMAGES))), on(match(predictor.card, own, "val"))
     return Fit(
-        epoch=int(predictor.card.metrics["epoch"]),
+        epoch=int(predictor.card.metrics.get("epoch", 0)),  # an ensemble has none
         train_accuracy=train.accuracy,
         train_loss=train.loss,
         val_accuracy=val.accuracy,

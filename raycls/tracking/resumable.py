@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from raycls import home, progress, tracking
 from raycls.cluster.processes import SessionLeader
@@ -54,6 +54,11 @@ class RunSpec(BaseModel):
         None, description="the registered model, NAME/VERSION, that the weights come from"
     )
     weights: str | None = Field(None, description="the file of weights to start from, or pretrained")
+
+    @field_validator("weights")
+    @classmethod
+    def _now_called(cls, weights: str | None) -> str | None:
+        return "pretrained" if weights == "imagenet" else weights  # as runs of an earlier raycls call it
 
     def params(self) -> dict[str, Any]:
         """Return the run's parameters in MLflow."""

@@ -50,8 +50,8 @@ def temperature(logits: Tensor, labels: Tensor) -> float:
 def calibrated(predictor: Predictor, dataset: PackedDataset) -> tuple[Predictor, dict[str, float]]:
     """Return the predictor with a temperature that is fitted on the dataset's split `val`, and metrics of that split.
 
-    The metrics are val_loss and val_calibration_error with the new temperature, and val_calibration_error_before, at
-    temperature 1. The temperature is 1 if the split has fewer than LEAST_IMAGES images.
+    The metrics are those of `Evaluation.metrics` with the new temperature, on images of the whole size, and
+    val_calibration_error_before, at temperature 1. With fewer than LEAST_IMAGES images, the temperature is 1.
     """
     raw = predictor.at_temperature(1.0)
     scores = score(raw, match(raw.card, dataset, "val"))
@@ -70,8 +70,4 @@ def calibrated(predictor: Predictor, dataset: PackedDataset) -> tuple[Predictor,
             f"confidences are calibrated with temperature {fitted:.2f}: their error on val was {before:.3f} and is "
             f"{after.calibration_error:.3f}"
         )
-    return raw.at_temperature(fitted), {
-        "val_loss": after.loss,
-        "val_calibration_error": after.calibration_error,
-        "val_calibration_error_before": before,
-    }
+    return raw.at_temperature(fitted), after.metrics("val") | {"val_calibration_error_before": before}

@@ -167,10 +167,10 @@ class CheckpointStore:
     def best(self, metric: str) -> SavedCheckpoint | None:
         """Return the checkpoint with the best value of this metric, or None. The later epoch wins a tie."""
 
-        def rank(saved: SavedCheckpoint) -> tuple[float, int]:
-            return metrics.oriented(metric, saved.metrics[metric]), saved.epoch
+        def order(saved: SavedCheckpoint) -> tuple[tuple[bool, float], int]:
+            return metrics.rank(metric, saved.metrics), saved.epoch
 
-        return max(self.checkpoints(), key=rank, default=None)
+        return max(self.checkpoints(), key=order, default=None)
 
     def history(self) -> list[dict[str, float]]:
         """Return the metrics of every epoch up to the last checkpoint, in order."""

@@ -16,6 +16,7 @@ from raycls.data.packed import PackedDataset
 from raycls.data.versions import open_by_fingerprint
 from raycls.errors import UsageError
 from raycls.models import checkpoint
+from raycls.models.card import ENSEMBLE
 from raycls.models.ensemble import combined
 from raycls.registry import choose_engine
 from raycls.training.filing import TrainingResult, filed
@@ -47,14 +48,21 @@ def ensemble(references: Sequence[str], model: str | None = None) -> TrainingRes
     card = card.model_copy(
         update={"dataset_version": dataset.info.version, "dataset_fingerprint": dataset.info.fingerprint}
     )
-    lineage = {"ensemble": ", ".join(f"{each.reference} sha256:{each.sha256}" for each in members)}
+    lineage = {ENSEMBLE: ", ".join(f"{each.reference} sha256:{each.sha256}" for each in members)}
     name = f"{dataset.info.name}-ensemble-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}"
-    with tempfile.TemporaryDirectory() as folder, tracking.run(dataset.info.name, name, tags=lineage) as run:
+    tags = {
+        "kind": ENSEMBLE,
+        "dataset_version": str(dataset.info.version),
+        "dataset_fingerprint": dataset.info.fingerprint,
+        **lineage,
+    }
+    with tempfile.TemporaryDirectory() as folder, tracking.run(dataset.info.name, name, tags=tags) as run:
         directory = Path(folder) / tracking.CHECKPOINT
         checkpoint.save(directory, network, card)
         run.log_params({"members": ", ".join(named)})
         run.log_dataset(dataset.info)
         result = filed(directory, dataset, run, model, lineage, more={})
+    progress.say("an ensemble is not retrained: train its members anew, and make it again")
     return _timed(result, members, dataset)
 
 

@@ -17,6 +17,8 @@ from raycls.models.card import update_card
 from raycls.training.calibration import calibrated
 from raycls.training.evaluation import Evaluation, confusion_png, evaluate
 
+OF_EPOCHS = ("val_accuracy", "val_loss", "val_macro_accuracy", "val_macro_f1")
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingResult:
@@ -40,11 +42,12 @@ def filed(
     lineage: dict[str, str],
     *,
     more: dict[str, float],
-    step: int = 0,
+    step: int | None = None,
 ) -> TrainingResult:
     """Calibrate a checkpoint, evaluate it on the test split, measure what is usual, log it, and register it as `model`.
 
-    directory: changed in place. model: None registers nothing. more: further metrics. step: of the metrics in MLflow.
+    directory: changed in place. model: None registers nothing. more: further metrics. step:
+    the epoch in MLflow, whose curves have the figures of val already; None for what was not trained.
     """
     predictor, found = calibrated(Predictor.load(directory), dataset)
     evaluation = evaluate(predictor, dataset, "test")
@@ -52,9 +55,9 @@ def filed(
     drift_file.write(directory, predictor, dataset)
     temperature = predictor.card.temperature
     card = update_card(directory, metrics=found, temperature=temperature)
-    # The run's curve of val_loss is that of the training, at temperature 1.
-    del found["val_loss"]
-    run.log_metrics({**found, "temperature": temperature}, step=step)
+    # A run's curves of val are those of the training, at temperature 1 and at the size of the epoch's images.
+    logged = {name: value for name, value in found.items() if step is None or name not in OF_EPOCHS}
+    run.log_metrics({**logged, "temperature": temperature}, step=step or 0)
     _log_report(run, evaluation, dataset)
     version = None
     if model:

@@ -24,7 +24,7 @@ from raycls.config import Config
 from raycls.data.packed import PackedDataset
 from raycls.data.tensors import normalize
 from raycls.errors import TrainingError
-from raycls.metrics import oriented
+from raycls.metrics import rank
 from raycls.models import checkpoint
 from raycls.models.base import Network
 from raycls.models.card import ModelCard, load_card
@@ -37,14 +37,12 @@ from raycls.training.loss import cross_entropy
 from raycls.training.optim import Optimizer
 from raycls.training.probe import Probe
 from raycls.training.sampling import EpochOrder, Split, images_in_use
-from raycls.training.setup import card_for, check, untrained, whitening_sample
+from raycls.training.setup import REDUCED, card_for, check, untrained, whitening_sample
 from raycls.training.shared_weights import on_this_node
 from raycls.training.snapshot import Snapshot
 from raycls.training.validation import validate
 from raycls.training.views import views
 from raycls.training.workers import Workers
-
-REDUCED = 11 / 16  # image side in the first epochs, as a share of the full side: 22 of CIFAR-10's 32 pixels
 
 
 def fit(
@@ -173,6 +171,7 @@ class Training:
         - val_loss: mean cross entropy, like the next ones on images of the size that the epoch learned from
         - val_accuracy: 0..1
         - val_macro_accuracy, val_macro_f1: means over the classes with images
+        - image_share: the side of the epoch's images, as a share of the whole side
         - lr: at the epoch's last step
         - images_per_s: training throughput of all workers together
         - train_seconds: time in the training loop so far, including whitening, augmentation and validation
@@ -202,6 +201,7 @@ class Training:
                 "train_loss": train_loss.item(),
                 "train_accuracy": train_accuracy.item(),
                 **validation,
+                "image_share": self._share(epoch),
                 "lr": self.optimizer.lr,
                 "images_per_s": self.order.steps * self.config.training.batch_size / seconds,
                 "train_seconds": time.perf_counter() - self._started,
@@ -216,8 +216,13 @@ class Training:
     def finished(self) -> bool:
         """Return whether the last epoch was trained or patience has ended."""
         chosen_by, patience = self.config.training.chosen_by, self.config.training.patience
-        best = max(self.history, key=lambda each: oriented(chosen_by, each[chosen_by]), default={"epoch": 0})
-        return self.epoch >= self.config.training.epochs or 0 < patience <= self.epoch - best["epoch"]
+        best = max(
+            self.history, key=lambda each: rank(chosen_by, each), default={"epoch": 0, "image_share": 1.0}
+        )
+        if self.epoch >= self.config.training.epochs:
+            return True
+        # Patience begins with the epochs that see whole images, of which one is kept.
+        return best.get("image_share", 1.0) == 1 and 0 < patience <= self.epoch - best["epoch"]
 
     def _state(self) -> dict[str, Any]:
         averaged = (
@@ -265,10 +270,12 @@ class Training:
     def _share(self, epoch: int) -> float:
         """Return the side of an epoch's images, as a share of the full side.
 
-        Early epochs learn coarse features. Smaller images show them too, at half the cost.
+        Early epochs learn coarse features. Smaller images show them too, at half the cost. The last epoch always has
+        whole ones, as the model that is served.
         """
         training = self.config.training
-        return REDUCED if epoch < round(training.reduced_share * training.epochs) else 1.0
+        few = min(round(training.reduced_share * training.epochs), training.epochs - 1)
+        return REDUCED if epoch < few else 1.0
 
     def _step(self, indices: Tensor, epoch: int) -> Tensor:
         """Run forward, backward and update on these images. Return this worker's mean loss and accuracy (float32)."""

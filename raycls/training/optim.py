@@ -21,6 +21,7 @@ from raycls.config import OptimConfig
 from raycls.models.base import Network
 
 # The learning rates of airbench94_muon, divided by its Muon rate of 0.24. They are for a loss summed over the batch.
+MOST_STAGES = 12  # as a transformer of the usual depth has
 HEAD_LR, BIAS_LR = 0.67 / 0.24, 0.053 / 0.24
 DECAY = 2e-6  # weight decay of head and biases per image of the batch, independent of their learning rate
 # The whitening bias is frozen after this share of all steps. It hardly changes later, and its gradient costs a whole
@@ -126,8 +127,11 @@ class Optimizer:
     def _rates(self) -> dict[int, float]:
         """Return the peak rate of each parameter by its id: lower, the nearer it is to the image (arXiv:1801.06146)."""
         rates = {id(parameter): self._config.lr for parameter in self._trained}
+        # A network of many stages has as small a rate in its first one as one of MOST_STAGES.
+        step = min(1.0, MOST_STAGES / max(1, len(self._stages)))
         for depth, stage in enumerate(reversed(self._stages), start=1):
-            rates |= {id(parameter): self._config.lr * self._config.layer_decay**depth for parameter in stage}
+            rate = self._config.lr * self._config.layer_decay ** (depth * step)
+            rates |= {id(parameter): rate for parameter in stage}
         return rates | dict.fromkeys(self._head, self._config.lr * self._config.head_lr_factor)
 
     def schedule(self, progress: float) -> None:

@@ -52,7 +52,7 @@ def preset(name: str, info: DatasetInfo, network: str | None = None) -> Config:
     trained. quick, fast, strong and accurate take longer, in this order,
     and reach a higher accuracy. Raises ConfigError for an unknown name.
     """
-    from raycls.models.networks import check_name
+    from raycls.models.networks import check_name, takes_any_size
 
     if name not in _PRESETS:
         raise ConfigError(f"unknown preset {name!r}; the presets are: {', '.join(PRESETS)}")
@@ -66,7 +66,7 @@ def preset(name: str, info: DatasetInfo, network: str | None = None) -> Config:
     # Large images need small batches too, as the memory for a batch's activations grows with its pixels.
     batch_size = min(most, max(16, images // 20), images, max(16, _BATCH_PIXELS // info.image_size**2))
     passes = min(5.0, max(1.0, math.sqrt(_FULL_SPLIT / images)))
-    reducible = network != "mlp" and info.image_size >= 32
+    reducible = takes_any_size(network) and info.image_size >= 32
     return Config(
         network=NetworkConfig(name=network, widths=getattr(chosen, network, ())),
         optim=OptimConfig.model_validate({"name": optimizer, **DEFAULTS[optimizer]}),

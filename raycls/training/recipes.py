@@ -21,9 +21,8 @@ from raycls.data.layout import versions_of
 from raycls.data.packed import DatasetInfo
 from raycls.data.versions import open_dataset
 from raycls.errors import ConfigError
-from raycls.models.card import ModelCard
+from raycls.models.card import ENSEMBLE, ModelCard
 from raycls.models.checkpoint import fresh_weights
-from raycls.models.ensemble import NAME as ENSEMBLE
 from raycls.training.presets import preset
 from raycls.training.setup import card_for
 
@@ -59,19 +58,15 @@ def configured(
     and rates for fine-tuning where no setting gives others. pretrained: the weights are from elsewhere, as of
     `--weights`. Raises ConfigError.
     """
-    settings, own = list(settings), []
+    settings = list(settings)
     if init and init.network == ENSEMBLE:
         raise ConfigError(
             "an ensemble is not trained further: start from one of its members, which `raycls models show` names"
         )
-    if init and network is None:
-        network = init.network
-        if widths := init.arguments.get("widths"):
-            own.append(f"network.widths={list(widths)}")
-    config = override(preset(name, info, network), [*own, *settings])
+    own = _of_parent(init) if init and network is None else []
+    base = preset(name, info, network or (init.network if init else None))
+    config = override(base, [*own, *settings])
     given = {path_of(config, setting.partition("=")[0]) for setting in settings}
-    if config.training.frozen_stages and "augment.translate" not in given:
-        config = override(config, ["augment.translate=0"])  # each image is seen once
     if init is None and not pretrained:
         if config.training.probe or config.training.frozen_stages:
             raise ConfigError(
@@ -79,13 +74,32 @@ def configured(
             )
         return config
     if init is None:
-        from raycls.models.networks import has_public_weights  # imports PyTorch
-
-        statistics = "pretrained" if has_public_weights(config.network.name) else "dataset"
-        recipe = PRETRAINED | {"network.statistics": statistics}
+        recipe = _pretrained(config)
     else:
         recipe = _fine_tuning(config, fresh_weights(card_for(config, info), init), _share_of_new(info, init))
-    return override(config, [f"{path}={value}" for path, value in recipe.items() if path not in given])
+    if config.training.frozen_stages:
+        recipe["augment.translate"] = 0  # each image is seen once
+    if "optim.name" in given and config.optim.name != recipe.get("optim.name", config.optim.name):
+        recipe.pop("optim.lr", None)  # that of another optimiser
+    recipe = {path: value for path, value in recipe.items() if path not in given}
+    return override(base, [*(f"{path}={value}" for path, value in recipe.items()), *own, *settings])
+
+
+def _of_parent(init: ModelCard) -> list[str]:
+    """Return the settings of the network that a run has in common with the model that it starts from."""
+    own = ["network.mirror=true"] if init.arguments.get("mirror") else []
+    if widths := init.arguments.get("widths"):
+        own.append(f"network.widths={list(widths)}")
+    return own
+
+
+def _pretrained(config: Config) -> dict[str, Any]:
+    """Return the settings of a run whose weights others have trained."""
+    from raycls.models.networks import has_public_weights  # imports PyTorch
+
+    statistics = "pretrained" if has_public_weights(config.network.name) else "dataset"
+    alone = min(PRETRAINED["training.frozen_epochs"], config.training.epochs // 2)
+    return PRETRAINED | {"network.statistics": statistics, "training.frozen_epochs": alone}
 
 
 def _share_of_new(info: DatasetInfo, init: ModelCard) -> float:
@@ -104,8 +118,15 @@ def _share_of_new(info: DatasetInfo, init: ModelCard) -> float:
 
 def _fine_tuning(config: Config, fresh: list[str], new: float) -> dict[str, Any]:
     """Return the settings of a run whose weights are trained, all but the fresh ones. new: share of new images."""
+    from raycls.models.networks import has_public_weights  # imports PyTorch
+
     if any(not name.startswith("head.") for name in fresh):
         return {}  # the first layers start anew, and all others depend on them
+    if has_public_weights(config.network.name):
+        # As from public weights, but with a head that is trained where its classes are. Its rates were not measured.
+        recipe = _pretrained(config) | {"optim.lr": PRETRAINED["optim.lr"] if new >= MANY_NEW else 1e-4}
+        del recipe["network.statistics"]  # the parent's are taken
+        return recipe if fresh else recipe | {"optim.head_lr_factor": 1.0, "training.frozen_epochs": 0}
     share = LR_SHARE if new < MANY_NEW else 1.0
     return {
         "optim.lr": float(f"{share * config.optim.lr:.6g}"),

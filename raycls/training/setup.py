@@ -20,6 +20,7 @@ from raycls.models.card import ModelCard, provenance
 from raycls.models.networks import FastCNN, build, public_statistics
 from raycls.training.sampling import images_in_use
 
+REDUCED = 11 / 16  # image side in the first epochs, as a share of the full side: 22 of CIFAR-10's 32 pixels
 WHITENING_PIXELS = 5_000 * 32 * 32  # total pixels of the images that initialise the whitening layer
 
 
@@ -44,6 +45,8 @@ def check(config: Config, dataset: PackedDataset, workers: int = 1) -> None:
             )
     network = untrained(config, dataset)
     _check_size(network, config.network.name, side)
+    if config.training.reduced_share and network.any_size:
+        _check_size(network, config.network.name, int(side * REDUCED))
     if config.training.reduced_share and not network.any_size:
         raise ConfigError(f"{config.network.name} takes one image size only: --set training.reduced_share=0")
     if config.optim.name == "muon" and not isinstance(network, FastCNN):
@@ -54,6 +57,11 @@ def check(config: Config, dataset: PackedDataset, workers: int = 1) -> None:
     if config.training.probe and network.head.bias is None:
         raise ConfigError(
             f"the head of {config.network.name} has no bias, which a probe needs: take another network"
+        )
+    if config.training.frozen_epochs >= config.training.epochs:
+        raise ConfigError(
+            f"training.frozen_epochs={config.training.frozen_epochs} leaves none of {config.training.epochs} epochs in "
+            "which the whole network learns: --preset probe trains the head alone"
         )
     if stages := config.training.frozen_stages:
         _check_frozen(config, network, stages)
@@ -86,12 +94,16 @@ def _check_frozen(config: Config, network: Network, stages: int) -> None:
 def _check_size(network: Network, name: str, side: int) -> None:
     """Raise ConfigError where the network leaves nothing of an image. Which ones do is known only by trying."""
     try:
-        network.eval().embed(torch.zeros(1, 3, side, side))
-    except (RuntimeError, AssertionError, ValueError) as error:
+        found = network.eval().embed(torch.zeros(1, 3, side, side))
+    except (RuntimeError, AssertionError, ValueError, TypeError) as error:
         raise ConfigError(
-            f"{name} takes no images of {side} pixels ({str(error).splitlines()[0][:150]}): prepare the dataset with a "
-            "larger --size"
+            f"{name} takes no images of {side} pixels ({str(error).splitlines()[0][:150]}): prepare the dataset with "
+            "another --size, or take another network"
         ) from None
+    if found.shape != (1, network.head.in_features):
+        raise ConfigError(
+            f"{name} makes no vector of an image, which a classifier needs: take another network"
+        )
 
 
 def untrained(config: Config, dataset: PackedDataset) -> Any:

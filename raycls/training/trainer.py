@@ -37,7 +37,7 @@ from raycls.training.failures import check_unchanged, final_errors, first_cause,
 from raycls.training.filing import TrainingResult, filed
 from raycls.training.sampling import images_in_use
 from raycls.training.scaling import on_one_node, scaling_of, share_with_nodes
-from raycls.training.worker import work
+from raycls.training.worker import SCORE, work
 
 # How often dead workers are started again. If they die each time, a person must look at the machine.
 RESTARTS = 3
@@ -213,8 +213,8 @@ def run_workers(
         storage_filesystem=store.filesystem,
         checkpoint_config=CheckpointConfig(
             num_to_keep=1,
-            checkpoint_score_attribute=(chosen_by := spec.config.training.chosen_by),
-            checkpoint_score_order="min" if chosen_by.endswith("_loss") else "max",
+            checkpoint_score_attribute=SCORE,
+            checkpoint_score_order="max",
         ),
         failure_config=FailureConfig(max_failures=RESTARTS),
         callbacks=[final_errors()],

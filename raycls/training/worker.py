@@ -20,6 +20,7 @@ from raycls import registry
 from raycls.cluster.environment import give_way
 from raycls.data.packed import PackedDataset
 from raycls.data.versions import on_this_node
+from raycls.metrics import rank
 from raycls.models.card import load_card
 from raycls.tracking.resumable import TrainingSpec
 from raycls.training import loop
@@ -28,6 +29,7 @@ from raycls.training.events import Channel
 from raycls.training.failures import check_unchanged, enough_memory
 from raycls.training.workers import Workers
 
+SCORE = "score"  # what Ray is told besides the metrics
 TELL_S = 1.0  # shortest time between two progress events, seconds
 
 
@@ -53,8 +55,13 @@ def work(task: dict[str, Any]) -> None:
 
     def on_epoch(metrics: dict[str, float], snapshot: loop.Snapshot) -> None:
         name = epoch_directory(int(metrics["epoch"]))
+        whole, value = rank(spec.config.training.chosen_by, metrics)
+        reported = {
+            **metrics,
+            SCORE: value if whole else value - 1e9,
+        }  # Ray keeps the epoch with the highest one
         if workers.rank != 0:
-            ray.train.report(metrics, checkpoint_dir_name=name)
+            ray.train.report(reported, checkpoint_dir_name=name)
             return
         check_unchanged(dataset)
         # Send the metrics before the checkpoint is saved. So MLflow has every epoch that a resumed run skips.
@@ -64,7 +71,7 @@ def work(task: dict[str, Any]) -> None:
         with tempfile.TemporaryDirectory() as folder, saving(storage.storage_filesystem, path):
             snapshot.save(Path(folder))
             kept = ray.train.Checkpoint.from_directory(folder)
-            ray.train.report(metrics, checkpoint=kept, checkpoint_dir_name=name)
+            ray.train.report(reported, checkpoint=kept, checkpoint_dir_name=name)
 
     with _latest(ray.train.get_checkpoint(), task["former"]) as folder:
         start: dict[str, Any] = {"resume": folder}

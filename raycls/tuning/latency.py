@@ -69,9 +69,8 @@ def latencies(spec: StudySpec, dataset: PackedDataset) -> dict[str, float]:
 
 
 def _architectures(spec: StudySpec) -> list[Config]:
-    searched = {
-        path: domain for path, domain in spec.space.items() if path in ("network.name", "network.widths")
-    }
+    of_latency = ("network.name", "network.widths", "network.mirror")
+    searched = {path: domain for path, domain in spec.space.items() if path in of_latency}
     if any(domain.choices is None for domain in searched.values()):
         raise ConfigError("network.widths takes choices")
     return (

@@ -4,7 +4,7 @@
         print(link.name, link.value, link.state, link.told)
 
 The chain is dataset → study → trial → training run → checkpoint. A model that was trained without a study has no study
-step and no trial step.
+step and no trial step. An ensemble has a step for each member.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from raycls.config import Config
 from raycls.data.layout import versions_of
 from raycls.data.versions import open_by_fingerprint
 from raycls.errors import RayclsError, UnknownDatasetError
-from raycls.models.card import ModelCard, load_card
+from raycls.models.card import ENSEMBLE, ModelCard, load_card
 from raycls.registry import ModelVersion
 from raycls.tuning import record
 from raycls.tuning.space import encoded
@@ -41,6 +41,8 @@ def trace(version: ModelVersion) -> list[LineageStep]:
     links = [_dataset(version, card)]
     if "study" in version.tags:
         links += _study(version, card)
+    if ENSEMBLE in version.tags:
+        links += [_member(*part.split(" sha256:")) for part in version.tags[ENSEMBLE].split(", ")]
     return [*links, _run(version), checkpoint]
 
 
@@ -95,6 +97,17 @@ def _study(version: ModelVersion, card: ModelCard | None) -> list[LineageStep]:
         study,
         LineageStep("trial", number, "verified", f"{trial.told()}  {trial.told_score}"),
     ]
+
+
+def _member(reference: str, sha256: str) -> LineageStep:
+    """Return whether a member of an ensemble is what it was."""
+    try:
+        now = registry.resolve(reference)
+    except RayclsError as error:
+        return LineageStep("member", reference, "absent", str(error))
+    if now.sha256 != sha256:
+        return LineageStep("member", reference, "broken", f"it was {sha256}, and is {now.sha256}")
+    return LineageStep("member", reference, "verified")
 
 
 def _run(version: ModelVersion) -> LineageStep:

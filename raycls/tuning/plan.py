@@ -52,6 +52,8 @@ def plan(
     dataset = open_or_prepare(reference)
     if not model:
         registry.check_name(dataset.info.name)
+    if config.training.probe:
+        raise UsageError("a probe has no settings to search: `raycls train` with --preset probe makes one")
     config = _with_metric(config, dataset.info)
     short = override(config, [f"training.epochs={max_epochs}"]) if max_epochs else config
     timed = options.get("objective") == "accuracy,latency"

@@ -152,8 +152,9 @@ def architectures(config: Config) -> Space:
 
 
 def architecture(config: Config) -> str:
-    """Return a key for the network's architecture (name and widths). Latency depends on nothing else in a space."""
-    return json.dumps([config.network.name, list(config.network.widths)])
+    """Return a key for what latency depends on in a space: the network's name, its widths, and `mirror`."""
+    mirror = [True] if config.network.mirror else []
+    return json.dumps([config.network.name, list(config.network.widths), *mirror])
 
 
 def load(path: Path, config: Config) -> Space:

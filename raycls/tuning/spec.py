@@ -80,7 +80,10 @@ class StudySpec(RunSpec):
     def trial_config(self) -> Config:
         """Return the configuration of a trial without the trial's own values."""
         # The learning-rate schedule must end within the trial, so a short trial has its own number of epochs.
-        return override(self.config, [f"training.epochs={self.max_epochs}"])
+        frozen = min(self.config.training.frozen_epochs, self.max_epochs // 2)
+        return override(
+            self.config, [f"training.epochs={self.max_epochs}", f"training.frozen_epochs={frozen}"]
+        )
 
     def params(self) -> dict[str, Any]:
         studied = {

@@ -39,6 +39,24 @@ def test_an_ensemble_is_a_version_with_its_own_figures_and_latency(trained: Trai
     assert made["test_accuracy"] == pytest.approx(trained.metrics["test_accuracy"])
 
 
+def test_an_ensemble_lives_as_other_versions_do(trained: TrainingResult, tmp_path: Path) -> None:
+    assert trained.version is not None
+    own = trained.version
+    other = register_again(own, registry.checkpoint(own))
+    made = json.loads(_run("ensemble", own.reference, other.reference, "--model", "together", "--json"))
+    name, _, number = made["model"].partition("/")
+    assert made["model"] in _run("models")
+    shown = json.loads(_run("models", "show", name, number, "--json"))
+    states = {(step["name"], step["value"]): step["state"] for step in shown["lineage"]}
+    assert states["member", own.reference] == states["member", other.reference] == "verified"
+    assert "broken" not in states.values()
+    page = tmp_path / "page.html"
+    _run("evaluate", made["model"], "--report", "--output", str(page))
+    assert page.stat().st_size > 100_000
+    outcome = CliRunner().invoke(app, ["retrain", name])
+    assert "not retrained" in str(outcome.exception)
+
+
 @pytest.mark.parametrize(
     ("members", "reason"),
     [

@@ -58,3 +58,13 @@ def test_a_quantile_of_buckets_is_linear_within_its_bucket() -> None:
     assert metrics.bucket_quantile((1.0, 2.0), (100, 0, 0), 0.95) == pytest.approx(0.95)
     assert metrics.bucket_quantile((1.0, 2.0), (0, 0, 10), 0.5) == 2.0, "all lie above the last bound"
     assert metrics.bucket_quantile((1.0, 2.0), (0, 0, 0), 0.5) is None
+
+
+def test_of_epochs_those_that_saw_whole_images_come_first() -> None:
+    small, whole, lower = (
+        {"val_accuracy": value, "val_loss": loss, "image_share": share}
+        for value, loss, share in ((0.9, 0.1, 0.6875), (0.8, 0.3, 1.0), (0.7, 0.2, 1.0))
+    )
+    former = {"val_accuracy": 0.75, "val_loss": 0.25}  # of an earlier raycls
+    assert max((small, whole, lower, former), key=lambda epoch: metrics.rank("val_accuracy", epoch)) is whole
+    assert max((small, whole, lower, former), key=lambda epoch: metrics.rank("val_loss", epoch)) is lower

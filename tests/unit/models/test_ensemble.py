@@ -15,9 +15,10 @@ from raycls.engines import build as engines
 from raycls.errors import ConfigError
 from raycls.models import checkpoint
 from raycls.models.base import Network
-from raycls.models.card import ModelCard
-from raycls.models.ensemble import NAME, combined
+from raycls.models.card import ENSEMBLE, ModelCard
+from raycls.models.ensemble import combined
 from raycls.models.forward import forward
+from raycls.reports.attribution import cam_of, fed, spatial_layers
 from raycls.training.presets import preset
 from raycls.training.recipes import configured
 from raycls.training.setup import card_for, untrained
@@ -50,7 +51,7 @@ def test_the_answer_is_the_mean_of_the_members_and_survives_saving(
 ) -> None:
     images = np.array(digits.images("test")[:16])
     network, card = combined(members)
-    assert (card.network, card.temperature) == (NAME, 1.0)
+    assert (card.network, card.temperature) == (ENSEMBLE, 1.0)
     expected = torch.stack([_logits(*each, images, card.classes) for each in members]).mean(0)
     assert torch.allclose(_logits(network, card, images, card.classes), expected, atol=1e-4)
     checkpoint.save(tmp_path, network, card)
@@ -68,6 +69,17 @@ def test_engines_run_it(members: list[tuple[Network, ModelCard]], digits: Packed
     expected = _logits(network, card, images, card.classes).numpy()
     assert np.abs(logits - expected).max() < 0.1 * np.abs(expected).max()
     assert embeddings.shape[1] == sum(each.head.in_features for each, _ in members)
+
+
+def test_members_that_see_the_mirror_image_too_are_explained(
+    members: list[tuple[Network, ModelCard]], digits: PackedDataset
+) -> None:
+    network, card = combined(members[:2])
+    inputs = fed(network, card, np.array(digits.images("test")[:2]))
+    cam = cam_of(network, card, spatial_layers(network, inputs))
+    assert cam is not None
+    assert cam.layer.name.startswith("members.1.")
+    assert network.members[1].mirror  # type: ignore[index]
 
 
 def test_versions_that_do_not_fit_together_are_refused(members: list[tuple[Network, ModelCard]]) -> None:

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from raycls.data.packed import PackedDataset
 from raycls.engines import build as engines
 from raycls.errors import ConfigError, SourceError
+from raycls.models import checkpoint
 from raycls.models.networks import build, check_name, has_public_weights, public_statistics
 from raycls.models.timm_networks import TimmNetwork
 from raycls.models.weights import load_weights
@@ -66,6 +67,42 @@ def test_the_first_stage_is_next_to_the_image() -> None:
     network = _built(CONVNEXT)
     first = {id(parameter) for parameter in network.stages()[0]}
     assert {id(parameter) for parameter in network.body.stem.parameters()} <= first
+
+
+@pytest.mark.parametrize("name", ["timm/poolformer_s12", "timm/rdnet_tiny"])
+def test_a_network_whose_stages_timm_does_not_know_has_one_or_its_blocks(name: str) -> None:
+    network = _built(name, 64)
+    staged = sum(len(stage) for stage in network.stages())
+    assert staged == len(list(network.body.parameters()))
+
+
+def test_a_network_of_a_fixed_size_keeps_its_first_stride() -> None:
+    network = _built("timm/levit_128s", 32).eval()
+    with torch.inference_mode():
+        assert network(torch.zeros(1, 3, 32, 32)).shape == (1, 4)
+
+
+def test_another_image_size_keeps_a_transformer_s_positions(digits: PackedDataset, tmp_path: Path) -> None:
+    networks, cards = [], []
+    for side in (96, 64):
+        info = digits.info.model_copy(update={"image_size": side})
+        cards.append(card_for(preset("smoke", info, VIT), info))
+        networks.append(cards[-1].build().eval())
+    checkpoint.save(tmp_path, networks[0], cards[0])
+    assert checkpoint.transfer(networks[1], cards[1], tmp_path) == []
+    before, after = (network.get_parameter("body.pos_embed") for network in networks)
+    assert before.shape != after.shape
+    assert torch.allclose(before.mean(1), after.mean(1), atol=0.01)  # resampled, and not random
+
+
+def test_modules_that_are_used_twice_can_be_saved(digits: PackedDataset, tmp_path: Path) -> None:
+    info = digits.info.model_copy(update={"image_size": 32})
+    card = card_for(preset("smoke", info, "timm/coat_lite_tiny"), info)
+    network = card.build()
+    checkpoint.save(tmp_path, network, card)
+    again, _ = checkpoint.load(tmp_path)
+    for own, other in zip(network.parameters(), again.parameters(), strict=True):
+        assert torch.equal(own, other)
 
 
 def test_a_name_that_timm_does_not_have_is_refused_with_names_that_it_has() -> None:

@@ -230,6 +230,18 @@ def test_patience_ends_a_run_that_no_longer_improves(digits: PackedDataset, smok
     assert max(accuracies) == accuracies[-3] > max(accuracies[:-3])
 
 
+@pytest.mark.parametrize(
+    ("epochs", "share", "wanted"), [(1, 1.0, [1]), (3, 1.0, [0, 0, 1]), (4, 0.5, [0, 0, 1, 1])]
+)
+def test_the_last_epoch_sees_whole_images(
+    digits: PackedDataset, epochs: int, share: float, wanted: list[int]
+) -> None:
+    config = override(preset("smoke", digits.info, "cnn"), [f"epochs={epochs}", f"reduced_share={share}"])
+    found: list[bool] = []
+    fit(config, digits, on_epoch=lambda metrics, snapshot: found.append(metrics["image_share"] == 1))
+    assert found == [bool(each) for each in wanted]
+
+
 def test_at_first_the_head_alone_learns(digits: PackedDataset, smoke: Config) -> None:
     bodies = []
 

@@ -96,3 +96,32 @@ def test_a_probe_needs_a_trained_body(info: DatasetInfo) -> None:
         configured(info, "probe", network="resnet18")
     config = configured(info, "probe", network="resnet18", pretrained=True)
     assert (config.training.probe, config.training.epochs) == (True, 1)
+
+
+def test_what_is_set_wins_over_the_recipe_of_weights_of_others(info: DatasetInfo) -> None:
+    config = configured(info, pretrained=True, settings=["label_smoothing=0", "weight_decay=0.3"])
+    assert (config.optim.name, config.optim.label_smoothing, config.optim.weight_decay) == ("adamw", 0, 0.3)
+    sgd = configured(info, network="resnet18", pretrained=True, settings=["optim.name=sgd"])
+    assert (sgd.optim.name, sgd.optim.lr, sgd.optim.layer_decay) == ("sgd", 0.1, 0.7)
+
+
+def test_a_single_epoch_is_not_spent_on_the_head_alone(info: DatasetInfo) -> None:
+    for epochs, alone in ((1, 0), (2, 1), (10, 1)):
+        config = configured(info, network="resnet18", pretrained=True, settings=[f"epochs={epochs}"])
+        assert config.training.frozen_epochs == alone
+
+
+def test_a_model_of_a_public_network_goes_on_in_its_own_small_steps(info: DatasetInfo) -> None:
+    settings = ["network.mirror=true"]
+    parent = card_for(configured(info, network="resnet18", pretrained=True, settings=settings), info)
+    again = configured(info, init=parent)
+    assert again.network.mirror
+    assert (again.optim.lr, again.optim.layer_decay) == (1e-4, 0.7)
+    assert (again.optim.head_lr_factor, again.training.frozen_epochs) == (1, 0)
+
+
+def test_frozen_stages_see_each_image_once(info: DatasetInfo) -> None:
+    config = configured(info, network="resnet18", pretrained=True, settings=["frozen_stages=3"])
+    assert (config.training.frozen_stages, config.augment.translate) == (3, 0)
+    with pytest.raises(ConfigError, match="--weights or --init"):
+        configured(info, network="resnet18", settings=["frozen_stages=3"])
