@@ -131,7 +131,7 @@ class TimmNetwork(Network):
 
         Weights with this network's names are unchanged. Raises ConfigError where they are those of another network.
         """
-        if set(weights) & set(self.state_dict()):
+        if any(name in weights for name in self.state_dict() if name.startswith("body.")):
             return weights
         last = _configuration(self.name).classifier or ()
         heads = tuple(f"{name}." for name in ([last] if isinstance(last, str) else last))

@@ -37,11 +37,11 @@ from raycls.training.loss import cross_entropy
 from raycls.training.optim import Optimizer
 from raycls.training.probe import Probe
 from raycls.training.sampling import EpochOrder, Split, images_in_use
-from raycls.training.setup import REDUCED, card_for, check, untrained, whitening_sample
+from raycls.training.setup import card_for, check, untrained, whitening_sample
 from raycls.training.shared_weights import on_this_node
 from raycls.training.snapshot import Snapshot
 from raycls.training.validation import validate
-from raycls.training.views import views
+from raycls.training.views import image_share, views
 from raycls.training.workers import Workers
 
 
@@ -188,7 +188,12 @@ class Training:
                     f"lower the learning rate (optim.lr={self.config.optim.lr:g})"
                 )
             validation = validate(
-                self.kept, self.val, self.card, self.dtype, self.workers, self._share(epoch)
+                self.kept,
+                self.val,
+                self.card,
+                self.dtype,
+                self.workers,
+                image_share(self.config.training, epoch),
             )
             if not math.isfinite(validation["val_loss"]):
                 raise TrainingError(
@@ -201,7 +206,7 @@ class Training:
                 "train_loss": train_loss.item(),
                 "train_accuracy": train_accuracy.item(),
                 **validation,
-                "image_share": self._share(epoch),
+                "image_share": image_share(self.config.training, epoch),
                 "lr": self.optimizer.lr,
                 "images_per_s": self.order.steps * self.config.training.batch_size / seconds,
                 "train_seconds": time.perf_counter() - self._started,
@@ -267,16 +272,6 @@ class Training:
         self.workers.average([mean, *buffers])
         return mean[0], mean[1]
 
-    def _share(self, epoch: int) -> float:
-        """Return the side of an epoch's images, as a share of the full side.
-
-        Early epochs learn coarse features. Smaller images show them too, at half the cost. The last epoch always has
-        whole ones, as the model that is served.
-        """
-        training = self.config.training
-        few = min(round(training.reduced_share * training.epochs), training.epochs - 1)
-        return REDUCED if epoch < few else 1.0
-
     def _step(self, indices: Tensor, epoch: int) -> Tensor:
         """Run forward, backward and update on these images. Return this worker's mean loss and accuracy (float32)."""
         config, order = self.config, self.order
@@ -292,7 +287,7 @@ class Training:
                 config.augment,
                 self.card,
                 order,
-                self._share(epoch),
+                image_share(self.config.training, epoch),
                 self.device,
             )
             with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):

@@ -1,4 +1,4 @@
-"""What the network sees of the images of a step: random views, normalised, and their targets.
+"""What the network sees of the images of a step: their size, random views, normalised, and their targets.
 
 inputs, targets = views(train, indices, mirrored, config.augment, card, order, share=1.0, device=device)
 """
@@ -8,11 +8,22 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from raycls.config import AugmentConfig
+from raycls.config import AugmentConfig, TrainingConfig
 from raycls.data.augment import distort, mix, random_views, reduced
 from raycls.data.tensors import normalize
 from raycls.models.card import ModelCard
 from raycls.training.sampling import EpochOrder, Split
+from raycls.training.setup import REDUCED
+
+
+def image_share(training: TrainingConfig, epoch: int) -> float:
+    """Return the side of an epoch's images, as a share of the whole side. epoch: counted from 0.
+
+    Early epochs learn coarse features. Smaller images show them too, at half the cost. The last epoch always has whole
+    ones, as the model that is served.
+    """
+    few = min(round(training.reduced_share * training.epochs), training.epochs - 1)
+    return REDUCED if epoch < few else 1.0
 
 
 def views(
