@@ -220,14 +220,12 @@ class Training:
     @property
     def finished(self) -> bool:
         """Return whether the last epoch was trained or patience has ended."""
-        chosen_by, patience = self.config.training.chosen_by, self.config.training.patience
-        best = max(
-            self.history, key=lambda each: rank(chosen_by, each), default={"epoch": 0, "image_share": 1.0}
-        )
-        if self.epoch >= self.config.training.epochs:
-            return True
+        training = self.config.training
+        if self.epoch >= training.epochs or not self.history:
+            return self.epoch >= training.epochs
+        best = max(self.history, key=lambda each: rank(training.chosen_by, each))
         # Patience begins with the epochs that see whole images, of which one is kept.
-        return best.get("image_share", 1.0) == 1 and 0 < patience <= self.epoch - best["epoch"]
+        return best.get("image_share", 1) == 1 and 0 < training.patience <= self.epoch - best["epoch"]
 
     def _state(self) -> dict[str, Any]:
         averaged = (
