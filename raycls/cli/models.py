@@ -115,8 +115,10 @@ def models(ctx: typer.Context, as_json: AsJson = False) -> None:
                 (
                     v.reference,
                     ", ".join(v.aliases),
-                    f"{v.metrics['val_accuracy']:.4f}",
-                    f"{v.metrics['test_accuracy']:.4f}",
+                    *(
+                        f"{v.metrics[name]:.4f}" if name in v.metrics else "–"
+                        for name in ("val_accuracy", "test_accuracy")
+                    ),
                     v.fingerprint[:12],
                     v.run_id[:8],
                 )
