@@ -93,6 +93,10 @@ HEAD = """\
 written, and a network of its own. `deploy/compose.yaml` run with podman-compose on stand-ins of the same command lines:
 Debian's Caddy, PostgreSQL and Prometheus, and moto in place of SeaweedFS, which keeps its bucket in memory. Grafana
 could not be had.
+
+An image whose layers are there from a run before is built in a minute, and in seven minutes where they are not. A cold
+start is Ray's start and the imports of seven processes, on two cores: `raycls up` takes as long outside a container.
+Without the control plane and the console it took 2.5 s less (n = 4, 19.6 against 22.2 s, on a slower hour).
 """
 SECTIONS: dict[str, Section] = {"containers": _section}
 
