@@ -1,10 +1,11 @@
 """Users of a classifier, who look at an answer before they send the next picture. For Locust (`pip install locust`).
 
-    locust -f deploy/locustfile.py --host http://127.0.0.1:8000 --pictures photos/
+    locust -f deploy/locustfile.py --web-host 127.0.0.1 --host http://127.0.0.1:8000 --pictures photos/
     locust -f deploy/locustfile.py --host https://predict.example.org --pictures photos/ \\
         --headless --users 100 --spawn-rate 20 --run-time 60s
 
-RAYCLS_TOKEN is sent where it is set. A picture of the folder is chosen at random for each request.
+RAYCLS_TOKEN is sent where it is set, to any host: name one with https, or this machine. A picture of the folder is
+chosen at random for each request.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 
 from locust import HttpUser, between, events, task
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"}
 
 
 @events.init_command_line_parser.add_listener

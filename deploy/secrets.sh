@@ -15,7 +15,7 @@ keep AWS_SECRET_ACCESS_KEY "$(random)"
 
 password=$(cat secrets/POSTGRES_PASSWORD)
 keep RAYCLS_STUDIES "postgresql+psycopg://raycls:$password@postgres/studies"
-keep MLFLOW_DATABASE "postgresql+psycopg://raycls:$password@postgres/mlflow"
+keep MLFLOW_BACKEND_STORE_URI "postgresql+psycopg://raycls:$password@postgres/mlflow"
 key=$(cat secrets/AWS_ACCESS_KEY_ID) secret=$(cat secrets/AWS_SECRET_ACCESS_KEY)
 keep S3_CONFIG "{\"identities\": [{\"name\": \"raycls\", \"actions\": [\"Admin\", \"Read\", \"List\", \"Tagging\", \"Write\"],
   \"credentials\": [{\"accessKey\": \"$key\", \"secretKey\": \"$secret\"}]}]}"

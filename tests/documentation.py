@@ -22,6 +22,7 @@ ORDER = (
     "operations",
     "runbook",
     "cluster",
+    "containers",
 )
 PAGES = [page for name in ORDER if (page := DOCS / f"{name}.md").exists()]
 TUNING = DOCS / "tuning.md"

@@ -196,7 +196,9 @@ def _asked(ray: Pod, image: Path, token: str) -> int:
 def _mlflow(podman: Podman) -> Iterator[Row]:
     (container,) = manifest("mlflow.yaml", "Deployment")["spec"]["template"]["spec"]["containers"]
     probe = container["readinessProbe"]["exec"]["command"]
-    with pod(podman, container, {"MLFLOW_DATABASE": "sqlite:////data/mlflow-pod.db"}, "mlflow") as mlflow:
+    with pod(
+        podman, container, {"MLFLOW_BACKEND_STORE_URI": "sqlite:////data/mlflow-pod.db"}, "mlflow"
+    ) as mlflow:
 
         def answers() -> bool:
             done = subprocess.run(["podman", "exec", mlflow.name, *probe], capture_output=True, check=False)
