@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from raycls import progress
-from raycls.cli.output import AsJson, print_json, print_metrics
-from raycls.cli.training import ModelName
+from raycls.cli.output import AsJson
+from raycls.cli.training import ModelName, print_version
 
 app = typer.Typer()
 
@@ -28,11 +28,4 @@ def ensemble(
     with progress.bar("loading PyTorch"):
         from raycls.training.ensembles import ensemble as make
 
-    result = make(members, model)
-    assert result.version is not None
-    if as_json:
-        print_json({"model": result.version.reference, "run_id": result.run_id, **result.metrics})
-        return
-    print_metrics(result.metrics)
-    print(f"registered {result.version.reference}")
-    print(f"to serve it: raycls promote {result.version.name} {result.version.version} && raycls up")
+    print_version(make(members, model), as_json)

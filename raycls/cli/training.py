@@ -14,6 +14,7 @@ from raycls.errors import UsageError
 
 if TYPE_CHECKING:
     from raycls.data.packed import DatasetInfo
+    from raycls.training.filing import TrainingResult
 
 app = typer.Typer()
 
@@ -103,6 +104,11 @@ def train(
         result = trainer.train(
             dataset, config, workers=workers, use_gpu=use_gpu, model=model, init=init, weights=weights
         )
+    print_version(result, as_json)
+
+
+def print_version(result: TrainingResult, as_json: bool) -> None:
+    """Print what was registered, and how it is served."""
     assert result.version is not None
     if as_json:
         print_json({"model": result.version.reference, "run_id": result.run_id, **result.metrics})
