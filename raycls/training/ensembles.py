@@ -1,6 +1,6 @@
 """Make one version of several: the mean of their answers, served, promoted and exported as any other version.
 
-result = ensemble(["pets/3", "pets/5", "birds/2"], "pets")
+result = ensemble(["pets/3", "pets/5", "pets/7"], "pets")
 """
 
 from __future__ import annotations

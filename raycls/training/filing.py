@@ -46,8 +46,8 @@ def filed(
 ) -> TrainingResult:
     """Calibrate a checkpoint, evaluate it on the test split, measure what is usual, log it, and register it as `model`.
 
-    directory: changed in place. model: None registers nothing. more: further metrics. step:
-    the epoch in MLflow, whose curves have the figures of val already; None for what was not trained.
+    directory: changed in place. model: None registers nothing. more: further metrics. step: the epoch in MLflow, whose
+    curves have the figures of val already; None for what was not trained.
     """
     predictor, found = calibrated(Predictor.load(directory), dataset)
     evaluation = evaluate(predictor, dataset, "test")

@@ -221,8 +221,8 @@ class Training:
     def finished(self) -> bool:
         """Return whether the last epoch was trained or patience has ended."""
         training = self.config.training
-        if self.epoch >= training.epochs or not self.history:
-            return self.epoch >= training.epochs
+        if not self.history or self.epoch >= training.epochs:
+            return bool(self.history)
         best = max(self.history, key=lambda each: rank(training.chosen_by, each))
         # Patience begins with the epochs that see whole images, of which one is kept.
         return best.get("image_share", 1) == 1 and 0 < training.patience <= self.epoch - best["epoch"]
