@@ -163,8 +163,10 @@ class TrainingConfig(Section):
     patience: int = Field(
         0, ge=0, description="stop after this many epochs without a higher validation accuracy; 0: never"
     )
-    precision: Literal["auto", "bf16", "fp32"] = Field(
-        "auto", description="auto: bf16 if the device multiplies it in hardware, else fp32"
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = Field(
+        "auto",
+        description="auto: bf16 if the device multiplies it in hardware, else fp16 on GPUs that do, else fp32; fp16, "
+        "with a scaled loss, is for GPUs alone",
     )
 
     metric: Metric | None = Field(None, description="decides the best epoch; none: as balance suggests")

@@ -100,7 +100,7 @@ def train(
         result = trainer.resume(dataset, resume, workers=workers, use_gpu=use_gpu)
     else:
         weights = weights_path(weights, network, init)
-        config = configuration(dataset, preset, network, seed, settings, init, weights)
+        config = configuration(dataset, preset, network, seed, settings, init, weights, use_gpu)
         result = trainer.train(
             dataset, config, workers=workers, use_gpu=use_gpu, model=model, init=init, weights=weights
         )
@@ -126,6 +126,7 @@ def configuration(
     settings: list[str] | None,
     init: str | None = None,
     weights: str | None = None,
+    use_gpu: bool | None = None,
 ) -> Any:
     """Return the configuration that a command's options describe, and print all of it on stderr."""
     from raycls import registry
@@ -142,6 +143,7 @@ def configuration(
         settings=[f"training.seed={seed or 0}", *(settings or ())],
         init=card,
         pretrained=weights is not None,
+        use_gpu=use_gpu,
     )
     progress.say(f"{dataset}: " + "  ".join(f"{key}={value}" for key, value in config.flat().items()))
     if weights:

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from raycls.config import AugmentConfig
+from raycls.data.tensors import constant
 
 
 def random_views(
@@ -94,7 +95,7 @@ def distort(
     if augment.brightness or augment.contrast:
         shift, change = _symmetric(inputs, 2, generator)
         factor = 1 + augment.contrast * change
-        offset = augment.brightness * shift / torch.tensor(std, device=inputs.device).view(3, 1, 1)
+        offset = augment.brightness * shift / constant(tuple(std), inputs.device).view(3, 1, 1)
         inputs = inputs * factor + (inputs.mean((2, 3), keepdim=True) * (1 - factor) + offset)
     # masked_fill would lose the channels_last strides.
     if augment.cutout:
@@ -186,8 +187,8 @@ def _turned(inputs: Tensor, augment: AugmentConfig, generator: torch.Generator) 
 
 
 # To brightness and two axes of colour (YIQ, the NTSC standard of 1953), in which a turn changes the hue alone.
-_YIQ = ((0.299, 0.587, 0.114), (0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
-_FROM_YIQ = torch.linalg.inv(torch.tensor(_YIQ, dtype=torch.float64)).tolist()  # once, and not on the device
+_YIQ = (0.299, 0.587, 0.114, 0.596, -0.274, -0.322, 0.211, -0.523, 0.312)
+_FROM_YIQ = tuple(torch.linalg.inv(torch.tensor(_YIQ, dtype=torch.float64).view(3, 3)).flatten().tolist())
 
 
 def _coloured(
@@ -200,12 +201,12 @@ def _coloured(
     """Change saturation and hue of each image at random: one matrix for each, applied to its pixels."""
     change, turn = (draw.flatten() for draw in _symmetric(inputs, 2, generator))
     factor, angle = 1 + augment.saturation * change, 2 * math.pi * augment.hue * turn
-    to_yiq, from_yiq = torch.tensor([_YIQ, _FROM_YIQ], device=inputs.device)
+    to_yiq, from_yiq = (constant(each, inputs.device).view(3, 3) for each in (_YIQ, _FROM_YIQ))
     colour = torch.zeros(len(inputs), 3, 3, device=inputs.device)
     colour[:, 0, 0] = 1
     colour[:, 1, 1] = colour[:, 2, 2] = factor * angle.cos()
     colour[:, 1, 2], colour[:, 2, 1] = -factor * angle.sin(), factor * angle.sin()
-    middle, width = (torch.tensor(values, device=inputs.device) for values in (mean, std))
+    middle, width = (constant(tuple(values), inputs.device) for values in (mean, std))
     of_rgb = from_yiq @ colour @ to_yiq
     matrix = of_rgb * width / width[:, None]  # of normalised pixels
     offset = (of_rgb @ middle - middle) / width

@@ -8,6 +8,7 @@ numbers. It knows neither files nor networks.
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Sequence
 
@@ -40,9 +41,19 @@ def scale_and_shift(
     mean: Sequence[float], std: Sequence[float], device: torch.device | None = None
 ) -> tuple[Tensor, Tensor]:
     """Return the factor and the summand by which `normalize` changes a pixel: float32, one for each channel."""
-    scale = torch.tensor([1 / (255 * s) for s in std], device=device)
-    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=device)
+    scale = constant(tuple(1 / (255 * s) for s in std), device)
+    shift = constant(tuple(-m / s for m, s in zip(mean, std, strict=True)), device)
     return scale, shift
+
+
+@functools.lru_cache(maxsize=256)
+def constant(values: tuple[float, ...], device: torch.device | None) -> Tensor:
+    """Return numbers as a tensor (float32) on a device. It is made once: a step of training copies none to a GPU.
+
+    The caller must not write into the tensor.
+    """
+    with torch.inference_mode(False):  # so that it can take part in a training step
+        return torch.tensor(values, device=device)
 
 
 def rescale(images: Tensor, scale: Tensor, shift: Tensor) -> Tensor:

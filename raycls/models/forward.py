@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from raycls import machine
 from raycls.data.tensors import normalize, rescale, scale_and_shift
+from raycls.errors import ConfigError
 from raycls.models.base import Network
 from raycls.models.card import ModelCard
 
-Precision = Literal["auto", "bf16", "fp32"]
+Precision = Literal["auto", "bf16", "fp16", "fp32"]
 
 
 def native_bf16(device: torch.device) -> bool:
@@ -27,11 +28,26 @@ def native_bf16(device: torch.device) -> bool:
     return machine.native_bf16()
 
 
+def native_fp16(device: torch.device) -> bool:
+    """Return whether the device multiplies float16 matrices in hardware made for it: NVIDIA's from Volta on."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (7, 0)
+
+
 def compute_dtype(precision: Precision, device: torch.device) -> torch.dtype:
-    """Return the dtype of convolutions and matrix products: the requested one, or for `auto` the device's fastest."""
+    """Return the dtype of convolutions and matrix products: the requested one, or for `auto` the device's fastest.
+
+    Where both are as fast, bfloat16 is the better one: it has the range of float32. Raises ConfigError for fp16 on a
+    CPU.
+    """
+    if precision == "fp16" and device.type == "cpu":
+        raise ConfigError(
+            "training.precision=fp16 is for GPUs, and this training runs on CPUs: leave it out, or take bf16 or fp32"
+        )
     if precision == "auto":
-        return torch.bfloat16 if native_bf16(device) else torch.float32
-    return torch.bfloat16 if precision == "bf16" else torch.float32
+        if native_bf16(device):
+            return torch.bfloat16
+        return torch.float16 if native_fp16(device) else torch.float32
+    return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision]
 
 
 @torch.inference_mode()

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from raycls.errors import ConfigError
 from raycls.models import timm_networks, torchvision_networks
-from raycls.models.base import Network, Statistics
+from raycls.models.base import BATCH_NORMS, Network, Statistics
 from raycls.models.card import ENSEMBLE
 from raycls.models.ensemble import Ensemble
 from raycls.models.torchvision_networks import LAST_LAYERS, TorchvisionNetwork
@@ -271,5 +271,5 @@ def freeze_body(network: nn.Module, frozen: bool) -> None:
         if not name.startswith("head.") and not name.endswith(fixed):
             parameter.requires_grad_(not frozen)
     for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, BATCH_NORMS):
             module.train(network.training and not frozen)

@@ -1,7 +1,7 @@
 """The first stages of a network whose weights stay. What they make of each image is computed once, and kept.
 
     frozen = FrozenStages(network, 3, train, card, dtype, workers, mirrored=True)
-    logits = frozen.logits(indices, mirrored)          # the later stages alone are computed, and learn
+    logits = frozen.logits(parallel, indices, mirrored)    # the later stages alone are computed, and learn
 
 On a few cores, most of the time of a photograph goes into the first stages, whose maps are large. They hold what is
 general, and change least in fine-tuning anyway (Yosinski et al., arXiv:1411.1792).
@@ -10,6 +10,7 @@ general, and change least in fine-tuning anyway (Yosinski et al., arXiv:1411.179
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import psutil
@@ -20,10 +21,11 @@ from raycls import progress
 from raycls.config import Config
 from raycls.data.tensors import normalize
 from raycls.errors import ConfigError
-from raycls.models.base import Network
+from raycls.models.base import BATCH_NORMS, Network
 from raycls.models.card import ModelCard
 from raycls.models.forward import compute_dtype
-from raycls.training.sampling import Split
+from raycls.training.memory import free_memory
+from raycls.training.sampling import DEVICE_SHARE, Split
 from raycls.training.workers import Workers
 
 BATCH_PIXELS = 64 * 224 * 224  # of the images of one forward pass
@@ -66,24 +68,25 @@ class FrozenStages:
         self._device = next(network.parameters()).device
         # The frozen modules compute one blank image in each step, as the boundary cannot be reached without them.
         self._blank = torch.zeros(1, 3, card.image_size, card.image_size, device=self._device, dtype=dtype)
+        self._made = self._computed(train, card, workers, 2 if mirrored else 1)
         self._position = torch.full((len(train.labels),), -1, dtype=torch.int64)
         self._position[train.chosen.cpu()] = torch.arange(len(train.chosen))
-        self._made = self._computed(train, card, workers, 2 if mirrored else 1)
+        self._position = self._position.to(self._made.device)
 
-    def logits(self, indices: Tensor, mirrored: Tensor | None) -> Tensor:
-        """Return the logits (float32 B×C) of training images at indices (int64 B). mirrored: bool B, of each image."""
-        views = (
-            torch.zeros(len(indices), dtype=torch.int64)
-            if mirrored is None
-            else mirrored.cpu().to(torch.int64)
-        )
-        made = self._made[self._position[indices.cpu()], views].to(self._device)
+    def logits(self, network: Callable[[Tensor], Tensor], indices: Tensor, mirrored: Tensor | None) -> Tensor:
+        """Return the logits (float32 B×C) of training images at indices (int64 B). mirrored: bool B, of each image.
+
+        network: the one of these stages, or what calls it.
+        """
+        views = torch.zeros_like(indices) if mirrored is None else mirrored.long()
+        at = self._made.device
+        made = self._made[self._position[indices.to(at)], views.to(at)].to(self._device)
         if made.dim() == 4:
             made = made.contiguous(memory_format=torch.channels_last)
         handle = self._boundary.register_forward_hook(lambda *_: made)
         try:
             with torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32):
-                return self._network(self._blank).float()
+                return network(self._blank).float()
         finally:
             handle.remove()
 
@@ -96,7 +99,7 @@ class FrozenStages:
         """Keep frozen what `network.train()` and the end of `frozen_epochs` let change."""
         self._freeze()
         for module in self._network.modules():
-            if isinstance(module, nn.BatchNorm2d) and id(module.weight) in self._frozen:
+            if isinstance(module, BATCH_NORMS) and id(module.weight) in self._frozen:
                 module.eval()
 
     @torch.no_grad()
@@ -106,21 +109,24 @@ class FrozenStages:
         shape = self._output(torch.zeros_like(self._blank)).shape[1:]
         count = len(train.chosen)
         size = count * views * math.prod(shape) * self._dtype.itemsize
-        if size > (free := MEMORY_SHARE * psutil.virtual_memory().available):
+        at = self._device
+        if at.type != "cpu" and size > DEVICE_SHARE * free_memory(at):
+            at = torch.device("cpu")
+        if at.type == "cpu" and size > (free := MEMORY_SHARE * psutil.virtual_memory().available):
             raise ConfigError(
                 f"training.frozen_stages keeps {size / 1e9:.1f} GB for {count:,} images, and {free / 1e9:.1f} GB are "
                 "free for it: freeze more stages, whose output is smaller, or none (frozen_stages=0)"
             )
-        made = torch.zeros((count, views, *shape), dtype=self._dtype)
+        made = torch.zeros((count, views, *shape), dtype=self._dtype, device=at)
         rows = workers.share(torch.arange(count)).split(max(1, BATCH_PIXELS // card.image_size**2))
         with progress.bar("computing the frozen stages", count) as bar:
             for part in rows:
-                images = train.images[train.chosen[part.to(train.chosen.device)]].to(self._device)
+                images = train.pixels(train.chosen[part.to(train.chosen.device)])
                 inputs = normalize(images, card.mean, card.std).to(self._dtype)
                 for view in range(views):
-                    made[part, view] = self._output(inputs.flip(-1) if view else inputs).to(made)
+                    made[part.to(at), view] = self._output(inputs.flip(-1) if view else inputs).to(made)
                 bar.advance(len(part) * workers.size)
-        workers.complete(made)
+        workers.complete(made, self._device)
         return made
 
     def _output(self, inputs: Tensor) -> Tensor:

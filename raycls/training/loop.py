@@ -5,12 +5,12 @@
     for metrics, snapshot in start(config, open_dataset("cifar10")).epochs(): …    # the same, one epoch at a time
 
 The training split is one uint8 tensor: on the device, or the memory map itself. A batch is gathered from this tensor.
-Each epoch seeds its own random numbers, so a resumed run computes the same as an uninterrupted one. Knows no Ray.
+On a GPU, no step makes a tensor on the CPU or waits for a number. Each epoch seeds its own random numbers, so a resumed
+run computes the same as an uninterrupted one. Knows no Ray.
 """
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,23 +22,20 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from raycls.config import Config
 from raycls.data.packed import PackedDataset
-from raycls.data.tensors import normalize
-from raycls.errors import TrainingError
-from raycls.metrics import rank
 from raycls.models import checkpoint
 from raycls.models.base import Network
 from raycls.models.card import ModelCard, load_card
 from raycls.models.forward import compute_dtype
-from raycls.models.networks import FastCNN, freeze_body
-from raycls.models.weights import load_weights
-from raycls.training import seal
+from raycls.models.networks import freeze_body
+from raycls.training import ending, seal
+from raycls.training.data_parallel import DataParallel, synchronised
+from raycls.training.first_weights import first_weights
 from raycls.training.frozen import FrozenStages, frozen_stages
 from raycls.training.loss import cross_entropy
 from raycls.training.optim import Optimizer
 from raycls.training.probe import Probe
-from raycls.training.sampling import EpochOrder, Split, images_in_use
-from raycls.training.setup import card_for, check, untrained, whitening_sample
-from raycls.training.shared_weights import on_this_node
+from raycls.training.sampling import Batch, EpochOrder, Split, images_in_use
+from raycls.training.setup import card_for, check, untrained
 from raycls.training.snapshot import Snapshot
 from raycls.training.validation import validate
 from raycls.training.views import image_share, views
@@ -87,7 +84,7 @@ def start(
     weights: a source of `raycls.training.shared_weights`. Without init and weights, the weights are random.
     resume: a checkpoint directory of the same run.
 
-    Raises ConfigError if the configuration does not fit the dataset or the workers.
+    Raises ConfigError if the configuration does not fit the dataset, the workers or the device.
     """
     check(config, dataset, workers.size)
     started = time.perf_counter()
@@ -98,12 +95,8 @@ def start(
     network = untrained(config, dataset).to(device, memory_format=torch.channels_last)
     train = Split(dataset, "train", device, images_in_use(config, dataset))
     val = Split(dataset, "val", device)
-    fresh = checkpoint.transfer(network, card, init) if init else ["whiten.weight"]
-    if weights:
-        load_weights(network, on_this_node(weights))
-    elif isinstance(network, FastCNN) and "whiten.weight" in fresh:
-        (sample,) = train.read_ahead([train.chosen[: whitening_sample(card.image_size)]])
-        network.init_whitening(normalize(train.images[sample].to(device), card.mean, card.std))
+    first_weights(network, card, train, init=init, weights=weights, workers=workers)
+    network = synchronised(network, workers, config.training.batch_size, device)
     if config.training.probe:
         training: Training | Probe = Probe(config, card, network, train, val, workers, started)
     else:
@@ -139,7 +132,8 @@ class Training:
         self.device = next(network.parameters()).device
         self.dtype = compute_dtype(config.training.precision, self.device)
         self.optimizer = Optimizer(network, config.optim, config.training.batch_size, self.dtype)
-        self.order = EpochOrder(config, train, workers.rank, self.device)
+        self.parallel = DataParallel(network, workers, self.device)
+        self.order = EpochOrder(config, train, workers.rank)
         self.average = (
             AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(config.optim.ema), use_buffers=True)
             if config.optim.ema
@@ -180,33 +174,18 @@ class Training:
         """
         while not self.finished:
             epoch, epoch_started = self.epoch, time.perf_counter()
-            train_loss, train_accuracy = self.train_epoch(epoch, on_step)
+            train_loss, train_accuracy = self.train_epoch(epoch, on_step).tolist()
             seconds = time.perf_counter() - epoch_started
-            if not torch.isfinite(train_loss):
-                raise TrainingError(
-                    f"the loss became {train_loss.item()} in epoch {epoch + 1}: "
-                    f"lower the learning rate (optim.lr={self.config.optim.lr:g})"
-                )
-            validation = validate(
-                self.kept,
-                self.val,
-                self.card,
-                self.dtype,
-                self.workers,
-                image_share(self.config.training, epoch),
-            )
-            if not math.isfinite(validation["val_loss"]):
-                raise TrainingError(
-                    f"the validation loss became {validation['val_loss']} after epoch {epoch + 1}, as the weights are "
-                    f"no longer finite: lower the learning rate (optim.lr={self.config.optim.lr:g}) or take "
-                    "--set training.precision=fp32"
-                )
+            ending.check_loss(train_loss, self.config, epoch + 1)
+            share = image_share(self.config.training, epoch)
+            validation = validate(self.kept, self.val, self.card, self.dtype, self.workers, share)
+            ending.check_validation(validation["val_loss"], self.config, epoch + 1)
             metrics = {
                 "epoch": epoch + 1,
-                "train_loss": train_loss.item(),
-                "train_accuracy": train_accuracy.item(),
+                "train_loss": train_loss,
+                "train_accuracy": train_accuracy,
                 **validation,
-                "image_share": image_share(self.config.training, epoch),
+                "image_share": share,
                 "lr": self.optimizer.lr,
                 "images_per_s": self.order.steps * self.config.training.batch_size / seconds,
                 "train_seconds": time.perf_counter() - self._started,
@@ -220,12 +199,7 @@ class Training:
     @property
     def finished(self) -> bool:
         """Return whether the last epoch was trained or patience has ended."""
-        training = self.config.training
-        if not self.history or self.epoch >= training.epochs:
-            return bool(self.history)
-        best = max(self.history, key=lambda each: rank(training.chosen_by, each))
-        # Patience begins with the epochs that see whole images, of which one is kept.
-        return best.get("image_share", 1) == 1 and 0 < training.patience <= self.epoch - best["epoch"]
+        return ending.finished(self.history, self.config.training)
 
     def _state(self) -> dict[str, Any]:
         averaged = (
@@ -233,7 +207,7 @@ class Training:
             if self.average
             else {}
         )
-        return {"history": self.history, **averaged, "optimizer": self.optimizer.state_dict()}
+        return {"history": self.history, **averaged, **self.optimizer.state_dict()}
 
     def load(self, directory: Path) -> None:
         """Restore the state from a checkpoint directory of this run."""
@@ -243,12 +217,12 @@ class Training:
             self.network.load_state_dict(state["network"])
         else:
             self.network.load_state_dict(checkpoint.load(directory)[0].state_dict())
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.load_state_dict(state)
         self.history = state["history"]
         self._started -= self.history[-1]["train_seconds"]
 
-    def train_epoch(self, epoch: int, on_step: Callable[[int, int], None]) -> tuple[Tensor, Tensor]:
-        """Train on all whole batches of the epoch. Return the mean loss and accuracy over steps and workers."""
+    def train_epoch(self, epoch: int, on_step: Callable[[int, int], None]) -> Tensor:
+        """Train on all whole batches of the epoch. Return mean loss and accuracy over steps and workers, float32 2."""
         config, steps = self.config, self.order.steps
         total = steps * config.training.epochs
         self.network.train()
@@ -257,44 +231,40 @@ class Training:
             self.frozen.keep()
         sums = torch.zeros(2, device=self.device)
         batches = map(self.workers.share, self.order.batches(epoch))
-        for step, indices in enumerate(self.train.read_ahead(batches)):
+        for step, batch in enumerate(self.train.ahead(batches)):
             progress = (epoch * steps + step) / total
             self.optimizer.schedule(progress)
             if progress >= config.training.freeze_after:
                 self.network.freeze_early()  # type: ignore[operator]
-            sums += self._step(indices, epoch)
+            sums += self._step(batch, epoch)
             on_step(epoch * steps + step + 1, total)
         mean = sums / steps
         networks = [self.network, self.average.module] if self.average else [self.network]
         buffers = [b for network in networks for b in network.buffers() if b.is_floating_point()]
         self.workers.average([mean, *buffers])
-        return mean[0], mean[1]
+        return mean
 
-    def _step(self, indices: Tensor, epoch: int) -> Tensor:
-        """Run forward, backward and update on these images. Return this worker's mean loss and accuracy (float32)."""
+    def _step(self, batch: Batch, epoch: int) -> Tensor:
+        """Run forward, backward and update on this worker's part of a batch.
+
+        Return its loss and accuracy (float32 2), weighted so that their mean over the workers is the batch's.
+        """
         config, order = self.config, self.order
-        mirrored = order.mirrored(indices, epoch) if config.augment.flip else None
+        mirrored = order.mirrored(batch.indices, epoch) if config.augment.flip else None
         if self.frozen:
-            targets = self.train.labels[indices].to(self.device)
-            logits = self.frozen.logits(indices, mirrored)
+            targets = self.train.labels[batch.indices]
+            logits = self.frozen.logits(self.parallel, batch.indices, mirrored)
         else:
-            inputs, targets = views(
-                self.train,
-                indices,
-                mirrored,
-                config.augment,
-                self.card,
-                order,
-                image_share(self.config.training, epoch),
-                self.device,
-            )
+            share = image_share(config.training, epoch)
+            inputs, targets = views(self.train, batch, mirrored, config.augment, self.card, order, share)
             with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-                logits = self.network(inputs.to(self.dtype)).float()
+                logits = self.parallel(inputs.to(self.dtype)).float()
         loss = cross_entropy(logits, targets, config.optim.label_smoothing, self.class_weights)
-        loss.backward()
-        self.workers.average([p.grad for p in self.network.parameters() if p.grad is not None])
+        weight = self.workers.weight(len(targets), config.training.batch_size)
+        self.optimizer.backward(loss * weight)
+        self.parallel.average_gradients()
         self.optimizer.step()
         if self.average:
             self.average.update_parameters(self.network)
         shown = targets if targets.ndim == 1 else targets.argmax(1)
-        return torch.stack([loss.detach(), (logits.argmax(1) == shown).float().mean()])
+        return weight * torch.stack([loss.detach(), (logits.argmax(1) == shown).float().mean()])

@@ -4,7 +4,8 @@ Muon trains the filters and SGD the other parameters, or one optimiser (SGD, Ada
 
     optimizer = Optimizer(network, config.optim, batch_size=1000, dtype=torch.bfloat16)
     optimizer.schedule(step / total_steps)   # before every step
-    optimizer.step()                         # after backward: clip, update, clear the gradients
+    optimizer.backward(loss)
+    optimizer.step()                         # clip, update, clear the gradients
 
 This module knows neither data nor Ray.
 """
@@ -12,6 +13,7 @@ This module knows neither data nor Ray.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -76,8 +78,11 @@ class Optimizer:
     """The optimisers of one network under one schedule, which changes each learning rate between 0 and its peak.
 
     batch_size: the global one. The SGD rates beside Muon are for a summed loss, but the training loop's loss is a mean.
-    So these rates are multiplied by batch_size. dtype: the type of Muon's matrix products. Gradients must be averaged
-    over the workers before `step`.
+    So these rates are multiplied by batch_size. dtype: of the forward pass, and of Muon's matrix products. Gradients
+    must be averaged over the workers before `step`.
+
+    Under float16, small gradients would become 0. So `backward` multiplies the loss, and `step` divides the gradients
+    again. It skips the update where a gradient is not finite, and finds a smaller factor (arXiv:1710.03740).
     """
 
     def __init__(
@@ -90,6 +95,8 @@ class Optimizer:
         self._head = {id(p) for p in network.get_submodule("head").parameters()}
         self._all = self._with_muon(network, batch_size, dtype) if config.name == "muon" else [self._alone()]
         self._peaks = [[group["lr"] for group in opt.param_groups] for opt in self._all]
+        device = next(network.parameters()).device.type
+        self.scaler = torch.amp.GradScaler(device, enabled=dtype == torch.float16)
         self.lr = 0.0  # config.lr times the schedule's factor at the last scheduled step
 
     def _with_muon(
@@ -144,19 +151,39 @@ class Optimizer:
         if self._whitening is not None and progress >= WHITENING_SHARE:
             self._whitening.bias.requires_grad_(False)
 
+    def backward(self, loss: Tensor) -> None:
+        """Compute the gradients of a loss, a scalar."""
+        self.scaler.scale(loss).backward()
+
     def step(self) -> None:
+        # The scaler refuses an optimiser all of whose parameters are frozen.
+        active = [opt for opt in self._all if any(p.grad is not None for p in _parameters(opt))]
+        for opt in active:
+            self.scaler.unscale_(opt)
         if self._config.clip_norm:
             nn.utils.clip_grad_norm_(self._trained, self._config.clip_norm)
-        for opt in self._all:
-            opt.step()
+        for opt in active:
+            self.scaler.step(opt)
             opt.zero_grad(set_to_none=True)
+        self.scaler.update()
 
-    def state_dict(self) -> list[dict[str, Any]]:
-        return [opt.state_dict() for opt in self._all]
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "optimizer": [opt.state_dict() for opt in self._all],
+            "scaler": self.scaler.state_dict(),
+        }
 
-    def load_state_dict(self, states: list[dict[str, Any]]) -> None:
-        for opt, state in zip(self._all, states, strict=True):
-            opt.load_state_dict(state)
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned, in this precision or in another one."""
+        for opt, own in zip(self._all, state["optimizer"], strict=True):
+            opt.load_state_dict(own)
+        if state.get("scaler"):  # not of a run in another precision, or of an earlier raycls
+            self.scaler.load_state_dict(state["scaler"])
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> Iterator[nn.Parameter]:
+    for group in optimizer.param_groups:
+        yield from group["params"]
 
 
 def rate_factor(config: OptimConfig, progress: float) -> float:

@@ -39,14 +39,16 @@ _PRESETS = {
     ),
 }
 PRESETS = tuple(_PRESETS)
-_BATCH_PIXELS = 2_000 * 32 * 32
+_BATCH_PIXELS = 2_000 * 32 * 32  # of a batch on CPUs
 # AdamW needs more steps than Muon for the same accuracy, so its batches are smaller.
 _LARGEST_BATCH = {"muon": 1000, "adamw": 125}
 _FULL_SPLIT = 45_000  # training images of CIFAR-10, for which the presets were made
 
 
-def preset(name: str, info: DatasetInfo, network: str | None = None) -> Config:
+def preset(name: str, info: DatasetInfo, network: str | None = None, gpu_memory: int | None = None) -> Config:
     """Return the complete configuration `name` for a dataset. Its size decides batch size and epochs.
+
+    gpu_memory: bytes that are free on the GPU of a worker, which limit the batch; None: it trains on CPUs.
 
     smoke takes seconds and shows that everything works. probe trains the head alone, of a network whose weights are
     trained. quick, fast, strong and accurate take longer, in this order,
@@ -64,11 +66,16 @@ def preset(name: str, info: DatasetInfo, network: str | None = None) -> Config:
     most = _LARGEST_BATCH[optimizer]
     # A small dataset needs small batches, for about twenty or more steps an epoch, and up to five times the epochs.
     # Large images need small batches too, as the memory for a batch's activations grows with its pixels.
-    batch_size = min(most, max(16, images // 20), images, max(16, _BATCH_PIXELS // info.image_size**2))
+    widths = getattr(chosen, network, ())
+    if gpu_memory is None:
+        fitting = max(16, _BATCH_PIXELS // info.image_size**2)
+    else:
+        fitting = _fitting(network, widths, info, gpu_memory)
+    batch_size = min(most, max(16, images // 20), images, fitting)
     passes = min(5.0, max(1.0, math.sqrt(_FULL_SPLIT / images)))
     reducible = takes_any_size(network) and info.image_size >= 32
     return Config(
-        network=NetworkConfig(name=network, widths=getattr(chosen, network, ())),
+        network=NetworkConfig(name=network, widths=widths),
         optim=OptimConfig.model_validate({"name": optimizer, **DEFAULTS[optimizer]}),
         augment=AugmentConfig(
             translate=info.image_size // 16,
@@ -82,3 +89,13 @@ def preset(name: str, info: DatasetInfo, network: str | None = None) -> Config:
             reduced_share=chosen.reduced_share if reducible else 0.0,
         ),
     )
+
+
+def _fitting(network: str, widths: tuple[int, ...], info: DatasetInfo, gpu_memory: int) -> int:
+    """Return how many images a step on a GPU can have: a power of two, so that what else is there changes little."""
+    from raycls.models.networks import build
+    from raycls.training.memory import largest_batch
+
+    arguments = {"widths": widths} if widths else {}
+    built = build(network, num_classes=len(info.classes), image_size=info.image_size, **arguments)
+    return 1 << (largest_batch(built, info.image_size, gpu_memory).bit_length() - 1)

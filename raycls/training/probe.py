@@ -83,11 +83,11 @@ class Probe:
         self.kept.eval()
         chosen = self.train.chosen.sort().values  # as they lie in the file
         features = self._features(self.train, chosen, embedded)
-        labels = self.train.labels[chosen].to(self.device)
+        labels = self.train.labels[chosen]
         other = self._features(
-            self.val, torch.arange(len(self.val.labels), device=self.val.labels.device), embedded
+            self.val, torch.arange(len(self.val.labels), device=self.val.images.device), embedded
         )
-        known = self.val.labels.to(self.device)
+        known = self.val.labels
         classes = len(self.card.classes)
         balanced = self.config.training.balance != "none"
         weights = self.train.class_weights(classes).to(self.device) if balanced else None
@@ -124,10 +124,10 @@ class Probe:
         found = torch.zeros(len(indices), self.kept.head.in_features, device=self.device)
         size = max(1, EMBED_PIXELS // self.card.image_size**2)
         rows = self.workers.share(torch.arange(len(indices), device=indices.device)).split(size)
-        for part, images in zip(rows, split.read_ahead(indices[part] for part in rows), strict=True):
-            found[part] = forward(self.kept, split.images[images].to(self.device), self.card, self.dtype)[1]
+        for part, batch in zip(rows, split.ahead(indices[part] for part in rows), strict=True):
+            found[part.to(self.device)] = forward(self.kept, batch.pixels, self.card, self.dtype)[1]
             embedded(len(part))
-        self.workers.complete(found)
+        self.workers.complete(found, self.device)
         return found
 
 

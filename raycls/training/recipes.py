@@ -23,6 +23,7 @@ from raycls.data.versions import open_dataset
 from raycls.errors import ConfigError
 from raycls.models.card import ENSEMBLE, ModelCard
 from raycls.models.checkpoint import fresh_weights
+from raycls.training.memory import gpu_memory
 from raycls.training.presets import preset
 from raycls.training.setup import card_for
 
@@ -51,12 +52,14 @@ def configured(
     settings: Iterable[str] = (),
     init: ModelCard | None = None,
     pretrained: bool = False,
+    use_gpu: bool | None = None,
 ) -> Config:
     """Return the preset `name` for a dataset, with the settings (`KEY=VALUE`) applied.
 
     init: the card of the model whose weights the run starts from. The run then has this model's network by default,
     and rates for fine-tuning where no setting gives others. pretrained: the weights are from elsewhere, as of
-    `--weights`. Raises ConfigError.
+    `--weights`. use_gpu: False where it does not train on a GPU of this machine, whose free memory limits the batch.
+    Raises ConfigError.
     """
     settings = list(settings)
     if init and init.network == ENSEMBLE:
@@ -64,7 +67,8 @@ def configured(
             "an ensemble is not trained further: start from one of its members, which `raycls models show` names"
         )
     own = _of_parent(init) if init and network is None else []
-    base = preset(name, info, network or (init.network if init else None))
+    memory = None if use_gpu is False else gpu_memory()
+    base = preset(name, info, network or (init.network if init else None), memory)
     config = override(base, [*own, *settings])
     given = {path_of(config, setting.partition("=")[0]) for setting in settings}
     if init is None and not pretrained:

@@ -2,7 +2,7 @@
 
     train = Split(open_dataset("cifar10"), "train", torch.device("cpu"))
     order = EpochOrder(config, train, rank=0)
-    for indices in order.batches(epoch=0): images = train.images[indices]
+    for batch in train.ahead(order.batches(epoch=0)): images = batch.images[batch.rows]
 
 Each epoch seeds its random numbers from (seed, epoch). So a resumed run computes the same as an uninterrupted one, and
 all workers use the same order. This module knows neither networks nor losses.
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
@@ -21,6 +22,8 @@ from torch import Tensor
 from raycls.config import Config
 from raycls.data.packed import PackedDataset
 from raycls.data.tensors import as_tensor
+from raycls.training.memory import free_memory
+from raycls.training.streaming import streamed
 
 DEVICE_SHARE = 0.5  # the largest share of an accelerator's free memory that a split may use
 # Bytes of images. A smaller split stays in memory on any machine that can run PyTorch.
@@ -29,23 +32,55 @@ READ_AHEAD_FROM = 256 << 20
 LEAST_READ_AHEAD = 128 << 10
 
 
+@dataclass(frozen=True)
+class Batch:
+    """The images of one step, on the device of the network.
+
+    indices: int64 B, in the split. images: uint8 M×S×S×3, the whole split or this batch. rows: int64 B, in `images`.
+    """
+
+    indices: Tensor
+    images: Tensor
+    rows: Tensor
+
+    @property
+    def pixels(self) -> Tensor:
+        """Return the images of the batch alone, uint8 B×S×S×3."""
+        return self.images[self.rows]
+
+
 class Split:
     """The images (uint8 N×S×S×3) and labels (int64 N) of one split. `chosen` (int64): the indices in use.
 
     On a CPU, the images are the memory map itself. The kernel reads its pages and drops them if memory is short, so a
     split may be larger than memory. An accelerator gets a copy if it fits into DEVICE_SHARE of the free memory.
-    Otherwise batches are gathered from the map.
+    Otherwise threads gather batches from the map, ahead of the steps. Labels are always on the device.
     """
 
     def __init__(self, dataset: PackedDataset, split: str, device: torch.device, count: int | None = None):
         images = dataset.images(split)
-        self.images = as_tensor(images)
-        self.labels = as_tensor(dataset.labels(split))
-        if device.type != "cpu" and self.images.nbytes < DEVICE_SHARE * _free_memory(device):
-            self.images, self.labels = self.images.to(device), self.labels.to(device)
+        labels = as_tensor(dataset.labels(split))
+        self.images, self.labels, self.device = as_tensor(images), labels.to(device), device
+        if device.type != "cpu" and self.images.nbytes < DEVICE_SHARE * free_memory(device):
+            self.images = self.images.to(device)
+        self.streamed = self.images.device.type != device.type
         mapped = self.images.device.type == "cpu" and images.nbytes >= READ_AHEAD_FROM
         self._pages = _Pages(images) if mapped and isinstance(images, np.memmap) else None
-        self.chosen = _sample(self.labels.cpu(), count).to(self.labels.device)
+        self.chosen = _sample(labels, count).to(self.images.device)
+
+    def ahead(self, batches: Iterable[Tensor]) -> Iterator[Batch]:
+        """Yield each batch of indices (int64, on the device of `chosen`) with its images."""
+        if self.streamed:
+            for indices, images in streamed(self.images, self.read_ahead(batches), self.device):
+                yield Batch(indices, images, torch.arange(len(indices), device=self.device))
+        else:
+            for indices in self.read_ahead(batches):
+                yield Batch(indices, self.images, indices)
+
+    def pixels(self, indices: Tensor) -> Tensor:
+        """Return the images at these indices (int64 B), uint8 B×S×S×3 on the network's device."""
+        (batch,) = self.ahead([indices.to(self.images.device)])
+        return batch.pixels
 
     def read_ahead(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
         """Yield the same batches of indices (int64). Before each batch, the kernel begins to read the next batch.
@@ -115,10 +150,6 @@ class _Pages:
                 self._map.madvise(mmap.MADV_WILLNEED, piece, min(LEAST_READ_AHEAD, end - piece))
 
 
-def _free_memory(device: torch.device) -> int:
-    return torch.cuda.mem_get_info(device)[0]
-
-
 def images_in_use(config: Config, dataset: PackedDataset) -> int:
     """Return how many training images are used: the share `train_fraction` of the split, at least one."""
     return max(1, round(dataset.info.counts["train"] * config.training.train_fraction))
@@ -127,16 +158,15 @@ def images_in_use(config: Config, dataset: PackedDataset) -> int:
 class EpochOrder:
     """The batches of each epoch, and the random generators of this worker's augmentation. `batches` seeds them.
 
-    views: a generator on the images' device. pixels: a generator on the network's device. The two devices differ only
-    if the split is too large for the network's device.
+    views: for what is done to uint8 pixels. pixels: for what is done to inputs. Both are on the network's device.
     """
 
-    def __init__(self, config: Config, train: Split, rank: int, device: torch.device):
+    def __init__(self, config: Config, train: Split, rank: int):
         self._train, self._rank = train, rank
         self._seed, self._batch_size = config.training.seed, config.training.batch_size
         self._balanced = config.training.balance == "sampling"
         self.steps = len(train.chosen) // self._batch_size
-        self.views, self.pixels = torch.Generator(train.images.device), torch.Generator(device)
+        self.views, self.pixels = torch.Generator(train.device), torch.Generator(train.device)
 
     def batches(self, epoch: int) -> Iterator[Tensor]:
         """Yield the indices (int64, batch_size) of each step. They are the same on every worker.

@@ -12,9 +12,11 @@ from raycls import home, progress
 from raycls.data import sharing
 from raycls.data.packed import PackedDataset
 from raycls.errors import UsageError
+from raycls.training.streaming import THREADS
 
 # The smallest number of images of a batch for each worker, if --workers is not given.
 IMAGES_PER_WORKER = {"CPU": 250, "GPU": 32}
+CPUS_OF_GPU = 1 + THREADS  # of a worker with a GPU, at most
 FIT_S = 2  # in which Ray finds room for the workers, where there is any
 RELEASE_S = 5  # how long to wait until the processes of a study that has just ended release their CPUs
 
@@ -40,7 +42,7 @@ def scaling_of(workers: int | None, batch_size: int, use_gpu: bool | None = None
     gpus, cpus = 0 if use_gpu is False else int(free.get("GPU", 0)), int(free.get("CPU", 0))
     if gpus and (workers or gpus) <= gpus:
         count = workers or max(1, min(gpus, batch_size // IMAGES_PER_WORKER["GPU"]))
-        return {"num_workers": count, "use_gpu": True}
+        return _with_gpus(count, cpus)
     if (workers or 1) > total:
         raise UsageError(f"--workers {workers} is more than the cluster's {total} CPUs")
     if gpus:
@@ -54,7 +56,7 @@ def scaling_of(workers: int | None, batch_size: int, use_gpu: bool | None = None
     nodes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
     while each > 1 and sum(cores // each for cores in nodes) < count:
         each -= 1  # all cores of a worker must be on one node
-    while len(nodes) > 1 and each > 1 and not _fit(count, each):
+    while len(nodes) > 1 and each > 1 and not _fit(count, {"CPU": each}):
         each //= 2  # other work holds some of them; few tries, as each takes seconds
     return {"num_workers": count, "resources_per_worker": {"CPU": each}}
 
@@ -64,7 +66,8 @@ def on_one_node(scaling: dict[str, Any]) -> bool:
     import ray
 
     total = ray.cluster_resources()
-    wanted = {"GPU": 1.0} if scaling.get("use_gpu") else scaling.get("resources_per_worker", {})
+    wanted = {"GPU": 1.0} if scaling.get("use_gpu") else {}
+    wanted |= scaling.get("resources_per_worker", {})
     enough = all(total.get(kind, 0) >= each * scaling["num_workers"] for kind, each in wanted.items())
     return enough and sum(node["Alive"] for node in ray.nodes()) == 1
 
@@ -75,11 +78,11 @@ def share_with_nodes(dataset: PackedDataset) -> None:
         sharing.push(dataset)
 
 
-def _fit(workers: int, cpus: int) -> bool:
-    """Return whether the nodes have so many free CPUs for each worker: all CPUs of a worker must be on one node."""
+def _fit(workers: int, resources: dict[str, float]) -> bool:
+    """Return whether the nodes have these free for each worker: all that a worker has must be on one node."""
     from ray.util import placement_group, remove_placement_group
 
-    group = placement_group([{"CPU": cpus}] * workers)
+    group = placement_group([resources] * workers)
     try:
         return bool(group.wait(timeout_seconds=FIT_S))
     finally:
@@ -96,4 +99,26 @@ def _on_gpus(workers: int) -> dict[str, Any]:
             f"the cluster has {has} GPUs now and the training needs {workers}: Ray is asked for them, and the training "
             "waits until nodes bring them; Ctrl-C ends it, --no-gpu trains on CPUs"
         )
-    return {"num_workers": workers, "use_gpu": True}
+        return _scaling(workers, 1)  # a node with GPUs has more CPUs than GPUs
+    return _with_gpus(workers, int(ray.available_resources().get("CPU", 0)))
+
+
+def _with_gpus(workers: int, cpus: int) -> dict[str, Any]:
+    """Return the arguments for a GPU for each worker, with up to CPUS_OF_GPU of the free CPUs beside it.
+
+    One calls the GPU, and threads gather the next batches. Where other work, like serving, holds the CPUs, a worker has
+    none of its own and shares them.
+    """
+    import ray
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    beside = [int(node.get("CPU", 0) // node["GPU"]) for node in nodes if node.get("GPU")]
+    each = min([CPUS_OF_GPU, cpus // workers, *beside])
+    while len(nodes) > 1 and each > 0 and not _fit(workers, {"CPU": each, "GPU": 1}):
+        each -= 1  # those of a node are held by other work
+    return _scaling(workers, each)
+
+
+def _scaling(workers: int, cpus: int) -> dict[str, Any]:
+    resources = {"CPU": cpus, "GPU": 1} if cpus else {"GPU": 1}
+    return {"num_workers": workers, "use_gpu": True, "resources_per_worker": resources}

@@ -17,6 +17,7 @@ from raycls.data.packed import DatasetInfo, PackedDataset
 from raycls.errors import ConfigError
 from raycls.models.base import Network
 from raycls.models.card import ModelCard, provenance
+from raycls.models.forward import compute_dtype
 from raycls.models.networks import FastCNN, build, public_statistics
 from raycls.training.sampling import images_in_use
 
@@ -69,6 +70,12 @@ def check(config: Config, dataset: PackedDataset, workers: int = 1) -> None:
         raise ConfigError(
             f"{config.network.name} has no early layers to freeze: --set training.freeze_after=1"
         )
+
+
+def check_precision(config: Config, scaling: dict[str, Any]) -> None:
+    """Raise ConfigError if the workers of a ScalingConfig's arguments cannot compute in the wanted precision."""
+    if not scaling.get("use_gpu"):
+        compute_dtype(config.training.precision, torch.device("cpu"))
 
 
 def _check_frozen(config: Config, network: Network, stages: int) -> None:

@@ -31,10 +31,10 @@ def validate(
     device, classes = next(network.parameters()).device, len(card.classes)
     loss = torch.zeros(1, dtype=torch.float64, device=device)
     correct, predicted = torch.zeros(2, classes, dtype=torch.float64, device=device)
-    parts = workers.share(torch.arange(len(val.labels))).split(max(1, EVAL_PIXELS // card.image_size**2))
-    for part in val.read_ahead(parts):
-        labels = val.labels[part].to(device)
-        images = val.images[part].to(device)
+    indices = torch.arange(len(val.labels), device=val.images.device)
+    parts = workers.share(indices).split(max(1, EVAL_PIXELS // card.image_size**2))
+    for part in val.ahead(parts):
+        labels, images = val.labels[part.indices], part.pixels
         logits, _ = forward(network, images if share == 1 else reduced(images, share), card, dtype)
         loss += F.cross_entropy(logits, labels, reduction="sum")
         answers = logits.argmax(1)

@@ -1,18 +1,17 @@
 """What the network sees of the images of a step: their size, random views, normalised, and their targets.
 
-inputs, targets = views(train, indices, mirrored, config.augment, card, order, share=1.0, device=device)
+inputs, targets = views(train, batch, mirrored, config.augment, card, order, share=1.0)
 """
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from raycls.config import AugmentConfig, TrainingConfig
 from raycls.data.augment import distort, mix, random_views, reduced
 from raycls.data.tensors import normalize
 from raycls.models.card import ModelCard
-from raycls.training.sampling import EpochOrder, Split
+from raycls.training.sampling import Batch, EpochOrder, Split
 from raycls.training.setup import REDUCED
 
 
@@ -28,24 +27,23 @@ def image_share(training: TrainingConfig, epoch: int) -> float:
 
 def views(
     train: Split,
-    indices: Tensor,
+    batch: Batch,
     mirrored: Tensor | None,
     augment: AugmentConfig,
     card: ModelCard,
     order: EpochOrder,
     share: float,
-    device: torch.device,
 ) -> tuple[Tensor, Tensor]:
     """Return inputs (float B×3×s×s) and targets: labels (int64 B), or shares of the classes (float32 B×C).
 
-    indices: int64 B. mirrored: bool B, or None for no image. share: of the images' side.
+    mirrored: bool B, or None for no image. share: of the images' side.
     """
-    images = random_views(train.images, indices, augment, mirrored=mirrored, generator=order.views)
+    images = random_views(batch.images, batch.rows, augment, mirrored=mirrored, generator=order.views)
     if share < 1:
         images = reduced(images, share)
-    inputs = normalize(images.to(device), card.mean, card.std)
+    inputs = normalize(images, card.mean, card.std)
     inputs = distort(inputs, card.mean, card.std, augment, order.pixels, scale=share)
-    labels = train.labels[indices].to(device)
+    labels = train.labels[batch.indices]
     if augment.mixup or augment.cutmix:
         return mix(inputs, labels, len(card.classes), augment, order.pixels)
     return inputs, labels

@@ -79,9 +79,9 @@ def test_what_is_kept_gives_the_answers_of_the_whole_network(name: str, photogra
     with torch.no_grad():
         inputs = normalize(train.images[indices], card.mean, card.std)
         inputs = torch.where(mirrored[:, None, None, None], inputs.flip(-1), inputs)
-        assert torch.allclose(frozen.logits(indices, mirrored), network(inputs), atol=1e-4)
+        assert torch.allclose(frozen.logits(network, indices, mirrored), network(inputs), atol=1e-4)
         assert torch.allclose(
-            frozen.logits(indices, None),
+            frozen.logits(network, indices, None),
             network(normalize(train.images[indices], card.mean, card.std)),
             atol=1e-4,
         )

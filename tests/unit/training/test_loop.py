@@ -20,11 +20,12 @@ from raycls.models import checkpoint
 from raycls.models.card import load_card
 from raycls.models.networks import CNN, FastCNN
 from raycls.training.evaluation import evaluate
-from raycls.training.loop import Snapshot, check, fit, start, whitening_sample
+from raycls.training.loop import Snapshot, check, fit, start
 from raycls.training.loss import cross_entropy
 from raycls.training.optim import Optimizer
 from raycls.training.presets import preset
 from raycls.training.sampling import EpochOrder, Split
+from raycls.training.setup import whitening_sample
 
 
 @pytest.fixture
@@ -313,7 +314,7 @@ def test_balance_makes_a_rare_class_count(balance: str, digits: PackedDataset, s
         )
         assert slope[3].norm() / slope[0].norm() == pytest.approx(30)
     else:
-        drawn = torch.cat(list(EpochOrder(config, train, 0, train.images.device).batches(0)))
+        drawn = torch.cat(list(EpochOrder(config, train, 0).batches(0)))
         assert train.labels[drawn].float().mean() == pytest.approx(0.5, abs=0.06)
         assert drawn.unique().numel() < len(drawn)
 

@@ -37,7 +37,11 @@ def test_every_trained_weight_moves_and_the_schedule_ends_at_zero() -> None:
         moved = dict(network.named_parameters())
         assert all(not torch.equal(moved[k], v) for k, v in trained.items())
         step(1.0)
-        assert all(group["lr"] == 0 for state in optimizer.state_dict() for group in state["param_groups"])
+        assert all(
+            group["lr"] == 0
+            for state in optimizer.state_dict()["optimizer"]
+            for group in state["param_groups"]
+        )
 
 
 def test_the_whitening_bias_rests_after_its_share_of_the_steps() -> None:

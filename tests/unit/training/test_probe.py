@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -111,7 +112,10 @@ def test_two_workers_find_the_same_as_one(digits: PackedDataset, config: Config)
         def average(self, tensors: list[torch.Tensor]) -> None:
             self._together(tensors, 0.5)
 
-        def complete(self, parts: torch.Tensor) -> None:
+        def broadcast(self, tensors: Iterable[torch.Tensor]) -> None:
+            pass  # both start in turn, from the same seed
+
+        def complete(self, parts: torch.Tensor, device: torch.device) -> None:
             self._together([parts], 1)
 
         def _together(self, tensors: list[torch.Tensor], factor: float) -> None:

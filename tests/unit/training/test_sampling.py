@@ -16,9 +16,10 @@ from raycls.config import override
 from raycls.data.packed import PackedDataset
 from raycls.data.versions import open_dataset
 from raycls.training import sampling
-from raycls.training.loop import fit, whitening_sample
+from raycls.training.loop import fit
 from raycls.training.presets import preset
 from raycls.training.sampling import Split
+from raycls.training.setup import whitening_sample
 
 SIDE, IMAGES = 64, 2_000  # 12 KiB an image
 # Bytes of the file that opening the array may read: its header, with what the kernel reads around that.

@@ -28,8 +28,9 @@ def has(monkeypatch: pytest.MonkeyPatch) -> Has:
 
 def test_gpus_that_are_there_are_used(has: Has) -> None:
     has(CPU=8, GPU=2)
-    assert scaling_of(None, 1000) == {"num_workers": 2, "use_gpu": True}
-    assert scaling_of(1, 1000) == {"num_workers": 1, "use_gpu": True}
+    with_cpus = {"use_gpu": True, "resources_per_worker": {"CPU": 3, "GPU": 1}}
+    assert scaling_of(None, 1000) == {"num_workers": 2, **with_cpus}
+    assert scaling_of(1, 1000) == {"num_workers": 1, **with_cpus}
     assert scaling_of(None, 1000, use_gpu=False) == {"num_workers": 4, "resources_per_worker": {"CPU": 2}}
 
 
@@ -39,7 +40,8 @@ def test_gpus_that_are_not_there_are_asked_for_where_somebody_says_so(
     has(CPU=2)
     assert scaling_of(None, 1000) == {"num_workers": 2, "resources_per_worker": {"CPU": 1}}
     assert capsys.readouterr().err == ""
-    assert scaling_of(4, 1000, use_gpu=True) == {"num_workers": 4, "use_gpu": True}
+    wanted = {"num_workers": 4, "use_gpu": True, "resources_per_worker": {"CPU": 1, "GPU": 1}}
+    assert scaling_of(4, 1000, use_gpu=True) == wanted
     assert "has 0 GPUs now and the training needs 4: Ray is asked for them" in capsys.readouterr().err
 
 
@@ -62,13 +64,38 @@ def test_on_several_nodes_workers_get_what_is_free_on_one(has: Has, monkeypatch:
     monkeypatch.setattr(ray, "nodes", lambda: [node, node, {"Alive": False, "Resources": {"CPU": 64}}])
     tried = []
 
-    def fit(workers: int, cpus: int) -> bool:
-        tried.append((workers, cpus))
-        return cpus == 1
+    def fit(workers: int, resources: dict[str, float]) -> bool:
+        tried.append((workers, resources))
+        return resources["CPU"] == 1
 
     monkeypatch.setattr(scaling, "_fit", fit)
     assert scaling_of(1, 1000) == {"num_workers": 1, "resources_per_worker": {"CPU": 1}}
-    assert tried == [(1, 2)]
+    assert tried == [(1, {"CPU": 2})]
+
+
+@pytest.mark.parametrize(
+    ("resources", "wanted"),
+    [
+        ({"CPU": 16, "GPU": 2}, {"CPU": 3, "GPU": 1}),
+        ({"CPU": 4, "GPU": 2}, {"CPU": 2, "GPU": 1}),
+        ({"CPU": 1, "GPU": 2}, {"GPU": 1}),  # which both share
+    ],
+)
+def test_workers_with_gpus_get_cpus_too(
+    has: Has, resources: dict[str, float], wanted: dict[str, float]
+) -> None:
+    has(**resources)
+    expected = {"num_workers": 2, "use_gpu": True, "resources_per_worker": wanted}
+    assert scaling_of(2, 1000) == scaling_of(2, 1000, use_gpu=True) == expected
+
+
+def test_workers_with_gpus_get_the_cpus_of_their_own_nodes(has: Has, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 68 CPUs that are free, 64 are on a node without a GPU, and a replica holds one of the others."""
+    has(CPU=67, GPU=1)
+    nodes = [{"CPU": 4, "GPU": 1}, {"CPU": 64}]
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": node} for node in nodes])
+    monkeypatch.setattr(scaling, "_fit", lambda workers, resources: resources["CPU"] <= 2)
+    assert scaling_of(1, 1000)["resources_per_worker"] == {"CPU": 2, "GPU": 1}
 
 
 def test_other_nodes_matter_where_they_are_there_or_will_be(
