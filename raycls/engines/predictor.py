@@ -21,6 +21,7 @@ from raycls.data.decode import MAX_PIXELS
 from raycls.data.transforms import Square, read_square_and_size
 from raycls.engines import build as engines
 from raycls.engines.build import Device, Engine, Run
+from raycls.engines.memory import InParts
 from raycls.models.card import ModelCard, load_card
 
 
@@ -83,7 +84,7 @@ class Predictor:
         For `threads` and for the errors raised, see raycls.engines.build.load.
         """
         run = engines.load(engine, directory, device or engines.best_device(), threads)
-        return cls(run, load_card(directory), engine)
+        return cls(InParts(run), load_card(directory), engine)
 
     def read(
         self, data: bytes, *, max_pixels: int = MAX_PIXELS, formats: tuple[str, ...] | None = None
@@ -106,7 +107,8 @@ class Predictor:
     def outputs(self, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return logits (float32 N×C) and embeddings (float32 N×D) for uint8 N×S×S×3, computed in one pass.
 
-        The logits are calibrated: divided by the card's temperature (Guo et al., arXiv:1706.04599).
+        The logits are calibrated: divided by the card's temperature (Guo et al., arXiv:1706.04599). A loaded predictor
+        computes a batch that does not fit into memory in parts.
         """
         logits, embeddings = self._run(batch)
         temperature = self.card.temperature

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 from raycls import tracking
@@ -47,8 +48,11 @@ def register(
     fingerprint: str,
     metrics: dict[str, float],
     lineage: dict[str, str],
+    logged: Collection[str] = (),
 ) -> ModelVersion:
     """Register the checkpoint directory as the next version of model `name`. Return the version.
+
+    logged: see `tracking.Run.log_checkpoint`.
 
     Its tags hold the lineage, the metrics, the dataset's fingerprint and the checkpoint's SHA-256. Raises UsageError
     for a name that `check_name` refuses.
@@ -58,7 +62,7 @@ def register(
     from raycls.registry import mlflow_model
 
     check_name(name)  # another program may have taken it since
-    uri = current.log_checkpoint(directory)
+    uri = current.log_checkpoint(directory, logged=logged)
     current.log_bytes(
         mlflow_model.description(current.id).encode(), f"{tracking.CHECKPOINT}/{mlflow_model.FILE}"
     )

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -78,9 +78,14 @@ class Run:
         shown = [{"path": name, "type": "table"} for name in tables]
         client().set_tag(self.id, "mlflow.loggedArtifacts", json.dumps(shown))
 
-    def log_checkpoint(self, directory: Path) -> str:
-        """Copy the checkpoint directory into the run's artifacts, and return its URI."""
-        client().log_artifacts(self.id, str(directory), CHECKPOINT)
+    def log_checkpoint(self, directory: Path, *, logged: Collection[str] = ()) -> str:
+        """Copy the checkpoint directory into the run's artifacts, and return its URI.
+
+        logged: the names of files that the artifacts have already, unchanged.
+        """
+        for path in sorted(directory.iterdir()):
+            if path.name not in logged:
+                client().log_artifact(self.id, str(path), CHECKPOINT)
         return f"{client().get_run(self.id).info.artifact_uri}/{CHECKPOINT}"
 
     def log_directory(self, directory: Path, name: str) -> None:

@@ -13,13 +13,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
-
+from raycls import tracking
 from raycls.data import packed
 from raycls.data.packed import PackedDataset
+from raycls.engines.memory import out_of_memory
 from raycls.errors import BrokenOffError, DataError, RayclsError, TrainingError
 from raycls.tracking.resumable import RunSpec
-from raycls.training.checkpoints import CheckpointStore
+from raycls.training.checkpoints import CheckpointStore, SavedCheckpoint
 
 
 def final_errors() -> Any:
@@ -60,8 +60,7 @@ def enough_memory(batch_size: int) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        # On a CPU, PyTorch raises a plain RuntimeError.
-        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+        if not out_of_memory(error):
             raise
         raise TrainingError(
             f"a batch does not fit into memory: try --set batch_size={max(2, batch_size // 2)}"
@@ -99,3 +98,14 @@ def with_way_out(cause: RayclsError, spec: RunSpec, store: CheckpointStore) -> R
     if isinstance(cause, BrokenOffError):
         message += f"; go on with: {spec.resume_command(store.run)}"
     return type(cause)(message)
+
+
+def unfinished(
+    error: Exception, spec: RunSpec, best: SavedCheckpoint, store: CheckpointStore
+) -> BrokenOffError:
+    """Return the error of a run that is trained, where calibration, evaluation, MLflow or the registry has failed."""
+    reason = str(error) if isinstance(error, RayclsError) else tracking.reason_of(error)
+    return BrokenOffError(
+        f"the model is trained, and what follows failed: {reason}; its checkpoint is {best.path}; evaluate and "
+        f"register it, without training again, with: {spec.resume_command(store.run)}"
+    )

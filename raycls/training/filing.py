@@ -13,7 +13,7 @@ from raycls import registry, tracking
 from raycls.data.packed import PackedDataset
 from raycls.drift import file as drift_file
 from raycls.engines.predictor import Predictor
-from raycls.models.card import update_card
+from raycls.models.card import WEIGHTS, update_card
 from raycls.training.calibration import calibrated
 from raycls.training.evaluation import Evaluation, confusion_png, evaluate
 
@@ -48,7 +48,10 @@ def filed(
 
     directory: changed in place. model: None registers nothing. more: further metrics. step: the epoch in MLflow, whose
     curves have the figures of val already; None for what was not trained.
+
+    The weights are logged first, so that MLflow has them whatever fails afterwards.
     """
+    run.log_checkpoint(directory)
     predictor, found = calibrated(Predictor.load(directory), dataset)
     evaluation = evaluate(predictor, dataset, "test")
     found |= evaluation.metrics("test") | more
@@ -69,9 +72,10 @@ def filed(
             fingerprint=dataset.info.fingerprint,
             metrics=card.metrics,
             lineage={"run_id": run.id, **lineage},
+            logged=(WEIGHTS,),
         )
     else:
-        run.log_checkpoint(directory)
+        run.log_checkpoint(directory, logged=(WEIGHTS,))
     return TrainingResult(run_id=run.id, metrics=card.metrics, evaluation=evaluation, version=version)
 
 

@@ -26,14 +26,14 @@ from raycls.config import Config
 from raycls.data.layout import parse
 from raycls.data.packed import PackedDataset
 from raycls.data.prepare import open_or_prepare
-from raycls.errors import BrokenOffError, RayclsError, TrainingError, UsageError
+from raycls.errors import RayclsError, TrainingError, UsageError
 from raycls.models.card import CARD, WEIGHTS
 from raycls.tracking import resumable
 from raycls.tracking.resumable import TrainingSpec
-from raycls.training import setup
+from raycls.training import ending, setup
 from raycls.training.checkpoints import CheckpointStore, SavedCheckpoint
 from raycls.training.events import EpochListener, EpochLogger, listening
-from raycls.training.failures import check_unchanged, final_errors, first_cause, with_way_out
+from raycls.training.failures import check_unchanged, final_errors, first_cause, unfinished, with_way_out
 from raycls.training.filing import TrainingResult, filed
 from raycls.training.sampling import images_in_use
 from raycls.training.scaling import on_one_node, scaling_of, share_with_nodes
@@ -85,6 +85,7 @@ def train(
     store.prepare()
     cluster.connect()
     scaling = scaling_of(workers, config.training.batch_size, use_gpu)
+    setup.check_precision(config, scaling)
     spec = TrainingSpec(
         dataset=dataset_name,
         dataset_version=dataset.info.version,
@@ -107,6 +108,8 @@ def resume(
 ) -> TrainingResult:
     """Continue an interrupted run from its last complete checkpoint, in the same MLflow run.
 
+    A run whose last epoch was trained starts no workers: it is evaluated and registered.
+
     reference: the id or name of the MLflow run. workers: by default as many as the run began with. use_gpu: as for
     `train`. Raises UsageError if the run cannot be resumed (see `resumable.find`), UnknownDatasetError if its dataset
     version is gone, and the errors of `train`.
@@ -124,8 +127,11 @@ def resume(
         )
     store.prepare()
     store.tidy(spec.config.training.chosen_by)
-    cluster.connect()
-    scaling = scaling_of(workers or spec.workers, spec.config.training.batch_size, use_gpu)
+    scaling = None
+    if not ending.finished(store.history(), spec.config.training):
+        cluster.connect()
+        scaling = scaling_of(workers or spec.workers, spec.config.training.batch_size, use_gpu)
+        setup.check_precision(spec.config, scaling)
     with resumable.again(former) as run:
         curves = EpochLogger(run, former.epochs)
         # Workers may live longer than a killed driver, so some trained epochs may be missing in MLflow.
@@ -137,15 +143,15 @@ def resume(
 def _carry_out(
     spec: TrainingSpec,
     dataset: PackedDataset,
-    scaling: dict[str, Any],
+    scaling: dict[str, Any] | None,
     store: CheckpointStore,
     curves: EpochLogger,
 ) -> TrainingResult:
-    """Train the remaining epochs, then evaluate, log and register the best epoch."""
+    """Train the remaining epochs, then evaluate, log and register the best epoch. scaling: None if none remains."""
     progress.say(f"run {store.run}; to continue it after an interruption: {spec.resume_command(store.run)}")
     try:
-        run_workers(spec, dataset, scaling, store, curves)
-        check_unchanged(dataset)
+        if scaling:
+            run_workers(spec, dataset, scaling, store, curves)
     except RayclsError as error:
         raise with_way_out(error, spec, store) from error
     best = store.best(spec.config.training.chosen_by)
@@ -153,14 +159,10 @@ def _carry_out(
         raise TrainingError(f"run {store.run} left no whole checkpoint in {store.path}")
     try:
         curves.flush()
+        check_unchanged(dataset)
         return _file(best, store.history()[-1], spec, dataset, curves.run)
-    except RayclsError:
-        raise
-    except Exception as error:  # from MLflow, its server, or the file system of the artifacts
-        raise BrokenOffError(
-            f"the trained model cannot be filed in MLflow: {tracking.reason_of(error)}; its checkpoint is "
-            f"{best.path}; try again with: {spec.resume_command(store.run)}"
-        ) from error
+    except Exception as error:  # also from MLflow, its server, or the file system of the artifacts
+        raise unfinished(error, spec, best, store) from error
 
 
 def _file(

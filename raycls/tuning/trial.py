@@ -23,6 +23,7 @@ from raycls import registry
 from raycls.config import Config
 from raycls.data.packed import PackedDataset
 from raycls.data.versions import on_this_node
+from raycls.engines.memory import out_of_memory
 from raycls.errors import RayclsError, StorageError
 from raycls.ray_patches.train_processes import free
 from raycls.tracking.resumable import TrainingSpec
@@ -97,7 +98,7 @@ class TrialTrainable(Trainable):
 
 def reason_of(error: Exception) -> str:
     """Return one line that says why a trial failed."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
+    if out_of_memory(error):
         return f"out of memory: {first_line(error)}"
     return str(error) if isinstance(error, RayclsError) else f"{type(error).__name__}: {first_line(error)}"
 
