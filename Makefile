@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/.installed
 DATASET ?= cifar10
 IMPORTED := raycls.demo.run, raycls.serving.app, ray.serve, ray.tune, ray.train.torch, mlflow, optuna
 
-.PHONY: help setup setup-browser setup-prometheus check docs test-unit test test-slow coverage train serve mlflow-ui demo bench lock clean
+.PHONY: help setup setup-browser setup-prometheus check docs test-unit test test-slow test-gpu coverage train serve mlflow-ui demo bench lock clean
 
 help:
 	@echo "make setup      install what requirements-dev.lock pins into .venv, with Python 3.11, 3.12 or 3.13"
@@ -20,6 +20,7 @@ help:
 	@echo "make test-unit  the unit tests: they need no Ray"
 	@echo "make test       the unit tests, then the integration tests on one Ray"
 	@echo "make test-slow  the stories: whole runs that are killed, served under load, or follow the documentation"
+	@echo "make test-gpu   what training promises on a GPU, in about five minutes; without one, all of it is skipped"
 	@echo "make coverage   all tests; prints the lines and branches of raycls/ that they cover"
 	@echo "make train      prepare CIFAR-10 and train a model of it; DATASET=photos/ takes a folder of images"
 	@echo "make serve      serve the champion at http://127.0.0.1:8000, until Ctrl-C"
@@ -72,6 +73,10 @@ test: test-unit
 
 test-slow: setup
 	$(BIN)/pytest tests/stories
+
+test-gpu: setup
+	@nvidia-smi -L 2>/dev/null || echo "NO GPU: nothing that needs one will be tested" >&2
+	$(BIN)/pytest tests/gpu -n 0
 
 # Each folder in a process of its own, as the targets above run them.
 coverage: setup
