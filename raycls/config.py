@@ -164,7 +164,7 @@ class TrainingConfig(Section):
         0, ge=0, description="stop after this many epochs without a higher validation accuracy; 0: never"
     )
     precision: Literal["auto", "bf16", "fp32"] = Field(
-        "auto", description="auto: bf16 if the device multiplies it in hardware, else fp32"
+        "auto", description="auto: bf16 where the device is faster in it, else fp32"
     )
 
     metric: Metric | None = Field(None, description="decides the best epoch; none: as balance suggests")

@@ -20,17 +20,17 @@ from raycls.models.card import ModelCard
 Precision = Literal["auto", "bf16", "fp32"]
 
 
-def native_bf16(device: torch.device) -> bool:
-    """Return whether the device multiplies bfloat16 matrices in hardware. If not, bfloat16 is slower than float32."""
+def fast_bf16(device: torch.device) -> bool:
+    """Return whether the device multiplies bfloat16 matrices faster than float32 ones."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return machine.native_bf16()
+    return machine.fast_bf16()
 
 
 def compute_dtype(precision: Precision, device: torch.device) -> torch.dtype:
     """Return the dtype of convolutions and matrix products: the requested one, or for `auto` the device's fastest."""
     if precision == "auto":
-        return torch.bfloat16 if native_bf16(device) else torch.float32
+        return torch.bfloat16 if fast_bf16(device) else torch.float32
     return torch.bfloat16 if precision == "bf16" else torch.float32
 
 
