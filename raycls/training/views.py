@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from raycls.config import AugmentConfig, TrainingConfig
-from raycls.data.augment import distort, mix, random_views, reduced
+from raycls.data.augment import by_policy, distort, mix, random_views, reduced
 from raycls.data.tensors import normalize
 from raycls.models.card import ModelCard
 from raycls.training.sampling import EpochOrder, Split
@@ -43,6 +43,7 @@ def views(
     images = random_views(train.images, indices, augment, mirrored=mirrored, generator=order.views)
     if share < 1:
         images = reduced(images, share)
+    images = by_policy(images, augment.policy)
     inputs = normalize(images.to(device), card.mean, card.std)
     inputs = distort(inputs, card.mean, card.std, augment, order.pixels, scale=share)
     labels = train.labels[indices].to(device)
