@@ -125,6 +125,11 @@ class AugmentConfig(Section):
         0.0, ge=0, le=1, description="share of the images in which a random rectangle is blanked"
     )
     cutout: int = Field(0, ge=0, le=512, description="side of the blanked square, pixels")
+    policy: Literal["none", "trivial", "rand"] = Field(
+        "none",
+        description="trivial: one random change of each image, of random strength (TrivialAugment); rand: two, of "
+        "one strength (RandAugment). One image after another: for photographs",
+    )
     mixup: float = Field(0.0, ge=0, le=10, description="alpha of the Beta distribution of MixUp's shares")
     cutmix: float = Field(0.0, ge=0, le=10, description="alpha of the Beta distribution of CutMix's areas")
 
@@ -165,8 +170,8 @@ class TrainingConfig(Section):
     )
     precision: Literal["auto", "bf16", "fp16", "fp32"] = Field(
         "auto",
-        description="auto: bf16 if the device multiplies it in hardware, else fp16 on GPUs that do, else fp32; fp16, "
-        "with a scaled loss, is for GPUs alone",
+        description="auto: bf16 where the device is faster in it, else fp16 on GPUs that are, else fp32; fp16, with "
+        "a scaled loss, is for GPUs alone",
     )
 
     metric: Metric | None = Field(None, description="decides the best epoch; none: as balance suggests")

@@ -81,14 +81,14 @@ def train_epochs(
     )
     test = DataLoader(PILDataset(dataset, "test", _plain(info)), batch_size=256, num_workers=num_workers)
     shape = (len(info.classes), info.image_size)
-    _train(PlainCNN(*shape), train, batches=WARMUP_BATCHES)
+    train_epoch(PlainCNN(*shape), train, batches=WARMUP_BATCHES)
     network, run = PlainCNN(*shape), PlainRun()
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
     for _ in range(epochs):
         started = time.perf_counter()
-        _train(network, train, optimizer)
+        train_epoch(network, train, optimizer)
         run.epoch_seconds.append(time.perf_counter() - started)
-        run.test_accuracy.append(_accuracy(network, test))
+        run.test_accuracy.append(accuracy(network, test))
     return run
 
 
@@ -103,7 +103,7 @@ def _plain(info: DatasetInfo) -> transforms.Compose:
     return transforms.Compose([transforms.ToTensor(), transforms.Normalize(info.mean, info.std)])
 
 
-def _train(
+def train_epoch(
     network: nn.Module,
     loader: DataLoader[tuple[Tensor, int]],
     optimizer: torch.optim.Optimizer | None = None,
@@ -121,7 +121,7 @@ def _train(
 
 
 @torch.no_grad()
-def _accuracy(network: nn.Module, loader: DataLoader[tuple[Tensor, int]]) -> float:
+def accuracy(network: nn.Module, loader: DataLoader[tuple[Tensor, int]]) -> float:
     network.eval()
     correct = total = 0
     for images, labels in loader:

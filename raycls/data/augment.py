@@ -2,12 +2,13 @@
 
     images = random_views(train_images, indices, config.augment, mirrored=None, generator=generator)   # uint8
     images = reduced(images, 11 / 16)   # in the first epochs; uint8
+    images = by_policy(images, "trivial")   # uint8
     inputs = distort(normalize(images, mean, std), mean, std, config.augment, generator)                # float32
     inputs, targets = mix(inputs, labels, num_classes, config.augment, generator)   # only for mixup and cutmix
 
-Every random number comes from `generator`, which lives on the images' device. So a seeded run is reproducible, and no
-step waits for the host. This module knows pixels and labels only. The training loop decides the order of the images.
-Evaluation and serving do not use it.
+Every random number but those of `by_policy` comes from `generator`, which lives on the images' device. So a seeded run
+is reproducible, and no step waits for the host. This module knows pixels and labels only. The training loop decides the
+order of the images. Evaluation and serving do not use it.
 """
 
 from __future__ import annotations
@@ -65,6 +66,20 @@ def reduced(images: Tensor, share: float) -> Tensor:
     if smaller.is_floating_point():
         smaller = smaller.round().byte()
     return smaller.permute(0, 2, 3, 1)
+
+
+def by_policy(images: Tensor, policy: str) -> Tensor:
+    """Return images (uint8 B×S×S×3) that were changed at random by a policy of torchvision, each one by itself.
+
+    policy: `trivial` for TrivialAugment (arXiv:2103.10158), `rand` for RandAugment (arXiv:1909.13719), `none`. The
+    random numbers are those of PyTorch's global generator, which each epoch seeds.
+    """
+    if policy == "none":
+        return images
+    from torchvision.transforms import v2
+
+    changed = {"trivial": v2.TrivialAugmentWide, "rand": v2.RandAugment}[policy]()
+    return torch.stack([changed(image) for image in images.permute(0, 3, 1, 2)]).permute(0, 2, 3, 1)
 
 
 def distort(

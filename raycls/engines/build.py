@@ -6,8 +6,8 @@
 | engine | computes with |
 |---|---|
 | `reference` | PyTorch in float32; the other engines are compared with it |
-| `torch` | PyTorch, in bfloat16 if the device multiplies bfloat16 in hardware |
-| `openvino` | the network compiled by OpenVINO for this CPU, in bfloat16 if the CPU multiplies bfloat16 in hardware |
+| `torch` | PyTorch, in bfloat16 where the device is faster in it |
+| `openvino` | the network compiled by OpenVINO for this CPU, in bfloat16 where the CPU is faster in it |
 | `cuda-graphs` | `torch` on a GPU; its kernels are recorded once as a CUDA graph |
 
 One pass gives both: the embedding is the input of the network's head. `openvino` runs without importing PyTorch, so a

@@ -135,7 +135,7 @@ def _run(graph: Any, card: ModelCard, threads: int) -> Run:
         "NUM_STREAMS": 1,
         "ENABLE_CPU_PINNING": False,  # pinning would put all replicas of a machine on the same core
         "INFERENCE_NUM_THREADS": threads,
-        "INFERENCE_PRECISION_HINT": "bf16" if machine.native_bf16() else "f32",
+        "INFERENCE_PRECISION_HINT": "bf16" if machine.fast_bf16() else "f32",
     }
 
     # One compiled model for each batch size: a model for any size adds a fixed cost to each pass, which is large for a

@@ -21,11 +21,11 @@ from raycls.models.card import ModelCard
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
 
 
-def native_bf16(device: torch.device) -> bool:
-    """Return whether the device multiplies bfloat16 matrices in hardware. If not, bfloat16 is slower than float32."""
+def fast_bf16(device: torch.device) -> bool:
+    """Return whether the device multiplies bfloat16 matrices faster than float32 ones."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return machine.native_bf16()
+    return machine.fast_bf16()
 
 
 def native_fp16(device: torch.device) -> bool:
@@ -44,7 +44,7 @@ def compute_dtype(precision: Precision, device: torch.device) -> torch.dtype:
             "training.precision=fp16 is for GPUs, and this training runs on CPUs: leave it out, or take bf16 or fp32"
         )
     if precision == "auto":
-        if native_bf16(device):
+        if fast_bf16(device):
             return torch.bfloat16
         return torch.float16 if native_fp16(device) else torch.float32
     return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision]

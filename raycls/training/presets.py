@@ -15,12 +15,17 @@ from raycls.errors import ConfigError
 
 
 class _Preset(BaseModel):
-    """The widths of each network, and the epochs for a training split of CIFAR-10's size (45,000 images)."""
+    """The widths of each network, and the epochs for a training split of CIFAR-10's size (45,000 images).
+
+    tuned_epochs: from public weights, which need few, with 1,000 training images or more. crop: of photographs then.
+    """
 
     mlp: tuple[int, ...]
     cnn: tuple[int, ...]
     fastcnn: tuple[int, ...]
     epochs: int
+    tuned_epochs: int = 1
+    crop: float = 0.0
     reduced_share: float = 0.0
     cutout: float = 0.0  # side of the blanked square, as a share of the image's
 
@@ -29,13 +34,41 @@ class _Preset(BaseModel):
 _PRESETS = {
     "smoke": _Preset(mlp=(64,), cnn=(8, 16), fastcnn=(8, 16, 16), epochs=1),
     "probe": _Preset(mlp=(512, 256), cnn=(32, 64, 128), fastcnn=(48, 128, 176), epochs=1),
-    "quick": _Preset(mlp=(512, 256), cnn=(32, 64, 128), fastcnn=(32, 64, 144), epochs=5, reduced_share=0.6),
-    "fast": _Preset(mlp=(512, 256), cnn=(32, 64, 128), fastcnn=(48, 128, 176), epochs=6, reduced_share=0.67),
+    "quick": _Preset(
+        mlp=(512, 256),
+        cnn=(32, 64, 128),
+        fastcnn=(32, 64, 144),
+        epochs=5,
+        reduced_share=0.6,
+        tuned_epochs=3,
+        crop=0.5,
+    ),
+    "fast": _Preset(
+        mlp=(512, 256),
+        cnn=(32, 64, 128),
+        fastcnn=(48, 128, 176),
+        epochs=6,
+        reduced_share=0.67,
+        tuned_epochs=5,
+        crop=0.5,
+    ),
     "strong": _Preset(
-        mlp=(1024, 512), cnn=(64, 128, 256), fastcnn=(48, 224, 320), epochs=13, reduced_share=0.62
+        mlp=(1024, 512),
+        cnn=(64, 128, 256),
+        fastcnn=(48, 224, 320),
+        epochs=13,
+        reduced_share=0.62,
+        tuned_epochs=10,
+        crop=0.35,
     ),
     "accurate": _Preset(
-        mlp=(1024, 512), cnn=(64, 128, 256), fastcnn=(48, 256, 352), epochs=18, reduced_share=0.25
+        mlp=(1024, 512),
+        cnn=(64, 128, 256),
+        fastcnn=(48, 256, 352),
+        epochs=18,
+        reduced_share=0.25,
+        tuned_epochs=20,
+        crop=0.35,
     ),
 }
 PRESETS = tuple(_PRESETS)
@@ -43,6 +76,9 @@ _BATCH_PIXELS = 2_000 * 32 * 32  # of a batch on CPUs
 # AdamW needs more steps than Muon for the same accuracy, so its batches are smaller.
 _LARGEST_BATCH = {"muon": 1000, "adamw": 125}
 _FULL_SPLIT = 45_000  # training images of CIFAR-10, for which the presets were made
+_TUNED_SPLIT = 1_000  # training images from which on fine-tuning needs no further epochs
+_TUNED_REDUCED = 0.6  # share of the epochs with smaller images, where the network takes them
+PHOTOGRAPH = 96  # pixels: smaller images show one thing, cut to its edges
 
 
 def preset(name: str, info: DatasetInfo, network: str | None = None, gpu_memory: int | None = None) -> Config:
@@ -99,3 +135,23 @@ def _fitting(network: str, widths: tuple[int, ...], info: DatasetInfo, gpu_memor
     arguments = {"widths": widths} if widths else {}
     built = build(network, num_classes=len(info.classes), image_size=info.image_size, **arguments)
     return 1 << (largest_batch(built, info.image_size, gpu_memory).bit_length() - 1)
+
+
+def tuned(name: str, info: DatasetInfo, network: str) -> dict[str, float]:
+    """Return what the preset `name` changes, by the setting's path, where the weights are public ones.
+
+    These know what pictures are made of: a few epochs are enough, and in most of them half of the pixels. Photographs
+    are seen in random crops, as there is more in them than one thing at one size.
+    """
+    from raycls.models.networks import takes_any_size
+
+    chosen, images = _PRESETS[name], info.counts["train"]
+    passes = min(3.0, max(1.0, math.sqrt(_TUNED_SPLIT / images)))
+    reducible = takes_any_size(network) and info.image_size >= PHOTOGRAPH
+    found = {
+        "training.epochs": 1 if chosen.tuned_epochs == 1 else round(chosen.tuned_epochs * passes),
+        "training.reduced_share": _TUNED_REDUCED if reducible else 0.0,
+    }
+    if chosen.crop and info.image_size >= PHOTOGRAPH:
+        found |= {"augment.crop": chosen.crop, "augment.translate": 0}
+    return found

@@ -24,7 +24,7 @@ from raycls.errors import ConfigError
 from raycls.models.card import ENSEMBLE, ModelCard
 from raycls.models.checkpoint import fresh_weights
 from raycls.training.memory import gpu_memory
-from raycls.training.presets import preset
+from raycls.training.presets import preset, tuned
 from raycls.training.setup import card_for
 
 LR_SHARE = 0.1  # of the learning rate for random weights
@@ -39,7 +39,6 @@ PRETRAINED: dict[str, Any] = {
     "optim.schedule": "cosine",
     "optim.warmup": WARMUP,
     "training.frozen_epochs": 1,
-    "training.reduced_share": 0.0,
 }
 MANY_NEW = 0.3  # share of the training images: measured were 0.1, where all rates are equal, and 0.5
 
@@ -78,14 +77,18 @@ def configured(
             )
         return config
     if init is None:
-        recipe = _pretrained(config)
+        recipe = _pretrained(config, name, info)
     else:
-        recipe = _fine_tuning(config, fresh_weights(card_for(config, info), init), _share_of_new(info, init))
-    if config.training.frozen_stages:
-        recipe["augment.translate"] = 0  # each image is seen once
+        fresh = fresh_weights(card_for(config, info), init)
+        recipe = _fine_tuning(config, name, info, fresh, _share_of_new(info, init))
+    if config.training.frozen_stages:  # each image is seen once
+        recipe |= {"augment.translate": 0, "augment.crop": 0, "training.reduced_share": 0}
     if "optim.name" in given and config.optim.name != recipe.get("optim.name", config.optim.name):
         recipe.pop("optim.lr", None)  # that of another optimiser
     recipe = {path: value for path, value in recipe.items() if path not in given}
+    if "training.frozen_epochs" in recipe:
+        epochs = recipe.get("training.epochs", config.training.epochs)
+        recipe["training.frozen_epochs"] = min(recipe["training.frozen_epochs"], epochs // 2)
     return override(base, [*(f"{path}={value}" for path, value in recipe.items()), *own, *settings])
 
 
@@ -97,13 +100,12 @@ def _of_parent(init: ModelCard) -> list[str]:
     return own
 
 
-def _pretrained(config: Config) -> dict[str, Any]:
-    """Return the settings of a run whose weights others have trained."""
+def _pretrained(config: Config, name: str, info: DatasetInfo) -> dict[str, Any]:
+    """Return the settings of a run with the preset `name` whose weights others have trained."""
     from raycls.models.networks import has_public_weights  # imports PyTorch
 
     statistics = "pretrained" if has_public_weights(config.network.name) else "dataset"
-    alone = min(PRETRAINED["training.frozen_epochs"], config.training.epochs // 2)
-    return PRETRAINED | {"network.statistics": statistics, "training.frozen_epochs": alone}
+    return PRETRAINED | tuned(name, info, config.network.name) | {"network.statistics": statistics}
 
 
 def _share_of_new(info: DatasetInfo, init: ModelCard) -> float:
@@ -120,15 +122,22 @@ def _share_of_new(info: DatasetInfo, init: ModelCard) -> float:
     return max(0.0, 1 - fraction * former.counts["train"] / info.counts["train"])
 
 
-def _fine_tuning(config: Config, fresh: list[str], new: float) -> dict[str, Any]:
-    """Return the settings of a run whose weights are trained, all but the fresh ones. new: share of new images."""
+def _fine_tuning(
+    config: Config, name: str, info: DatasetInfo, fresh: list[str], new: float
+) -> dict[str, Any]:
+    """Return the settings of a run with the preset `name` whose weights are trained, all but the fresh ones.
+
+    new: share of new images.
+    """
     from raycls.models.networks import has_public_weights  # imports PyTorch
 
     if any(not name.startswith("head.") for name in fresh):
         return {}  # the first layers start anew, and all others depend on them
     if has_public_weights(config.network.name):
         # As from public weights, but with a head that is trained where its classes are. Its rates were not measured.
-        recipe = _pretrained(config) | {"optim.lr": PRETRAINED["optim.lr"] if new >= MANY_NEW else 1e-4}
+        recipe = _pretrained(config, name, info) | {
+            "optim.lr": PRETRAINED["optim.lr"] if new >= MANY_NEW else 1e-4
+        }
         del recipe["network.statistics"]  # the parent's are taken
         return recipe if fresh else recipe | {"optim.head_lr_factor": 1.0, "training.frozen_epochs": 0}
     share = LR_SHARE if new < MANY_NEW else 1.0

@@ -8,7 +8,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from raycls.config import AugmentConfig, TrainingConfig
-from raycls.data.augment import distort, mix, random_views, reduced
+from raycls.data.augment import by_policy, distort, mix, random_views, reduced
 from raycls.data.tensors import normalize
 from raycls.models.card import ModelCard
 from raycls.training.sampling import Batch, EpochOrder, Split
@@ -41,6 +41,7 @@ def views(
     images = random_views(batch.images, batch.rows, augment, mirrored=mirrored, generator=order.views)
     if share < 1:
         images = reduced(images, share)
+    images = by_policy(images, augment.policy)
     inputs = normalize(images, card.mean, card.std)
     inputs = distort(inputs, card.mean, card.std, augment, order.pixels, scale=share)
     labels = train.labels[batch.indices]

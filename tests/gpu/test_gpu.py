@@ -20,7 +20,7 @@ from raycls.data.packed import PackedDataset
 from raycls.data.versions import open_dataset
 from raycls.engines.memory import InParts
 from raycls.engines.predictor import Predictor
-from raycls.models.forward import compute_dtype, native_bf16, native_fp16
+from raycls.models.forward import compute_dtype, fast_bf16, native_fp16
 from raycls.models.networks import build
 from raycls.training import sampling
 from raycls.training.loop import Training, fit, start
@@ -64,7 +64,7 @@ def test_it_learns_in_every_precision(digits: PackedDataset, network: str, preci
 
 def test_bf16_is_taken_where_it_is_native_and_else_fp16() -> None:
     capability = torch.cuda.get_device_capability(GPU)
-    assert native_bf16(GPU) == (capability >= (8, 0))
+    assert fast_bf16(GPU) == (capability >= (8, 0))
     assert native_fp16(GPU) == (capability >= (7, 0))
     assert compute_dtype("auto", GPU) == (torch.bfloat16 if capability >= (8, 0) else torch.float16)
 

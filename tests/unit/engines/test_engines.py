@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from raycls import machine
 from raycls.config import Engine
 from raycls.data.packed import PackedDataset
 from raycls.data.tensors import as_tensor
@@ -25,7 +26,7 @@ from raycls.errors import CheckpointError, EngineError, UsageError
 from raycls.models import checkpoint
 from raycls.models.base import Network
 from raycls.models.card import WEIGHTS, load_card, update_card
-from raycls.models.forward import compute_dtype, forward, native_bf16
+from raycls.models.forward import compute_dtype, fast_bf16, forward
 
 CPU: Device = "cpu"
 EVERYWHERE = [(engine, CPU) for engine in candidates(CPU)]
@@ -295,6 +296,25 @@ def test_what_openvino_kept_is_made_again_where_it_is_not_whole(
     assert np.array_equal(answers(), before)
 
 
-def test_bfloat16_in_hardware_is_found_without_pytorch() -> None:
+def test_the_processor_as_linux_describes_it_is_the_one_that_pytorch_finds() -> None:
     features = torch.cpu.get_capabilities()
-    assert native_bf16(torch.device(CPU)) == bool(features.get("avx512_bf16") or features.get("amx_bf16"))
+    if features.get("amx_bf16"):
+        assert fast_bf16(torch.device(CPU))
+    elif not features.get("avx512_bf16"):
+        assert not fast_bf16(torch.device(CPU))
+
+
+@pytest.mark.parametrize(
+    ("vendor", "flags", "fast"),
+    [
+        ("GenuineIntel", "avx512f avx512_bf16 amx_bf16", True),
+        ("GenuineIntel", "avx512f avx512_bf16", False),  # AMX is hidden, or absent
+        ("AuthenticAMD", "avx512f avx512_bf16", True),
+        ("AuthenticAMD", "avx2", False),
+    ],
+)
+def test_bfloat16_is_taken_where_it_is_faster_than_float32(
+    vendor: str, flags: str, fast: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "_cpu_facts", lambda: {"vendor_id": vendor, "flags": flags})
+    assert machine.fast_bf16() == fast

@@ -125,3 +125,26 @@ def test_frozen_stages_see_each_image_once(info: DatasetInfo) -> None:
     assert (config.training.frozen_stages, config.augment.translate) == (3, 0)
     with pytest.raises(ConfigError, match="--weights or --init"):
         configured(info, network="resnet18", settings=["frozen_stages=3"])
+
+
+def test_public_weights_take_few_epochs_most_of_them_on_smaller_photographs(info: DatasetInfo) -> None:
+    photographs = info.model_copy(update={"image_size": 224, "counts": info.counts | {"train": 4_000}})
+    tuned = configured(photographs, "fast", network="resnet18", pretrained=True)
+    assert tuned.training.epochs < configured(photographs, "fast", network="resnet18").training.epochs
+    assert 0 < tuned.training.reduced_share < 1
+    assert (tuned.augment.crop > 0, tuned.augment.translate) == (True, 0)
+    few = photographs.model_copy(update={"counts": info.counts | {"train": 250}})
+    assert (
+        configured(few, "fast", network="resnet18", pretrained=True).training.epochs
+        == 2 * tuned.training.epochs
+    )
+    fixed = configured(photographs, "fast", network="timm/vit_tiny_patch16_224.augreg_in21k", pretrained=True)
+    assert fixed.training.reduced_share == 0  # it takes one size
+    small = configured(info, "fast", network="resnet18", pretrained=True)
+    assert (small.augment.crop, small.training.reduced_share) == (0, 0)
+
+
+def test_one_epoch_from_public_weights_trains_all_of_the_network(info: DatasetInfo) -> None:
+    for settings in ([], ["epochs=1"], ["epochs=2"]):
+        tuned = configured(info, "fast", network="resnet18", pretrained=True, settings=settings)
+        assert tuned.training.frozen_epochs < tuned.training.epochs
