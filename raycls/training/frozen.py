@@ -23,6 +23,7 @@ from raycls.errors import ConfigError
 from raycls.models.base import Network
 from raycls.models.card import ModelCard
 from raycls.models.forward import compute_dtype
+from raycls.training.profile import mark
 from raycls.training.sampling import Split
 from raycls.training.workers import Workers
 
@@ -72,6 +73,7 @@ class FrozenStages:
 
     def logits(self, indices: Tensor, mirrored: Tensor | None) -> Tensor:
         """Return the logits (float32 B×C) of training images at indices (int64 B). mirrored: bool B, of each image."""
+        mark("read")
         views = (
             torch.zeros(len(indices), dtype=torch.int64)
             if mirrored is None
@@ -80,6 +82,7 @@ class FrozenStages:
         made = self._made[self._position[indices.cpu()], views].to(self._device)
         if made.dim() == 4:
             made = made.contiguous(memory_format=torch.channels_last)
+        mark("forward")
         handle = self._boundary.register_forward_hook(lambda *_: made)
         try:
             with torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32):

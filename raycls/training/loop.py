@@ -10,7 +10,6 @@ Each epoch seeds its own random numbers, so a resumed run computes the same as a
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,7 +22,6 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from raycls.config import Config
 from raycls.data.packed import PackedDataset
 from raycls.data.tensors import normalize
-from raycls.errors import TrainingError
 from raycls.metrics import rank
 from raycls.models import checkpoint
 from raycls.models.base import Network
@@ -33,9 +31,10 @@ from raycls.models.networks import FastCNN, freeze_body
 from raycls.models.weights import load_weights
 from raycls.training import seal
 from raycls.training.frozen import FrozenStages, frozen_stages
-from raycls.training.loss import cross_entropy
+from raycls.training.loss import check_finite, check_finite_validation, cross_entropy
 from raycls.training.optim import Optimizer
 from raycls.training.probe import Probe
+from raycls.training.profile import EpochRecorder, mark
 from raycls.training.sampling import EpochOrder, Split, images_in_use
 from raycls.training.setup import card_for, check, untrained, whitening_sample
 from raycls.training.shared_weights import on_this_node
@@ -56,17 +55,19 @@ def fit(
     resume: Path | None = None,
     init: Path | None = None,
     weights: str | None = None,
+    recorder: EpochRecorder | None = None,
 ) -> Network:
     """Train until the last epoch or until patience ends. Return the trained network (float32, on the device).
 
     Every worker calls on_epoch(metrics, snapshot) after each epoch, with the values that `Training.epochs` yields.
-    on_step(done, total) is called after each step. `start` describes the other arguments. Raises as `start` and
-    `Training.epochs`.
+    on_step(done, total) is called after each step. recorder: profiles one epoch. `start` describes the other
+    arguments. Raises as `start` and `Training.epochs`.
     """
     training = start(
         config, dataset, device=device, workers=workers, resume=resume, init=init, weights=weights
     )
-    for metrics, snapshot in training.epochs(on_step):
+    epochs = recorder.epochs(training, on_step) if recorder else training.epochs(on_step)
+    for metrics, snapshot in epochs:
         on_epoch(metrics, snapshot)
     return training.kept
 
@@ -182,31 +183,18 @@ class Training:
             epoch, epoch_started = self.epoch, time.perf_counter()
             train_loss, train_accuracy = self.train_epoch(epoch, on_step)
             seconds = time.perf_counter() - epoch_started
-            if not torch.isfinite(train_loss):
-                raise TrainingError(
-                    f"the loss became {train_loss.item()} in epoch {epoch + 1}: "
-                    f"lower the learning rate (optim.lr={self.config.optim.lr:g})"
-                )
-            validation = validate(
-                self.kept,
-                self.val,
-                self.card,
-                self.dtype,
-                self.workers,
-                image_share(self.config.training, epoch),
-            )
-            if not math.isfinite(validation["val_loss"]):
-                raise TrainingError(
-                    f"the validation loss became {validation['val_loss']} after epoch {epoch + 1}, as the weights are "
-                    f"no longer finite: lower the learning rate (optim.lr={self.config.optim.lr:g}) or take "
-                    "--set training.precision=fp32"
-                )
+            check_finite(train_loss.item(), epoch + 1, self.config.optim.lr)
+            mark("validation")
+            share = image_share(self.config.training, epoch)
+            validation = validate(self.kept, self.val, self.card, self.dtype, self.workers, share)
+            mark("other")
+            check_finite_validation(validation["val_loss"], epoch + 1, self.config.optim.lr)
             metrics = {
                 "epoch": epoch + 1,
                 "train_loss": train_loss.item(),
                 "train_accuracy": train_accuracy.item(),
                 **validation,
-                "image_share": image_share(self.config.training, epoch),
+                "image_share": share,
                 "lr": self.optimizer.lr,
                 "images_per_s": self.order.steps * self.config.training.batch_size / seconds,
                 "train_seconds": time.perf_counter() - self._started,
@@ -257,6 +245,7 @@ class Training:
             self.frozen.keep()
         sums = torch.zeros(2, device=self.device)
         batches = map(self.workers.share, self.order.batches(epoch))
+        mark("read")
         for step, indices in enumerate(self.train.read_ahead(batches)):
             progress = (epoch * steps + step) / total
             self.optimizer.schedule(progress)
@@ -264,6 +253,8 @@ class Training:
                 self.network.freeze_early()  # type: ignore[operator]
             sums += self._step(indices, epoch)
             on_step(epoch * steps + step + 1, total)
+            mark("read")
+        mark("other")
         mean = sums / steps
         networks = [self.network, self.average.module] if self.average else [self.network]
         buffers = [b for network in networks for b in network.buffers() if b.is_floating_point()]
@@ -288,13 +279,18 @@ class Training:
                 image_share(self.config.training, epoch),
                 self.device,
             )
+            mark("forward")
             with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
                 logits = self.network(inputs.to(self.dtype)).float()
         loss = cross_entropy(logits, targets, config.optim.label_smoothing, self.class_weights)
+        mark("backward")
         loss.backward()
+        mark("average")
         self.workers.average([p.grad for p in self.network.parameters() if p.grad is not None])
+        mark("optimiser")
         self.optimizer.step()
         if self.average:
             self.average.update_parameters(self.network)
+        mark("other")
         shown = targets if targets.ndim == 1 else targets.argmax(1)
         return torch.stack([loss.detach(), (logits.argmax(1) == shown).float().mean()])

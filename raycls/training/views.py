@@ -12,6 +12,7 @@ from raycls.config import AugmentConfig, TrainingConfig
 from raycls.data.augment import distort, mix, random_views, reduced
 from raycls.data.tensors import normalize
 from raycls.models.card import ModelCard
+from raycls.training.profile import mark
 from raycls.training.sampling import EpochOrder, Split
 from raycls.training.setup import REDUCED
 
@@ -40,7 +41,9 @@ def views(
 
     indices: int64 B. mirrored: bool B, or None for no image. share: of the images' side.
     """
+    mark("read")
     images = random_views(train.images, indices, augment, mirrored=mirrored, generator=order.views)
+    mark("augment")
     if share < 1:
         images = reduced(images, share)
     inputs = normalize(images.to(device), card.mean, card.std)
