@@ -82,14 +82,14 @@ class WeightsAndBiases:
         import wandb
         from PIL import Image
 
-        self._run.log({Path(name).stem: wandb.Image(Image.open(io.BytesIO(png)))})
+        self._run.log({_key("figures", name): wandb.Image(Image.open(io.BytesIO(png)))})
 
     def log_tables(self, tables: dict[str, dict[str, list[Any]]]) -> None:
         import wandb
 
         for name, columns in tables.items():
             rows = [list(row) for row in zip(*columns.values(), strict=True)]
-            self._run.log({Path(name).stem: wandb.Table(columns=list(columns), data=rows)})
+            self._run.log({_key("tables", name): wandb.Table(columns=list(columns), data=rows)})
 
     def log_checkpoint(self, directory: Path) -> None:
         import wandb
@@ -100,3 +100,8 @@ class WeightsAndBiases:
 
     def end(self, status: str) -> None:
         self._run.finish(exit_code=0 if status == "FINISHED" else 1)
+
+
+def _key(kind: str, name: str) -> str:
+    """Return the key of a file. A figure and a table may have the same name, and a key has one type."""
+    return f"{kind}/{Path(name).with_suffix('')}"

@@ -47,7 +47,7 @@ def test_one_training_in_mlflow_and_in_weights_and_biases_with_a_profile(
         points = tracking.client().get_metric_history(result.run_id, name)
         assert written.curve(name) == pytest.approx({point.step: point.value for point in points})
     assert written.summary["test_accuracy"] == pytest.approx(result.metrics["test_accuracy"])
-    assert {"confusion_matrix", "class_accuracy"} <= written.media
+    assert {"figures/confusion_matrix", "tables/class_accuracy", "tables/profile/table"} <= written.media
     assert {"model.safetensors", "model.json"} <= set(written.artifacts["model"])
 
     assert result.profile is not None
@@ -103,7 +103,7 @@ def test_a_study_and_its_winner_are_two_runs_of_one_group(
     )
     assert study.group == winner.group == study.name == "logged-study"
     assert study.summary["best_val_accuracy"] == pytest.approx(outcome.study.best.score)
-    assert "trials_table" in study.media
+    assert "tables/trials_table" in study.media
     assert sorted(winner.curve("val_accuracy")) == [1, 2, 3]
 
 

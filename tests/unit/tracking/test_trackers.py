@@ -72,7 +72,7 @@ def test_a_run_in_weights_and_biases_has_settings_curves_figures_and_the_checkpo
     picture = io.BytesIO()
     Image.new("RGB", (8, 8)).save(picture, "PNG")
     run.log_figure(picture.getvalue(), "confusion_matrix.png")
-    run.log_tables({"profile/table.json": {"part": ["forward"], "share": [0.5]}})
+    run.log_tables({"confusion_matrix.json": {"true": ["cat"], "images": [5]}})
     (tmp_path / "checkpoint").mkdir()
     (tmp_path / "checkpoint" / "model.json").write_text("{}")
     run.log_checkpoint(tmp_path / "checkpoint")
@@ -84,7 +84,7 @@ def test_a_run_in_weights_and_biases_has_settings_curves_figures_and_the_checkpo
     assert written.config == {"optim.lr": 0.24, "network.widths": [32, 64]}
     assert written.curve("val_accuracy") == {1: 0.1, 2: 0.2, 3: 0.3}
     assert written.curve("test_accuracy") == {3: 0.25}
-    assert {"confusion_matrix", "table"} <= written.media
+    assert written.media == {"figures/confusion_matrix", "tables/confusion_matrix"}
     assert "model.json" in written.artifacts["model"]
     other = record(home, study.id)
     assert (other.exit_code, other.summary["best_val_accuracy"]) == (1, 0.3)
