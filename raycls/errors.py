@@ -17,6 +17,7 @@ RayclsError                 the work failed (exit code 1)
 ├── EngineError             an engine cannot run a network
 ├── ExportError             a model cannot be written to a file, or the file gives other answers
 ├── RegistryError           MLflow refused a request or cannot be reached
+├── TrackingError           a tool that runs are logged to beside MLflow cannot be reached
 ├── RefusedError            a version is not fit to serve; the former version still serves
 ├── ClusterError            Ray or Serve did not start, answer or stop
 ├── UploadError             what was sent cannot be taken (HTTP 400)
@@ -97,6 +98,10 @@ class ExportError(RayclsError):
 
 
 class RegistryError(RayclsError):
+    pass
+
+
+class TrackingError(RayclsError):
     pass
 
 

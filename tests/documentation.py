@@ -15,6 +15,7 @@ ORDER = (
     "training",
     "pretrained",
     "tuning",
+    "telemetry",
     "serving",
     "lifecycle",
     "retraining",

@@ -9,7 +9,7 @@ import typer
 
 from raycls import progress
 from raycls.cli.data import Dataset
-from raycls.cli.output import AsJson, print_json, print_metrics
+from raycls.cli.output import AsJson, print_json, print_metrics, print_table
 from raycls.errors import UsageError
 
 if TYPE_CHECKING:
@@ -65,6 +65,13 @@ Weights = Annotated[
         "random, and pretrained for timm's networks",
     ),
 ]
+Log = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="TOOL",
+        help="log to this tool too, beside MLflow: wandb (Weights & Biases); default: MLflow alone",
+    ),
+]
 
 
 @app.command()
@@ -79,6 +86,10 @@ def train(
     init: Init = None,
     weights: Weights = None,
     model: ModelName = None,
+    log: Log = None,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="tell where the time of one epoch goes, and keep a trace of it")
+    ] = False,
     resume: Annotated[
         str | None,
         typer.Option(metavar="RUN", help="continue this interrupted MLflow run (name or id)"),
@@ -93,7 +104,7 @@ def train(
         from raycls.training import trainer
 
     if resume:
-        if preset or network or seed is not None or settings or init or weights or model:
+        if preset or network or seed is not None or settings or init or weights or model or log or profile:
             raise UsageError(
                 "--resume RUN uses the settings of that run: leave out all options but --workers, --use-gpu and --json"
             )
@@ -102,7 +113,15 @@ def train(
         weights = weights_path(weights, network, init)
         config = configuration(dataset, preset, network, seed, settings, init, weights, use_gpu)
         result = trainer.train(
-            dataset, config, workers=workers, use_gpu=use_gpu, model=model, init=init, weights=weights
+            dataset,
+            config,
+            workers=workers,
+            use_gpu=use_gpu,
+            model=model,
+            init=init,
+            weights=weights,
+            log=log or (),
+            profile=profile,
         )
     print_version(result, as_json)
 
@@ -111,9 +130,13 @@ def print_version(result: TrainingResult, as_json: bool) -> None:
     """Print what was registered, and how it is served."""
     assert result.version is not None
     if as_json:
-        print_json({"model": result.version.reference, "run_id": result.run_id, **result.metrics})
+        profile = {"profile": result.profile.as_json()} if result.profile else {}
+        print_json({"model": result.version.reference, "run_id": result.run_id, **result.metrics, **profile})
         return
     print_metrics(result.metrics)
+    if result.profile:
+        print_table(("part", "share", "ms per step"), result.profile.rows())
+        print(result.profile.told())
     print(f"registered {result.version.reference} (MLflow run {result.run_id})")
     print(f"to serve it: raycls promote {result.version.name} {result.version.version} && raycls up")
 

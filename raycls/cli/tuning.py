@@ -13,6 +13,7 @@ from raycls.cli.default_command import default_command
 from raycls.cli.output import AsJson, print_json, print_metrics, print_table
 from raycls.cli.training import (
     Init,
+    Log,
     ModelName,
     Network,
     Preset,
@@ -120,6 +121,7 @@ def run(
     init: Init = None,
     weights: Weights = None,
     model: ModelName = None,
+    log: Log = None,
     as_json: AsJson = False,
 ) -> None:
     """Search batch size, learning rate and dropout (or --space), train the winner in full, and promote it if it beats
@@ -149,6 +151,7 @@ def run(
         "workers": workers,
         "init": init,
         "model": model,
+        "log": log,
     }
     given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
     if resume:

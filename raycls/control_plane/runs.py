@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import asdict
 from typing import Any
@@ -17,8 +18,8 @@ from raycls.control_plane.route import ControlRoute
 from raycls.data.layout import versions_of
 from raycls.data.versions import list_datasets, open_dataset
 from raycls.errors import DataError, UnknownRecordError
-from raycls.reports.curves import Finding, Fit, diagnose
 from raycls.serving.replica.answer import json_response
+from raycls.training.curves import FINDINGS, Finding, Fit, diagnose
 
 PAGE = 50  # runs on a page
 SHOWN = ("kind", "study", "trial", "retraining", "dataset_version")  # tags
@@ -50,7 +51,10 @@ async def show(request: Request) -> Response:
         if run is None:
             raise UnknownRecordError("there is no such run: list those that exist")
         history = [_finite(row) for row in tracking.history(run.info.run_id)]
-        findings = [asdict(finding) for finding in _findings(run, history)]
+        if run.info.status == "RUNNING":  # what was told while it trains; the rest is only known at the end
+            findings = json.loads(run.data.tags.get(FINDINGS, "[]"))
+        else:
+            findings = [asdict(finding) for finding in _findings(run, history)]
         return {
             **_shown(run),
             "params": run.data.params,

@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from raycls.reports.curves import Fit
 from raycls.reports.figures import Figures
 from raycls.reports.robustness import Robustness
+from raycls.training.curves import Fit
 from raycls.training.evaluation import confusion_inches, draw_confusion
 
 if TYPE_CHECKING:

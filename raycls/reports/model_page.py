@@ -17,11 +17,11 @@ from typing import Any
 from raycls.engines.examples import Examples
 from raycls.models.card import ModelCard
 from raycls.registry import ModelVersion
-from raycls.reports.curves import Finding, Fit
 from raycls.reports.duplicates import Duplicates
 from raycls.reports.figures import Figures, confused_pairs
 from raycls.reports.robustness import Robustness
 from raycls.reports.templates import environment
+from raycls.training.curves import Finding, Fit
 
 OPEN_CLASSES = 20  # with more classes, the page shows the weakest and folds the full table
 WEAKEST = 10

@@ -28,12 +28,12 @@ from raycls.errors import RayclsError, UsageError
 from raycls.models import checkpoint
 from raycls.registry import ModelVersion
 from raycls.reports import attribution, charts, model_page
-from raycls.reports.curves import Fit, diagnose
 from raycls.reports.duplicates import Duplicates, near_duplicates
 from raycls.reports.figures import confidently_wrong, figures, rightly_seen
 from raycls.reports.model_page import Report, Shown
 from raycls.reports.pictures import coloured, mosaic, overlay, png
 from raycls.reports.robustness import Robustness, robustness
+from raycls.training.curves import Fit, diagnose
 from raycls.training.evaluation import Evaluation, Scores, score
 
 TRAIN_IMAGES = 5000  # training images for the accuracy without augmentation

@@ -17,11 +17,15 @@ from raycls.tracking.mlflow_client import (
     reason_of,
 )
 from raycls.tracking.runs import CHECKPOINT, Run, ending, history, run, start_child
+from raycls.tracking.trackers import TOOLS, Tracker, check
 
 __all__ = [
     "CHECKPOINT",
+    "TOOLS",
     "Run",
+    "Tracker",
     "answering",
+    "check",
     "client",
     "ending",
     "experiment",

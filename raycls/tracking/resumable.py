@@ -29,6 +29,7 @@ from raycls.data.files import shown
 from raycls.data.packed import PackedDataset
 from raycls.data.versions import open_by_fingerprint
 from raycls.errors import UsageError
+from raycls.tracking.trackers import Followers, opened
 
 JOB = "job"
 LONGEST_TAG = 8000  # characters: MLflow cuts off longer tags
@@ -60,6 +61,8 @@ class RunSpec(BaseModel):
     def _now_called(cls, weights: str | None) -> str | None:
         return "pretrained" if weights == "imagenet" else weights  # as runs of an earlier raycls call it
 
+    log: tuple[str, ...] = Field((), description="tools that the run is logged to beside MLflow")
+
     def params(self) -> dict[str, Any]:
         """Return the run's parameters in MLflow."""
         return {**self.config.flat(), "dataset": self.dataset, "dataset_version": self.dataset_version}
@@ -79,6 +82,7 @@ class TrainingSpec(RunSpec):
 
     workers: int
     lineage: dict[str, str] = Field(description="further tags of the run and of the model version")
+    profile: bool = Field(False, description="whether to tell where the time of one epoch goes")
 
     def params(self) -> dict[str, Any]:
         return {**super().params(), "workers": self.workers}
@@ -152,19 +156,26 @@ def begin(spec: RunSpec, name: str, tags: dict[str, str]) -> Iterator[tracking.R
         raise UsageError(
             f"what was asked for takes {len(written)} characters to write down; MLflow keeps {LONGEST_TAG}"
         )
-    created = tracking.client().create_run(
-        tracking.experiment(spec.dataset),
-        run_name=name,
-        tags={
-            "kind": spec.kind,
-            "dataset_version": str(spec.dataset_version),
-            "dataset_fingerprint": spec.fingerprint,
-            "driver": _sign(),
-            JOB: written,
-            **tags,
-        },
-    )
-    with _resumable(tracking.Run(created.info.run_id), spec.resume_command(name)) as run:
+    # Before the run is in MLflow: where a tool takes no run, none is left there.
+    followers = _followers(spec, name, tags)
+    try:
+        created = tracking.client().create_run(
+            tracking.experiment(spec.dataset),
+            run_name=name,
+            tags={
+                "kind": spec.kind,
+                "dataset_version": str(spec.dataset_version),
+                "dataset_fingerprint": spec.fingerprint,
+                "driver": _sign(),
+                JOB: written,
+                **followers.ids(),
+                **tags,
+            },
+        )
+    except BaseException:
+        followers.tell(lambda each: each.end("FAILED"))
+        raise
+    with _resumable(tracking.Run(created.info.run_id, followers), spec.resume_command(name)) as run:
         run.log_params(spec.params())
         yield run
 
@@ -172,14 +183,23 @@ def begin(spec: RunSpec, name: str, tags: dict[str, str]) -> Iterator[tracking.R
 @contextmanager
 def again(former: UnfinishedRun[Any]) -> Iterator[tracking.Run]:
     """Set an interrupted run to RUNNING. Yield the run, and end it as `tracking.ending` does."""
-    run, client = tracking.Run(former.run_id), tracking.client()
-    if "ended" in client.get_run(run.id).data.tags:
+    client = tracking.client()
+    tags = client.get_run(former.run_id).data.tags
+    run = tracking.Run(former.run_id, _followers(former.spec, former.name, tags))
+    if "ended" in tags:
         client.delete_tag(run.id, "ended")
     run.tag({"driver": _sign()})
     client.update_run(run.id, status="RUNNING")
     with _resumable(run, former.spec.resume_command(former.name)):
         run.log_params(former.spec.params())  # the first driver may have been killed before it logged them
         yield run
+
+
+def _followers(spec: RunSpec, name: str, tags: dict[str, str]) -> Followers:
+    """Return the tools that follow the run. tags: with the run's id in each tool, where it is resumed."""
+    ids = {tool: tags.get(tool) for tool in spec.log}
+    group = tags.get("study") or (name if spec.kind == "study" else None)
+    return opened(ids, project=spec.dataset, name=name, group=group)
 
 
 @contextmanager

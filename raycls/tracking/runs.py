@@ -20,26 +20,30 @@ from raycls import progress
 from raycls.data.packed import DatasetInfo
 from raycls.errors import RegistryError
 from raycls.tracking.mlflow_client import client, experiment, find_run, reason_of
+from raycls.tracking.trackers import Followers
 
 CHECKPOINT = "checkpoint"  # the artifact directory of a run
 
 
 class Run:
-    """One MLflow run."""
+    """One MLflow run, and the tools that follow it (raycls/tracking/trackers.py)."""
 
-    def __init__(self, run_id: str):
+    def __init__(self, run_id: str, followers: Followers | None = None):
         self.id = run_id
+        self._followers = followers or Followers()
 
     def log_params(self, params: dict[str, Any]) -> None:
         from mlflow.entities import Param
 
         client().log_batch(self.id, params=[Param(key, str(value)) for key, value in params.items()])
+        self._followers.tell(lambda each: each.log_params(params))
 
     def log_metrics(self, metrics: dict[str, float], step: int = 0) -> None:
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
         client().log_batch(self.id, metrics=[Metric(k, float(v), now, step) for k, v in metrics.items()])
+        self._followers.tell(lambda each: each.log_metrics(metrics, step))
 
     def log_dataset(self, info: DatasetInfo) -> None:
         """Log a dataset version as the run's input, which MLflow's page shows."""
@@ -64,6 +68,11 @@ class Run:
             path.write_bytes(data)
             client().log_artifact(self.id, str(path), str(Path(name).parent) if "/" in name else None)
 
+    def log_figure(self, png: bytes, name: str) -> None:
+        """Store a picture as the artifact file `name`."""
+        self.log_bytes(png, name)
+        self._followers.tell(lambda each: each.log_figure(png, name))
+
     def log_json(self, value: Any, name: str) -> None:
         client().log_dict(self.id, value, name)
 
@@ -77,6 +86,7 @@ class Run:
             self.log_json({"columns": list(columns), "data": rows}, name)
         shown = [{"path": name, "type": "table"} for name in tables]
         client().set_tag(self.id, "mlflow.loggedArtifacts", json.dumps(shown))
+        self._followers.tell(lambda each: each.log_tables(tables))
 
     def log_checkpoint(self, directory: Path, *, logged: Collection[str] = ()) -> str:
         """Copy the checkpoint directory into the run's artifacts, and return its URI.
@@ -86,6 +96,7 @@ class Run:
         for path in sorted(directory.iterdir()):
             if path.name not in logged:
                 client().log_artifact(self.id, str(path), CHECKPOINT)
+        self._followers.tell(lambda each: each.log_checkpoint(directory))
         return f"{client().get_run(self.id).info.artifact_uri}/{CHECKPOINT}"
 
     def log_directory(self, directory: Path, name: str) -> None:
@@ -113,7 +124,10 @@ class Run:
 
     def end(self, status: str) -> None:
         """End the run as FINISHED, FAILED or KILLED."""
-        client().set_terminated(self.id, status)
+        try:
+            client().set_terminated(self.id, status)
+        finally:
+            self._followers.tell(lambda each: each.end(status))
 
 
 def start_child(parent: Run, experiment_name: str, run_name: str, tags: dict[str, str]) -> Run:
@@ -148,7 +162,7 @@ def ending(current: Run) -> Iterator[Run]:
         try:
             if reason:
                 current.tag({"ended": reason})
-            client().set_terminated(current.id, status)
+            current.end(status)
         except Exception as error:  # a full disk, or no server: the run's own error matters more
             progress.say(f"MLflow was not told that the run is {status}: {reason_of(error)}")
 

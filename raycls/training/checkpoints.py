@@ -172,6 +172,19 @@ class CheckpointStore:
 
         return max(self.checkpoints(), key=order, default=None)
 
+    @contextmanager
+    def newest(self, folder: str) -> Iterator[Path | None]:
+        """Yield what a worker has put beside the checkpoints of an attempt, as a local directory, or None."""
+        from pyarrow.fs import FileType
+
+        paths = [f"{attempt}/{folder}" for attempt in self._list(self.path, "attempt-")]
+        found = [each.path for each in self.filesystem.get_file_info(paths) if each.type != FileType.NotFound]
+        if found:
+            with local(self.filesystem, found[-1]) as here:
+                yield here
+        else:
+            yield None
+
     def history(self) -> list[dict[str, float]]:
         """Return the metrics of every epoch up to the last checkpoint, in order."""
         last = self.last()

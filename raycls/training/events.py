@@ -135,10 +135,10 @@ def _listen(events: Iterator[Any], curves: EpochListener, config: Config, scalin
             else:
                 metrics = told[0]
                 epoch = int(metrics["epoch"])
-                curves.add(metrics)
                 progress.say(
                     f"  epoch {epoch}/{epochs}  train_loss {metrics['train_loss']:.3f}  val_loss "
                     f"{metrics['val_loss']:.3f}  val_accuracy {metrics['val_accuracy']:.4f}  "
                     f"{metrics['images_per_s']:,.0f} images/s"
                 )
+                curves.add(metrics)
                 bar.update(epoch)

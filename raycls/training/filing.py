@@ -16,13 +16,14 @@ from raycls.engines.predictor import Predictor
 from raycls.models.card import WEIGHTS, update_card
 from raycls.training.calibration import calibrated
 from raycls.training.evaluation import Evaluation, confusion_png, evaluate
+from raycls.training.profile import Profile
 
 OF_EPOCHS = ("val_accuracy", "val_loss", "val_macro_accuracy", "val_macro_f1")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingResult:
-    """A finished run. version: None if no model was registered.
+    """A finished run. version: None if no model was registered. profile: of one epoch, if it was asked for.
 
     metrics: those of the best epoch (named in `loop.Training.epochs`), those of the test split, and
     total_train_seconds, the time in the training loop until the last epoch.
@@ -32,6 +33,7 @@ class TrainingResult:
     metrics: dict[str, float]
     evaluation: Evaluation
     version: registry.ModelVersion | None
+    profile: Profile | None = None
 
 
 def filed(
@@ -80,7 +82,7 @@ def filed(
 
 
 def _log_report(run: tracking.Run, evaluation: Evaluation, dataset: PackedDataset) -> None:
-    run.log_bytes(confusion_png(evaluation, f"{dataset.info.name}, test split"), "confusion_matrix.png")
+    run.log_figure(confusion_png(evaluation, f"{dataset.info.name}, test split"), "confusion_matrix.png")
     accuracies = evaluation.class_accuracy
     run.log_tables(
         {

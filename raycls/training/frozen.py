@@ -25,6 +25,7 @@ from raycls.models.base import BATCH_NORMS, Network
 from raycls.models.card import ModelCard
 from raycls.models.forward import compute_dtype
 from raycls.training.memory import free_memory
+from raycls.training.profile import mark
 from raycls.training.sampling import DEVICE_SHARE, Split
 from raycls.training.workers import Workers
 
@@ -78,11 +79,13 @@ class FrozenStages:
 
         network: the one of these stages, or what calls it.
         """
+        mark("read")
         views = torch.zeros_like(indices) if mirrored is None else mirrored.long()
         at = self._made.device
         made = self._made[self._position[indices.to(at)], views.to(at)].to(self._device)
         if made.dim() == 4:
             made = made.contiguous(memory_format=torch.channels_last)
+        mark("forward")
         handle = self._boundary.register_forward_hook(lambda *_: made)
         try:
             with torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32):

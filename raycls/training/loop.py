@@ -34,6 +34,7 @@ from raycls.training.frozen import FrozenStages, frozen_stages
 from raycls.training.loss import cross_entropy
 from raycls.training.optim import Optimizer
 from raycls.training.probe import Probe
+from raycls.training.profile import EpochRecorder, mark
 from raycls.training.sampling import Batch, EpochOrder, Split, images_in_use
 from raycls.training.setup import card_for, check, untrained
 from raycls.training.snapshot import Snapshot
@@ -53,17 +54,19 @@ def fit(
     resume: Path | None = None,
     init: Path | None = None,
     weights: str | None = None,
+    recorder: EpochRecorder | None = None,
 ) -> Network:
     """Train until the last epoch or until patience ends. Return the trained network (float32, on the device).
 
     Every worker calls on_epoch(metrics, snapshot) after each epoch, with the values that `Training.epochs` yields.
-    on_step(done, total) is called after each step. `start` describes the other arguments. Raises as `start` and
-    `Training.epochs`.
+    on_step(done, total) is called after each step. recorder: profiles one epoch. `start` describes the other
+    arguments. Raises as `start` and `Training.epochs`.
     """
     training = start(
         config, dataset, device=device, workers=workers, resume=resume, init=init, weights=weights
     )
-    for metrics, snapshot in training.epochs(on_step):
+    epochs = recorder.epochs(training, on_step) if recorder else training.epochs(on_step)
+    for metrics, snapshot in epochs:
         on_epoch(metrics, snapshot)
     return training.kept
 
@@ -177,8 +180,10 @@ class Training:
             train_loss, train_accuracy = self.train_epoch(epoch, on_step).tolist()
             seconds = time.perf_counter() - epoch_started
             ending.check_loss(train_loss, self.config, epoch + 1)
+            mark("validation")
             share = image_share(self.config.training, epoch)
             validation = validate(self.kept, self.val, self.card, self.dtype, self.workers, share)
+            mark("other")
             ending.check_validation(validation["val_loss"], self.config, epoch + 1)
             metrics = {
                 "epoch": epoch + 1,
@@ -231,6 +236,7 @@ class Training:
             self.frozen.keep()
         sums = torch.zeros(2, device=self.device)
         batches = map(self.workers.share, self.order.batches(epoch))
+        mark("read")
         for step, batch in enumerate(self.train.ahead(batches)):
             progress = (epoch * steps + step) / total
             self.optimizer.schedule(progress)
@@ -238,6 +244,8 @@ class Training:
                 self.network.freeze_early()  # type: ignore[operator]
             sums += self._step(batch, epoch)
             on_step(epoch * steps + step + 1, total)
+            mark("read")
+        mark("other")
         mean = sums / steps
         networks = [self.network, self.average.module] if self.average else [self.network]
         buffers = [b for network in networks for b in network.buffers() if b.is_floating_point()]
@@ -257,14 +265,19 @@ class Training:
         else:
             share = image_share(config.training, epoch)
             inputs, targets = views(self.train, batch, mirrored, config.augment, self.card, order, share)
+            mark("forward")
             with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
                 logits = self.parallel(inputs.to(self.dtype)).float()
         loss = cross_entropy(logits, targets, config.optim.label_smoothing, self.class_weights)
         weight = self.workers.weight(len(targets), config.training.batch_size)
+        mark("backward")
         self.optimizer.backward(loss * weight)
+        mark("average")
         self.parallel.average_gradients()
+        mark("optimiser")
         self.optimizer.step()
         if self.average:
             self.average.update_parameters(self.network)
+        mark("other")
         shown = targets if targets.ndim == 1 else targets.argmax(1)
         return weight * torch.stack([loss.detach(), (logits.argmax(1) == shown).float().mean()])

@@ -17,7 +17,9 @@ import tempfile
 import threading
 import time
 import uuid
+from collections.abc import Sequence
 from contextlib import redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +37,10 @@ from raycls.training.checkpoints import CheckpointStore, SavedCheckpoint
 from raycls.training.events import EpochListener, EpochLogger, listening
 from raycls.training.failures import check_unchanged, final_errors, first_cause, unfinished, with_way_out
 from raycls.training.filing import TrainingResult, filed
+from raycls.training.profile import log_profile
 from raycls.training.sampling import images_in_use
 from raycls.training.scaling import on_one_node, scaling_of, share_with_nodes
+from raycls.training.watch import WatchedEpochs
 from raycls.training.worker import SCORE, work
 
 # How often dead workers are started again. If they die each time, a person must look at the machine.
@@ -55,6 +59,8 @@ def train(
     lineage: dict[str, str] | None = None,
     init: str | None = None,
     weights: str | None = None,
+    log: Sequence[str] = (),
+    profile: bool = False,
 ) -> TrainingResult:
     """Train a model. Evaluate the best epoch (`TrainingConfig.chosen_by`) on the test split, log it and register it.
 
@@ -62,11 +68,17 @@ def train(
     use_gpu: by default where a GPU is free; see `raycls.training.scaling.scaling_of`.
     reference: the dataset, NAME or NAME@VERSION. model: the registered name, by default the dataset's name. lineage:
     further tags, such as the study and the trial of the configuration. init: a registered model to start from. weights:
-    a file of weights, or "pretrained".
+    a file of weights, or "pretrained". log: tools to log to beside MLflow (`raycls.tracking.TOOLS`). profile: tell
+    where the time of one epoch goes (raycls/training/profile.py).
 
     Raises UsageError before training starts, TrainingError if the run fails, and BrokenOffError if `resume` can
     continue it. Raises KeyboardInterrupt after it has stopped the workers and closed the MLflow run.
     """
+    tracking.check(log)
+    if profile and config.training.probe:
+        raise UsageError(
+            "a probe has no training steps to profile: leave out --profile, or take another preset"
+        )
     if model:
         registry.check_name(model)
     dataset = open_or_prepare(reference)
@@ -97,10 +109,12 @@ def train(
         lineage=lineage,
         init=init,
         weights=weights,
+        log=tuple(log),
+        profile=profile,
     )
     with resumable.begin(spec, name, lineage) as run:
         run.log_dataset(dataset.info)
-        return _carry_out(spec, dataset, scaling, store, EpochLogger(run))
+        return _carry_out(spec, dataset, scaling, store, WatchedEpochs(run, config, dataset.info))
 
 
 def resume(
@@ -133,7 +147,7 @@ def resume(
         scaling = scaling_of(workers or spec.workers, spec.config.training.batch_size, use_gpu)
         setup.check_precision(spec.config, scaling)
     with resumable.again(former) as run:
-        curves = EpochLogger(run, former.epochs)
+        curves = WatchedEpochs(run, spec.config, dataset.info, former.epochs)
         # Workers may live longer than a killed driver, so some trained epochs may be missing in MLflow.
         for metrics in store.history():
             curves.add(metrics)
@@ -160,7 +174,9 @@ def _carry_out(
     try:
         curves.flush()
         check_unchanged(dataset)
-        return _file(best, store.history()[-1], spec, dataset, curves.run)
+        profile = log_profile(store, curves.run) if spec.profile else None
+        result = _file(best, store.history()[-1], spec, dataset, curves.run)
+        return replace(result, profile=profile)
     except Exception as error:  # also from MLflow, its server, or the file system of the artifacts
         raise unfinished(error, spec, best, store) from error
 

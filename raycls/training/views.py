@@ -11,6 +11,7 @@ from raycls.config import AugmentConfig, TrainingConfig
 from raycls.data.augment import by_policy, distort, mix, random_views, reduced
 from raycls.data.tensors import normalize
 from raycls.models.card import ModelCard
+from raycls.training.profile import mark
 from raycls.training.sampling import Batch, EpochOrder, Split
 from raycls.training.setup import REDUCED
 
@@ -38,7 +39,9 @@ def views(
 
     mirrored: bool B, or None for no image. share: of the images' side.
     """
+    mark("read")
     images = random_views(batch.images, batch.rows, augment, mirrored=mirrored, generator=order.views)
+    mark("augment")
     if share < 1:
         images = reduced(images, share)
     images = by_policy(images, augment.policy)

@@ -12,12 +12,13 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from raycls import registry
 from raycls.cluster.environment import give_way
+from raycls.data.files import copy_files
 from raycls.data.packed import PackedDataset
 from raycls.data.versions import on_this_node
 from raycls.metrics import rank
@@ -27,6 +28,7 @@ from raycls.training import loop
 from raycls.training.checkpoints import SavedCheckpoint, epoch_directory, local, saving
 from raycls.training.events import Channel
 from raycls.training.failures import check_unchanged, enough_memory
+from raycls.training.profile import FOLDER, EpochRecorder
 from raycls.training.workers import Workers
 
 SCORE = "score"  # what Ray is told besides the metrics
@@ -73,6 +75,14 @@ def work(task: dict[str, Any]) -> None:
             kept = ray.train.Checkpoint.from_directory(folder)
             ray.train.report(reported, checkpoint=kept, checkpoint_dir_name=name)
 
+    def save_profile(folder: Path) -> None:
+        storage = context.get_storage()
+        # What shows where the time went must not cost the training.
+        with suppress(OSError):
+            path = f"{storage.experiment_fs_path}/{FOLDER}"
+            storage.storage_filesystem.create_dir(path, recursive=True)
+            copy_files(str(folder), path, to=storage.storage_filesystem)
+
     with _latest(ray.train.get_checkpoint(), task["former"]) as folder:
         start: dict[str, Any] = {"resume": folder}
         if folder is None:
@@ -81,6 +91,7 @@ def work(task: dict[str, Any]) -> None:
         elif workers.rank == 0:
             channel.put(["resumed", int(load_card(folder).metrics["epoch"])])
         device = ray.train.torch.get_device()
+        recorded = spec.profile and workers.rank == 0
         with enough_memory(spec.config.training.batch_size):
             loop.fit(
                 spec.config,
@@ -89,6 +100,9 @@ def work(task: dict[str, Any]) -> None:
                 on_step=on_step,
                 device=device,
                 workers=workers,
+                recorder=EpochRecorder(spec.config.training.epochs, device, save_profile)
+                if recorded
+                else None,
                 **start,
             )
 

@@ -47,6 +47,7 @@ def plan(
 
     from raycls.tuning.execution import check_room
 
+    tracking.check(options.get("log", ()))
     if model:
         registry.check_name(model)
     dataset = open_or_prepare(reference)

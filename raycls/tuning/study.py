@@ -18,6 +18,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from raycls import cluster, progress, registry, tracking
 from raycls.config import Config, override
@@ -205,6 +206,21 @@ def _log(study: Study, run: tracking.Run) -> None:
         {"best.trial": best.number, **{f"best.{key}": value for key, value in best.values.items()}}
     )
     run.log_json([trial.__dict__ for trial in study.trials], "trials.json")
+    run.log_tables({"trials_table.json": _columns(study.trials)})
+
+
+def _columns(trials: tuple[Trial, ...]) -> dict[str, list[Any]]:
+    """Return the trials as a table: its columns by name."""
+    paths = dict.fromkeys(path for trial in trials for path in trial.values)
+    scores = [None if trial.score is None else oriented(trial.metric, trial.score) for trial in trials]
+    return {
+        "trial": [trial.number for trial in trials],
+        **{path: [trial.values.get(path) for trial in trials] for path in paths},
+        trials[0].metric: scores,
+        "epochs": [trial.epochs for trial in trials],
+        "seconds": [trial.seconds for trial in trials],
+        "state": [trial.state for trial in trials],
+    }
 
 
 def _log_page(study: Study, run: tracking.Run) -> None:
@@ -247,4 +263,5 @@ def _train_winner(study: Study) -> TrainingResult:
         },
         init=spec.init,
         weights=spec.weights,
+        log=spec.log,
     )

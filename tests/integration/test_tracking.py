@@ -10,9 +10,10 @@ from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 
 from raycls import tracking
 from raycls.config import Config
-from raycls.errors import RegistryError
+from raycls.errors import RegistryError, UsageError
 from raycls.tracking import resumable
 from raycls.tracking.resumable import TrainingSpec
+from tests.wandb_runs import offline, record
 
 
 def test_a_run_says_how_it_ended(home: Path) -> None:
@@ -92,3 +93,42 @@ def test_a_run_that_is_gone_is_told_from_an_mlflow_that_cannot_say(
     for ask in (tracking.find_run, tracking.history):
         with pytest.raises(RegistryError, match=f"does not tell of run {run.id}: .*is locked"):
             ask(run.id)
+
+
+def test_a_resumed_run_goes_on_in_the_tools_that_it_began_with(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offline(monkeypatch, tmp_path)
+    spec = TrainingSpec(
+        dataset="shapes", fingerprint="f", config=Config(), storage="s", workers=1, lineage={}, log=("wandb",)
+    )
+    with pytest.raises(KeyboardInterrupt), resumable.begin(spec, "run", {"study": "shapes-1"}) as run:
+        run.log_metrics({"epoch": 1, "val_loss": 2.0}, step=1)
+        raise KeyboardInterrupt
+    assert record(home, tracking.client().get_run(run.id).data.tags["wandb"]).exit_code == 1
+
+    former = resumable.find(TrainingSpec, "run", "shapes")
+    offline(monkeypatch, tmp_path, "online")
+    with pytest.raises(UsageError, match="wandb login"), resumable.again(former):
+        pass
+    assert tracking.client().get_run(run.id).info.status == "KILLED"  # as before: it can be resumed still
+    offline(monkeypatch, tmp_path)
+    with resumable.again(former) as again:
+        again.log_metrics({"epoch": 2, "val_loss": 1.0}, step=2)
+    ended = tracking.client().get_run(run.id)
+    written = record(home, ended.data.tags["wandb"])
+    assert (ended.info.status, written.exit_code, written.group) == ("FINISHED", 0, "shapes-1")
+    assert written.curve("val_loss") == {1: 2.0, 2: 1.0}
+    assert written.config["optim.lr"] == Config().optim.lr
+
+
+def test_a_tool_that_takes_no_run_leaves_none_in_mlflow(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offline(monkeypatch, tmp_path, "online")
+    spec = TrainingSpec(
+        dataset="shapes", fingerprint="f", config=Config(), storage="s", workers=1, lineage={}, log=("wandb",)
+    )
+    with pytest.raises(UsageError, match="wandb login"), resumable.begin(spec, "run", {}):
+        pass
+    assert not tracking.find_runs("shapes", "tags.kind = 'training'")

@@ -208,7 +208,7 @@ def test_what_pages_ask_of_the_control_plane_needs_no_pytorch() -> None:
         "tuning.record",
         "tuning.pareto",
     )
-    asked += ("reports.study_report", "reports.last_check", "reports.model_files", "reports.curves")
+    asked += ("reports.study_report", "reports.last_check", "reports.model_files", "training.curves")
     program = "".join(f"import raycls.{module}\n" for module in asked)
     program += "import sys\nassert not {'torch', 'captum'} & set(sys.modules)\n"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from raycls.reports.curves import Fit, diagnose
+from raycls.training.curves import Fit, diagnose, warnings
 
 
 def _history(
@@ -69,3 +69,49 @@ def test_the_verdicts(history: list[dict[str, float]], fit: Fit, verdicts: list[
 def test_the_learning_rates_end_is_told_where_it_was_logged() -> None:
     told = diagnose(RISING, _fit(0.82, 0.80))[-1].reason
     assert "while the learning rate fell to its end" in told
+
+
+def _running(rows: list[dict[str, float]], train: list[float]) -> list[dict[str, float]]:
+    return [{**row, "train_accuracy": accuracy} for row, accuracy in zip(rows, train, strict=True)]
+
+
+def _verdicts(history: list[dict[str, float]], epochs: int, *, mixed: bool = False) -> dict[str, int]:
+    """Return each verdict that is told while the training goes on, and after which epoch it is first told."""
+    first: dict[str, int] = {}
+    for end in range(1, len(history) + 1):
+        for finding in warnings(history[:end], val_images=5000, classes=10, epochs=epochs, mixed=mixed):
+            first.setdefault(finding.verdict, end)
+    return first
+
+
+KNOWN = [0.5, 0.8, 0.9, 0.95, 0.97, 0.99, 1.0, 1.0]  # training accuracy
+
+
+def test_a_training_that_goes_well_is_told_nothing() -> None:
+    assert not _verdicts(_running(RISING, [0.3, 0.4, 0.5, 0.55, 0.6, 0.68, 0.72, 0.8]), 8)
+    assert not _verdicts(_running(SETTLED, [0.3, 0.6, 0.7, 0.75, 0.8, 0.85, 0.88, 0.89]), 8)
+
+
+def test_overfitting_is_told_once_val_loss_has_stopped_to_fall_for_two_epochs() -> None:
+    assert _verdicts(_running(PAST, KNOWN), 8) == {"overfitting": 5}
+    falling = [{**row, "val_loss": 1 / row["epoch"]} for row in PAST]
+    assert not _verdicts(_running(falling, KNOWN), 8)
+
+
+def test_nothing_is_told_in_the_first_two_epochs_and_then_whether_it_learns_at_all() -> None:
+    assert _verdicts(_running(STUCK, [0.1] * 4), 8) == {"has not learned": 3}
+    assert _verdicts(_running(JUMPING, [0.3, 0.4, 0.3, 0.5, 0.4, 0.5, 0.5, 0.5]), 8) == {
+        "learning rate too high": 6
+    }
+
+
+def test_underfitting_is_told_where_the_loss_stands_still_although_the_rate_is_not_at_its_end() -> None:
+    losses, rates = [2.0, 1.5, 1.41, 1.4, 1.4, 1.4, 1.4, 1.4], [0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1]
+    flat = _running(_history(losses, [1.4] * 8, [0.5] * 8, rates), [0.4, 0.48, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5])
+    assert _verdicts(flat, 12) == {"underfitting": 7}
+    assert not _verdicts(flat, 12, mixed=True)
+    assert not _verdicts([{**row, "lr": 0.01 if i else 0.8} for i, row in enumerate(flat)], 12)
+    assert "underfitting" not in _verdicts([{**row, "train_accuracy": 0.97} for row in flat], 12)
+    (finding,) = warnings(flat, val_images=5000, classes=10, epochs=12)
+    assert "1.400 to 1.400 in 3 epochs" in finding.reason
+    assert "wider" in finding.reason

@@ -3,6 +3,9 @@
     for finding in diagnose(tracking.history(run_id), fit):
         print(finding.verdict, finding.reason)
 
+    for finding in warnings(history, val_images=5000, classes=10, epochs=20):     # while it trains
+        print(finding.verdict, finding.reason)
+
 Every reason gives the figures that it is based on. The constants below are the thresholds. This module knows only
 numbers, not pictures or pages.
 """
@@ -13,12 +16,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+FINDINGS = "findings"  # the tag of a run with what was told while it trained: JSON
+
 LOSS_RISE = 1.02  # training loss over that of the epoch before; a smaller rise may be noise
 CHANCE = 0.97  # training loss over that of a blind guess; above it, the model has learned nothing
 OVERFIT_GAP = 0.05  # training accuracy minus validation accuracy
 UNDERFIT_SHARE = 2 / 3  # training error over validation error
 GOOD_ENOUGH = 0.95  # from this training accuracy on, a model is not underfitted
 VAL_LOSS_RISE = 1.1  # last validation loss over the lowest
+STANDING_STILL = 0.98  # training loss over that of a quarter of the planned epochs before
 SETTLED = 0.005  # change of val_accuracy over the last quarter of the epochs
 
 
@@ -72,11 +78,75 @@ def diagnose(history: Sequence[dict[str, float]], fit: Fit) -> list[Finding]:
         return [
             Finding(
                 "has not learned",
-                f"The training loss ended at {history[-1]['train_loss']:.3f}; a blind guess among {fit.classes} "
-                f"classes has {blind:.3f}. Change the learning rate (optim.lr) by a factor of ten, downwards first.",
+                f"The training loss is {history[-1]['train_loss']:.3f}; a blind guess among {fit.classes} classes has "
+                f"{blind:.3f}. Change the learning rate (optim.lr) by a factor of ten, downwards first.",
             )
         ]
     return [*_learning_rate(history), _fitted(history, fit), *_ending(history, fit)]
+
+
+def warnings(
+    history: Sequence[dict[str, float]],
+    *,
+    val_images: int,
+    classes: int,
+    epochs: int,
+    mixed: bool = False,
+) -> list[Finding]:
+    """Return what speaks against a training that goes on: nothing in its first two epochs, or that is not confirmed.
+
+    history: as for `diagnose`, with train_accuracy. epochs: that are planned. mixed: whether it learns from mixed
+    images, on which neither loss nor accuracy tell how well the images are known. A finding is confirmed when it holds
+    after two epochs in a row. What only the end of the schedule can tell, such as "converged", is not told.
+    """
+
+    def after(rows: Sequence[dict[str, float]]) -> list[Finding]:
+        now = rows[-1]
+        fit = Fit(
+            epoch=int(now["epoch"]),
+            train_accuracy=now["train_accuracy"],
+            train_loss=now["train_loss"],
+            val_accuracy=now["val_accuracy"],
+            val_loss=now["val_loss"],
+            val_images=val_images,
+            classes=classes,
+            augmented=True,
+        )
+        found = diagnose(rows, fit)
+        stalled = now["val_loss"] >= min(row["val_loss"] for row in rows[:-1])
+        told = ["has not learned", "learning rate too high", *(["overfitting"] if stalled else [])]
+        found = [finding for finding in found if finding.verdict in told]
+        return found or ([] if mixed else _standing_still(rows, fit, epochs))
+
+    if len(history) <= 2:
+        return []
+    before = {finding.verdict for finding in after(history[:-1])}
+    return [finding for finding in after(history) if finding.verdict in before]
+
+
+def _standing_still(history: Sequence[dict[str, float]], fit: Fit, epochs: int) -> list[Finding]:
+    """Return whether it underfits: the training loss stands still although the learning rate is not at its end.
+
+    A quarter of the schedule is long enough to tell this from a plateau at a high learning rate.
+    """
+    quarter = max(3, math.ceil(epochs / 4))
+    rates = [row.get("lr", 0.0) for row in history]
+    falling = len(history) > quarter and 0.1 * max(rates) < rates[-1] <= rates[-1 - quarter]
+    if not falling or fit.train_accuracy >= GOOD_ENOUGH:
+        return []
+    former = history[-1 - quarter]
+    gained = fit.val_accuracy - former["val_accuracy"]
+    apart = fit.train_accuracy - fit.val_accuracy
+    if fit.train_loss < STANDING_STILL * former["train_loss"] or max(gained, apart) > max(SETTLED, fit.noise):
+        return []
+    return [
+        Finding(
+            "underfitting",
+            f"The training loss stands still: {former['train_loss']:.3f} to {fit.train_loss:.3f} in {quarter} epochs, "
+            f"and {fit.train_accuracy:.1%} of the augmented training images are recognised. Take a wider or another "
+            "network, or less augmentation and label smoothing.",
+        )
+    ]
 
 
 def _learning_rate(history: Sequence[dict[str, float]]) -> list[Finding]:
