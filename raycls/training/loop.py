@@ -168,7 +168,7 @@ class Training:
         - epoch: counted from 1
         - train_loss, train_accuracy: means over the epoch's steps, on augmented images. The larger part of a mixed
           image is its class.
-        - val_loss: mean cross entropy, like the next ones on images of the size that the epoch learned from
+        - val_loss: mean cross entropy, on images of the epoch's size; it and the next ones not where val is empty
         - val_accuracy: 0..1
         - val_macro_accuracy, val_macro_f1: means over the classes with images
         - image_share: the side of the epoch's images, as a share of the whole side
@@ -195,7 +195,7 @@ class Training:
                 self.workers,
                 image_share(self.config.training, epoch),
             )
-            if not math.isfinite(validation["val_loss"]):
+            if not math.isfinite(validation.get("val_loss", 0.0)):
                 raise TrainingError(
                     f"the validation loss became {validation['val_loss']} after epoch {epoch + 1}, as the weights are "
                     f"no longer finite: lower the learning rate (optim.lr={self.config.optim.lr:g}) or take "

@@ -26,8 +26,9 @@ from raycls.config import Config
 from raycls.data.layout import parse
 from raycls.data.packed import PackedDataset
 from raycls.data.prepare import open_or_prepare
+from raycls.data.subsets import Subset, described
 from raycls.errors import BrokenOffError, RayclsError, TrainingError, UsageError
-from raycls.models.card import CARD, WEIGHTS
+from raycls.models.card import CARD, WEIGHTS, update_card
 from raycls.tracking import resumable
 from raycls.tracking.resumable import TrainingSpec
 from raycls.training import setup
@@ -55,6 +56,8 @@ def train(
     lineage: dict[str, str] | None = None,
     init: str | None = None,
     weights: str | None = None,
+    subset: Subset | None = None,
+    temperature: float = 1.0,
 ) -> TrainingResult:
     """Train a model. Evaluate the best epoch (`TrainingConfig.chosen_by`) on the test split, log it and register it.
 
@@ -62,7 +65,8 @@ def train(
     use_gpu: by default where a GPU is free; see `raycls.training.scaling.scaling_of`.
     reference: the dataset, NAME or NAME@VERSION. model: the registered name, by default the dataset's name. lineage:
     further tags, such as the study and the trial of the configuration. init: a registered model to start from. weights:
-    a file of weights, or "pretrained".
+    a file of weights, or "pretrained". subset: what it learns from, by default train. temperature: of a model that
+    learns val, on which it is fitted otherwise.
 
     Raises UsageError before training starts, TrainingError if the run fails, and BrokenOffError if `resume` can
     continue it. Raises KeyboardInterrupt after it has stopped the workers and closed the MLflow run.
@@ -71,7 +75,7 @@ def train(
         registry.check_name(model)
     dataset = open_or_prepare(reference)
     dataset_name = dataset.info.name
-    setup.check(config, dataset, workers or 1)
+    setup.check(config, described(dataset, subset) if subset else dataset, workers or 1)
     if register and not model:
         registry.check_name(dataset_name)
     lineage = dict(lineage or {})
@@ -96,6 +100,8 @@ def train(
         lineage=lineage,
         init=init,
         weights=weights,
+        subset=subset,
+        temperature=temperature,
     )
     with resumable.begin(spec, name, lineage) as run:
         run.log_dataset(dataset.info)
@@ -116,7 +122,8 @@ def resume(
     progress.say(
         f"{dataset.info.reference}: " + "  ".join(f"{k}={v}" for k, v in former.spec.config.flat().items())
     )
-    setup.check(former.spec.config, dataset, workers or 1)
+    subset = former.spec.subset
+    setup.check(former.spec.config, described(dataset, subset) if subset else dataset, workers or 1)
     spec, store = former.spec, CheckpointStore(former.spec.storage, former.name)
     if not store.exists():
         raise UsageError(
@@ -176,6 +183,9 @@ def _file(
         directory.mkdir()
         for name in (WEIGHTS, CARD):  # the state for resuming stays in the run's storage
             shutil.copyfile(source / name, directory / name)
+        if spec.subset:
+            learned = spec.subset.splits
+            update_card(directory, metrics={}, learned_splits=learned, temperature=spec.temperature)
         more = {"total_train_seconds": last["train_seconds"]}
         return filed(directory, dataset, run, spec.model, spec.lineage, more=more, step=best.epoch)
 

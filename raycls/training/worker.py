@@ -12,13 +12,14 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from raycls import registry
 from raycls.cluster.environment import give_way
 from raycls.data.packed import PackedDataset
+from raycls.data.subsets import opened
 from raycls.data.versions import on_this_node
 from raycls.metrics import rank
 from raycls.models.card import load_card
@@ -73,7 +74,10 @@ def work(task: dict[str, Any]) -> None:
             kept = ray.train.Checkpoint.from_directory(folder)
             ray.train.report(reported, checkpoint=kept, checkpoint_dir_name=name)
 
-    with _latest(ray.train.get_checkpoint(), task["former"]) as folder:
+    with (
+        _latest(ray.train.get_checkpoint(), task["former"]) as folder,
+        opened(dataset, spec.subset) if spec.subset else nullcontext(dataset) as learned,
+    ):
         start: dict[str, Any] = {"resume": folder}
         if folder is None:
             init: registry.ModelVersion | None = task["init"]
@@ -84,7 +88,7 @@ def work(task: dict[str, Any]) -> None:
         with enough_memory(spec.config.training.batch_size):
             loop.fit(
                 spec.config,
-                dataset,
+                learned,
                 on_epoch=on_epoch,
                 on_step=on_step,
                 device=device,
