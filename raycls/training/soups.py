@@ -62,7 +62,7 @@ def soup(references: Sequence[str], model: str | None = None) -> TrainingResult 
     check([card for _, card in loaded], versions)
     dataset = open_by_fingerprint(*max((card.learned_from for _, card in loaded), key=lambda each: each[2]))
     _say_starts(versions)
-    kitchen = _Kitchen(dataset, loaded[0][1])
+    kitchen = Kitchen(dataset, loaded[0][1])
     members = sorted(
         (
             Member(version, network, card, kitchen.accuracy(network))
@@ -146,7 +146,7 @@ def _say_starts(versions: Sequence[ModelVersion]) -> None:
         progress.say("these versions began with different weights, which rarely mix")
 
 
-class _Kitchen:
+class Kitchen:
     """Mixes networks of one shape, and measures them on the split `val` of a dataset, on the best device."""
 
     def __init__(self, dataset: PackedDataset, card: ModelCard):
