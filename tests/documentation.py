@@ -15,6 +15,7 @@ ORDER = (
     "training",
     "pretrained",
     "tuning",
+    "accuracy",
     "serving",
     "lifecycle",
     "retraining",

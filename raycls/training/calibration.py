@@ -57,8 +57,9 @@ def calibrated(predictor: Predictor, dataset: PackedDataset) -> tuple[Predictor,
     that learned `val` comes back as it is, with `SEEN` alone.
     """
     if "val" in predictor.card.learned_splits:
-        if predictor.card.temperature != 1:
-            progress.say(f"the temperature stays {predictor.card.temperature:.2f}: the model has learned val")
+        progress.say(
+            f"confidences are not calibrated on val: the temperature stays {predictor.card.temperature:.2f}"
+        )
         seen = score(predictor, match(predictor.card, dataset, "val")).evaluation()
         return predictor, {SEEN: seen.accuracy}
     raw = predictor.at_temperature(1.0)

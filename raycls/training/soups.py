@@ -44,10 +44,11 @@ SHAPE = "network", "arguments", "classes", "image_size", "mean", "std", "resize"
 
 
 class Member(NamedTuple):
-    version: ModelVersion
+    """A network that may become a part of the mixture, its name, and its accuracy on val alone."""
+
+    name: str
     network: Network
-    card: ModelCard
-    accuracy: float  # on val
+    accuracy: float
 
 
 def soup(references: Sequence[str], model: str | None = None) -> TrainingResult | None:
@@ -63,28 +64,25 @@ def soup(references: Sequence[str], model: str | None = None) -> TrainingResult 
     dataset = open_by_fingerprint(*max((card.learned_from for _, card in loaded), key=lambda each: each[2]))
     _say_starts(versions)
     kitchen = Kitchen(dataset, loaded[0][1])
-    members = sorted(
-        (
-            Member(version, network, card, kitchen.accuracy(network))
-            for version, (network, card) in zip(versions, loaded, strict=True)
-        ),
-        key=lambda member: -member.accuracy,
-    )
+    members = [
+        Member(version.reference, network, kitchen.accuracy(network))
+        for version, (network, _) in zip(versions, loaded, strict=True)
+    ]
     mixture, accuracy, chosen = kitchen.greedy(members)
-    best = members[0]
+    best = chosen[0]
     if len(chosen) == 1:
         progress.say(
-            f"no mixture is as good on val as {best.version.reference} alone ({best.accuracy:.4f}): none is registered"
+            f"no mixture is as good on val as {best.name} alone ({best.accuracy:.4f}): none is registered"
         )
         return None
     progress.say(
-        f"{' + '.join(each.version.reference for each in chosen)}: val_accuracy {accuracy:.4f}, the best alone "
+        f"{' + '.join(each.name for each in chosen)}: val_accuracy {accuracy:.4f}, the best alone "
         f"has {best.accuracy:.4f}"
     )
-    lineage = {
-        SOUP: ", ".join(f"{each.version.reference} sha256:{each.version.sha256}" for each in chosen),
-    }
-    card = best.card.model_copy(
+    of_name = {version.reference: version for version in versions}
+    mixed = [of_name[each.name] for each in chosen]
+    lineage = {SOUP: ", ".join(f"{each.reference} sha256:{each.sha256}" for each in mixed)}
+    card = loaded[versions.index(mixed[0])][1].model_copy(
         update={
             "metrics": {},
             "temperature": 1.0,
@@ -103,7 +101,7 @@ def soup(references: Sequence[str], model: str | None = None) -> TrainingResult 
     with tempfile.TemporaryDirectory() as folder, tracking.run(dataset.info.name, name, tags=tags) as run:
         directory = Path(folder) / tracking.CHECKPOINT
         checkpoint.save(directory, mixture, card)
-        run.log_params({"members": ", ".join(each.version.reference for each in chosen)})
+        run.log_params({"members": ", ".join(each.name for each in chosen)})
         run.log_dataset(dataset.info)
         return filed(directory, dataset, run, model, lineage, more={"soup_members": len(chosen)})
 
@@ -160,7 +158,8 @@ class Kitchen:
         return validate(network, self.val, self.card, self.dtype, Workers())["val_accuracy"]
 
     def greedy(self, members: Sequence[Member]) -> tuple[Network, float, list[Member]]:
-        """Return the mixture, its accuracy, and its members. members: the best one first."""
+        """Return the mixture, its accuracy, and its members, of which the first one is the best alone."""
+        members = sorted(members, key=lambda member: -member.accuracy)
         kept, chosen, best = members[0].network, [members[0]], members[0].accuracy
         with progress.bar("mixing", total=len(members) - 1) as bar:
             for member in members[1:]:
@@ -168,7 +167,7 @@ class Kitchen:
                 accuracy = self.accuracy(tried)
                 stays = accuracy >= best
                 progress.say(
-                    f"  with {member.version.reference} ({member.accuracy:.4f} alone): {accuracy:.4f}, "
+                    f"  with {member.name} ({member.accuracy:.4f} alone): {accuracy:.4f}, "
                     f"{'it stays' if stays else 'it is left out'}"
                 )
                 if stays:

@@ -62,12 +62,15 @@ def _with_learned_val(directory: Path, folder: Path, **more: float) -> Path:
 
 
 def test_calibration_leaves_a_model_that_learned_val_as_it_is(
-    directory: Path, digits: PackedDataset, tmp_path: Path
+    directory: Path, digits: PackedDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     learned = Predictor.load(_with_learned_val(directory, tmp_path, temperature=0.6))
     predictor, found = calibrated(learned, digits)
     assert predictor.card.temperature == 0.6
     assert set(found) == {SEEN}
+    told = capsys.readouterr().err
+    assert "the temperature stays 0.60" in told
+    assert "has learned val" in told
     again, usual = calibrated(Predictor.load(directory), digits)
     assert again.card.temperature != 1.0
     assert usual["val_accuracy"] == pytest.approx(found[SEEN])  # the same weights

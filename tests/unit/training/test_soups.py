@@ -50,8 +50,8 @@ def _trained(dataset: PackedDataset, folder: Path, seed: int, **options: Any) ->
 def _members(kitchen: Kitchen, folders: list[Path]) -> list[Member]:
     found = []
     for number, folder in enumerate(folders, start=1):
-        network, card = checkpoint.load(folder)
-        found.append(Member(_version(number), network, card, kitchen.accuracy(network)))
+        network, _ = checkpoint.load(folder)
+        found.append(Member(f"pets/{number}", network, kitchen.accuracy(network)))
     return sorted(found, key=lambda member: -member.accuracy)
 
 
@@ -63,14 +63,14 @@ def test_weights_of_one_start_mix_and_those_of_random_starts_do_not(
     members = _members(kitchen, tuned)
     mixture = kitchen.mixed([member.network for member in members])
     assert kitchen.accuracy(mixture) > members[0].accuracy - 0.03
-    kept, accuracy, chosen = kitchen.greedy(members)
+    kept, accuracy, chosen = kitchen.greedy(members[::-1])
     assert accuracy == kitchen.accuracy(kept) >= members[0].accuracy
     assert chosen[0] is members[0]
 
     alone = [_trained(digits, tmp_path / f"alone-{seed}", seed) for seed in (4, 5, 6)]
     members = _members(kitchen, alone)
     assert kitchen.accuracy(kitchen.mixed([each.network for each in members])) < members[0].accuracy - 0.1
-    kept, accuracy, chosen = kitchen.greedy(members)
+    kept, accuracy, chosen = kitchen.greedy(members[::-1])
     assert (kept, accuracy, len(chosen)) == (members[0].network, members[0].accuracy, 1)
 
 
