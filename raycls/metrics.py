@@ -52,10 +52,12 @@ def summary(
 def rank(name: str, epoch: Mapping[str, float]) -> tuple[bool, float]:
     """Return by what the best of several epochs is found, from its metrics: higher is better.
 
-    name: of the metric that decides. An epoch that saw smaller images comes after all that saw whole ones: its figures
-    are those of smaller images too, which nobody sends.
+    name: of the metric that decides. Without it, as where no image validates, a later epoch is better. An epoch that
+    saw smaller images comes after all that saw whole ones: its figures are those of smaller images too, which nobody
+    sends.
     """
-    return epoch.get("image_share", 1.0) == 1, oriented(name, epoch[name])
+    value = oriented(name, epoch[name]) if name in epoch else epoch["epoch"]
+    return epoch.get("image_share", 1.0) == 1, value
 
 
 def macro_recall(right: np.ndarray, images: np.ndarray) -> np.ndarray:

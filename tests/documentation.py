@@ -15,6 +15,7 @@ ORDER = (
     "training",
     "pretrained",
     "tuning",
+    "accuracy",
     "telemetry",
     "serving",
     "lifecycle",

@@ -31,6 +31,7 @@ from raycls.cli import (
     promotion,
     retrain,
     serving,
+    soup,
     tokens,
     training,
     tuning,
@@ -53,6 +54,7 @@ app.add_typer(data.app, name="data")
 app.add_typer(networks.app)
 app.add_typer(training.app)
 app.add_typer(ensemble.app)
+app.add_typer(soup.app)
 app.add_typer(tuning.app, name="tune")
 app.add_typer(models.app)
 app.add_typer(promotion.app)

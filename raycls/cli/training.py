@@ -90,6 +90,21 @@ def train(
     profile: Annotated[
         bool, typer.Option("--profile", help="tell where the time of one epoch goes, and keep a trace of it")
     ] = False,
+    folds: Annotated[
+        int | None,
+        typer.Option(
+            min=2,
+            max=20,
+            help="divide train and val into so many parts, train a model on all but each, and register their ensemble",
+        ),
+    ] = None,
+    refit: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="train this registered model again with its settings, on train and val together: NAME[/VERSION]",
+        ),
+    ] = None,
     resume: Annotated[
         str | None,
         typer.Option(metavar="RUN", help="continue this interrupted MLflow run (name or id)"),
@@ -101,28 +116,38 @@ def train(
     Example: raycls train cifar10 --preset fast --set training.epochs=6 --set lr=0.2
     """
     with progress.bar("loading PyTorch"):
+        from raycls.data.layout import parse
+        from raycls.tracking import resumable
+        from raycls.training import folds as over_folds
         from raycls.training import trainer
+        from raycls.training.refit import refit as train_again
 
+    where: dict[str, Any] = {"workers": workers, "use_gpu": use_gpu}
+    given = preset or network or seed is not None or settings or init or weights or folds
     if resume:
-        if preset or network or seed is not None or settings or init or weights or model or log or profile:
+        if given or model or refit or log or profile:
             raise UsageError(
                 "--resume RUN uses the settings of that run: leave out all options but --workers, --use-gpu and --json"
             )
-        result = trainer.resume(dataset, resume, workers=workers, use_gpu=use_gpu)
+        is_of_folds = resumable.exists(resumable.FoldsSpec, resume, parse(dataset)[0])
+        result = (over_folds if is_of_folds else trainer).resume(dataset, resume, **where)
+    elif refit:
+        if given:
+            raise UsageError(
+                "--refit MODEL uses the settings of that model: leave out all options but --model, --workers, "
+                "--use-gpu and --json"
+            )
+        result = train_again(refit, dataset_name=parse(dataset)[0], model=model, **where)
     else:
         weights = weights_path(weights, network, init)
         config = configuration(dataset, preset, network, seed, settings, init, weights, use_gpu)
-        result = trainer.train(
-            dataset,
-            config,
-            workers=workers,
-            use_gpu=use_gpu,
-            model=model,
-            init=init,
-            weights=weights,
-            log=log or (),
-            profile=profile,
-        )
+        start: dict[str, Any] = {"model": model, "init": init, "weights": weights, "log": log or (), **where}
+        if folds and profile:
+            raise UsageError("--profile is of one training: leave out --folds")
+        if folds:
+            result = over_folds.train_folds(dataset, config, folds, **start)
+        else:
+            result = trainer.train(dataset, config, profile=profile, **start)
     print_version(result, as_json)
 
 

@@ -90,6 +90,12 @@ def run(
     resume: Annotated[
         str | None, typer.Option(metavar="STUDY", help="continue this interrupted study")
     ] = None,
+    refit: Annotated[
+        bool,
+        typer.Option(
+            "--refit", help="train the winner once more, on train and val together, and promote that version"
+        ),
+    ] = False,
     max_failures: Annotated[
         int | None,
         typer.Option(min=0, help="end the study when more trials than this failed; default: no limit"),
@@ -152,6 +158,7 @@ def run(
         "init": init,
         "model": model,
         "log": log,
+        "refit": refit or None,
     }
     given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
     if resume:

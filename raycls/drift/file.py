@@ -30,11 +30,14 @@ LEAST_IMAGES = 10 * BINS
 def write(directory: Path, predictor: Predictor, dataset: PackedDataset) -> Reference | None:
     """Measure the split `val`, write the reference and return it. Return None where it has fewer than 100 images.
 
+    Of a model that learned `val`, the split `test` is measured: it is surer of what it knows.
+
     predictor: of the directory, with its final temperature.
     """
-    if (count := dataset.info.counts["val"]) < LEAST_IMAGES:
+    split = predictor.card.unseen
+    if (count := dataset.info.counts[split]) < LEAST_IMAGES:
         progress.say(
-            f"drift will not be watched: that takes {LEAST_IMAGES} validation images, there are {count}"
+            f"drift will not be watched: that takes {LEAST_IMAGES} images of {split}, there are {count}"
         )
         return None
 
@@ -42,7 +45,7 @@ def write(directory: Path, predictor: Predictor, dataset: PackedDataset) -> Refe
         logits, embeddings = predictor.outputs(images)
         return softmax(logits), embeddings
 
-    reference = of_split(outputs, dataset)
+    reference = of_split(outputs, dataset, split)
     (directory / DRIFT).write_text(reference.as_json())
     return reference
 

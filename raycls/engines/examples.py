@@ -104,6 +104,8 @@ def match(card: ModelCard, dataset: PackedDataset, split: str) -> Examples:
         remarks.append(
             f"{info.reference} is another version than {info.name}@{card.dataset_version}, which the model learned from"
         )
+    if info.name == card.dataset and split == "val" and split in card.learned_splits:
+        remarks.append("the model has learned val: its figures there say nothing about new images")
     shared = np.array([classes.index(name) if name in classes else -1 for name in info.classes])
     labels = shared[dataset.labels(split)]
     rows = np.flatnonzero(labels >= 0)

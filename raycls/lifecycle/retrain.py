@@ -33,6 +33,7 @@ from raycls.registry import ModelVersion, history
 from raycls.registry.policy import PromotionPolicy
 from raycls.training.filing import TrainingResult
 from raycls.training.recipes import configured
+from raycls.training.refit import before_refit
 from raycls.training.trainer import resume, train
 
 # What may be otherwise at the next try: a worker was killed, or the registry, the storage or the cluster do not answer.
@@ -136,7 +137,7 @@ def _tuned(record: Retraining, dataset: PackedDataset, config: Any, start: Model
     from raycls.tuning.spec import StudySpec
 
     name = record.study
-    for former in resumable.of_study(name, dataset.info.name):  # the winner's training
+    for former in resumable.tagged(dataset.info.name, {"study": name}):  # the winner's training
         version = registry.of_run(former.info.run_id)
         if version and former.info.status == "FINISHED":
             return version
@@ -196,8 +197,8 @@ def _promoted(record: Retraining, version: ModelVersion) -> dict[str, Any]:
 
 
 def _start(record: Retraining) -> ModelVersion:
-    """Return the version to start from: the champion, or the newest one."""
-    return registry.champion(record.wanted.model) or registry.newest(record.wanted.model)
+    """Return the version to start from: the champion, or the newest one; if it learned val, that before its refit."""
+    return before_refit(registry.champion(record.wanted.model) or registry.newest(record.wanted.model))
 
 
 def _dataset_of(version: ModelVersion) -> PackedDataset:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 WEIGHTS, CARD = "model.safetensors", "model.json"
 ENSEMBLE = "ensemble"  # the network of raycls/models/ensemble.py
+# The accuracy on val of a model that learned val. Promotion looks whether the version still has it: it says no more.
+SEEN = "seen_val_accuracy"
 DRIFT = "drift.json"  # raycls/drift/file.py; versions with too few validation images have none
 
 
@@ -48,6 +50,9 @@ class ModelCard(BaseModel):
     )
     dataset: str
     dataset_version: int = 1
+    learned_splits: tuple[str, ...] = Field(
+        ("train",), description="splits of the dataset with images that the weights learned from"
+    )
     dataset_fingerprint: str
     config: dict[str, Any] = Field(description="the raycls.config.Config of the run")
     seed: int
@@ -58,6 +63,11 @@ class ModelCard(BaseModel):
     def learned_from(self) -> tuple[str, str, int]:
         """Name, fingerprint and version of the dataset, as `raycls.data.versions.open_by_fingerprint` takes them."""
         return self.dataset, self.dataset_fingerprint, self.dataset_version
+
+    @property
+    def unseen(self) -> str:
+        """The split that says how the model does on new images, without being the one that promotion compares on."""
+        return "test" if "val" in self.learned_splits else "val"
 
     def build(self) -> Network:
         """Return the card's network with random weights."""
@@ -103,14 +113,9 @@ def sha256(directory: Path) -> str:
     return digest.hexdigest()
 
 
-def update_card(directory: Path, *, metrics: dict[str, float], temperature: float | None = None) -> ModelCard:
-    """Add what is measured after the card was saved, and return the card: metrics, and the temperature if given."""
+def update_card(directory: Path, *, metrics: dict[str, float], **more: Any) -> ModelCard:
+    """Add what is known after the card was saved, and return the card: metrics, and the values of other fields."""
     card = load_card(directory)
-    card = card.model_copy(
-        update={
-            "metrics": {**card.metrics, **metrics},
-            "temperature": card.temperature if temperature is None else temperature,
-        }
-    )
+    card = card.model_copy(update={"metrics": {**card.metrics, **metrics}, **more})
     (directory / CARD).write_text(card.model_dump_json(indent=2) + "\n")
     return card

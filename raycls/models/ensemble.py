@@ -92,6 +92,7 @@ def combined(members: Sequence[tuple[Network, ModelCard]]) -> tuple[Network, Mod
             "metrics": {},
             "temperature": 1.0,
             "config": {},
+            "learned_splits": tuple(sorted({split for _, card in members for split in card.learned_splits})),
             **provenance(),
         }
     )

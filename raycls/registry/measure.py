@@ -72,13 +72,19 @@ def answers(challenger: ModelVersion, champion: ModelVersion) -> Answers:
     """Return the answers of both.
 
     Raises UnknownDatasetError if no version of the champion's dataset is here, UsageError if the two cannot be measured
-    on the same pictures, and CheckpointError or RegistryError for a damaged checkpoint.
+    on the same pictures, or one has learned them, and CheckpointError or RegistryError for a damaged checkpoint.
     """
     import torch
 
     directories = [registry.checkpoint(version) for version in (champion, challenger)]
     cards = [load_card(directory) for directory in directories]
     dataset, own, other = _common(*cards)
+    for version, card in zip((champion, challenger), cards, strict=True):
+        if card.dataset == dataset.info.name and dataset.gate in card.learned_splits:
+            raise UsageError(
+                f"{version.reference} learned the pictures of {dataset.gate}, and {dataset.info.reference} has no "
+                "split gate, which would be unseen: `raycls data prepare` makes a version with one"
+            )
     remarks = [*_of_split(dataset), *_of_classes((champion, challenger), (own, other))]
     classes = tuple(name for name in own.classes if name in other.classes)
     shared = np.intersect1d(own.rows, other.rows)

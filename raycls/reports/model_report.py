@@ -26,6 +26,7 @@ from raycls.engines.examples import Examples, match
 from raycls.engines.predictor import Predictor
 from raycls.errors import RayclsError, UsageError
 from raycls.models import checkpoint
+from raycls.models.card import ModelCard
 from raycls.registry import ModelVersion
 from raycls.reports import attribution, charts, model_page
 from raycls.reports.duplicates import Duplicates, near_duplicates
@@ -33,7 +34,7 @@ from raycls.reports.figures import confidently_wrong, figures, rightly_seen
 from raycls.reports.model_page import Report, Shown
 from raycls.reports.pictures import coloured, mosaic, overlay, png
 from raycls.reports.robustness import Robustness, robustness
-from raycls.training.curves import Fit, diagnose
+from raycls.training.curves import Finding, Fit, diagnose
 from raycls.training.evaluation import Evaluation, Scores, score
 
 TRAIN_IMAGES = 5000  # training images for the accuracy without augmentation
@@ -110,11 +111,11 @@ def _measure(
             card=card,
             parameters=sum(parameter.numel() for parameter in network.parameters()),
             examples=examples,
-            trained_images=_trained_images(own, examples),
+            trained_images=_trained_images(own, card, examples),
             figures=measured,
             history=history,
             fit=fit,
-            findings=diagnose(history, fit),
+            findings=_findings(history, fit, card),
             robustness=damage,
             duplicates=twins,
             clean_accuracy=_accuracy_without(scores, twins) if twins else None,
@@ -131,12 +132,13 @@ def _measure(
 
 
 def _fit(predictor: Predictor, own: PackedDataset, trained: Examples) -> Fit:
-    """Return the figures of the kept weights on the model's own training and validation images."""
+    """Return the figures of the kept weights on the model's own training images and on unseen ones: val, or test."""
 
     def on(examples: Examples) -> Evaluation:
         return score(predictor, examples).evaluation()
 
-    train, val = on(trained.only(trained.drawn(TRAIN_IMAGES))), on(match(predictor.card, own, "val"))
+    unseen = match(predictor.card, own, predictor.card.unseen)
+    train, val = on(trained.only(trained.drawn(TRAIN_IMAGES))), on(unseen)
     return Fit(
         epoch=int(predictor.card.metrics.get("epoch", 0)),  # an ensemble has none
         train_accuracy=train.accuracy,
@@ -148,8 +150,18 @@ def _fit(predictor: Predictor, own: PackedDataset, trained: Examples) -> Fit:
     )
 
 
-def _trained_images(own: PackedDataset, examples: Examples) -> dict[str, int]:
-    counts = dict(zip(own.info.classes, own.info.class_counts["train"], strict=True))
+def _findings(history: list[dict[str, float]], fit: Fit, card: ModelCard) -> list[Finding]:
+    if card.unseen == "val":
+        return diagnose(history, fit)
+    told = (
+        "The model learned the split val: the figures of validation images here are those of the split test."
+    )
+    return [*diagnose([], fit), Finding("val was learned", told)]
+
+
+def _trained_images(own: PackedDataset, card: ModelCard, examples: Examples) -> dict[str, int]:
+    learned = (own.info.class_counts[split] for split in card.learned_splits)
+    counts = dict(zip(own.info.classes, map(sum, zip(*learned, strict=True)), strict=True))
     return {name: counts.get(name, 0) for name in examples.classes}
 
 

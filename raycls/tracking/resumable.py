@@ -27,11 +27,19 @@ from raycls.cluster.processes import SessionLeader
 from raycls.config import Config
 from raycls.data.files import shown
 from raycls.data.packed import PackedDataset
+from raycls.data.subsets import Subset
 from raycls.data.versions import open_by_fingerprint
 from raycls.errors import UsageError
 from raycls.tracking.trackers import Followers, opened
 
 JOB = "job"
+FOLDS, FOLD = (
+    "folds",
+    "fold",
+)  # tags of the training of a fold: the name of the run over all folds, and its number
+# Tags of a version: the trainings of its members, the version whose settings it was trained again with, and the
+# versions whose weights it is the mean of.
+FOLD_RUNS, REFIT, SOUP = "fold_runs", "refit", "soup"
 LONGEST_TAG = 8000  # characters: MLflow cuts off longer tags
 BEAT_S = 20.0  # seconds between two renewals of the tag `driver`
 SILENCE_S = 90.0  # a driver on another machine counts as dead after this time without a renewal
@@ -83,9 +91,26 @@ class TrainingSpec(RunSpec):
     workers: int
     lineage: dict[str, str] = Field(description="further tags of the run and of the model version")
     profile: bool = Field(False, description="whether to tell where the time of one epoch goes")
+    subset: Subset | None = Field(None, description="what it learns from; none: train, and val validates")
+    temperature: float = Field(
+        1.0, gt=0, description="of the model, where it learns val: there it is not fitted"
+    )
 
     def params(self) -> dict[str, Any]:
         return {**super().params(), "workers": self.workers}
+
+    def resume_command(self, name: str) -> str:
+        return super().resume_command(self.lineage.get(FOLDS, name))
+
+
+class FoldsSpec(RunSpec):
+    kind = "folds"
+    command = "train"
+
+    folds: int = Field(ge=2, description="parts of train and val; each validates a model of the others")
+
+    def params(self) -> dict[str, Any]:
+        return {**super().params(), "folds": self.folds}
 
 
 AnySpec = TypeVar("AnySpec", bound=RunSpec)
@@ -134,14 +159,27 @@ def find(kind: type[AnySpec], reference: str, dataset: str) -> UnfinishedRun[Any
     return UnfinishedRun(found.info.run_id, name, spec, frozenset(p.step for p in history))
 
 
-def exists(kind: type[RunSpec], name: str, dataset: str) -> bool:
-    """Return whether the dataset has a run of this kind and name."""
-    return bool(tracking.find_runs(dataset, f"tags.kind = '{kind.kind}' and attributes.run_name = '{name}'"))
+def exists(kind: type[RunSpec], reference: str, dataset: str) -> bool:
+    """Return whether the dataset has a run of this kind and name, or id."""
+    runs = tracking.find_runs(dataset, f"tags.kind = '{kind.kind}'")
+    return any(reference in (run.info.run_id, run.info.run_name) for run in runs)
 
 
-def of_study(study: str, dataset: str) -> list[Any]:
-    """Return the training runs of the study's winner, the latest first."""
-    return tracking.find_runs(dataset, f"tags.kind = '{TrainingSpec.kind}' and tags.study = '{study}'")
+def tagged(dataset: str, tags: dict[str, str]) -> list[Any]:
+    """Return the training runs with these tags, such as the `study` of a study's winner. The latest come first."""
+    wanted = "".join(f" and tags.{tag} = '{value}'" for tag, value in tags.items())
+    return tracking.find_runs(dataset, f"tags.kind = '{TrainingSpec.kind}'{wanted}")
+
+
+def spec_of(kind: type[AnySpec], run_id: str) -> AnySpec:
+    """Return what a run began with. Raises UsageError where the run is gone, or is none of this kind."""
+    found = tracking.find_run(run_id)
+    try:
+        return kind.model_validate_json(found.data.tags.get(JOB, "") if found else "")
+    except ValidationError:
+        raise UsageError(
+            f"MLflow has no settings of a {kind.kind} in run {run_id}: begin a new one with this version of raycls"
+        ) from None
 
 
 @contextmanager

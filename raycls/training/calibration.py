@@ -5,7 +5,8 @@
 
 Label smoothing makes a network less confident than it is accurate, and long training makes it more confident. Dividing
 its logits by a fitted temperature corrects both and changes no answer (Guo et al., On Calibration of Modern Neural
-Networks, arXiv:1706.04599). This module knows a predictor and a dataset, not training runs.
+Networks, arXiv:1706.04599). A model that learned `val` is far surer there than on new images: it keeps the temperature
+of its card. This module knows a predictor and a dataset, not training runs.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch import Tensor
 from raycls import progress
 from raycls.data.packed import PackedDataset
 from raycls.engines.predictor import Predictor
+from raycls.models.card import SEEN
 from raycls.training.evaluation import match, score
 
 # A parameter that is fitted by maximum likelihood on N images costs 1/(2N) nats of log loss on other images. With 50
@@ -51,8 +53,15 @@ def calibrated(predictor: Predictor, dataset: PackedDataset) -> tuple[Predictor,
     """Return the predictor with a temperature that is fitted on the dataset's split `val`, and metrics of that split.
 
     The metrics are those of `Evaluation.metrics` with the new temperature, on images of the whole size, and
-    val_calibration_error_before, at temperature 1. With fewer than LEAST_IMAGES images, the temperature is 1.
+    val_calibration_error_before, at temperature 1. With fewer than LEAST_IMAGES images, the temperature is 1. A model
+    that learned `val` comes back as it is, with `SEEN` alone.
     """
+    if "val" in predictor.card.learned_splits:
+        progress.say(
+            f"confidences are not calibrated on val: the temperature stays {predictor.card.temperature:.2f}"
+        )
+        seen = score(predictor, match(predictor.card, dataset, "val")).evaluation()
+        return predictor, {SEEN: seen.accuracy}
     raw = predictor.at_temperature(1.0)
     scores = score(raw, match(raw.card, dataset, "val"))
     before = scores.evaluation().calibration_error

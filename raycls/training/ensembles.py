@@ -28,14 +28,8 @@ def ensemble(references: Sequence[str], model: str | None = None) -> TrainingRes
     It is calibrated and measured on the newest dataset version that one of them learned from, and its engines are
     timed. Raises UsageError, UnknownModelError, and ConfigError for versions that do not fit together.
     """
-    members = [registry.resolve(reference) for reference in references]
+    members = versions_of(references, "an ensemble")
     named = [member.reference for member in members]
-    if len(set(named)) < len(named):
-        raise UsageError(f"{', '.join(named)}: name each version once")
-    if len(named) < 2:
-        raise UsageError(
-            "an ensemble has at least two members: name two versions or more, like pets/3 pets/5"
-        )
     model = registry.check_name(model or members[0].name)
     loaded = [checkpoint.load(registry.checkpoint(member)) for member in members]
     network, card = combined(loaded)
@@ -63,13 +57,24 @@ def ensemble(references: Sequence[str], model: str | None = None) -> TrainingRes
         run.log_dataset(dataset.info)
         result = filed(directory, dataset, run, model, lineage, more={})
     progress.say("an ensemble is not retrained: train its members anew, and make it again")
-    return _timed(result, members, dataset)
+    return timed(result, dataset, members)
 
 
-def _timed(
-    result: TrainingResult, members: Sequence[registry.ModelVersion], dataset: PackedDataset
+def versions_of(references: Sequence[str], what: str) -> list[registry.ModelVersion]:
+    """Return the versions, at least two. Raises UsageError, which says what was to be made of them."""
+    found = [registry.resolve(reference) for reference in references]
+    named = [version.reference for version in found]
+    if len(set(named)) < len(named):
+        raise UsageError(f"{', '.join(named)}: name each version once")
+    if len(named) < 2:
+        raise UsageError(f"{what} has at least two members: name two versions or more, like pets/3 pets/5")
+    return found
+
+
+def timed(
+    result: TrainingResult, dataset: PackedDataset, members: Sequence[registry.ModelVersion] = ()
 ) -> TrainingResult:
-    """Store how long a forward pass takes, and say how long the members' take, where that is known."""
+    """Store how long a forward pass takes, and say it, and how long the members' take, where that is known."""
     assert result.version is not None
     version = choose_engine(result.version, dataset.images("val")[:256])
     for each in (*members, version):

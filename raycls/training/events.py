@@ -135,10 +135,10 @@ def _listen(events: Iterator[Any], curves: EpochListener, config: Config, scalin
             else:
                 metrics = told[0]
                 epoch = int(metrics["epoch"])
-                progress.say(
-                    f"  epoch {epoch}/{epochs}  train_loss {metrics['train_loss']:.3f}  val_loss "
-                    f"{metrics['val_loss']:.3f}  val_accuracy {metrics['val_accuracy']:.4f}  "
-                    f"{metrics['images_per_s']:,.0f} images/s"
-                )
                 curves.add(metrics)
+                digits = {"train_loss": 3, "val_loss": 3, "val_accuracy": 4}
+                shown = "  ".join(
+                    f"{key} {metrics[key]:.{n}f}" for key, n in digits.items() if key in metrics
+                )
+                progress.say(f"  epoch {epoch}/{epochs}  {shown}  {metrics['images_per_s']:,.0f} images/s")
                 bar.update(epoch)

@@ -165,7 +165,7 @@ class Training:
         - epoch: counted from 1
         - train_loss, train_accuracy: means over the epoch's steps, on augmented images. The larger part of a mixed
           image is its class.
-        - val_loss: mean cross entropy, like the next ones on images of the size that the epoch learned from
+        - val_loss: mean cross entropy, on images of the epoch's size; it and the next ones not where val is empty
         - val_accuracy: 0..1
         - val_macro_accuracy, val_macro_f1: means over the classes with images
         - image_share: the side of the epoch's images, as a share of the whole side
@@ -184,7 +184,7 @@ class Training:
             share = image_share(self.config.training, epoch)
             validation = validate(self.kept, self.val, self.card, self.dtype, self.workers, share)
             mark("other")
-            ending.check_validation(validation["val_loss"], self.config, epoch + 1)
+            ending.check_validation(validation.get("val_loss", 0.0), self.config, epoch + 1)
             metrics = {
                 "epoch": epoch + 1,
                 "train_loss": train_loss,

@@ -14,47 +14,39 @@ import numpy as np
 
 from raycls import progress
 from raycls.config import Config
-from raycls.data.manifest import read_rows
-from raycls.data.packed import PackedDataset
+from raycls.data.packed import SPLITS, PackedDataset
+from raycls.data.subsets import BATCH, Images, Subset, opened
 from raycls.engines.predictor import Predictor
 from raycls.training.calibration import calibrated
 from raycls.training.loop import fit
 from raycls.training.presets import preset
-
-BATCH = 512  # images that are copied at once
 
 
 def out_of_fold(dataset: PackedDataset, preset_name: str, folds: int) -> np.ndarray:
     """Return float32 N×C: for each row of the manifest, what a model says that was trained without its fold.
 
     Images of one group are in one fold. While a fold is trained, a copy of the dataset is on disk. Raises TrainingError
-    if a training fails.
+    if a training fails, and UsageError where there are fewer groups than folds.
     """
-    whole = _Whole(dataset)
-    fold_of = _folds(whole.groups(), folds)
-    probabilities = np.zeros((len(whole.labels), len(dataset.info.classes)), dtype=np.float32)
+    images = Images(dataset, SPLITS)
+    probabilities = np.zeros((len(images.labels), len(dataset.info.classes)), dtype=np.float32)
     with progress.bar("training on all but a part", folds) as bar:
-        for fold in range(folds):
-            outside, inside = np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)
-            with tempfile.TemporaryDirectory() as temporary:
-                part = whole.subset(outside, inside, Path(temporary) / "dataset")
-                predictor = _trained(preset(preset_name, part.info), part, Path(temporary) / "checkpoint")
-            for positions in _batches(inside):
-                probabilities[positions] = _predict(
-                    predictor, whole.images(positions), dataset.info.mirrorable
-                )
+        for fold in range(1, folds + 1):
+            subset = Subset(splits=SPLITS, folds=folds, fold=fold)
+            with opened(dataset, subset) as part, tempfile.TemporaryDirectory() as folder:
+                predictor = _trained(preset(preset_name, part.info), part, Path(folder))
+            for positions in _batches(subset.rows(images)[1]):
+                probabilities[positions] = _predict(predictor, images.at(positions), dataset.info.mirrorable)
             bar.advance()
     return probabilities
 
 
 def predicted(dataset: PackedDataset, predictor: Predictor) -> np.ndarray:
     """Return float32 N×C: what one model says of each row of the manifest. Its classes must be the dataset's."""
-    whole = _Whole(dataset)
-    everything = np.arange(len(whole.labels))
+    images = Images(dataset, SPLITS)
+    everything = np.arange(len(images.labels))
     mirrorable = dataset.info.mirrorable
-    return np.concatenate(
-        [_predict(predictor, whole.images(some), mirrorable) for some in _batches(everything)]
-    )
+    return np.concatenate([_predict(predictor, images.at(some), mirrorable) for some in _batches(everything)])
 
 
 def _predict(predictor: Predictor, images: np.ndarray, mirrorable: bool) -> np.ndarray:
@@ -68,50 +60,6 @@ def _predict(predictor: Predictor, images: np.ndarray, mirrorable: bool) -> np.n
 def _trained(config: Config, dataset: PackedDataset, checkpoint: Path) -> Predictor:
     fit(config, dataset, on_epoch=lambda metrics, snapshot: snapshot.save(checkpoint))
     return calibrated(Predictor.load(checkpoint), dataset)[0]
-
-
-class _Whole:
-    """All splits of a dataset as one sequence, in the order of the manifest. Only what is asked for is in memory."""
-
-    def __init__(self, dataset: PackedDataset):
-        self._dataset = dataset
-        splits = dataset.info.counts
-        self.labels = np.concatenate([dataset.labels(split) for split in splits])
-        self._images = [dataset.images(split) for split in splits]
-        self._starts = np.cumsum([0, *splits.values()])
-
-    def groups(self) -> np.ndarray:
-        """Return the group of each image: str N."""
-        return read_rows(self._dataset)["group"].to_numpy(zero_copy_only=False).astype(str)
-
-    def images(self, positions: np.ndarray) -> np.ndarray:
-        """Return the images at M positions: uint8 M×S×S×3."""
-        side = self._dataset.info.image_size
-        found = np.empty((len(positions), side, side, 3), dtype=np.uint8)
-        split_of = np.searchsorted(self._starts, positions, side="right") - 1
-        for split in np.unique(split_of):
-            chosen = split_of == split
-            found[chosen] = self._images[split][positions[chosen] - self._starts[split]]
-        return found
-
-    def subset(self, train: np.ndarray, val: np.ndarray, folder: Path) -> PackedDataset:
-        """Write some of the images as a dataset whose validation split has the others."""
-        info = self._dataset.info
-        for split, chosen in (("train", train), ("val", val)):
-            (folder / split).mkdir(parents=True)
-            np.save(folder / split / "labels.npy", self.labels[chosen])
-            shape = (len(chosen), info.image_size, info.image_size, 3)
-            out = np.lib.format.open_memmap(folder / split / "images.npy", "w+", np.uint8, shape)
-            for start in range(0, len(chosen), BATCH):
-                out[start : start + BATCH] = self.images(chosen[start : start + BATCH])
-        return PackedDataset(
-            folder, info.model_copy(update={"counts": {"train": len(train), "val": len(val)}})
-        )
-
-
-def _folds(groups: np.ndarray, folds: int) -> np.ndarray:
-    names, member_of = np.unique(groups, return_inverse=True)
-    return (np.random.default_rng(0).permutation(len(names)) % folds)[member_of]
 
 
 def _batches(positions: np.ndarray) -> list[np.ndarray]:

@@ -65,6 +65,11 @@ def configured(
         raise ConfigError(
             "an ensemble is not trained further: start from one of its members, which `raycls models show` names"
         )
+    if init and init.dataset == info.name and "val" in init.learned_splits:
+        raise ConfigError(
+            "the model to start from has learned val, so that val could not judge what comes of it: start from the "
+            "version that it was refitted from, which `raycls models show` names"
+        )
     own = _of_parent(init) if init and network is None else []
     memory = None if use_gpu is False else gpu_memory()
     base = preset(name, info, network or (init.network if init else None), memory)

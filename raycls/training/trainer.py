@@ -28,8 +28,9 @@ from raycls.config import Config
 from raycls.data.layout import parse
 from raycls.data.packed import PackedDataset
 from raycls.data.prepare import open_or_prepare
+from raycls.data.subsets import Subset, described
 from raycls.errors import RayclsError, TrainingError, UsageError
-from raycls.models.card import CARD, WEIGHTS
+from raycls.models.card import CARD, WEIGHTS, update_card
 from raycls.tracking import resumable
 from raycls.tracking.resumable import TrainingSpec
 from raycls.training import ending, setup
@@ -61,6 +62,8 @@ def train(
     weights: str | None = None,
     log: Sequence[str] = (),
     profile: bool = False,
+    subset: Subset | None = None,
+    temperature: float = 1.0,
 ) -> TrainingResult:
     """Train a model. Evaluate the best epoch (`TrainingConfig.chosen_by`) on the test split, log it and register it.
 
@@ -69,7 +72,8 @@ def train(
     reference: the dataset, NAME or NAME@VERSION. model: the registered name, by default the dataset's name. lineage:
     further tags, such as the study and the trial of the configuration. init: a registered model to start from. weights:
     a file of weights, or "pretrained". log: tools to log to beside MLflow (`raycls.tracking.TOOLS`). profile: tell
-    where the time of one epoch goes (raycls/training/profile.py).
+    where the time of one epoch goes (raycls/training/profile.py). subset: what it learns from, by default train.
+    temperature: of a model that learns val, on which it is fitted otherwise.
 
     Raises UsageError before training starts, TrainingError if the run fails, and BrokenOffError if `resume` can
     continue it. Raises KeyboardInterrupt after it has stopped the workers and closed the MLflow run.
@@ -83,7 +87,8 @@ def train(
         registry.check_name(model)
     dataset = open_or_prepare(reference)
     dataset_name = dataset.info.name
-    setup.check(config, dataset, workers or 1)
+    learned = described(dataset, subset) if subset else dataset
+    setup.check(config, learned, workers or 1)
     if register and not model:
         registry.check_name(dataset_name)
     lineage = dict(lineage or {})
@@ -111,10 +116,12 @@ def train(
         weights=weights,
         log=tuple(log),
         profile=profile,
+        subset=subset,
+        temperature=temperature,
     )
     with resumable.begin(spec, name, lineage) as run:
         run.log_dataset(dataset.info)
-        return _carry_out(spec, dataset, scaling, store, WatchedEpochs(run, config, dataset.info))
+        return _carry_out(spec, dataset, scaling, store, WatchedEpochs(run, config, learned.info))
 
 
 def resume(
@@ -133,7 +140,9 @@ def resume(
     progress.say(
         f"{dataset.info.reference}: " + "  ".join(f"{k}={v}" for k, v in former.spec.config.flat().items())
     )
-    setup.check(former.spec.config, dataset, workers or 1)
+    subset = former.spec.subset
+    learned = described(dataset, subset) if subset else dataset
+    setup.check(former.spec.config, learned, workers or 1)
     spec, store = former.spec, CheckpointStore(former.spec.storage, former.name)
     if not store.exists():
         raise UsageError(
@@ -147,7 +156,7 @@ def resume(
         scaling = scaling_of(workers or spec.workers, spec.config.training.batch_size, use_gpu)
         setup.check_precision(spec.config, scaling)
     with resumable.again(former) as run:
-        curves = WatchedEpochs(run, spec.config, dataset.info, former.epochs)
+        curves = WatchedEpochs(run, spec.config, learned.info, former.epochs)
         # Workers may live longer than a killed driver, so some trained epochs may be missing in MLflow.
         for metrics in store.history():
             curves.add(metrics)
@@ -194,6 +203,9 @@ def _file(
         directory.mkdir()
         for name in (WEIGHTS, CARD):  # the state for resuming stays in the run's storage
             shutil.copyfile(source / name, directory / name)
+        if spec.subset:
+            learned = spec.subset.splits
+            update_card(directory, metrics={}, learned_splits=learned, temperature=spec.temperature)
         more = {"total_train_seconds": last["train_seconds"]}
         return filed(directory, dataset, run, spec.model, spec.lineage, more=more, step=best.epoch)
 

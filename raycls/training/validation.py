@@ -22,11 +22,13 @@ EVAL_PIXELS = 2_000 * 32 * 32  # largest number of pixels in one batch, over all
 def validate(
     network: Network, val: Split, card: ModelCard, dtype: torch.dtype, workers: Workers, share: float = 1.0
 ) -> dict[str, float]:
-    """Return val_loss, val_accuracy, val_macro_accuracy and val_macro_f1, the same on all workers.
+    """Return val_loss, val_accuracy, val_macro_accuracy and val_macro_f1, the same on all workers; {} without images.
 
     share: of the images' side. An epoch that learned from smaller images is validated on images of that size: in whole
     ones, things look larger than it knows them (arXiv:1906.06423). Each worker computes its part of the split.
     """
+    if not len(val.labels):
+        return {}
     network.eval()
     device, classes = next(network.parameters()).device, len(card.classes)
     loss = torch.zeros(1, dtype=torch.float64, device=device)

@@ -27,7 +27,7 @@ class WatchedEpochs(EpochLogger):
         super().__init__(run, logged)
         self._curves: dict[int, dict[str, float]] = {}
         self._known: dict[str, Any] = {
-            "val_images": info.counts["val"],
+            "val_images": info.counts.get("val", 0),
             "classes": len(info.classes),
             "epochs": config.training.epochs,
             "mixed": bool(config.augment.mixup or config.augment.cutmix),
@@ -42,7 +42,8 @@ class WatchedEpochs(EpochLogger):
         self._curves[epoch] = metrics
         history = [self._curves[each] for each in sorted(self._curves) if each <= epoch]
         told = {each["verdict"] for each in self._told}
-        for finding in warnings(history, **self._known):
+        validated = "val_loss" in metrics  # not where all images are learned
+        for finding in warnings(history, **self._known) if validated else []:
             if finding.verdict not in told:
                 self._told.append({"verdict": finding.verdict, "reason": finding.reason, "epoch": epoch})
                 progress.say(f"  {finding.verdict}, after epoch {epoch}: {finding.reason}")

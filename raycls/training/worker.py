@@ -12,7 +12,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from raycls import registry
 from raycls.cluster.environment import give_way
 from raycls.data.files import copy_files
 from raycls.data.packed import PackedDataset
+from raycls.data.subsets import opened
 from raycls.data.versions import on_this_node
 from raycls.metrics import rank
 from raycls.models.card import load_card
@@ -83,7 +84,10 @@ def work(task: dict[str, Any]) -> None:
             storage.storage_filesystem.create_dir(path, recursive=True)
             copy_files(str(folder), path, to=storage.storage_filesystem)
 
-    with _latest(ray.train.get_checkpoint(), task["former"]) as folder:
+    with (
+        _latest(ray.train.get_checkpoint(), task["former"]) as folder,
+        opened(dataset, spec.subset) if spec.subset else nullcontext(dataset) as learned,
+    ):
         start: dict[str, Any] = {"resume": folder}
         if folder is None:
             init: registry.ModelVersion | None = task["init"]
@@ -95,7 +99,7 @@ def work(task: dict[str, Any]) -> None:
         with enough_memory(spec.config.training.batch_size):
             loop.fit(
                 spec.config,
-                dataset,
+                learned,
                 on_epoch=on_epoch,
                 on_step=on_step,
                 device=device,

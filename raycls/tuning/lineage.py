@@ -19,6 +19,7 @@ from raycls.data.versions import open_by_fingerprint
 from raycls.errors import RayclsError, UnknownDatasetError
 from raycls.models.card import ENSEMBLE, ModelCard, load_card
 from raycls.registry import ModelVersion
+from raycls.tracking.resumable import FOLD, FOLD_RUNS, REFIT, SOUP
 from raycls.tuning import record
 from raycls.tuning.space import encoded
 
@@ -41,8 +42,12 @@ def trace(version: ModelVersion) -> list[LineageStep]:
     links = [_dataset(version, card)]
     if "study" in version.tags:
         links += _study(version, card)
-    if ENSEMBLE in version.tags:
-        links += [_member(*part.split(" sha256:")) for part in version.tags[ENSEMBLE].split(", ")]
+    for tag in (ENSEMBLE, SOUP):
+        members = version.tags[tag].split(", ") if tag in version.tags else []
+        links += [_member(part) for part in members]
+    if REFIT in version.tags:
+        links.append(_member(version.tags[REFIT], "refit of"))
+    links += [_fold(run_id) for run_id in version.tags.get(FOLD_RUNS, "").split()]
     return [*links, _run(version), checkpoint]
 
 
@@ -99,15 +104,24 @@ def _study(version: ModelVersion, card: ModelCard | None) -> list[LineageStep]:
     ]
 
 
-def _member(reference: str, sha256: str) -> LineageStep:
-    """Return whether a member of an ensemble is what it was."""
+def _member(written: str, name: str = "member") -> LineageStep:
+    """Return whether another version, such as a member of an ensemble, is what it was. written: with its digest."""
+    reference, _, sha256 = written.partition(" sha256:")
     try:
         now = registry.resolve(reference)
     except RayclsError as error:
-        return LineageStep("member", reference, "absent", str(error))
+        return LineageStep(name, reference, "absent", str(error))
     if now.sha256 != sha256:
-        return LineageStep("member", reference, "broken", f"it was {sha256}, and is {now.sha256}")
-    return LineageStep("member", reference, "verified")
+        return LineageStep(name, reference, "broken", f"it was {sha256}, and is {now.sha256}")
+    return LineageStep(name, reference, "verified")
+
+
+def _fold(run_id: str) -> LineageStep:
+    """Return whether MLflow still has the training of a fold, whose model is in the ensemble."""
+    found = tracking.find_run(run_id)
+    if found is None:
+        return LineageStep("fold", run_id, "absent", "MLflow has no such run any more")
+    return LineageStep("fold", run_id, "verified", f"fold {found.data.tags[FOLD]}, {found.info.run_name}")
 
 
 def _run(version: ModelVersion) -> LineageStep:

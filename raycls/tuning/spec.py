@@ -64,6 +64,10 @@ class StudySpec(RunSpec):
     workers: int | None = Field(
         None, ge=1, description="of the winner's training; none: as `raycls train` chooses"
     )
+    refit: bool = Field(
+        False,
+        description="whether the winner is trained once more, on train and val, and that version is promoted",
+    )
     promote: bool = Field(True, description="whether a winner that passes the gate becomes champion")
 
     @property

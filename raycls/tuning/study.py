@@ -34,6 +34,7 @@ from raycls.training import trainer
 from raycls.training.checkpoints import CheckpointStore
 from raycls.training.evaluation import evaluate
 from raycls.training.filing import TrainingResult
+from raycls.training.refit import refit, tag_of
 from raycls.training.scaling import share_with_nodes
 from raycls.tuning.lineage import LR_FACTOR
 from raycls.tuning.pareto import choose, pareto_front
@@ -186,7 +187,9 @@ def _finish(
 ) -> Outcome:
     """Train the winner, register it, and promote it if the study may and it is better than the champion."""
     _log(study, run)
-    training = _train_winner(study)
+    training = train_in_full(study)
+    if study.spec.refit and training.version:
+        training = _refit(training.version, study.spec)
     assert training.version is not None
     if trained:
         trained(training)
@@ -232,23 +235,17 @@ def _log_page(study: Study, run: tracking.Run) -> None:
         run.log_directory(Path(folder), "report")
 
 
-def _train_winner(study: Study) -> TrainingResult:
-    """Train the winner in full. If an earlier attempt began this training, continue it or return its result."""
+def train_in_full(study: Study) -> TrainingResult:
+    """Train the study's best trial in full. If an earlier attempt began this, continue it or return its result."""
     spec, dataset = study.spec, study.spec.open_dataset()
     on_gpus = True if spec.gpus_per_trial else None  # as the trials
     progress.say(
-        f"training the winner, trial #{study.best.number} ({study.best.told()}), in full: "
+        f"training trial #{study.best.number} ({study.best.told()}), in full: "
         f"{study.config.training.epochs} epochs on all {dataset.info.counts['train']:,} images"
         + (f", with lr {study.config.optim.lr:.4g} for the longer training" if study.lr_factor < 1 else "")
     )
-    for found in resumable.of_study(study.name, spec.dataset):
-        if found.info.status != "FINISHED":
-            return trainer.resume(spec.dataset, found.info.run_id, use_gpu=on_gpus)
-        if version := registry.of_run(found.info.run_id):
-            evaluation = evaluate(Predictor.load(registry.checkpoint(version)), dataset, "test")
-            return TrainingResult(
-                run_id=found.info.run_id, metrics=version.metrics, evaluation=evaluation, version=version
-            )
+    if former := _former(spec, {"study": study.name, "trial": str(study.best.number)}):
+        return former
     return trainer.train(
         dataset.info.reference,
         study.config,
@@ -265,3 +262,25 @@ def _train_winner(study: Study) -> TrainingResult:
         weights=spec.weights,
         log=spec.log,
     )
+
+
+def _refit(winner: registry.ModelVersion, spec: StudySpec) -> TrainingResult:
+    """Train the winner's settings again on train and val, unless an earlier attempt did."""
+    if former := _former(spec, {resumable.REFIT: tag_of(winner)}):
+        return former
+    on_gpus = True if spec.gpus_per_trial else None
+    return refit(winner.reference, workers=spec.workers, use_gpu=on_gpus, model=spec.model)
+
+
+def _former(spec: StudySpec, tags: dict[str, str]) -> TrainingResult | None:
+    """Return the result of a training that an earlier attempt began, which is continued first, or None."""
+    for found in resumable.tagged(spec.dataset, tags):
+        if found.info.status != "FINISHED":
+            on_gpus = True if spec.gpus_per_trial else None
+            return trainer.resume(spec.dataset, found.info.run_id, use_gpu=on_gpus)
+        if version := registry.of_run(found.info.run_id):
+            evaluation = evaluate(Predictor.load(registry.checkpoint(version)), spec.open_dataset(), "test")
+            return TrainingResult(
+                run_id=found.info.run_id, metrics=version.metrics, evaluation=evaluation, version=version
+            )
+    return None

@@ -6,6 +6,7 @@ import json
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from raycls.data.packed import PackedDataset
 from raycls.data.prepare import prepare
 from raycls.data.versions import open_dataset
 from raycls.errors import RefusedError, UsageError
+from raycls.models.card import SEEN
 from raycls.registry import ModelVersion, gate, history
 from raycls.registry.compare import compare
 from raycls.registry.policy import PromotionPolicy
@@ -53,9 +55,11 @@ def _fit(dataset: PackedDataset, folder: Path, *settings: str) -> Path:
     return folder
 
 
-def _register(name: str, directory: Path) -> ModelVersion:
+def _register(name: str, directory: Path, metrics: dict[str, float] | None = None) -> ModelVersion:
     with tracking.run(name, "run", tags={}) as current:
-        return registry.register(name, current, directory, fingerprint="of digits", metrics={}, lineage={})
+        return registry.register(
+            name, current, directory, fingerprint="of digits", metrics=metrics or {}, lineage={}
+        )
 
 
 def _promote(version: ModelVersion, **options: str) -> ModelVersion:
@@ -194,6 +198,39 @@ def test_an_old_dataset_without_a_gate_is_compared_on_val_which_is_said(checkpoi
     assert any("no split gate: val is used" in remark and "optimistic" in remark for remark in found.remarks)
 
 
+def test_a_model_that_learned_val_is_compared_on_gate_or_not_at_all(checkpoints: dict[str, Path]) -> None:
+    learned = {"learned_splits": ("train", "val")}
+    weak, good = (_register("learned", _edited(checkpoints[name], **learned)) for name in ("weak", "good"))
+    found = compare(good, weak)
+    assert (found.dataset, found.split, found.verdict) == ("digits@1", "gate", "better")
+    old = open_dataset("digits")
+    splits = ("train", "val", "test")
+    make_version(
+        "gateless",
+        {split: old.images(split) for split in splits},
+        {split: old.labels(split) for split in splits},
+        old.info.classes,
+    )
+    usual = _register("learned", _edited(checkpoints["weak"], dataset="gateless"))
+    refit = _register("learned", _edited(checkpoints["good"], dataset="gateless", **learned))
+    for challenger, champion in ((refit, usual), (usual, refit)):
+        with pytest.raises(UsageError, match=f"{refit.reference} learned the pictures of val"):
+            compare(challenger, champion)
+    registry.set_alias("learned", usual.version)
+    with pytest.raises(RefusedError, match=r"cannot be compared: .* learned the pictures of val"):
+        _promote(refit)
+
+
+def test_a_refitted_version_that_answers_otherwise_than_when_it_was_registered_is_refused(
+    checkpoints: dict[str, Path],
+) -> None:
+    version = _register(
+        "changed", _edited(checkpoints["weak"], learned_splits=("train", "val")), {SEEN: 0.99}
+    )
+    with pytest.raises(RefusedError, match=r"images of val are right, not 99\.0% as registered"):
+        _promote(version)
+
+
 def test_pictures_that_a_challenger_of_another_dataset_learned_are_left_out(
     checkpoints: dict[str, Path],
 ) -> None:
@@ -219,7 +256,7 @@ def test_pictures_that_a_challenger_of_another_dataset_learned_are_left_out(
     assert compare(weak, good).pictures == digits.info.counts["gate"]
 
 
-def _edited(directory: Path, **changed: str) -> Path:
+def _edited(directory: Path, **changed: Any) -> Path:
     """A copy of the checkpoint directory with another card."""
     copy = Path(tempfile.mkdtemp(dir=directory.parent))
     card = json.loads((directory / "model.json").read_text())

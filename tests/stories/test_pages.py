@@ -78,6 +78,7 @@ def test_each_command_is_run_by_someone() -> None:
         "train",
         "networks",
         "ensemble",
+        "soup",
         "tune",
         "models",
         "evaluate",
@@ -106,7 +107,8 @@ def _elsewhere(command: str) -> bool:
 def _adapted(command: str, port: int) -> str:
     for old, new in SHORTER:
         command = command.replace(old, new)
-    if command.startswith("raycls train ") and "--preset" not in command:
+    # A refit has the settings of the earlier run.
+    if command.startswith("raycls train ") and not {"--preset", "--refit"} & set(command.split()):
         command += " --preset smoke"
     if command.startswith("raycls retrain digits"):
         command += " --preset smoke"

@@ -42,7 +42,7 @@ def test_few_images_give_no_reference(
     few = make_version("few", splits, labels, digits.info.classes)
     assert file.write(checkpoint, Predictor.load(checkpoint), few) is None
     assert not (checkpoint / DRIFT).exists()
-    assert "that takes 100 validation images, there are 99" in capsys.readouterr().err
+    assert "that takes 100 images of val, there are 99" in capsys.readouterr().err
 
 
 def test_a_damaged_file_is_refused(checkpoint: Path) -> None:
