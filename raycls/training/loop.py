@@ -37,7 +37,7 @@ from raycls.training.loss import cross_entropy
 from raycls.training.optim import Optimizer
 from raycls.training.probe import Probe
 from raycls.training.sampling import EpochOrder, Split, images_in_use
-from raycls.training.setup import card_for, check, untrained, whitening_sample
+from raycls.training.setup import card_for, check, whitening_sample
 from raycls.training.shared_weights import on_this_node
 from raycls.training.snapshot import Snapshot
 from raycls.training.validation import validate
@@ -95,7 +95,7 @@ def start(
     parent = resume or init
     card = card_for(config, dataset.info, load_card(parent) if parent else None)
     torch.manual_seed(config.training.seed)
-    network = untrained(config, dataset).to(device, memory_format=torch.channels_last)
+    network: Any = card.build().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     train = Split(dataset, "train", device, images_in_use(config, dataset))
     val = Split(dataset, "val", device)
     fresh = checkpoint.transfer(network, card, init) if init else ["whiten.weight"]

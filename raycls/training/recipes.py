@@ -76,7 +76,9 @@ def configured(
     if init is None:
         recipe = _pretrained(config)
     else:
-        recipe = _fine_tuning(config, fresh_weights(card_for(config, info), init), _share_of_new(info, init))
+        recipe = _fine_tuning(
+            config, fresh_weights(card_for(config, info, init), init), _share_of_new(info, init)
+        )
     if config.training.frozen_stages:
         recipe["augment.translate"] = 0  # each image is seen once
     if "optim.name" in given and config.optim.name != recipe.get("optim.name", config.optim.name):

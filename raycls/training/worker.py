@@ -3,8 +3,9 @@
     task = {"job": job, "dataset": dataset, "former": store.last(), "init": None, "channel": channel}
     TorchTrainer(work, train_loop_config=task, …).fit()
 
-former: the last checkpoint of earlier attempts, or None. init: the registered model to start from if there is no
-checkpoint, or None. channel: carries events to the driver (raycls/training/events.py).
+former: the last checkpoint of earlier attempts, or None. init: the registered model, or the checkpoint in the run's
+own storage, to start from if there is no checkpoint, or None. channel: carries events to the driver
+(raycls/training/events.py).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -73,11 +74,16 @@ def work(task: dict[str, Any]) -> None:
             kept = ray.train.Checkpoint.from_directory(folder)
             ray.train.report(reported, checkpoint=kept, checkpoint_dir_name=name)
 
-    with _latest(ray.train.get_checkpoint(), task["former"]) as folder:
+    with ExitStack() as opened:
+        folder = opened.enter_context(_latest(ray.train.get_checkpoint(), task["former"]))
         start: dict[str, Any] = {"resume": folder}
         if folder is None:
-            init: registry.ModelVersion | None = task["init"]
-            start = {"init": registry.checkpoint(init) if init else None, "weights": spec.weights}
+            init: registry.ModelVersion | SavedCheckpoint | None = task["init"]
+            if isinstance(init, SavedCheckpoint):
+                parent: Path | None = opened.enter_context(init.directory())
+            else:
+                parent = registry.checkpoint(init) if init else None
+            start = {"init": parent, "weights": spec.weights}
         elif workers.rank == 0:
             channel.put(["resumed", int(load_card(folder).metrics["epoch"])])
         device = ray.train.torch.get_device()
