@@ -62,6 +62,7 @@ MADE_ONCE = (
     "raycls tune digits ",
     "raycls evaluate ",
     "raycls export ",
+    "raycls prune ",
 )
 
 
@@ -88,6 +89,7 @@ def test_each_command_is_run_by_someone() -> None:
         "bench",
         "down",
         "export",
+        "prune",
     ):
         assert any(command.startswith(f"raycls {name}") for command in commands), name
 
@@ -106,7 +108,7 @@ def _elsewhere(command: str) -> bool:
 def _adapted(command: str, port: int) -> str:
     for old, new in SHORTER:
         command = command.replace(old, new)
-    if command.startswith("raycls train ") and "--preset" not in command:
+    if command.startswith(("raycls train ", "raycls prune ")) and "--preset" not in command:
         command += " --preset smoke"
     if command.startswith("raycls retrain digits"):
         command += " --preset smoke"
