@@ -211,9 +211,8 @@ def _describe(
         "pad": "resized, black beside it",
         "squash": "resized",
     }
-    taken = f"images: uint8 N×{side}×{side}×3, RGB, {square[card.resize]}; not normalised"
-    if format == "executorch":
-        taken = taken.replace("N×", "1×")
+    count = 1 if result.on_pictures or format == "executorch" else "N"
+    taken = f"images: uint8 {count}×{side}×{side}×3, RGB, {square[card.resize]}; not normalised"
     if result.on_pictures:
         taken = "picture: uint8 H×W×3, RGB, upright, of any size; not normalised"
     description = {
@@ -224,13 +223,14 @@ def _describe(
         "int8": int8,
         "needs": list(NEEDS_INT8[format] if int8 else ()),
         "input": taken,
-        "output": f"logits: float32 N×{len(card.classes)}",
-        "second_output": "embedding: float32 N×D, the input of the network's last layer",
+        "output": f"logits: float32 {count}×{len(card.classes)}",
+        "second_output": f"embedding: float32 {count}×D, the input of the network's last layer",
         "image_size": side,
         "classes": list(card.classes),
         "dataset_fingerprint": card.dataset_fingerprint,
         "max_logit_difference": result.max_logit_difference,
         "accuracy": result.accuracy,
         "original_accuracy": result.original_accuracy,
+        "on_pictures": asdict(result.on_pictures) if result.on_pictures else None,
     }
     result.description.write_text(json.dumps(description, indent=2, ensure_ascii=False) + "\n")

@@ -25,12 +25,11 @@ from raycls.models.base import Network
 from raycls.models.card import ENSEMBLE, ModelCard
 from raycls.models.channels import channels_of
 from raycls.models.macs import macs
-from raycls.models.networks import FastCNN
+from raycls.models.networks import CNN, MLP, FastCNN
 
 STEPS = 7  # of the search for how many channels go
-MULTIPLE = (
-    8  # of channels that a layer keeps, as vector units compute so many at once; not where a layer is narrow
-)
+# Vector units compute this many channels at once, so that layers keep a multiple of it, unless one of them is narrow.
+MULTIPLE = 8
 
 
 def check() -> None:
@@ -85,7 +84,7 @@ def _without(network: Network, size: int, share: float) -> Network:
         with warnings.catch_warnings():
             warnings.simplefilter(
                 "ignore"
-            )  # of the library, which takes parameters outside of layers into account
+            )  # the library tells what it does with parameters outside of layers
             pruner = torch_pruning.pruner.BasePruner(
                 smaller.requires_grad_(True),  # the library follows gradients through the network
                 torch.zeros(1, 3, size, size),
@@ -97,15 +96,7 @@ def _without(network: Network, size: int, share: float) -> Network:
                 round_to=_multiple(network),
             )
             pruner.step()
-    except (
-        RuntimeError,
-        ValueError,
-        AttributeError,
-        KeyError,
-        IndexError,
-        AssertionError,
-        TypeError,
-    ) as error:
+    except Exception as error:  # the library raises many types over a network that it cannot follow
         raise _impossible(network, str(error)) from error
     if isinstance(smaller, FastCNN):  # it divides by the number of features
         smaller.head.weight.data *= smaller.head.in_features / network.head.in_features
@@ -135,18 +126,20 @@ def _multiple(network: Network) -> int:
 
 
 def _most(network: Network) -> float:
-    """Return the largest share of the channels that leaves some to every layer. 1%: a rounding leaves them, too."""
+    """Return the largest share of the channels that leaves some to every layer."""
+    # The library rounds down what is left: without the 1% it could leave nothing.
     return 1 - 1.01 * _multiple(network) / _narrowest(network)
 
 
 def _arguments(network: Network, card: ModelCard) -> dict[str, Any]:
     """Return what describes the network's shape: `widths`, or `channels` by layer."""
-    if "widths" not in card.arguments:
+    if not isinstance(network, FastCNN | CNN | MLP):
         return {"channels": channels_of(network, _whole(card).build())}
     if isinstance(network, FastCNN):
         return {"widths": [group.conv2.out_channels for group in network.groups]}  # type: ignore[union-attr]
-    layers: Any = network.layers
-    return {"widths": [each.weight.shape[0] for each in layers if isinstance(each, nn.Conv2d | nn.Linear)]}
+    return {
+        "widths": [each.weight.shape[0] for each in network.layers if isinstance(each, nn.Conv2d | nn.Linear)]
+    }
 
 
 def _whole(card: ModelCard) -> ModelCard:

@@ -53,6 +53,8 @@ def test_raycls_own_networks_get_other_widths(name: str) -> None:
     assert described.arguments.keys() == {"widths", "dropout"}
     assert 0.3 < macs(smaller, SIDE) / macs(network, SIDE) <= 0.5
     assert (described.metrics, described.temperature) == ({}, 1.0)
+    _, of_default = pruned(*made(name), share=0.5)  # of the network's own widths
+    assert len(of_default.arguments["widths"]) in (2, 3)
 
 
 @pytest.mark.parametrize("name", ["fastcnn", *OTHERS])
