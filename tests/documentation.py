@@ -14,6 +14,7 @@ ORDER = (
     "data",
     "training",
     "pretrained",
+    "small",
     "tuning",
     "accuracy",
     "telemetry",

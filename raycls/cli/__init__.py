@@ -29,6 +29,7 @@ from raycls.cli import (
     models,
     networks,
     promotion,
+    prune,
     retrain,
     serving,
     soup,
@@ -55,6 +56,7 @@ app.add_typer(networks.app)
 app.add_typer(training.app)
 app.add_typer(ensemble.app)
 app.add_typer(soup.app)
+app.add_typer(prune.app)
 app.add_typer(tuning.app, name="tune")
 app.add_typer(models.app)
 app.add_typer(promotion.app)

@@ -1,23 +1,22 @@
-"""Export of a trained network to one file: ONNX, torch.export or TorchScript, checked on real images.
+"""Export of a trained network to one file: ONNX, torch.export, TorchScript or ExecuTorch, checked on real images.
 
     result = export(checkpoint_directory, open_dataset("cifar10"), Path("cats.onnx"), format="onnx", model="cats/3")
     result.max_logit_difference, result.accuracy_difference
 
-A program without raycls can load the file. The graph takes uint8 N×S×S×3 (RGB, any N) and returns logits (float32 N×C)
-and embeddings (float32 N×D). It normalises the images and divides the logits by the temperature itself, so its user
-needs neither mean nor std, and softmax gives the confidence that raycls serves. FILE.json beside it names the classes,
-the image size and the model. This module knows checkpoints and packed datasets, not the registry. It imports the
-packages of a format when that format is exported.
+A program without raycls can load the file. The graph takes uint8 N×S×S×3 (RGB, any N; 1 for ExecuTorch) and returns
+logits (float32 N×C) and embeddings (float32 N×D). It normalises the images and divides the logits by the temperature
+itself, so its user needs neither mean nor std, and softmax gives the confidence that raycls serves. An ONNX file may
+contain the resizing as well, and then takes a picture of any size. FILE.json beside it names the classes, the image
+size and the model. This module knows checkpoints and packed datasets, not the registry.
+raycls/engines/export_formats.py has the formats.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import warnings
-from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +28,15 @@ from raycls import progress
 from raycls.data.packed import PackedDataset, sha256_file
 from raycls.data.tensors import as_tensor
 from raycls.engines.build import Run
-from raycls.engines.int8 import quantize_onnx, quantize_torch
+from raycls.engines.export_formats import NEEDS_INT8, READ, WRITE, check
+from raycls.engines.export_pictures import OnPictures, chosen_pictures, compare
+from raycls.engines.network_costs import median_ms
+from raycls.engines.square_onnx import prepend
 from raycls.errors import ExportError, UsageError
 from raycls.models import checkpoint
 from raycls.models.base import Network
 from raycls.models.card import WEIGHTS, ModelCard, sha256
 from raycls.models.forward import WithNormalization
-
-SUFFIX = {"onnx": ".onnx", "torch-export": ".pt2", "torchscript": ".pt"}
-NEEDS = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "torch-export": (), "torchscript": ()}
-NEEDS_INT8 = {"onnx": (), "torch-export": ("torchao",)}  # PyTorch has deprecated quantization for torchscript
 
 # The largest difference of a logit that is accepted, and of an embedding as a share of the largest value. Float32 sums
 # in another order change a logit by about 1e-5; a much larger difference means another computation. A difference of
@@ -66,7 +64,8 @@ class Exported:
     """An exported file, compared with the float32 network on `images` validation images.
 
     max_embedding_difference is a share of the largest value. Accuracies are in 0..1. Sizes are in bytes; original_size
-    is the size of the checkpoint's weights.
+    is the size of the checkpoint's weights. ms: median time of one image here, of the file by its runtime and of the
+    original by PyTorch. on_pictures: for a file that takes a picture of any size.
     """
 
     path: Path
@@ -78,6 +77,9 @@ class Exported:
     max_embedding_difference: float
     accuracy: float
     original_accuracy: float
+    ms: float
+    original_ms: float
+    on_pictures: OnPictures | None = None
 
     @property
     def accuracy_difference(self) -> float:
@@ -89,16 +91,25 @@ class Exported:
 
 
 def export(
-    directory: Path, dataset: PackedDataset, path: Path, *, format: str, model: str, int8: bool = False
+    directory: Path,
+    dataset: PackedDataset,
+    path: Path,
+    *,
+    format: str,
+    model: str,
+    int8: bool = False,
+    pictures: Path | None = None,
 ) -> Exported:
     """Write the checkpoint's network to `path`, load the file and compare it with the original network.
 
     dataset: the dataset that the model was trained on. Its training images calibrate int8, its validation images are
-    the check. model: the reference that FILE.json names. Raises UsageError if there is no such combination or a package
-    is missing. Raises ExportError if the file cannot be written, or if a float32 file differs by more than TOLERANCE.
+    the check. model: the reference that FILE.json names. pictures: a folder; the file then takes a picture of any
+    size, and is compared with serving on these. Raises UsageError if there is no such combination or a package is
+    missing. Raises ExportError if the file cannot be written, or if a float32 file differs by more than TOLERANCE.
     After an error there is no file.
     """
     check(format, int8)
+    files = _files(pictures, format) if pictures else []
     network, card = checkpoint.load(directory)
     if dataset.info.fingerprint != card.dataset_fingerprint:
         raise UsageError(
@@ -114,8 +125,13 @@ def export(
             with progress.bar(f"writing {path.name}"):
                 part.parent.mkdir(parents=True, exist_ok=True)
                 calibration = _sample(dataset, "train", CALIBRATION)[0] if int8 else None
-                _WRITE[format](wrapped, _example(card), calibration, part)
-            result = _compare(wrapped, _READ[format](part), dataset, path, part, directory)
+                WRITE[format](wrapped, _example(card), calibration, part)
+                if pictures:
+                    prepend(part, card.image_size, card.resize)
+            run = READ[format](part)
+            result = _compare(wrapped, run, dataset, path, part, directory)
+            if pictures:
+                result = replace(result, on_pictures=compare(directory, run, files))
         for what, difference in (
             ("logits", result.max_logit_difference),
             ("embeddings", result.max_embedding_difference),
@@ -137,18 +153,10 @@ def export(
     return result
 
 
-def check(format: str, int8: bool) -> None:
-    """Raise UsageError if the format is unknown, has no int8, or needs a package that is not installed."""
-    if format not in SUFFIX:
-        raise UsageError(f"unknown format {format!r}; the formats are: {', '.join(SUFFIX)}")
-    if int8 and format not in NEEDS_INT8:
-        raise UsageError(
-            f"there is no int8 for {format}, as PyTorch has deprecated its quantization: choose "
-            f"--format {' or '.join(NEEDS_INT8)}"
-        )
-    needed = (*NEEDS[format], *(NEEDS_INT8[format] if int8 else ()))
-    if missing := [name for name in needed if importlib.util.find_spec(name) is None]:
-        raise UsageError(f"exporting to {format} needs {', '.join(missing)}: pip install 'raycls[export]'")
+def _files(folder: Path, format: str) -> list[Path]:
+    if format != "onnx":
+        raise UsageError("the resizing can be part of an ONNX file alone: choose --format onnx")
+    return chosen_pictures(folder)
 
 
 def _example(card: ModelCard) -> Tensor:
@@ -189,6 +197,8 @@ def _compare(
         ),
         accuracy=float((exported.argmax(1) == labels).mean()),
         original_accuracy=float((original.argmax(1) == labels).mean()),
+        ms=median_ms(run, images[:1]),
+        original_ms=median_ms(lambda batch: network(as_tensor(batch)), images[:1]),
     )
 
 
@@ -196,6 +206,15 @@ def _describe(
     result: Exported, card: ModelCard, directory: Path, *, format: str, int8: bool, model: str
 ) -> None:
     side = card.image_size
+    square = {
+        "crop": "the largest centred square resized",
+        "pad": "resized, black beside it",
+        "squash": "resized",
+    }
+    count = 1 if result.on_pictures or format == "executorch" else "N"
+    taken = f"images: uint8 {count}×{side}×{side}×3, RGB, {square[card.resize]}; not normalised"
+    if result.on_pictures:
+        taken = "picture: uint8 H×W×3, RGB, upright, of any size; not normalised"
     description = {
         "model": model,
         "checkpoint_sha256": sha256(directory),
@@ -203,85 +222,15 @@ def _describe(
         "format": format,
         "int8": int8,
         "needs": list(NEEDS_INT8[format] if int8 else ()),
-        "input": f"images: uint8 N×{side}×{side}×3, RGB, the largest centred square resized; not normalised",
-        "output": f"logits: float32 N×{len(card.classes)}",
-        "second_output": "embedding: float32 N×D, the input of the network's last layer",
+        "input": taken,
+        "output": f"logits: float32 {count}×{len(card.classes)}",
+        "second_output": f"embedding: float32 {count}×D, the input of the network's last layer",
         "image_size": side,
         "classes": list(card.classes),
         "dataset_fingerprint": card.dataset_fingerprint,
         "max_logit_difference": result.max_logit_difference,
         "accuracy": result.accuracy,
         "original_accuracy": result.original_accuracy,
+        "on_pictures": asdict(result.on_pictures) if result.on_pictures else None,
     }
     result.description.write_text(json.dumps(description, indent=2, ensure_ascii=False) + "\n")
-
-
-def _write_onnx(network: nn.Module, example: Tensor, calibration: np.ndarray | None, path: Path) -> None:
-    plain = path.with_suffix(".float.onnx") if calibration is not None else path
-    try:
-        torch.onnx.export(
-            network,
-            (example,),
-            plain,
-            input_names=["images"],
-            output_names=["logits", "embedding"],
-            dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
-            dynamo=True,
-            external_data=False,  # one file
-            verbose=False,
-        )
-        if calibration is not None:
-            quantize_onnx(plain, calibration, path)
-    finally:
-        if plain != path:
-            plain.unlink(missing_ok=True)
-
-
-def _read_onnx(path: Path) -> Run:
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    return lambda batch: tuple(session.run(None, {"images": np.ascontiguousarray(batch)}))
-
-
-def _write_torch_export(
-    network: nn.Module, example: Tensor, calibration: np.ndarray | None, path: Path
-) -> None:
-    dynamic = ({0: torch.export.Dim("batch")},)
-    program = torch.export.export(network, (example,), dynamic_shapes=dynamic)
-    if calibration is not None:
-        quantized = quantize_torch(program.module(), as_tensor(calibration))
-        program = torch.export.export(quantized, (example,), dynamic_shapes=dynamic)
-    with path.open("wb") as file:
-        torch.export.save(program, file)
-
-
-def _read_torch_export(path: Path) -> Run:
-    with path.open("rb") as file:
-        module = torch.export.load(file).module()
-    return lambda batch: tuple(output.numpy() for output in module(as_tensor(batch)))
-
-
-def _write_torchscript(
-    network: nn.Module, example: Tensor, calibration: np.ndarray | None, path: Path
-) -> None:
-    with torch.inference_mode():
-        traced = torch.jit.freeze(torch.jit.trace(network, example))
-    torch.jit.save(traced, path)
-
-
-def _read_torchscript(path: Path) -> Run:
-    module = torch.jit.load(path)
-    return lambda batch: tuple(output.numpy() for output in module(as_tensor(batch)))
-
-
-_WRITE: dict[str, Callable[[nn.Module, Tensor, np.ndarray | None, Path], None]] = {
-    "onnx": _write_onnx,
-    "torch-export": _write_torch_export,
-    "torchscript": _write_torchscript,
-}
-_READ: dict[str, Callable[[Path], Run]] = {
-    "onnx": _read_onnx,
-    "torch-export": _read_torch_export,
-    "torchscript": _read_torchscript,
-}

@@ -5,8 +5,10 @@ cost("resnet18", size=224, timed=True)
 
 from __future__ import annotations
 
+import copy
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,8 +19,9 @@ from raycls.config import Engine
 from raycls.engines import build as engines
 from raycls.engines.build import first_line
 from raycls.errors import ConfigError, EngineError
+from raycls.models.base import Network
 from raycls.models.card import ModelCard, provenance
-from raycls.models.networks import build
+from raycls.models.macs import macs
 
 CLASSES = 10
 ROUNDS, WARM_UP, LONGEST_S = 20, 2, 2.0  # passes of one image, and the seconds after which no more are made
@@ -27,7 +30,7 @@ THREADS = 1  # as in a replica
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """Of a network with ten classes.
+    """Of a network.
 
     macs: multiply-accumulates for one image. stages: of its body, as `training.frozen_stages` counts them. ms: median
     for one image, by engine.
@@ -43,45 +46,48 @@ class Cost:
 
 def cost(name: str, size: int, *, timed: bool = False) -> Cost:
     """Return what a network costs for square images of `size` pixels. Raises ConfigError."""
-    from torch.utils.flop_counter import FlopCounterMode
+    card = _card(name, size)
+    return cost_of(card.build().eval(), card, timed=timed)
 
-    # The counter follows gradients where it can, and stumbles over some that are turned off as a whole.
-    network = build(name, num_classes=CLASSES, image_size=size).eval().requires_grad_(False)
-    with FlopCounterMode(display=False) as counter:
-        try:
-            network(torch.zeros(1, 3, size, size))
-        except (RuntimeError, AssertionError, ValueError, TypeError) as error:
-            raise ConfigError(f"{name} takes no images of {size} pixels: {first_line(error)}") from None
+
+def cost_of(network: Network, card: ModelCard, *, timed: bool = False) -> Cost:
+    """Return what a network in eval mode costs for images of its card's size. Raises ConfigError."""
+    name, size = card.network, card.image_size
+    try:
+        multiplied = macs(network, size)
+    except (RuntimeError, AssertionError, ValueError, TypeError) as error:
+        raise ConfigError(f"{name} takes no images of {size} pixels: {first_line(error)}") from None
     return Cost(
         name=name,
         image_size=size,
         parameters=sum(parameter.numel() for parameter in network.parameters()),
         stages=len(network.stages()),
-        macs=counter.get_total_flops() // 2,  # a multiplication and an addition are two
-        ms=_ms(name, size) if timed else {},
+        macs=multiplied,
+        ms=_ms(network, card) if timed else {},
     )
 
 
-def _ms(name: str, size: int) -> dict[Engine, float]:
+def _ms(network: Network, card: ModelCard) -> dict[Engine, float]:
     """Return the time of each engine that runs the network on this machine."""
-    device = engines.best_device()
+    device, size = engines.best_device(), card.image_size
     image = np.random.default_rng(0).integers(0, 256, (1, size, size, 3), dtype=np.uint8)
     found: dict[Engine, float] = {}
     before = torch.get_num_threads()
     try:
         for engine in engines.candidates(device):
-            network = build(name, num_classes=CLASSES, image_size=size).eval()
             try:
-                run = engines.build(engine, network, _card(name, size), device, THREADS)
+                run = engines.build(engine, copy.deepcopy(network), card, device, THREADS)
             except EngineError:  # the network has no place in the answer
                 continue
-            found[engine] = _median_ms(run, image)
+            found[engine] = median_ms(run, image)
     finally:
         torch.set_num_threads(before)
     return found
 
 
-def _median_ms(run: engines.Run, image: np.ndarray) -> float:
+@torch.inference_mode()
+def median_ms(run: Callable[[np.ndarray], Any], image: np.ndarray) -> float:
+    """Return the median time of a pass over this batch, milliseconds."""
     times: list[float] = []
     began = time.perf_counter()
     while len(times) < WARM_UP + ROUNDS and (

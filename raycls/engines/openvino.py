@@ -46,6 +46,7 @@ LIBRARIES = ("torch", "torchvision", "timm", "openvino")
 SOURCES = (
     "models/base.py",
     "models/card.py",
+    "models/channels.py",
     "models/checkpoint.py",
     "models/ensemble.py",
     "models/networks.py",

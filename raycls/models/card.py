@@ -37,7 +37,7 @@ class ModelCard(BaseModel):
 
     network: str = Field(description="name in raycls.models.networks")
     arguments: dict[str, Any] = Field(
-        description="the network's own arguments: dropout, and widths unless its shape is fixed"
+        description="the network's own arguments: dropout, widths unless its shape is fixed, channels if it was pruned"
     )
     classes: tuple[str, ...] = Field(description="class names, in the order of the logits")
     image_size: int = Field(description="side of the square input, pixels")

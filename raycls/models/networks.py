@@ -26,6 +26,7 @@ from raycls.errors import ConfigError
 from raycls.models import timm_networks, torchvision_networks
 from raycls.models.base import BATCH_NORMS, Network, Statistics
 from raycls.models.card import ENSEMBLE
+from raycls.models.channels import narrow
 from raycls.models.ensemble import Ensemble
 from raycls.models.torchvision_networks import LAST_LAYERS, TorchvisionNetwork
 
@@ -241,14 +242,14 @@ def native_side(name: str) -> int:
 def build(name: str, *, num_classes: int, image_size: int, **arguments: Any) -> Network:
     """Return a network with random weights, on the CPU in float32.
 
-    arguments: `mirror` (see `Network.mirror`), `dropout` (probability before the head) and `widths` (channels or units
-    of each stage; torchvision's and timm's networks have no widths). Raises ConfigError for an unknown name or an
-    argument that the network does not take.
+    arguments: `mirror` (see `Network.mirror`), `channels` (of a pruned network; see raycls/models/channels.py),
+    `dropout` (probability before the head) and `widths` (channels or units of each stage; torchvision's and timm's
+    networks have no widths). Raises ConfigError for an unknown name or an argument that the network does not take.
     """
     if name == ENSEMBLE:
         return Ensemble(num_classes=num_classes, image_size=image_size, **arguments)
     check_name(name)
-    mirror = arguments.pop("mirror", False)
+    mirror, channels = arguments.pop("mirror", False), arguments.pop("channels", {})
     made = NETWORKS.get(name) or functools.partial(timm_networks.TimmNetwork, name)
     known = set(inspect.signature(made).parameters) - {"num_classes", "image_size"}
     if "widths" in set(arguments) - known:
@@ -257,6 +258,7 @@ def build(name: str, *, num_classes: int, image_size: int, **arguments: Any) -> 
         raise ConfigError(f"{name} takes {', '.join(sorted(known))}, but not {', '.join(sorted(unknown))}")
     network = made(num_classes=num_classes, image_size=image_size, **arguments)
     network.mirror = mirror
+    narrow(network, channels)
     return network
 
 

@@ -147,6 +147,11 @@ class TimmNetwork(Network):
         body = {
             name.removeprefix("body."): value for name, value in weights.items() if name.startswith("body.")
         }
+        own = self.body.state_dict()
+        if all(
+            value.shape == own[name].shape for name, value in body.items()
+        ):  # also those of a pruned network
+            return weights
         return weights | self._fitted(body)
 
     def resizes(self, name: str) -> bool:

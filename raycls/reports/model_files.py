@@ -54,7 +54,8 @@ def _report(version: ModelVersion, kind: str, output: Path) -> None:
 
 
 def _export(version: ModelVersion, kind: str, output: Path) -> None:
-    from raycls.engines.export import SUFFIX, export
+    from raycls.engines.export import export
+    from raycls.engines.export_formats import SUFFIX
 
     directory = registry.checkpoint(version)
     dataset = open_by_fingerprint(*load_card(directory).learned_from)

@@ -9,6 +9,7 @@ A resumed run finds its checkpoints with a CheckpointStore.
         network, card = checkpoint.load(folder)
 
     <storage>/<run>/attempt-1/epoch-00001/     model.safetensors  model.json  training_state.pt  complete.json
+    <storage>/<run>/start/                     model.safetensors  model.json: what a run of a pruned network starts from
 
 The first start of a run and every resume is an attempt. Each attempt has its own directory. Ray writes its index of an
 attempt's checkpoints in place, so a kill or a full disk can leave half an index. This module does not read that index.
@@ -35,6 +36,9 @@ from raycls.training import seal
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
+
+
+START = "start"
 
 
 @dataclass(frozen=True)
@@ -150,6 +154,18 @@ class CheckpointStore:
             for old in former:
                 if old != path:
                     self.filesystem.delete_dir(old)
+
+    def keep_start(self, directory: Path) -> None:
+        """Copy the checkpoint that the run starts from, where it is no registered version. Raises StorageError."""
+        path = f"{self.path}/{START}"
+        with saving(self.filesystem, path):
+            self.filesystem.create_dir(path, recursive=True)
+            copy_files(str(directory), path, to=self.filesystem)
+
+    def start(self) -> SavedCheckpoint | None:
+        """Return what `keep_start` has kept, or None."""
+        found = self._list(self.path, START)
+        return SavedCheckpoint(self.filesystem, found[0], []) if found else None
 
     def remove(self) -> None:
         """Delete all checkpoints of the run. Do nothing if there are none."""

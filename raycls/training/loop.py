@@ -36,7 +36,7 @@ from raycls.training.optim import Optimizer
 from raycls.training.probe import Probe
 from raycls.training.profile import EpochRecorder, mark
 from raycls.training.sampling import Batch, EpochOrder, Split, images_in_use
-from raycls.training.setup import card_for, check, untrained
+from raycls.training.setup import card_for, check
 from raycls.training.snapshot import Snapshot
 from raycls.training.validation import validate
 from raycls.training.views import image_share, views
@@ -95,7 +95,7 @@ def start(
     parent = resume or init
     card = card_for(config, dataset.info, load_card(parent) if parent else None)
     torch.manual_seed(config.training.seed)
-    network = untrained(config, dataset).to(device, memory_format=torch.channels_last)
+    network: Any = card.build().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     train = Split(dataset, "train", device, images_in_use(config, dataset))
     val = Split(dataset, "val", device)
     first_weights(network, card, train, init=init, weights=weights, workers=workers)

@@ -84,7 +84,7 @@ def configured(
     if init is None:
         recipe = _pretrained(config, name, info)
     else:
-        fresh = fresh_weights(card_for(config, info), init)
+        fresh = fresh_weights(card_for(config, info, init), init)
         recipe = _fine_tuning(config, name, info, fresh, _share_of_new(info, init))
     if config.training.frozen_stages:  # each image is seen once
         recipe |= {"augment.translate": 0, "augment.crop": 0, "training.reduced_share": 0}

@@ -128,14 +128,17 @@ def card_for(config: Config, info: DatasetInfo, parent: ModelCard | None = None)
     """Return the model card for checkpoints of this configuration. Its metrics are empty.
 
     parent: the card of the checkpoint that the weights come from. Its normalisation replaces the configuration's,
-    because the weights expect it.
+    because the weights expect it. A pruned network has the parent's channels.
     """
     mean, std = (parent or info).mean, (parent or info).std
     if parent is None and config.network.statistics == "pretrained":
         mean, std = public_statistics(config.network.name)
+    arguments = config.network.arguments()
+    if parent and parent.network == config.network.name and "channels" in parent.arguments:
+        arguments["channels"] = parent.arguments["channels"]
     return ModelCard(
         network=config.network.name,
-        arguments=config.network.arguments(),
+        arguments=arguments,
         classes=info.classes,
         image_size=info.image_size,
         mean=mean,

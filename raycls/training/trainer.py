@@ -59,6 +59,7 @@ def train(
     model: str | None = None,
     lineage: dict[str, str] | None = None,
     init: str | None = None,
+    pruned: Path | None = None,
     weights: str | None = None,
     log: Sequence[str] = (),
     profile: bool = False,
@@ -70,10 +71,11 @@ def train(
     workers: by default one per GPU, or one per CPU, but no more than the batch size allows (IMAGES_PER_WORKER).
     use_gpu: by default where a GPU is free; see `raycls.training.scaling.scaling_of`.
     reference: the dataset, NAME or NAME@VERSION. model: the registered name, by default the dataset's name. lineage:
-    further tags, such as the study and the trial of the configuration. init: a registered model to start from. weights:
-    a file of weights, or "pretrained". log: tools to log to beside MLflow (`raycls.tracking.TOOLS`). profile: tell
-    where the time of one epoch goes (raycls/training/profile.py). subset: what it learns from, by default train.
-    temperature: of a model that learns val, on which it is fitted otherwise.
+    further tags, such as the study and the trial of the configuration. init: a registered model to start from. pruned:
+    a checkpoint of init's network without some of its channels, to start from in its place. weights: a file of weights,
+    or "pretrained". log: tools to log to beside MLflow (`raycls.tracking.TOOLS`). profile: tell where the time of one
+    epoch goes (raycls/training/profile.py). subset: what it learns from, by default train. temperature: of a model that
+    learns val, on which it is fitted otherwise.
 
     Raises UsageError before training starts, TrainingError if the run fails, and BrokenOffError if `resume` can
     continue it. Raises KeyboardInterrupt after it has stopped the workers and closed the MLflow run.
@@ -100,6 +102,8 @@ def train(
     name = f"{dataset_name}-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}"
     store = CheckpointStore(home.storage(), name)
     store.prepare()
+    if pruned:
+        store.keep_start(pruned)
     cluster.connect()
     scaling = scaling_of(workers, config.training.batch_size, use_gpu)
     setup.check_precision(config, scaling)
@@ -232,7 +236,7 @@ def run_workers(
         "job": spec,
         "dataset": dataset,
         "former": store.last(),
-        "init": registry.resolve(spec.init) if spec.init else None,
+        "init": store.start() or (registry.resolve(spec.init) if spec.init else None),
     }
     attempt, here = store.next_attempt(), on_one_node(scaling)
     if not here:

@@ -3,8 +3,9 @@
     task = {"job": job, "dataset": dataset, "former": store.last(), "init": None, "channel": channel}
     TorchTrainer(work, train_loop_config=task, …).fit()
 
-former: the last checkpoint of earlier attempts, or None. init: the registered model to start from if there is no
-checkpoint, or None. channel: carries events to the driver (raycls/training/events.py).
+former: the last checkpoint of earlier attempts, or None. init: the registered model, or the checkpoint in the run's
+own storage, to start from if there is no checkpoint, or None. channel: carries events to the driver
+(raycls/training/events.py).
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -76,26 +78,19 @@ def work(task: dict[str, Any]) -> None:
             kept = ray.train.Checkpoint.from_directory(folder)
             ray.train.report(reported, checkpoint=kept, checkpoint_dir_name=name)
 
-    def save_profile(folder: Path) -> None:
-        storage = context.get_storage()
-        # What shows where the time went must not cost the training.
-        with suppress(OSError):
-            path = f"{storage.experiment_fs_path}/{FOLDER}"
-            storage.storage_filesystem.create_dir(path, recursive=True)
-            copy_files(str(folder), path, to=storage.storage_filesystem)
-
-    with (
-        _latest(ray.train.get_checkpoint(), task["former"]) as folder,
-        opened(dataset, spec.subset) if spec.subset else nullcontext(dataset) as learned,
-    ):
+    with ExitStack() as stack:
+        folder = stack.enter_context(_latest(ray.train.get_checkpoint(), task["former"]))
+        learned = stack.enter_context(opened(dataset, spec.subset) if spec.subset else nullcontext(dataset))
         start: dict[str, Any] = {"resume": folder}
         if folder is None:
-            init: registry.ModelVersion | None = task["init"]
-            start = {"init": registry.checkpoint(init) if init else None, "weights": spec.weights}
+            start = {"init": stack.enter_context(_parent(task["init"])), "weights": spec.weights}
         elif workers.rank == 0:
             channel.put(["resumed", int(load_card(folder).metrics["epoch"])])
         device = ray.train.torch.get_device()
-        recorded = spec.profile and workers.rank == 0
+        recorder = None
+        if spec.profile and workers.rank == 0:
+            save = partial(_save_profile, context.get_storage())
+            recorder = EpochRecorder(spec.config.training.epochs, device, save)
         with enough_memory(spec.config.training.batch_size):
             loop.fit(
                 spec.config,
@@ -104,9 +99,7 @@ def work(task: dict[str, Any]) -> None:
                 on_step=on_step,
                 device=device,
                 workers=workers,
-                recorder=EpochRecorder(spec.config.training.epochs, device, save_profile)
-                if recorded
-                else None,
+                recorder=recorder,
                 **start,
             )
 
@@ -125,3 +118,21 @@ def _latest(latest: Any, former: SavedCheckpoint | None) -> Iterator[Path | None
             yield folder
     else:
         yield None
+
+
+@contextmanager
+def _parent(init: registry.ModelVersion | SavedCheckpoint | None) -> Iterator[Path | None]:
+    """Yield the directory of the checkpoint that a new run starts from, or None."""
+    if isinstance(init, SavedCheckpoint):
+        with init.directory() as folder:
+            yield folder
+    else:
+        yield registry.checkpoint(init) if init else None
+
+
+def _save_profile(storage: Any, folder: Path) -> None:
+    """Copy a profile to the run's storage, where it can be written: it must not cost the training."""
+    with suppress(OSError):
+        path = f"{storage.experiment_fs_path}/{FOLDER}"
+        storage.storage_filesystem.create_dir(path, recursive=True)
+        copy_files(str(folder), path, to=storage.storage_filesystem)

@@ -14,7 +14,7 @@ from tests.unit.engines.test_export import (
     train_a_little,
 )
 
-FORMATS = ("onnx", "torch-export", "torchscript")
+FORMATS = ("onnx", "torch-export", "torchscript", "executorch")
 # In bf16, the weight gradient of a convolution over a single pixel (what these networks make of 8) is now and then
 # NaN, by torch 2.15 on a CPU.
 SHORT = ("train_fraction=0.1", "precision=fp32")

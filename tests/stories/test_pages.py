@@ -62,6 +62,7 @@ MADE_ONCE = (
     "raycls tune digits ",
     "raycls evaluate ",
     "raycls export ",
+    "raycls prune ",
 )
 
 
@@ -89,6 +90,7 @@ def test_each_command_is_run_by_someone() -> None:
         "bench",
         "down",
         "export",
+        "prune",
     ):
         assert any(command.startswith(f"raycls {name}") for command in commands), name
 
@@ -108,7 +110,8 @@ def _adapted(command: str, port: int) -> str:
     for old, new in SHORTER:
         command = command.replace(old, new)
     # A refit has the settings of the earlier run.
-    if command.startswith("raycls train ") and not {"--preset", "--refit"} & set(command.split()):
+    trains = command.startswith(("raycls train ", "raycls prune "))
+    if trains and not {"--preset", "--refit"} & set(command.split()):
         command += " --preset smoke"
     if command.startswith("raycls retrain digits"):
         command += " --preset smoke"

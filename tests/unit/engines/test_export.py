@@ -13,7 +13,7 @@ import torch
 from raycls.config import override
 from raycls.data.packed import PackedDataset, sha256_file
 from raycls.data.tensors import as_tensor
-from raycls.engines import export as module
+from raycls.engines import export_formats as module
 from raycls.engines.build import Run
 from raycls.engines.export import TOLERANCE, export
 from raycls.engines.predictor import Predictor, softmax
@@ -46,6 +46,13 @@ def _answers(format: str, path: Path, images: np.ndarray) -> list[np.ndarray]:
         session = onnxruntime.InferenceSession(path)
         assert list(session.get_inputs()[0].shape)[1:] == [8, 8, 3]
         return session.run(["logits", "embedding"], {"images": images})
+    if format == "executorch":
+        from executorch.runtime import Runtime
+
+        program = Runtime.get().load_program(str(path))
+        method = program.load_method("forward")
+        each = [[out.numpy().copy() for out in method.execute([as_tensor(image[None])])] for image in images]
+        return [np.concatenate(outputs) for outputs in zip(*each, strict=True)]
     load = torch.export.load if format == "torch-export" else torch.jit.load
     found = load(str(path))
     outputs = (found.module() if format == "torch-export" else found)(as_tensor(images))
@@ -60,6 +67,7 @@ def assert_answers_as_the_network(directory: Path, format: str, digits: PackedDa
     assert result.max_embedding_difference <= TOLERANCE
     assert result.accuracy_difference == 0
     assert result.size == path.stat().st_size
+    assert 0 < result.ms < 1000 > result.original_ms > 0
 
     predictor = Predictor.load(directory, device="cpu", engine="reference")
     images = np.array(digits.images("test")[:9])
@@ -90,7 +98,7 @@ def assert_int8_is_nearly_as_good(directory: Path, format: str, digits: PackedDa
     assert sorted(p.name for p in folder.iterdir()) == ["float", "float.json", "int8", "int8.json"]
 
 
-@pytest.mark.parametrize("format", ["onnx", "torch-export", "torchscript"])
+@pytest.mark.parametrize("format", ["onnx", "torch-export", "torchscript", "executorch"])
 @pytest.mark.filterwarnings("ignore")  # the runtimes' own deprecations
 def test_a_file_answers_as_the_network(
     format: str, digits: PackedDataset, fastcnn: Path, tmp_path: Path
@@ -107,7 +115,7 @@ def test_int8_is_smaller_and_nearly_as_good(digits: PackedDataset, fastcnn: Path
 def test_a_file_that_answers_otherwise_is_not_kept(
     digits: PackedDataset, fastcnn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    right = module._READ["torchscript"]
+    right = module.READ["torchscript"]
     for wrong, told in (
         ((0.01, 0), r"its logits .* by up to 0\.01 on 179 images"),
         ((0, 99), "its embeddings"),
@@ -119,7 +127,7 @@ def test_a_file_that_answers_otherwise_is_not_kept(
                 (out + by).astype(np.float32) for out, by in zip(run(batch), wrong, strict=True)
             )
 
-        monkeypatch.setitem(module._READ, "torchscript", read)
+        monkeypatch.setitem(module.READ, "torchscript", read)
         with pytest.raises(ExportError, match=told):
             export(fastcnn, digits, tmp_path / "wrong.pt", format="torchscript", model="digits/7")
     assert list(tmp_path.iterdir()) == []
@@ -132,7 +140,7 @@ def test_what_cannot_be_exported_is_told(
         arguments = {"format": "torchscript", "model": "digits/7", "path": tmp_path / "x", **options}
         export(fastcnn, digits, **arguments)  # type: ignore[arg-type]
 
-    with pytest.raises(UsageError, match="the formats are: onnx, torch-export, torchscript"):
+    with pytest.raises(UsageError, match="the formats are: onnx, torch-export, torchscript, executorch"):
         tried(format="tflite")
     with pytest.raises(UsageError, match="no int8 for torchscript"):
         tried(int8=True)

@@ -71,3 +71,19 @@ def test_what_a_full_disk_cut_short_is_removed(tmp_path: Path) -> None:
         with Path("/dev/full").open("wb", buffering=0) as file:  # the kernel's own disk that is always full
             file.write(b"the other half")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_run_starts_from_stays_until_the_run_goes(directory: Path, tmp_path: Path) -> None:
+    store = CheckpointStore(str(tmp_path), "run")
+    store.prepare()
+    assert store.start() is None
+    store.keep_start(directory)
+    store.tidy("val_accuracy")
+    assert store.checkpoints() == []
+    start = store.start()
+    assert start is not None
+    with start.directory() as kept:
+        assert (kept / WEIGHTS).read_bytes() == (directory / WEIGHTS).read_bytes()
+        assert (kept / CARD).read_bytes() == (directory / CARD).read_bytes()
+    with pytest.raises(StorageError, match="start cannot be written"):
+        CheckpointStore("/dev/null", "run").keep_start(directory)
