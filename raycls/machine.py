@@ -25,6 +25,11 @@ def native_bf16() -> bool:
     return not {"avx512_bf16", "amx_bf16"}.isdisjoint(_cpu_facts().get("flags", "").split())
 
 
+def native_int8() -> bool:
+    """Return whether the CPU multiplies int8 into sums that cannot overflow, according to Linux. False elsewhere."""
+    return not {"avx512_vnni", "avx_vnni", "amx_int8"}.isdisjoint(_cpu_facts().get("flags", "").split())
+
+
 def hardware() -> dict[str, str]:
     """Return CPU, cores, memory in GiB and operating system.
 
