@@ -79,14 +79,16 @@ def check_engine(version: ModelVersion, directory: Path, setting: Engine | Liter
     in its checkpoint directory is not the one that was measured."""
     if setting != "auto" and not version.allows(setting):
         timings = {timing["engine"]: timing for timing in version.engine_timings}
-        reason = (
-            f"has an accuracy of {timings[setting]['accuracy']:.4f} on `val`, and reference has "
-            f"{timings['reference']['accuracy']:.4f}"
-            if setting in timings
-            else f"was never measured for it: `raycls promote {version.name} {version.version}` does that"
-        )
+        if setting in timings:
+            found, exact = timings[setting], timings["reference"]
+            reason = (
+                f"its accuracy on `val` is {found['accuracy']:.4f}, that of reference {exact['accuracy']:.4f}, and its "
+                f"confidence differs by {found['mean_difference']:.3f}"
+            )
+        else:
+            reason = f"it was never measured, which `raycls promote {version.name} {version.version}` does"
         raise ConfigError(
-            f"engine {setting} may not serve {version.reference}: it {reason}; or set engine to auto or reference"
+            f"engine {setting} may not serve {version.reference}: {reason}. Set engine to auto or reference"
         )
     engine = version.engine if setting == "auto" else setting
     if engine == "openvino-int8" and not _has_int8(version, directory):

@@ -74,10 +74,11 @@ def test_promote_says_what_an_engine_may_lose_and_show_prints_what_each_loses(
     assert run(["promote", "digits", "1", "--alias", "staging", "--max-accuracy-loss", "1"]) == 2
     assert run(["promote", "digits", "1", "--max-accuracy-loss", "100"]) == 0
     capsys.readouterr()
-    assert run(["models", "show", "digits", "1", "--json"]) == 0
+    # Exit code 1: this version has no training run to trace.
+    assert run(["models", "show", "digits", "1", "--json"]) == 1
     timings = json.loads(capsys.readouterr().out)["engine_timings"]
     assert all(0 < timing["accuracy"] <= 1 for timing in timings)
-    assert run(["models", "show", "digits", "1"]) == 0
+    assert run(["models", "show", "digits", "1"]) == 1
     printed = capsys.readouterr().out
     assert "accuracy on val" in printed and "chosen" in printed
     for timing in timings:

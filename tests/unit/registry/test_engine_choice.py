@@ -29,7 +29,7 @@ NEVER_MEASURED = ModelVersion(
 )
 MEASURED: list[dict[str, Any]] = [
     {"engine": "reference", "accuracy": 0.9, "allowed": True},
-    {"engine": "torch", "accuracy": 0.88, "allowed": False},
+    {"engine": "torch", "accuracy": 0.88, "mean_difference": 0.003, "allowed": False},
     {"engine": "openvino", "accuracy": 0.9, "allowed": True},
     {"engine": "openvino-int8", "accuracy": 0.899, "allowed": True},
 ]
@@ -69,9 +69,9 @@ def test_a_version_that_was_promoted_before_accuracies_were_measured_keeps_its_e
 @pytest.mark.parametrize(
     ("version", "engine", "reason"),
     [
-        (_chosen("openvino"), "torch", "it has an accuracy of 0.8800 on `val`, and reference has 0.9000"),
-        (_chosen("openvino"), "cuda-graphs", "it was never measured for it: `raycls promote pets 3` does"),
-        (NEVER_MEASURED, "openvino", "it was never measured for it"),
+        (_chosen("openvino"), "torch", "its accuracy on `val` is 0.8800, that of reference 0.9000"),
+        (_chosen("openvino"), "cuda-graphs", "it was never measured, which `raycls promote pets 3` does"),
+        (NEVER_MEASURED, "openvino", "it was never measured"),
     ],
 )
 def test_an_engine_that_is_not_allowed_is_refused(
