@@ -37,6 +37,7 @@ from raycls.metrics import rank
 from raycls.models import checkpoint
 from raycls.models.card import load_card, update_card
 from raycls.models.ensemble import combined
+from raycls.registry.policy import PromotionPolicy
 from raycls.training import loop
 from raycls.training.calibration import calibrated, temperature
 from raycls.training.evaluation import score
@@ -150,7 +151,9 @@ def train(config: Config, dataset: PackedDataset, directory: Path, init: Path | 
 def figures(directory: Path, dataset: PackedDataset) -> Row:
     """Return what is measured of a checkpoint: on test and gate, and the time of one image by the fastest engine."""
     found = evaluated(Predictor.load(directory), dataset)
-    chosen = choose(directory, dataset.images("val")[:256], best_device())
+    chosen = choose(
+        directory, match(load_card(directory), dataset, "val"), PromotionPolicy().max_accuracy_loss
+    )
     one_ms = {timing.engine: timing.one_ms for timing in chosen.timings}[chosen.engine]
     return {
         "accuracy": found.accuracy,

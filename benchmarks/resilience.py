@@ -39,6 +39,7 @@ from raycls.benchmark.images import read_images
 from raycls.benchmark.load import MAX_OUTSTANDING, Load, Sample
 from raycls.errors import BenchmarkError, RefusedError, UsageError
 from raycls.registry import gate
+from raycls.registry.policy import PromotionPolicy
 from raycls.serving.control import rollout
 
 HERE = Path(__file__).parent
@@ -132,9 +133,9 @@ def broken(server: Server, rate: float) -> list[Row]:
     late, examine = server.again(), gate.examine
 
     def then_damaged(
-        version: registry.ModelVersion, champion: registry.ModelVersion | None
+        version: registry.ModelVersion, champion: registry.ModelVersion | None, policy: PromotionPolicy
     ) -> registry.ModelVersion:
-        fit = examine(version, champion)
+        fit = examine(version, champion, policy)
         cut_short(registry.checkpoint(version))
         return fit
 

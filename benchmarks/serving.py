@@ -24,7 +24,6 @@ from raycls import command, progress, registry
 from raycls.benchmark.images import write_images
 from raycls.cli import main as raycls
 from raycls.data.versions import open_dataset
-from raycls.engines.build import best_device, fitting
 from raycls.models.card import load_card
 
 HERE = Path(__file__).parent
@@ -81,7 +80,7 @@ def compare(arguments: list[str]) -> None:
             "network": card.network,
             "image_size": card.image_size,
             "seconds": options.seconds,
-            "engine": fitting(version.engine, best_device()),
+            "engine": registry.engine_to_serve(version),
         }
         growing = (results_page.document(options.name, arguments_used, rows) for rows in rounds)
         file, document = results_page.keep_last(options.output, "servers", growing)

@@ -16,7 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from raycls.errors import ConfigError
 
-Engine = Literal["reference", "torch", "openvino", "cuda-graphs"]  # see raycls/engines/build.py
+Engine = Literal[
+    "reference", "torch", "openvino", "openvino-int8", "cuda-graphs"
+]  # see raycls/engines/build.py
 Metric = Literal["accuracy", "macro_f1", "macro_recall", "log_loss"]  # see raycls/metrics.py
 # Each optimiser's own settings. The rates differ by two orders of magnitude. Adam adds weight decay to the gradient,
 # where its scaling undoes it (arXiv:1711.05101), so that it has none. Muon keeps the norm of its filters.

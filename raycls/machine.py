@@ -31,6 +31,11 @@ def fast_bf16() -> bool:
     return "amx_bf16" in flags or ("avx512_bf16" in flags and facts.get("vendor_id") != "GenuineIntel")
 
 
+def native_int8() -> bool:
+    """Return whether the CPU multiplies int8 into sums that cannot overflow, according to Linux. False elsewhere."""
+    return not {"avx512_vnni", "avx_vnni", "amx_int8"}.isdisjoint(_cpu_facts().get("flags", "").split())
+
+
 def hardware() -> dict[str, str]:
     """Return CPU, cores, memory in GiB and operating system.
 

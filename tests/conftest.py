@@ -94,7 +94,7 @@ def trained(digits_home: Path, ray_session: None) -> TrainingResult:
     config = override(preset("smoke", open_dataset("digits").info), ["epochs=5"])
     result = train("digits", config)
     assert result.version is not None
-    version = registry.choose_engine(result.version, open_dataset("digits").images("val"))
+    version = registry.choose_engine(result.version, open_dataset("digits"))
     return replace(result, version=registry.set_alias(version.name, version.version))
 
 

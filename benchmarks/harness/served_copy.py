@@ -124,9 +124,8 @@ def register_again(like: ModelVersion, directory: Path, change: Change = _nothin
     with tempfile.TemporaryDirectory() as folder, tracking.run(like.name, "copy", {}) as run:
         copy = Path(shutil.copytree(directory, f"{folder}/checkpoint"))
         change(copy)
-        engine = {
-            tag: like.tags[tag] for tag in (registry.ENGINE, registry.ENGINE_TIMINGS) if tag in like.tags
-        }
+        copied = (registry.ENGINE, registry.ENGINE_TIMINGS, registry.INT8)
+        engine = {tag: like.tags[tag] for tag in copied if tag in like.tags}
         return registry.register(
             like.name, run, copy, fingerprint=like.fingerprint, metrics=like.metrics, lineage=engine
         )

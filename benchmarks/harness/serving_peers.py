@@ -33,7 +33,6 @@ from raycls.benchmark.request_forms import FORMS
 from raycls.cluster.environment import free_port
 from raycls.cluster.processes import SessionLeader
 from raycls.config import Engine
-from raycls.engines.build import best_device, fitting
 from raycls.engines.predictor import Predictor
 from raycls.errors import BenchmarkError, ClusterError
 from raycls.registry import ModelVersion
@@ -95,7 +94,7 @@ def compare(
             "`raycls down`"
         )
     directory = registry.checkpoint(version)
-    engine = fitting(version.engine, best_device())
+    engine = registry.engine_to_serve(version)
     servers = [Server(name=RAYCLS, engine=engine), Server(name=REFERENCE, engine="reference")]
     servers += [peer for peer in PEERS if peer.name in peers]
     pythons = {server: _python(server) for server in servers}
@@ -114,7 +113,7 @@ def compare(
                 for count in COUNTS:
                     bar.describe(f"round {turn + 1} of {rounds}: {server.name}, {count}")
                     serving = (
-                        _raycls(version, server.engine, config, count)
+                        raycls_server(version, server.engine, config, count)
                         if server.engine
                         else started(server, pythons[server], programs, directory, count)
                     )
@@ -210,7 +209,7 @@ def _own(generator: LoadGenerator, *, seconds: float, **kind: float) -> Row:
 
 
 @contextmanager
-def _raycls(version: ModelVersion, engine: Engine, config: Path, count: int) -> Iterator[str]:
+def raycls_server(version: ModelVersion, engine: Engine, config: Path, count: int) -> Iterator[str]:
     """Serve raycls with `count` replicas on its own cluster and yield the URL of /predict."""
     document = ServeConfiguration.read(config).pinned(
         model=version.reference, replicas=count, port=free_port(8000)

@@ -23,7 +23,6 @@ from raycls.benchmark.images import write_images
 from raycls.benchmark.results import Plan, Point, Results
 from raycls.cluster.environment import environment
 from raycls.data.versions import open_by_fingerprint
-from raycls.engines.build import to_serve
 from raycls.errors import BenchmarkError, UsageError
 from raycls.models.card import load_card
 from raycls.serving.control import deploy
@@ -76,7 +75,7 @@ def run(
             _simulate(document, plan)
         else:
             with progress.bar("measuring the bound of this machine: one bare process per core"):
-                engine = to_serve(document.settings.engine, version.engine)
+                engine = registry.engine_to_serve(version, document.settings.engine)
                 bound_per_s = bound.images_per_s(directory, images, engine, seconds=plan.seconds)
         with _deployer(document, version.reference, restore) as deployed:
             for count in plan.replicas:

@@ -158,14 +158,17 @@ def show(
         print_metrics(found.metrics)
         if found.engine_timings:
             print_table(
-                ("engine", "1 image", "32 images", "same class", "confidence off by"),
+                ("engine", "1 image", "32 images", "accuracy on val", "confidence off by", ""),
                 [
                     (
-                        timing["engine"] + (" (chosen)" if timing["engine"] == found.engine else ""),
+                        timing["engine"],
                         f"{timing['one_ms']:.2f} ms",
                         f"{timing['many_ms']:.1f} ms",
-                        f"{timing['same_class']:.1%}",
+                        f"{timing['accuracy']:.4f}" if "accuracy" in timing else "–",
                         f"{timing['mean_difference']:.4f}",
+                        "chosen"
+                        if timing["engine"] == found.engine
+                        else ("" if found.allows(timing["engine"]) else "not allowed"),
                     )
                     for timing in found.engine_timings
                 ],

@@ -38,6 +38,16 @@ def promote(
     model: Name,
     version: Annotated[str, typer.Argument(help="version number")],
     settings: Policy = None,
+    max_accuracy_loss: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=100,
+            metavar="POINTS",
+            help="accuracy on val that the engine which serves the version may lose against float32, like 0.5; "
+            "default: 0.2; the policy's field of that name",
+        ),
+    ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="promote without the comparison; needs --reason")
     ] = False,
@@ -58,6 +68,8 @@ def promote(
     """
     from raycls import registry
 
+    if max_accuracy_loss is not None:
+        settings = [*(settings or ()), f"max_accuracy_loss={max_accuracy_loss}"]
     if force != (reason is not None):
         raise UsageError("--force and --reason go together: say why the comparison does not count")
     if alias == registry.CHAMPION:
@@ -72,7 +84,8 @@ def promote(
         )
     elif force or settings or new_classes or address:
         raise UsageError(
-            f"--alias {alias} compares and serves nothing: leave out --force, --set, --new-classes and --address"
+            f"--alias {alias} compares and serves nothing: leave out --force, --set, --max-accuracy-loss, "
+            "--new-classes and --address"
         )
     else:
         promoted = registry.set_alias(model, version, alias)

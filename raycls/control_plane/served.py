@@ -206,7 +206,10 @@ def deploy_challenger(experiment: Experiment, config: ServingConfig, count: int)
     }
     # Without an engine of its own, which its promotion will choose, it runs on the champion's: the guards compare both.
     if config.engine == "auto" and not challenger.engine_timings:
-        config = config.model_copy(update={"engine": registry.resolve(experiment.champion).engine})
+        engine = registry.resolve(experiment.champion).engine
+        # Its promotion will also make its int8 graph.
+        engine = "openvino" if engine == "openvino-int8" else engine
+        config = config.model_copy(update={"engine": engine})
     target = Challenger.options(**options).bind(config, challenger)  # type: ignore[attr-defined]
     serve.run_many(
         [RunTarget(target, name=CHALLENGERS + experiment.id, route_prefix=None)],

@@ -74,8 +74,6 @@ def run(config: Path, *, dataset_name: str | None = None, port: int | None = Non
     Raises ClusterError if the port is in use, and what the parts raise. The cluster is stopped first.
     """
     document = ServeConfiguration.read(config).pinned(port=port, replicas=1)
-    # The engines are timed after the first prediction. The load test deploys the one that is chosen then.
-    document.arguments.setdefault("engine", "torch")
     if port_in_use(document.port, document.host):
         raise ClusterError(
             f"port {document.port} is in use by another program: choose another with --port, or stop it"

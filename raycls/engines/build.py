@@ -8,12 +8,13 @@
 | `reference` | PyTorch in float32; the other engines are compared with it |
 | `torch` | PyTorch, in bfloat16 where the device is faster in it |
 | `openvino` | the network compiled by OpenVINO for this CPU, in bfloat16 where the CPU is faster in it |
+| `openvino-int8` | the same in int8, quantized after the training, on CPUs that multiply int8 in hardware |
 | `cuda-graphs` | `torch` on a GPU; its kernels are recorded once as a CUDA graph |
 
-One pass gives both: the embedding is the input of the network's head. `openvino` runs without importing PyTorch, so a
-replica starts in half the time. Logits are those of the network: raycls/engines/predictor.py divides them by the card's
-temperature. This module knows neither requests nor
-registries; raycls/engines/choice.py decides which engine is the fastest.
+One pass gives both: the embedding is the input of the network's head. OpenVINO runs without PyTorch, so a replica
+starts in half the time. `openvino-int8` runs the graph that a promotion made (raycls/engines/openvino_int8.py).
+Logits are those of the network: raycls/engines/predictor.py divides them by the card's temperature. This module knows
+neither requests nor registries; raycls/engines/choice.py decides which engine is the fastest.
 """
 
 from __future__ import annotations
@@ -51,21 +52,14 @@ def best_device() -> Device:
 
 
 def candidates(device: Device) -> tuple[Engine, ...]:
-    """Return the engines that run on a kind of device."""
+    """Return the engines that run any network on a kind of device."""
     return "reference", "torch", "openvino" if device == "cpu" else "cuda-graphs"
 
 
-def to_serve(setting: Engine | Literal["auto"], promoted: Engine) -> Engine:
-    """Return the engine for this machine: the setting of serve_config.yaml, or for `auto` the promoted engine.
-
-    promoted: the engine that was fastest when the version was promoted. If it does not run here, `auto` is `torch`.
-    """
-    return fitting(promoted, best_device()) if setting == "auto" else setting
-
-
-def fitting(chosen: Engine, device: Device) -> Engine:
-    """Return the chosen engine if it runs on the device, else `torch`."""
-    return chosen if chosen in candidates(device) else "torch"
+def running(device: Device) -> tuple[Engine, ...]:
+    """Return all engines of a kind of device on this machine, also the one that needs a quantized graph."""
+    quantized = device == "cpu" and machine.native_int8()
+    return (*candidates(device), "openvino-int8") if quantized else candidates(device)
 
 
 def load(engine: Engine, directory: Path, device: Device, threads: int | None = None) -> Run:
@@ -75,10 +69,14 @@ def load(engine: Engine, directory: Path, device: Device, threads: int | None = 
     core; PyTorch's engines set it for the whole process. Raises CheckpointError for a damaged checkpoint, EngineError
     if the engine cannot run the network, UsageError if the engine does not run on the device.
     """
-    if engine not in candidates(device):
+    if engine not in running(device):
         raise UsageError(
-            f"engine {engine} does not run on {device}: choose one of {', '.join(candidates(device))}"
+            f"engine {engine} does not run on this {device}: choose one of {', '.join(running(device))}"
         )
+    if engine == "openvino-int8":
+        from raycls.engines import openvino_int8
+
+        return openvino_int8.load(directory, threads or machine.cores())
     if engine == "openvino":
         from raycls.engines import openvino
 
@@ -91,7 +89,10 @@ def load(engine: Engine, directory: Path, device: Device, threads: int | None = 
 def build(
     engine: Engine, network: Network, card: ModelCard, device: Device, threads: int | None = None
 ) -> Run:
-    """Return what `load` returns, for a network that is in memory and in eval mode. Raises EngineError."""
+    """Return what `load` returns, for a network that is in memory and in eval mode, by one of `candidates`.
+
+    Raises EngineError.
+    """
     if engine == "openvino":
         from raycls.engines import openvino
 

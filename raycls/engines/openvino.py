@@ -14,22 +14,20 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import subprocess
 import sys
-import tempfile
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from raycls import command, home, machine
+from raycls.engines import openvino_graph
 from raycls.engines.build import Run, first_line
 from raycls.errors import EngineError, RayclsError
 from raycls.models import card as cards
@@ -40,7 +38,6 @@ if TYPE_CHECKING:
 
 PIECES = (32, 16, 8, 4, 2, 1)  # sizes into which a batch is cut, images
 UNREAD_S = 60 * 24 * 3600.0  # a cached graph is deleted after that time without a read
-GRAPH, CONSTANTS, DIGEST = "model.xml", "model.bin", "sha256"
 # The graph of a checkpoint depends on these libraries' versions and on these source files.
 LIBRARIES = ("torch", "torchvision", "timm", "openvino")
 SOURCES = (
@@ -54,6 +51,7 @@ SOURCES = (
     "models/timm_networks.py",
     "models/forward.py",
     "engines/openvino.py",
+    "engines/openvino_graph.py",
     "data/tensors.py",
 )
 
@@ -65,25 +63,25 @@ def load(directory: Path, threads: int) -> Run:
     be written to the cache.
     """
     card = cards.load_card(directory)
-    with _as_engine_errors(card):
+    with as_engine_errors(card):
         folder = _cache_folder(directory)
-        graph = _read(folder)
+        graph = openvino_graph.read(folder)
         if graph is None:
             # If several replicas start together, one of them converts and the others wait.
             with home.lock("openvino.lock", "", wait=True):
-                if _read(folder) is None:
+                if openvino_graph.read(folder) is None:
                     _convert_into(folder, directory, card)
-            graph = _read(folder)
+            graph = openvino_graph.read(folder)
         if graph is None:
             raise EngineError(
                 f"another process deleted {folder}, the OpenVINO graph of {directory}: try again"
             )
-    return _run(graph, card, threads)
+    return as_function(graph, card, threads)
 
 
 def build(network: Network, card: ModelCard, threads: int) -> Run:
     """Return a network that is in memory as a function. Raises EngineError if OpenVINO cannot run it."""
-    return _run(_convert(network, card), card, threads)
+    return as_function(convert(network, card), card, threads)
 
 
 def _convert_into(folder: Path, directory: Path, card: ModelCard) -> None:
@@ -91,22 +89,13 @@ def _convert_into(folder: Path, directory: Path, card: ModelCard) -> None:
     if "torch" in sys.modules:
         from raycls.models import checkpoint
 
-        _write(_convert(checkpoint.load(directory)[0], card), folder)
+        _delete_unread(folder.parent)
+        openvino_graph.write(convert(checkpoint.load(directory)[0], card), folder)
         return
-    arguments = [sys.executable, "-m", __name__, str(directory)]
-    # Ray may have added this package to sys.path only. The new process needs the same path.
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    done = subprocess.run(arguments, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode < 0:
-        raise EngineError(f"signal {-done.returncode} ended the conversion of {directory}")
-    if done.returncode:
-        reason = (
-            done.stderr.strip() or f"the conversion of {directory} ended with exit code {done.returncode}"
-        ).splitlines()[-1]
-        raise EngineError(reason.removeprefix("error: "))
+    openvino_graph.in_other_process(__name__, directory)
 
 
-def _convert(network: Network, card: ModelCard) -> Any:
+def convert(network: Network, card: ModelCard) -> Any:
     """Return the OpenVINO graph of a network, for batches of any size."""
     import torch
 
@@ -114,13 +103,13 @@ def _convert(network: Network, card: ModelCard) -> Any:
 
     side = card.image_size
     example = torch.zeros(2, side, side, 3, dtype=torch.uint8)
-    with _as_engine_errors(card), torch.inference_mode(), warnings.catch_warnings():
+    with as_engine_errors(card), torch.inference_mode(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecations inside the converter
         whole = WithNormalization(network, card).eval()
-        return _without_telemetry().convert_model(whole, example_input=example)
+        return openvino_graph.without_telemetry().convert_model(whole, example_input=example)
 
 
-def _run(graph: Any, card: ModelCard, threads: int) -> Run:
+def as_function(graph: Any, card: ModelCard, threads: int) -> Run:
     """Compile the graph and return it as a function.
 
     Only one thread at a time may call the function: all batches of one size use the same memory.
@@ -149,8 +138,8 @@ def _run(graph: Any, card: ModelCard, threads: int) -> Run:
         logits, embeddings = (request.get_output_tensor(i).data for i in (0, 1))
         return request, request.get_input_tensor(0).data, logits, embeddings
 
-    with _as_engine_errors(card):
-        core = _without_telemetry().Core()
+    with as_engine_errors(card):
+        core = openvino_graph.without_telemetry().Core()
         compiled(1)
 
     def run(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -172,7 +161,7 @@ def _run(graph: Any, card: ModelCard, threads: int) -> Run:
 
 
 @contextmanager
-def _as_engine_errors(card: ModelCard) -> Iterator[None]:
+def as_engine_errors(card: ModelCard) -> Iterator[None]:
     """Turn every error of OpenVINO into EngineError."""
     try:
         yield
@@ -191,48 +180,11 @@ def _cache_folder(directory: Path) -> Path:
     return home.home() / "cache" / "openvino" / digest.hexdigest()
 
 
-def _read(folder: Path) -> Any:
-    """Return the graph in `folder`, or None if it is missing or damaged."""
-    try:
-        if _digest(folder) != (folder / DIGEST).read_text():
-            return None
-    except OSError:
-        return None
-    with suppress(OSError):  # a read-only cache keeps its old time, and nothing in it is deleted
-        os.utime(folder)
-    return _without_telemetry().Core().read_model(folder / GRAPH)
-
-
-def _write(graph: Any, folder: Path) -> None:
-    """Write the graph to `folder`, complete or not at all. Delete graphs that were not read for UNREAD_S."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    for other in folder.parent.iterdir():
-        if time.time() - other.stat().st_mtime > UNREAD_S:
-            shutil.rmtree(other, ignore_errors=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-        complete = Path(scratch, "complete")
-        complete.mkdir()
-        _without_telemetry().save_model(graph, complete / GRAPH, compress_to_fp16=False)
-        (complete / DIGEST).write_text(_digest(complete))
-        try:
-            complete.rename(folder)
-        except OSError:  # the folder exists: another process wrote it, or it is damaged
-            if _read(folder) is None:
-                shutil.rmtree(folder)
-                complete.rename(folder)
-
-
-def _digest(folder: Path) -> str:
-    files = (folder / name for name in (GRAPH, CONSTANTS))
-    return hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files)).hexdigest()
-
-
-def _without_telemetry() -> ModuleType:
-    """Return the openvino module. Its import would send telemetry if `openvino_telemetry` could be imported."""
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-    import openvino
-
-    return openvino
+def _delete_unread(cache: Path) -> None:
+    """Delete the graphs that were not read for UNREAD_S."""
+    for folder in cache.glob("*"):
+        if time.time() - folder.stat().st_mtime > UNREAD_S:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def main(arguments: list[str]) -> None:

@@ -6,9 +6,9 @@ version = registry.resolve("cifar10")
 """
 
 from raycls.registry.checkpoints import checkpoint
-from raycls.registry.engine_choice import choose_engine
+from raycls.registry.engine_choice import check_engine, choose_engine, engine_to_serve
 from raycls.registry.listing import list_models, newest, overview, page_of
-from raycls.registry.model_version import ENGINE, ENGINE_TIMINGS, ModelVersion
+from raycls.registry.model_version import ENGINE, ENGINE_TIMINGS, INT8, ModelVersion
 from raycls.registry.versions import (
     CHALLENGER,
     CHAMPION,
@@ -26,12 +26,15 @@ __all__ = [
     "CHAMPION",
     "ENGINE",
     "ENGINE_TIMINGS",
+    "INT8",
     "PROMOTING",
     "ModelVersion",
     "champion",
+    "check_engine",
     "check_name",
     "checkpoint",
     "choose_engine",
+    "engine_to_serve",
     "list_models",
     "newest",
     "of_run",

@@ -12,9 +12,11 @@ from urllib.parse import urlparse
 from urllib.request import url2pathname
 
 from raycls import home, tracking
+from raycls.engines import openvino_graph
+from raycls.engines.openvino_graph import INT8_FOLDER
 from raycls.errors import CheckpointError, RegistryError
 from raycls.models.card import sha256
-from raycls.registry.model_version import ModelVersion
+from raycls.registry.model_version import INT8, ModelVersion
 
 
 def checkpoint(version: ModelVersion) -> Path:
@@ -35,6 +37,8 @@ def checkpoint(version: ModelVersion) -> Path:
             _download(version, directory)
             if not _holds(directory, version):
                 raise RegistryError(f"{directory} is damaged and cannot be replaced: remove it")
+        if INT8 in version.tags and openvino_graph.digest(directory / INT8_FOLDER) != version.tags[INT8]:
+            _download_int8(version, directory)
         return directory
     if sha256(directory) != version.sha256:
         raise _changed(version, directory)
@@ -69,3 +73,21 @@ def _download(version: ModelVersion, directory: Path) -> None:
             raise _changed(version, version.uri)
         with suppress(OSError):  # another process was first
             copied.rename(directory)
+
+
+def _download_int8(version: ModelVersion, directory: Path) -> None:
+    """Copy the int8 graph, which was made after the checkpoint was registered, into the copy of the checkpoint."""
+    import tempfile
+
+    import mlflow.artifacts
+
+    tracking.client()
+    with tempfile.TemporaryDirectory(dir=directory.parent) as folder:
+        copied = Path(
+            mlflow.artifacts.download_artifacts(artifact_uri=f"{version.uri}/{INT8_FOLDER}", dst_path=folder)
+        )
+        if openvino_graph.digest(copied) != version.tags[INT8]:
+            raise _changed(version, f"{version.uri}/{INT8_FOLDER}")
+        shutil.rmtree(directory / INT8_FOLDER, ignore_errors=True)
+        with suppress(OSError):  # another process was first
+            copied.rename(directory / INT8_FOLDER)

@@ -4,7 +4,7 @@
 
 The checks protect clients from a broken model. The checkpoint must be complete. The network must run, and its outputs
 must be finite. It must know the classes of the champion that it replaces. Its accuracy must be close to the registered
-one. Then the engines are timed on the same images, and the fastest one is stored with the version
+one. Then the engines are measured on the whole split, and the fastest of the accurate ones is stored with the version
 (raycls/engines/choice.py).
 """
 
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from raycls import progress, registry
+from raycls.data.packed import PackedDataset
 from raycls.data.versions import open_by_fingerprint
 from raycls.engines.predictor import Predictor
 from raycls.errors import (
@@ -27,23 +28,21 @@ from raycls.errors import (
 )
 from raycls.models.card import SEEN, ModelCard, load_card
 from raycls.registry import ModelVersion
+from raycls.registry.policy import PromotionPolicy
 
 PROBE = 256  # number of validation images in the check
 DEVIATIONS = 4  # a version fails if its accuracy is this many standard deviations below the registered one
 
 
-def examine(version: ModelVersion, champion: ModelVersion | None) -> ModelVersion:
+def examine(version: ModelVersion, champion: ModelVersion | None, policy: PromotionPolicy) -> ModelVersion:
     """Return the version with its engine chosen. Raises RefusedError if the version fails a check."""
     with progress.bar(f"examining {version.reference}"):
-        images = _fit(version, champion)
-    if images is None:
-        progress.say("the engines are not timed: that takes real images")
-        return version
-    return registry.choose_engine(version, images)
+        dataset = _fit(version, champion)
+    return registry.choose_engine(version, dataset, policy)
 
 
-def _fit(version: ModelVersion, champion: ModelVersion | None) -> np.ndarray | None:
-    """Check the version. Return the images used (uint8 N×S×S×3), or None if this machine has no real images for it.
+def _fit(version: ModelVersion, champion: ModelVersion | None) -> PackedDataset | None:
+    """Check the version. Return the dataset that it learned from, or None if this machine does not have it.
 
     Raises RefusedError if the version fails a check.
     """
@@ -56,7 +55,8 @@ def _fit(version: ModelVersion, champion: ModelVersion | None) -> np.ndarray | N
         card = load_card(directory)
         if champion:
             _same_classes(card, champion, refuse)
-        images, labels = _probe(card)
+        dataset = _dataset(card)
+        images, labels = _probe(card, dataset)
         predictor = Predictor.load(directory)
         probabilities = predictor.probabilities(images)
     except RefusedError:
@@ -75,7 +75,7 @@ def _fit(version: ModelVersion, champion: ModelVersion | None) -> np.ndarray | N
             raise refuse(
                 f"{now:.1%} of {len(labels)} images of val are right, not {registered:.1%} as registered"
             )
-    return None if labels is None else images
+    return dataset
 
 
 def _same_classes(card: ModelCard, champion: ModelVersion, refuse: Any) -> None:
@@ -94,20 +94,20 @@ def _same_classes(card: ModelCard, champion: ModelVersion, refuse: Any) -> None:
         )
 
 
-def _probe(card: ModelCard) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return validation images of the model's dataset (uint8 N×S×S×3) and their labels.
-
-    If this machine does not have the dataset, or has another version of it, return random noise and None.
-    """
-    random = np.random.default_rng(0)
+def _dataset(card: ModelCard) -> PackedDataset | None:
     try:
-        dataset = open_by_fingerprint(*card.learned_from)
+        return open_by_fingerprint(*card.learned_from)
     except (UnknownDatasetError, DataError):
-        dataset = None
-    if dataset is None:
         progress.say(
             f"dataset {card.dataset}@{card.dataset_version} is not here: the accuracy is not examined"
         )
+        return None
+
+
+def _probe(card: ModelCard, dataset: PackedDataset | None) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return validation images of the model's dataset (uint8 N×S×S×3) and their labels, or random noise and None."""
+    random = np.random.default_rng(0)
+    if dataset is None:
         side = card.image_size
         return random.integers(0, 256, (16, side, side, 3), dtype=np.uint8), None
     labels = dataset.labels("val")

@@ -69,7 +69,7 @@ def admit(
         )
 
     try:
-        version = examine(version, None if new_classes else champion)
+        version = examine(version, None if new_classes else champion, policy)
         if force is not None:
             return admitted("forced", force)
         if champion is None:

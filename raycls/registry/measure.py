@@ -38,8 +38,8 @@ from raycls.errors import (
 )
 from raycls.models.card import ModelCard, load_card
 from raycls.registry.model_version import ModelVersion
+from raycls.registry.policy import PromotionPolicy
 
-PROBE = 256  # images on which the engine of a version that was never examined is chosen
 ROUNDS, WARM_UP = 30, 5  # timed and untimed passes of one image by each, in turns
 PAUSE_S = 0.004  # before each pass: passes without a pause are faster than those of a replica
 THREADS = 1  # CPU threads of a forward pass, like the default of `threads` in serve_config.yaml
@@ -199,11 +199,12 @@ def _load(version: ModelVersion, directory: Path, examples: Examples) -> Predict
     """Return the version's predictor, with the engine that would serve it on this machine."""
     device = engines.best_device()
     if registry.ENGINE in version.tags:
-        engine = engines.fitting(version.engine, device)
+        engine = registry.engine_to_serve(version, device=device)
     else:
         from raycls.engines.choice import choose  # imports PyTorch
 
-        engine = choose(directory, examples.pixels(examples.drawn(PROBE)), device).engine
+        most_lost = PromotionPolicy().max_accuracy_loss
+        engine = choose(directory, examples, most_lost, device, engines.candidates(device)).engine
     try:
         return Predictor.load(directory, device=device, engine=engine, threads=THREADS)
     except EngineError:  # a replica does the same

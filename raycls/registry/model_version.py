@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 LONGEST_NAME = 200  # characters
 SHA256 = "checkpoint_sha256"  # the tag that every version of raycls has
 ENGINE, ENGINE_TIMINGS = "engine", "engine_timings"  # tags: the engine that serves a version, and the timings
+INT8 = "int8_sha256"  # a tag: the digest of the int8 graph beside the weights
+PROMOTED_AT = "promoted_at"  # a tag: when it became champion, seconds since 1970
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,13 +47,25 @@ class ModelVersion:
 
     @property
     def engine(self) -> Engine:
-        """Return the engine that serves this version. `choose_engine` chooses it before a promotion. Default: torch."""
-        return self.tags.get(ENGINE, "torch")  # type: ignore[return-value]
+        """Return the engine that serves this version. `choose_engine` chooses it before a promotion.
+
+        Default: reference. A champion from before a promotion always stored an engine keeps torch.
+        """
+        return self.tags.get(ENGINE, "torch" if PROMOTED_AT in self.tags else "reference")  # type: ignore[return-value]
 
     @property
     def engine_timings(self) -> list[dict[str, Any]]:
-        """Return the timing of each engine: the fields of raycls.engines.choice.Timing. Empty if none was timed."""
+        """Return the timing of each engine: the fields of raycls.engines.choice.Timing. Empty if none was timed.
+
+        Timings from before the accuracy was measured have neither `accuracy` nor `allowed`.
+        """
         return json.loads(self.tags.get(ENGINE_TIMINGS, "[]"))
+
+    def allows(self, engine: Engine) -> bool:
+        """Return whether an engine may serve this version: it is the reference, or was measured and is as accurate."""
+        return engine in ("reference", self.engine) or any(
+            timing["engine"] == engine and timing.get("allowed", True) for timing in self.engine_timings
+        )
 
 
 def is_name(name: str) -> bool:

@@ -58,6 +58,14 @@ class PromotionPolicy(BaseModel):
         None, gt=0, description="longest forward pass of one image, milliseconds; none: any"
     )
 
+    max_accuracy_loss: float = Field(
+        0.2,
+        ge=0,
+        le=100,
+        description="largest loss of accuracy on `val` by an engine against PyTorch in float32, points; one that loses "
+        "more never serves the version",
+    )
+
     def for_classes(self, images: Sequence[int]) -> PromotionPolicy:
         """Return this policy with its metric stated. images: the training images of each class."""
         return self if self.metric else self.model_copy(update={"metric": default_metric(images)})

@@ -17,7 +17,15 @@ from raycls import tracking
 from raycls.errors import UnknownModelError, UsageError
 from raycls.models.card import sha256
 from raycls.registry.listing import OWN, aliases_of_all, is_foreign, overview, unknown
-from raycls.registry.model_version import LONGEST_NAME, SHA256, ModelVersion, is_name, is_own, of_mlflow
+from raycls.registry.model_version import (
+    LONGEST_NAME,
+    PROMOTED_AT,
+    SHA256,
+    ModelVersion,
+    is_name,
+    is_own,
+    of_mlflow,
+)
 
 CHAMPION, LATEST = "champion", "latest"  # LATEST: what MLflow calls the newest version, promoted or not
 CHALLENGER = "challenger"  # a version that may replace the champion
@@ -104,7 +112,7 @@ def resolve(reference: str | None = None) -> ModelVersion:
         ]
         if not champions:
             raise UnknownModelError(f"no model is champion yet: {_way_to_a_champion()}")
-        return max(champions, key=lambda v: float(v.tags.get("promoted_at", 0)))
+        return max(champions, key=lambda v: float(v.tags.get(PROMOTED_AT, 0)))
     match = re.fullmatch(r"(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>[0-9]{1,9}))?", reference)
     if not match or match["alias"] == LATEST:
         raise UnknownModelError(
@@ -177,7 +185,7 @@ def set_alias(name: str, number: str, alias: str = CHAMPION) -> ModelVersion:
         raise UsageError(f"{alias!r} cannot be an alias: use letters, digits, - and _, like challenger")
     version = resolve(f"{name}/{number}")
     if alias == CHAMPION:  # the date by which `resolve` chooses among the champions of several models
-        tracking.client().set_model_version_tag(name, number, "promoted_at", str(time.time()))
+        tracking.client().set_model_version_tag(name, number, PROMOTED_AT, str(time.time()))
     tracking.client().set_registered_model_alias(name, alias, number)
     if alias == CHAMPION and CHALLENGER in version.aliases:
         tracking.client().delete_registered_model_alias(name, CHALLENGER)

@@ -40,9 +40,8 @@ def build(args: dict[str, Any]) -> Application:
         state.ensure_signing_key()
         check_exposure(config, host)
         version = config.version or registry.resolve(config.model)
-        registry.checkpoint(
-            version
-        )  # a missing or damaged checkpoint is reported now, and not in each replica's log
+        # A missing or damaged checkpoint and a wrong engine are reported now, and not in each replica's log.
+        registry.check_engine(version, registry.checkpoint(version), config.engine)
     except UnknownModelError as error:
         if config and config.model is None:
             return NoModel.bind(str(error))  # type: ignore[attr-defined]

@@ -76,7 +76,7 @@ def timed(
 ) -> TrainingResult:
     """Store how long a forward pass takes, and say it, and how long the members' take, where that is known."""
     assert result.version is not None
-    version = choose_engine(result.version, dataset.images("val")[:256])
+    version = choose_engine(result.version, dataset)
     for each in (*members, version):
         one = [timing["one_ms"] for timing in each.engine_timings if timing["engine"] == each.engine]
         progress.say(f"{each.reference}: " + (f"{one[0]:.2f} ms for one image" if one else "never timed"))

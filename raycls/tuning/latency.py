@@ -3,8 +3,9 @@
     costs = latencies(spec, dataset)         # ms of one forward pass, by architecture
 
 An architecture's latency does not depend on its weights. So it is measured once, while nothing else runs. The
-measurement uses the engines of the server, and the fastest engine counts. Between two passes it decodes an image and
-pauses, like a replica that answers single requests. Passes without a pause would look too fast.
+measurement uses the server's engines except int8, which needs trained weights, and the fastest engine counts. Between
+two passes it decodes an image and pauses, like a replica that answers single requests. Passes without a pause would
+look too fast.
 """
 
 from __future__ import annotations
@@ -84,7 +85,9 @@ def _untrained(config: Config, dataset: PackedDataset) -> dict[Engine, Run]:
     """Return the network with random weights, by each engine that can run it here."""
     device = engines.best_device()
     network, card = setup.untrained(config, dataset).eval(), setup.card_for(config, dataset.info)
-    return able(lambda engine: engines.build(engine, network, card, device, THREADS), device)
+    return able(
+        lambda engine: engines.build(engine, network, card, device, THREADS), engines.candidates(device)
+    )
 
 
 def _png(pixels: np.ndarray) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator
@@ -15,6 +16,8 @@ from PIL import Image
 from raycls.config import override
 from raycls.data.packed import PackedDataset
 from raycls.data.versions import open_dataset
+from raycls.engines import openvino_int8
+from raycls.engines.openvino_graph import INT8_FOLDER
 from raycls.engines.predictor import Predictor
 from raycls.training.loop import fit
 from raycls.training.presets import preset
@@ -86,6 +89,15 @@ def directory(digits: PackedDataset, tmp_path_factory: pytest.TempPathFactory) -
     path = tmp_path_factory.mktemp("checkpoint")
     config = override(preset("smoke", digits.info), ["epochs=4"])
     fit(config, digits, on_epoch=lambda metrics, snapshot: snapshot.save(path))
+    return path
+
+
+@pytest.fixture(scope="session")
+def quantized(directory: Path, digits: PackedDataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of that directory with the graph of the engine `openvino-int8`."""
+    path = tmp_path_factory.mktemp("quantized") / "checkpoint"
+    shutil.copytree(directory, path)
+    openvino_int8.make(path, digits.images("train")[:256], path / INT8_FOLDER)
     return path
 
 

@@ -48,12 +48,10 @@ def _of_server(url: str, top_k: int) -> Callable[[bytes], dict[str, Any]]:
 
 
 def _of_model(reference: str, top_k: int) -> Callable[[bytes], dict[str, Any]]:
-    from raycls.engines.build import best_device, fitting
     from raycls.engines.predictor import Predictor
 
     version = registry.resolve(reference)
-    engine = fitting(version.engine, best_device())
-    predictor = Predictor.load(registry.checkpoint(version), engine=engine)
+    predictor = Predictor.load(registry.checkpoint(version), engine=registry.engine_to_serve(version))
 
     def classify(data: bytes) -> dict[str, Any]:
         (prediction,) = predictor.predict([data])

@@ -23,7 +23,7 @@ from raycls import registry
 from raycls.cluster.environment import OWN_CORES
 from raycls.config import Engine
 from raycls.data.transforms import Square
-from raycls.engines.build import best_device, to_serve
+from raycls.engines.build import best_device
 from raycls.engines.predictor import Prediction, Predictor, predictions_of, softmax
 from raycls.errors import ImageError
 from raycls.serving.replica.batching import Batcher
@@ -172,11 +172,13 @@ class Inference:
 
 
 def _engine(config: ServingConfig, version: registry.ModelVersion) -> Engine:
-    engine = to_serve(config.engine, version.engine)
+    engine = registry.engine_to_serve(version, config.engine)
     if config.engine != "auto":
         return engine
     if not version.engine_timings:
-        logger.warning(f"engine {engine}: none was timed for {version.reference}; `raycls promote` does that")
+        logger.warning(
+            f"engine {engine}: none was measured for {version.reference}; `raycls promote` does that"
+        )
     elif engine != version.engine:
         logger.warning(
             f"engine {engine}: {version.engine} does not run on {best_device()}; promote the version on this machine"

@@ -78,7 +78,7 @@ STUDY = {"run_id": "r1", "name": EVIL, "trials": [TRIAL], "winner": 0, "front": 
 STEP = {"name": EVIL, "value": EVIL, "state": "broken", "told": EVIL}
 RAN = {**STEP, "name": "run", "value": "r1"}
 LEARNED_FROM = {**STEP, "name": "dataset", "value": "pets@2, fingerprint 00", "state": "verified"}
-TIMING = {"engine": EVIL, "one_ms": 1.0, "many_ms": 9.0, "same_class": 1.0}
+TIMING = {"engine": EVIL, "one_ms": 1.0, "many_ms": 9.0, "accuracy": 0.9, "allowed": True}
 ORIGIN = {
     **{**VERSION, "name": "pets"},
     **{"lineage": [STEP, RAN, LEARNED_FROM], "engine": EVIL, "engine_timings": [TIMING]},

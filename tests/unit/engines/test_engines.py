@@ -1,8 +1,7 @@
-"""Every engine gives the reference's answers, the fastest of those that do is chosen, and nobody is told of it."""
+"""Every engine gives the reference's answers, and nobody is told of it."""
 
 from __future__ import annotations
 
-import importlib
 import os
 import shutil
 import subprocess
@@ -18,56 +17,57 @@ from raycls.config import Engine
 from raycls.data.packed import PackedDataset
 from raycls.data.tensors import as_tensor
 from raycls.engines import build as engines
-from raycls.engines import openvino
-from raycls.engines.build import Device, best_device, candidates, fitting
-from raycls.engines.choice import choose
+from raycls.engines import openvino, openvino_graph
+from raycls.engines.build import Device, best_device, candidates, running
 from raycls.engines.predictor import Predictor
-from raycls.errors import CheckpointError, EngineError, UsageError
+from raycls.errors import EngineError, UsageError
 from raycls.models import checkpoint
-from raycls.models.base import Network
-from raycls.models.card import WEIGHTS, load_card, update_card
+from raycls.models.card import WEIGHTS, update_card
 from raycls.models.forward import compute_dtype, fast_bf16, forward
 
 CPU: Device = "cpu"
-EVERYWHERE = [(engine, CPU) for engine in candidates(CPU)]
+EVERYWHERE = [(engine, CPU) for engine in running(CPU)]
 if best_device() != CPU:
     EVERYWHERE += [(engine, best_device()) for engine in candidates(best_device())]
 
 
 @pytest.mark.parametrize(("engine", "device"), EVERYWHERE)
 def test_an_engine_agrees_with_float32(
-    directory: Path, digits: PackedDataset, engine: Engine, device: Device
+    quantized: Path, digits: PackedDataset, engine: Engine, device: Device
 ) -> None:
     images = digits.images("test")
-    exact = Predictor.load(directory, engine="reference", device="cpu").probabilities(images)
-    answers = Predictor.load(directory, engine=engine, device=device).probabilities(images)
+    exact = Predictor.load(quantized, engine="reference", device="cpu").probabilities(images)
+    answers = Predictor.load(quantized, engine=engine, device=device).probabilities(images)
     exactly = engine == "reference" and device == CPU
-    assert np.abs(exact - answers).max() < (1e-6 if exactly else 0.1)
+    limit = 1e-6 if exactly else 0.3 if engine == "openvino-int8" else 0.1
+    assert np.abs(exact - answers).max() < limit
+    assert np.abs(exact - answers).mean() < 0.01
     assert (exact.argmax(1) == answers.argmax(1)).mean() > 0.97
 
 
 @pytest.mark.parametrize(("engine", "device"), EVERYWHERE)
 def test_an_engine_gives_the_embeddings_of_float32_and_obeys_the_temperature(
-    directory: Path, digits: PackedDataset, engine: Engine, device: Device, tmp_path: Path
+    quantized: Path, digits: PackedDataset, engine: Engine, device: Device, tmp_path: Path
 ) -> None:
-    shutil.copytree(directory, tmp_path / "calibrated")
+    shutil.copytree(quantized, tmp_path / "calibrated")
     update_card(tmp_path / "calibrated", metrics={}, temperature=0.25)
     images = digits.images("test")[:70]  # more than the largest batch of a CUDA graph
-    network, card = checkpoint.load(directory)
+    network, card = checkpoint.load(quantized)
     logits, embeddings = (each.numpy() for each in forward(network, as_tensor(images), card, torch.float32))
     found, given = Predictor.load(tmp_path / "calibrated", engine=engine, device=device).outputs(images)
     exactly = engine == "reference" and device == CPU
     assert given.dtype == np.float32
     assert given.shape == (70, network.head.in_features)
-    assert np.abs(given - embeddings).max() < (1e-4 if exactly else 0.05) * np.abs(embeddings).max()
-    assert np.abs(found - 4 * logits).max() < (1e-4 if exactly else 0.05) * np.abs(4 * logits).max()
+    limit = 1e-4 if exactly else 0.15 if engine == "openvino-int8" else 0.05
+    assert np.abs(given - embeddings).max() < limit * np.abs(embeddings).max()
+    assert np.abs(found - 4 * logits).max() < limit * np.abs(4 * logits).max()
 
 
 @pytest.mark.parametrize(("engine", "device"), EVERYWHERE)
 def test_an_image_gets_one_answer_whatever_batch_it_is_in(
-    directory: Path, digits: PackedDataset, engine: Engine, device: Device
+    quantized: Path, digits: PackedDataset, engine: Engine, device: Device
 ) -> None:
-    predictor = Predictor.load(directory, engine=engine, device=device)
+    predictor = Predictor.load(quantized, engine=engine, device=device)
     images = digits.images("test")[:40]
     alone = np.concatenate([predictor.probabilities(image[None]) for image in images])
     for size in (3, 8, 40):
@@ -86,54 +86,6 @@ def test_bfloat16_agrees_with_float32_where_the_device_has_none(
         for precision in ("fp32", "bf16")
     )
     assert 0 < (exact - fast).abs().max() < 0.1
-
-
-def test_the_fastest_that_agrees_is_chosen(directory: Path, digits: PackedDataset) -> None:
-    choice = choose(directory, digits.images("val")[:64], CPU)
-    assert [timing.engine for timing in choice.timings] == list(candidates(CPU))
-    assert all(timing.agrees and timing.one_ms > 0 for timing in choice.timings)
-    assert min(choice.timings, key=lambda timing: timing.cost).engine == choice.engine
-    assert {entry["engine"] for entry in choice.as_json()} == set(candidates(CPU))
-
-
-def test_an_engine_with_other_answers_is_not_chosen_however_fast(
-    directory: Path,
-    digits: PackedDataset,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.setattr(
-        openvino,
-        "load",
-        lambda directory, threads: lambda images: (np.ones((len(images), 10), np.float32),) * 2,
-    )
-    choice = choose(directory, digits.images("val")[:64], CPU)
-    assert choice.engine != "openvino"
-    assert "it predicts the class of the reference for" in capsys.readouterr().err
-
-
-def test_an_engine_that_cannot_run_a_network_is_said_and_left_out(
-    directory: Path,
-    digits: PackedDataset,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    """Tracing fails where a network looks at values; no network of raycls's does."""
-
-    class Data(Network):
-        def features(self, images: torch.Tensor) -> torch.Tensor:
-            raise RuntimeError("no such operation\nat line 7")
-
-    card = load_card(directory)
-    with pytest.raises(EngineError, match=r"OpenVINO cannot run this fastcnn: \w") as caught:
-        engines.build("openvino", Data(), card, CPU)
-    assert "\n" not in str(caught.value)
-    monkeypatch.setattr(openvino, "_without_telemetry", lambda: importlib.import_module("no_openvino"))
-    choice = choose(directory, digits.images("val")[:64], CPU)
-    assert {timing.engine for timing in choice.timings} == {"reference", "torch"}
-    assert (
-        "engine openvino is not used: OpenVINO cannot run this fastcnn: No module" in capsys.readouterr().err
-    )
 
 
 BOUND = """
@@ -179,25 +131,8 @@ def test_openvino_leaves_its_thread_where_it_is_bound(directory: Path) -> None:
     assert done.stdout == "100\n"
 
 
-def test_a_choice_made_on_a_cpu_fits_a_gpu() -> None:
-    assert fitting("openvino", CPU) == "openvino"
-    assert fitting("openvino", "cuda") == "torch"
-    assert fitting("reference", "cuda") == "reference"
-
-
-def test_a_network_without_finite_answers_has_no_engine(
-    directory: Path, digits: PackedDataset, tmp_path: Path
-) -> None:
-    network, card = checkpoint.load(directory)
-    with torch.no_grad():
-        network.head.weight.fill_(float("nan"))
-    checkpoint.save(tmp_path, network, card)
-    with pytest.raises(CheckpointError, match="not finite"):
-        choose(tmp_path, digits.images("val")[:8], CPU)
-
-
 def test_an_engine_that_the_device_lacks_is_wrong_use(directory: Path) -> None:
-    with pytest.raises(UsageError, match="engine openvino does not run on cuda"):
+    with pytest.raises(UsageError, match="engine openvino does not run on this cuda"):
         Predictor.load(directory, engine="openvino", device="cuda")
 
 
@@ -208,7 +143,6 @@ def test_without_a_gpu_there_is_no_cuda_graph(directory: Path) -> None:
         engines.build("cuda-graphs", network, card, "cuda")
     assert "cuda-graphs" not in candidates(CPU)
     assert "cuda-graphs" in candidates("cuda")
-    assert fitting("cuda-graphs", CPU) == "torch"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
@@ -281,18 +215,18 @@ def test_what_openvino_kept_is_made_again_where_it_is_not_whole(
 
     before = answers()
     (graph,) = kept.iterdir()
-    weights = graph / openvino.CONSTANTS
+    weights = graph / openvino_graph.CONSTANTS
     if damage == "truncated":
         weights.write_bytes(weights.read_bytes()[:1000])
     elif damage == "changed":
         weights.write_bytes(bytes(reversed(weights.read_bytes())))
     elif damage == "without its digest":
-        (graph / openvino.DIGEST).unlink()
+        (graph / openvino_graph.DIGEST).unlink()
     else:
         monkeypatch.setattr(openvino, "version", lambda name: "0.1")
     assert np.array_equal(answers(), before)
     assert len(list(kept.iterdir())) == (2 if damage == "of older code" else 1)
-    monkeypatch.setattr(openvino, "_convert", None)  # whole again: it is not asked once more
+    monkeypatch.setattr(openvino, "convert", None)  # whole again: it is not asked once more
     assert np.array_equal(answers(), before)
 
 
