@@ -15,6 +15,7 @@ ORDER = (
     "training",
     "pretrained",
     "tuning",
+    "confidences",
     "serving",
     "lifecycle",
     "retraining",

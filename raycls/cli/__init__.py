@@ -29,6 +29,7 @@ from raycls.cli import (
     models,
     networks,
     promotion,
+    rejection,
     retrain,
     serving,
     tokens,
@@ -56,6 +57,7 @@ app.add_typer(ensemble.app)
 app.add_typer(tuning.app, name="tune")
 app.add_typer(models.app)
 app.add_typer(promotion.app)
+app.add_typer(rejection.app)
 app.add_typer(export.app)
 app.add_typer(serving.app)
 app.add_typer(tokens.app, name="tokens")

@@ -14,6 +14,8 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from raycls.engines.rejection import Rejection
+
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion as MlflowVersion
 
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 LONGEST_NAME = 200  # characters
 SHA256 = "checkpoint_sha256"  # the tag that every version of raycls has
 ENGINE, ENGINE_TIMINGS = "engine", "engine_timings"  # tags: the engine that serves a version, and the timings
+REJECTION = "rejection"  # tag: the thresholds of `raycls reject`
+SERVED_TAGS = (ENGINE, ENGINE_TIMINGS, REJECTION)  # what a replica reads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +56,12 @@ class ModelVersion:
     def engine_timings(self) -> list[dict[str, Any]]:
         """Return the timing of each engine: the fields of raycls.engines.choice.Timing. Empty if none was timed."""
         return json.loads(self.tags.get(ENGINE_TIMINGS, "[]"))
+
+    @property
+    def rejection(self) -> Rejection | None:
+        """Return the thresholds below which answers are rejected, or None."""
+        text = self.tags.get(REJECTION)
+        return Rejection.model_validate_json(text) if text else None
 
 
 def is_name(name: str) -> bool:

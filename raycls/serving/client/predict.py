@@ -53,7 +53,7 @@ def _of_model(reference: str, top_k: int) -> Callable[[bytes], dict[str, Any]]:
 
     version = registry.resolve(reference)
     engine = fitting(version.engine, best_device())
-    predictor = Predictor.load(registry.checkpoint(version), engine=engine)
+    predictor = Predictor.load(registry.checkpoint(version), engine=engine, rejection=version.rejection)
 
     def classify(data: bytes) -> dict[str, Any]:
         (prediction,) = predictor.predict([data])
