@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import requests
 
 from raycls import home as homes
 from raycls import registry, tracking
@@ -20,11 +19,10 @@ from raycls.engines.rejection import Rejection
 from raycls.metrics import told_calibration
 from raycls.registry import ModelVersion
 from raycls.serving.control import rollout
-from raycls.serving.control.deploy import Served
-from raycls.training.filing import TrainingResult, filed
+from raycls.training.filing import filed
 from raycls.training.loop import fit
 from raycls.training.presets import preset
-from tests.predict import encoded, samples
+from tests.predict import encoded
 
 
 @pytest.fixture(scope="module")
@@ -78,9 +76,8 @@ def test_the_command_finds_a_threshold_and_evaluation_tells_what_it_does(
     assert "answered, not rejected" in capsys.readouterr().out
 
     assert run(["reject", reference, "--precision", "0.9", "--by-class"]) == 0
-    assert (
-        "so that of all classes together holds: 0 (" in capsys.readouterr().out
-    )  # 179 images of ten classes
+    # 179 images of ten classes.
+    assert "so that of all classes together holds: 0 (" in capsys.readouterr().out
     assert run(["reject", reference, "--off"]) == 0
     assert registry.resolve(reference).rejection is None
 
@@ -138,29 +135,3 @@ def test_mlflows_own_tools_reject_too(version: ModelVersion, rejects_all: Reject
     assert "rejected" in [column.name for column in loaded.metadata.signature.outputs]
     registry.set_rejection(registry.resolve(version.reference), None)
     assert "rejected" not in mlflow.pyfunc.load_model(f"models:/{version.reference}").predict(rows)[0]
-
-
-@pytest.mark.timeout(300)
-def test_running_replicas_take_a_threshold_up_and_leave_it(
-    served: Served,
-    trained: TrainingResult,
-    rejects_all: Rejection,
-    post: Callable[..., requests.Response],
-) -> None:
-    assert trained.version is not None
-    version = trained.version
-    usual = post(encoded(1))
-    assert "rejected" not in usual.json()
-    assert "rejection" not in requests.get(f"{served.url}/health", timeout=10).json()
-
-    assert rollout.reject(version, rejects_all)
-    rejected = post(encoded(1))
-    assert rejected.json() == {**usual.json(), "rejected": True}
-    health = requests.get(f"{served.url}/health", timeout=10).json()
-    assert health["rejection"]["threshold"] == 1.0
-    page = requests.get(f"{served.url}/metrics", timeout=10).text
-    assert sum(each.value for each in samples(page, "raycls_rejected_total")) >= 1
-
-    assert rollout.reject(registry.resolve(version.reference), None)
-    again = post(encoded(1))
-    assert again.content == usual.content
