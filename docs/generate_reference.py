@@ -174,7 +174,7 @@ def commands() -> str:
 
 def metrics() -> str:
     """The page of what a replica reports at GET /metrics."""
-    version: Any = SimpleNamespace(name="cifar10", version="1")
+    version: Any = SimpleNamespace(name="cifar10", version="1", rejection=None)
     rows = []
     served = Metrics("replica", version, ("cat",), "torch", "cpu").collect()
     for family in [*served, *experiment_families("replica", None), *drift_families(None)]:

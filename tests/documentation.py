@@ -18,6 +18,7 @@ ORDER = (
     "tuning",
     "accuracy",
     "telemetry",
+    "confidences",
     "serving",
     "lifecycle",
     "retraining",

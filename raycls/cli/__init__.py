@@ -30,6 +30,7 @@ from raycls.cli import (
     networks,
     promotion,
     prune,
+    rejection,
     retrain,
     serving,
     soup,
@@ -60,6 +61,7 @@ app.add_typer(prune.app)
 app.add_typer(tuning.app, name="tune")
 app.add_typer(models.app)
 app.add_typer(promotion.app)
+app.add_typer(rejection.app)
 app.add_typer(export.app)
 app.add_typer(serving.app)
 app.add_typer(tokens.app, name="tokens")

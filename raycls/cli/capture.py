@@ -28,6 +28,13 @@ def capture(
     most_confidence: Annotated[
         float | None, typer.Option(help="highest confidence of a kept picture")
     ] = None,
+    rejected_only: Annotated[
+        bool | None,
+        typer.Option(
+            "--rejected-only/--any-answer",
+            help="keep only pictures whose answer was below the threshold of `raycls reject`, or also others",
+        ),
+    ] = None,
     per_day: Annotated[int | None, typer.Option(help="most pictures in 24 hours")] = None,
     quota: Annotated[
         int | None, typer.Option(help="most captured pictures that are stored at a time")
@@ -53,6 +60,7 @@ def capture(
         "share_of_class": shares,
         "least_confidence": least_confidence,
         "most_confidence": most_confidence,
+        "rejected_only": rejected_only,
         "per_day": per_day,
         "quota": quota,
         "days": days,

@@ -11,6 +11,7 @@ from raycls import progress
 from raycls.cli import promotion
 from raycls.cli.output import AsJson, print_json, print_metrics, print_table
 from raycls.errors import RegistryError, UsageError
+from raycls.metrics import told_calibration
 
 app = typer.Typer()
 
@@ -46,6 +47,7 @@ def evaluate(
         from raycls.engines.predictor import Predictor
         from raycls.reports.model_report import write_report
         from raycls.training.evaluation import score
+        from raycls.training.rejection import kept
 
     if output and not report:
         raise UsageError("--output names the file of the report: add --report")
@@ -65,6 +67,7 @@ def evaluate(
                 "model": version.reference,
                 "dataset": examples.dataset,
                 **result.metrics(split),
+                **({"rejection": kept(scores, version.rejection).as_json()} if version.rejection else {}),
                 "class_accuracy": result.class_accuracy,
                 "classes": result.classes,
                 "confusion": result.confusion.tolist(),
@@ -76,6 +79,9 @@ def evaluate(
         return
     print(f"{version.reference} on {examples.dataset}/{split}")
     print_metrics(result.metrics(split))
+    print(f"calibration error: {told_calibration(result.metrics(split), split)}")
+    if version.rejection:
+        print(kept(scores, version.rejection).told)
     print_table(
         ("class", "accuracy"), [(name, f"{value:.4f}") for name, value in result.class_accuracy.items()]
     )
@@ -149,6 +155,7 @@ def show(
                 "metrics": found.metrics,
                 "lineage": [link.__dict__ for link in links],
                 "engine": found.engine,
+                "rejection": found.rejection and found.rejection.model_dump(),
                 "engine_timings": found.engine_timings,
             }
         )
@@ -156,6 +163,8 @@ def show(
         for link in links:
             print(f"{link.name:<11} {link.state:<9} {link.value}" + (f"  ({link.told})" if link.told else ""))
         print_metrics(found.metrics)
+        if found.rejection:
+            print(f"rejects answers: `raycls reject {found.reference}` shows the threshold")
         if found.engine_timings:
             print_table(
                 ("engine", "1 image", "32 images", "accuracy on val", "confidence off by", ""),

@@ -49,8 +49,10 @@ def predict(
             documents.append({"file": str(path), **answer})
             if as_json:
                 continue
+            rejected = ", rejected: below the threshold" if answer.get("rejected") else ""
             print(
-                f"{path}: {answer['class_name']} {answer['confidence']:.4f} (version {answer['model_version']})"
+                f"{path}: {answer['class_name']} {answer['confidence']:.4f} (version {answer['model_version']}"
+                f"{rejected})"
             )
             for other in answer.get("top_k", ()):
                 print(f"    {other['class_name']} {other['confidence']:.4f}")

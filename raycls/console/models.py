@@ -14,6 +14,7 @@ from starlette.responses import Response, StreamingResponse
 
 from raycls.console.page import HEADERS, Page, fields_of, go, page_of, part_of, render, server_of, session_of
 from raycls.console.server import LONG_S, ServerError
+from raycls.metrics import told_calibration
 
 REFUSED_S, SUCCEEDED_S = 600.0, 60.0  # how long a page tells how a promotion ended
 # What can be taken away, and for whom.
@@ -24,7 +25,7 @@ FILES = {
     "torchscript": "for PyTorch's older format, in C++ too",
 }
 FILE_HEADERS, PIECE = ("Content-Disposition", "Content-Length"), 1 << 18  # PIECE: bytes
-FIGURES = ("test_accuracy", "val_accuracy", "val_macro_f1", "val_loss", "val_calibration_error")
+FIGURES = ("test_accuracy", "val_accuracy", "val_macro_f1", "val_loss", "test_calibration_error")
 
 
 async def list_all(request: Request) -> Response:
@@ -72,6 +73,8 @@ async def show_version(request: Request) -> Response:
         version=found,
         figures=FIGURES,
         others=others,
+        calibration=told_calibration(found["metrics"], "test"),
+        rejection=found.get("rejection"),
         link=_link,
         files=files,
         told=FILES,

@@ -24,13 +24,14 @@ async def show(request: Request) -> Response:
     server, session = server_of(request), session_of(request)
     try:
         health = await server.call(session, "GET", "/health")
-        model, problem = health["model"], ""
+        model, rejection, problem = health["model"], health.get("rejection"), ""
     except ServerError as error:
-        model, problem = None, error.detail
+        model, rejection, problem = None, None, error.detail
     return render(
         request,
         "try.html",
         model=model,
+        rejection=rejection,
         problem=problem,
         server=server.url,
         may_say=bool(session and session.may("contribute")),

@@ -73,6 +73,7 @@ async def show(request: Request) -> Response:
         return {
             **_shown(version),
             "lineage": [asdict(step) for step in trace(version)],
+            "rejection": version.rejection and version.rejection.model_dump(),
             "engine": version.engine,
             "engine_timings": version.engine_timings,
         }

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from raycls.benchmark.results import Results
+from raycls.metrics import told_calibration
 from raycls.training.evaluation import confusion_png
 from raycls.training.filing import TrainingResult
 from raycls.tuning.spec import shown
@@ -47,6 +48,7 @@ class Demo:
             ("trials", f"{len(self.study.trials)}, the best with {self.study.best.told()}"),
             ("validation accuracy", f"{self.training.metrics['val_accuracy']:.1%}"),
             ("test accuracy", f"{self.training.metrics['test_accuracy']:.1%}"),
+            ("calibration error, test", told_calibration(self.training.metrics, "test")),
             ("first prediction over HTTP", f"after {self.first_prediction:.0f} s"),
             (f"accuracy over HTTP, {SENT_IMAGES} test images", f"{self.http_accuracy:.1%}"),
         ]

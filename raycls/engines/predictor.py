@@ -22,6 +22,7 @@ from raycls.data.transforms import Square, read_square_and_size
 from raycls.engines import build as engines
 from raycls.engines.build import Device, Engine, Run
 from raycls.engines.memory import InParts
+from raycls.engines.rejection import Rejection
 from raycls.models.card import ModelCard, load_card
 
 
@@ -29,7 +30,7 @@ class Prediction(NamedTuple):
     """The answer for one image. A named tuple, because a frozen dataclass takes three times as long to make.
 
     probabilities: float32 C, of all classes, in the order of the card; they sum to 1. embedding: float32 D, the input
-    of the network's head.
+    of the network's head. rejected: whether the confidence is below the threshold of `raycls reject`; None without one.
     """
 
     class_index: int
@@ -38,6 +39,7 @@ class Prediction(NamedTuple):
     probabilities: np.ndarray
     embedding: np.ndarray
     classes: tuple[str, ...]
+    rejected: bool | None = None
 
     def as_json(self, top_k: int = 0, *, embedding: bool = False) -> dict[str, Any]:
         """Return the fields of the HTTP contract.
@@ -49,6 +51,8 @@ class Prediction(NamedTuple):
             "class_name": self.class_name,
             "confidence": self.confidence,
         }
+        if self.rejected is not None:
+            answer["rejected"] = self.rejected
         if top_k:
             order = np.argsort(-self.probabilities, kind="stable")[:top_k]
             answer["top_k"] = [
@@ -67,8 +71,9 @@ class Prediction(NamedTuple):
 class Predictor:
     """A network that an engine runs, and the card that describes its input and its classes."""
 
-    def __init__(self, run: Run, card: ModelCard, engine: Engine):
+    def __init__(self, run: Run, card: ModelCard, engine: Engine, rejection: Rejection | None = None):
         self._run, self.card, self.engine = run, card, engine
+        self.limits = rejection.limits(card.classes) if rejection else None
 
     @classmethod
     def load(
@@ -78,13 +83,15 @@ class Predictor:
         device: Device | None = None,
         engine: Engine = "torch",
         threads: int | None = None,
+        rejection: Rejection | None = None,
     ) -> Predictor:
         """Return the predictor of a checkpoint directory, on the given device or else on the best one.
 
-        For `threads` and for the errors raised, see raycls.engines.build.load.
+        For `threads` and for the errors raised, see raycls.engines.build.load. rejection: the version's, where its
+        predictions shall say whether they are rejected.
         """
         run = engines.load(engine, directory, device or engines.best_device(), threads)
-        return cls(InParts(run), load_card(directory), engine)
+        return cls(InParts(run), load_card(directory), engine, rejection)
 
     def read(
         self, data: bytes, *, max_pixels: int = MAX_PIXELS, formats: tuple[str, ...] | None = None
@@ -124,7 +131,7 @@ class Predictor:
 
     def predictions(self, logits: np.ndarray, embeddings: np.ndarray) -> list[Prediction]:
         """Return one prediction for each row of what `outputs` returns: logits (N×C) and embeddings (N×D)."""
-        return predictions_of(softmax(logits), embeddings, self.card.classes)
+        return predictions_of(softmax(logits), embeddings, self.card.classes, self.limits)
 
     def predict(self, images: Sequence[bytes], *, max_pixels: int = MAX_PIXELS) -> list[Prediction]:
         """Return one prediction for each encoded image, in order. Raises ImageError for the first unreadable image."""
@@ -135,9 +142,15 @@ class Predictor:
 
 
 def predictions_of(
-    probabilities: np.ndarray, embeddings: np.ndarray, classes: tuple[str, ...]
+    probabilities: np.ndarray,
+    embeddings: np.ndarray,
+    classes: tuple[str, ...],
+    limits: np.ndarray | None = None,
 ) -> list[Prediction]:
-    """Return one prediction for each row of probabilities (float32 N×C) and embeddings (float32 N×D)."""
+    """Return one prediction for each row of probabilities (float32 N×C) and embeddings (float32 N×D).
+
+    limits: of `Rejection.limits`; None: no answer is rejected.
+    """
     best = probabilities.argmax(1)
     return [
         Prediction(
@@ -147,6 +160,7 @@ def predictions_of(
             probabilities=row,
             embedding=embedding,
             classes=classes,
+            rejected=None if limits is None else bool(row[index] < limits[index]),
         )
         for index, row, embedding in zip(best, probabilities, embeddings, strict=True)
     ]

@@ -9,6 +9,7 @@ from raycls.registry.checkpoints import checkpoint
 from raycls.registry.engine_choice import check_engine, choose_engine, engine_to_serve
 from raycls.registry.listing import list_models, newest, overview, page_of
 from raycls.registry.model_version import ENGINE, ENGINE_TIMINGS, INT8, ModelVersion
+from raycls.registry.rejection import set_rejection
 from raycls.registry.versions import (
     CHALLENGER,
     CHAMPION,
@@ -16,6 +17,7 @@ from raycls.registry.versions import (
     champion,
     check_name,
     of_run,
+    of_study,
     register,
     resolve,
     set_alias,
@@ -38,9 +40,11 @@ __all__ = [
     "list_models",
     "newest",
     "of_run",
+    "of_study",
     "overview",
     "page_of",
     "register",
     "resolve",
     "set_alias",
+    "set_rejection",
 ]

@@ -23,34 +23,40 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import yaml
 
+from raycls.engines.rejection import Rejection
 from raycls.errors import UsageError
+from raycls.registry.model_version import REJECTION
 
 if TYPE_CHECKING:
     from raycls.engines.predictor import Predictor
 
 FILE, INPUT = "MLmodel", "image"
 OUTPUTS = {"class_index": "long", "class_name": "string", "confidence": "double"}
+REJECTED = "rejected"  # the output that only a version with a threshold has
 
 
-def description(run_id: str) -> str:
+def description(run_id: str, rejection: Rejection | None = None) -> str:
     """Return the content of the file MLmodel for a version that a run made: YAML.
 
-    It is what MLflow's own classes write. Importing them takes three seconds of each training.
+    rejection: the version's thresholds, which travel with the file to where no registry is. The rest is what MLflow's
+    own classes write. Importing them takes three seconds of each training.
     """
     from mlflow import __version__ as mlflow_version
 
+    outputs = OUTPUTS | ({REJECTED: "boolean"} if rejection else {})
     return yaml.safe_dump(
         {
             "flavors": {
                 "python_function": {"loader_module": __name__, "python_version": platform.python_version()}
             },
+            **({"metadata": {REJECTION: rejection.model_dump()}} if rejection else {}),
             "mlflow_version": mlflow_version,
             "model_uuid": uuid.uuid4().hex,
             "run_id": run_id,
             "signature": {
                 "inputs": json.dumps([{"type": "any", "name": INPUT, "required": True}]),
                 "outputs": json.dumps(
-                    [{"type": kind, "name": name, "required": True} for name, kind in OUTPUTS.items()]
+                    [{"type": kind, "name": name, "required": True} for name, kind in outputs.items()]
                 ),
                 "params": None,
             },
@@ -66,13 +72,15 @@ class Images:
         self._predictor = predictor
 
     def predict(self, images: Any, params: dict[str, Any] | None = None) -> list[dict[str, Any]]:
-        """Return class_index, class_name and confidence of each row of a data frame's column `image`.
+        """Return class_index, class_name, confidence and, where there is a threshold, rejected, of each row of a data
+        frame's column `image`.
 
         Raises ImageError and UsageError.
         """
         pixels = np.stack([self._pixels(value) for value in images[INPUT]])
         found = self._predictor.predictions(*self._predictor.outputs(pixels))
-        return [{name: getattr(each, name) for name in OUTPUTS} for each in found]
+        names = [*OUTPUTS, *([] if self._predictor.limits is None else [REJECTED])]
+        return [{name: getattr(each, name) for name in names} for each in found]
 
     def _pixels(self, value: Any) -> np.ndarray:
         """Return uint8 S×S×3, as `raycls data prepare` makes it."""
@@ -102,4 +110,7 @@ def _load_pyfunc(path: str) -> Images:
     """Return the model in a directory. MLflow calls this function by its name."""
     from raycls.engines.predictor import Predictor
 
-    return Images(Predictor.load(Path(path)))
+    described = yaml.safe_load((Path(path) / FILE).read_text())
+    given = (described.get("metadata") or {}).get(REJECTION)
+    rejection = Rejection.model_validate(given) if given else None
+    return Images(Predictor.load(Path(path), rejection=rejection))

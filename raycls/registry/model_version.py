@@ -14,6 +14,8 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from raycls.engines.rejection import Rejection
+
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion as MlflowVersion
 
@@ -24,6 +26,8 @@ SHA256 = "checkpoint_sha256"  # the tag that every version of raycls has
 ENGINE, ENGINE_TIMINGS = "engine", "engine_timings"  # tags: the engine that serves a version, and the timings
 INT8 = "int8_sha256"  # a tag: the digest of the int8 graph beside the weights
 PROMOTED_AT = "promoted_at"  # a tag: when it became champion, seconds since 1970
+REJECTION = "rejection"  # tag: the thresholds of `raycls reject`
+SERVED_TAGS = (ENGINE, ENGINE_TIMINGS, INT8, REJECTION)  # what a replica reads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +70,12 @@ class ModelVersion:
         return engine in ("reference", self.engine) or any(
             timing["engine"] == engine and timing.get("allowed", True) for timing in self.engine_timings
         )
+
+    @property
+    def rejection(self) -> Rejection | None:
+        """Return the thresholds below which answers are rejected, or None."""
+        text = self.tags.get(REJECTION)
+        return Rejection.model_validate_json(text) if text else None
 
 
 def is_name(name: str) -> bool:

@@ -96,6 +96,14 @@ def of_run(run_id: str) -> ModelVersion | None:
     return _get(first.name, str(first.version)) if first else None
 
 
+def of_study(name: str) -> ModelVersion | None:
+    """Return the newest version that was registered of a study's winner, or None."""
+    with tracking.answering(f"the versions of study {name}"):
+        found = tracking.client().search_model_versions(f"tags.study = '{name}'")
+    own = sorted(filter(is_own, found), key=lambda each: each.creation_timestamp)
+    return _get(own[-1].name, str(own[-1].version)) if own else None
+
+
 def resolve(reference: str | None = None) -> ModelVersion:
     """Return the version that a reference names: NAME (its champion), NAME@ALIAS or NAME/VERSION.
 

@@ -67,7 +67,7 @@ def _chart(width: float, height: float, draw: Callable[[Figure, Theme], None]) -
 
 
 def reliability(measured: Figures) -> Chart:
-    """Return the reliability chart: accuracy by confidence, and below it the number of answers."""
+    """Return the reliability chart: accuracy by confidence, also before the temperature, and the number of answers."""
 
     def draw(figure: Figure, theme: Theme) -> None:
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
@@ -84,8 +84,17 @@ def reliability(measured: Figures) -> Chart:
             label="mean confidence of the bin",
         )
         upper.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
-        upper.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0)
         lower.bar(middles, [b.images for b in measured.reliability], 0.92 * width, color=BLUE)
+        if measured.temperature != 1:
+            for axes, values in (
+                (upper, [(b.confidence, b.accuracy) for b in measured.reliability_before]),
+                (lower, [((b.low + b.high) / 2, b.images) for b in measured.reliability_before]),
+            ):
+                label = "before the temperature"
+                axes.plot(
+                    *zip(*values, strict=True), "x--", color=PINK, markersize=4, linewidth=1, label=label
+                )
+        upper.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0, fontsize=8)
         lower.set(xlabel="confidence", ylabel="images")
 
     return _chart(5.2, 5.2, draw)

@@ -53,7 +53,8 @@ class Figures:
     interval: 95% confidence interval of the accuracy (Wilson's score interval).
     macro, weighted: precision, recall and f1, as the mean over classes and as the mean weighted by images per class.
     log_loss: mean cross entropy in nats.
-    calibration_error: expected calibration error over metrics.BINS bins (L1).
+    calibration_error, calibration_interval: as in raycls.metrics, over metrics.BINS bins.
+    calibration_error_before, reliability_before: at temperature 1. temperature: the model's.
     confidence: mean confidence of the answers.
     confusion: int64 C×C, true classes in rows.
     """
@@ -65,9 +66,13 @@ class Figures:
     weighted: dict[str, float]
     log_loss: float
     calibration_error: float
+    calibration_interval: tuple[float, float]
+    calibration_error_before: float
+    temperature: float
     confidence: float
     classes: tuple[ClassFigures, ...]
     reliability: tuple[Bin, ...]
+    reliability_before: tuple[Bin, ...]
     confusion: np.ndarray
 
     def as_json(self) -> dict[str, Any]:
@@ -92,6 +97,9 @@ def figures(scores: Scores) -> Figures:
         weighted=metrics.averages(each, counts, weighted=True),
         log_loss=evaluation.loss,
         calibration_error=evaluation.calibration_error,
+        calibration_interval=evaluation.calibration_interval,
+        calibration_error_before=evaluation.calibration_error_before,
+        temperature=scores.temperature,
         confidence=float(confidence.mean()),
         classes=tuple(
             _class_figures(
@@ -100,6 +108,7 @@ def figures(scores: Scores) -> Figures:
             for i in range(count)
         ),
         reliability=_reliability(scores),
+        reliability_before=_reliability(scores.at_temperature(1.0)),
         confusion=evaluation.confusion,
     )
 

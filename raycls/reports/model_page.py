@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from raycls import metrics
 from raycls.engines.examples import Examples
 from raycls.models.card import ModelCard
 from raycls.registry import ModelVersion
@@ -128,12 +129,18 @@ def in_short(report: Report) -> list[str]:
 
 def calibration(measured: Figures) -> str:
     """Return one sentence on whether the model's confidence matches its accuracy."""
-    error, over = measured.calibration_error, measured.confidence - measured.accuracy
-    figures = f"mean confidence {measured.confidence:.1%}, accuracy {measured.accuracy:.1%}"
-    if error < WELL_CALIBRATED:
-        return f"Its confidence can be believed ({figures}; calibration error {error:.1%})."
+    over, (low, high) = measured.confidence - measured.accuracy, measured.calibration_interval
+    figures = (
+        f"mean confidence {measured.confidence:.1%}, accuracy {measured.accuracy:.1%}, calibration error "
+        f"{measured.calibration_error:.1%}, 95% interval {low:.1%} to {high:.1%}, and before its temperature "
+        f"{measured.calibration_error_before:.1%}"
+    )
+    if high < WELL_CALIBRATED:
+        return f"Its confidence can be believed: {figures}."
+    if low < WELL_CALIBRATED:
+        return f"{measured.images:,} images do not tell whether its confidence can be believed: {figures}."
     side = "over" if over > 0 else "under"
-    return f"It is {side}confident: {figures}; calibration error {error:.1%}."
+    return f"It is {side}confident: {figures}."
 
 
 def render(report: Report, pictures: Mapping[str, bytes]) -> str:
@@ -153,6 +160,7 @@ def render(report: Report, pictures: Mapping[str, bytes]) -> str:
         uri=uri,
         in_short=in_short(report),
         calibration=calibration(report.figures),
+        bins=metrics.BINS,
         classes=classes,
         weakest=WEAKEST if len(classes) > OPEN_CLASSES else 0,
         pairs=confused_pairs(report.figures, 8),

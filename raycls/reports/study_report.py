@@ -17,8 +17,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raycls import progress
+from raycls import progress, registry
 from raycls.errors import RayclsError, StudyError, UsageError
+from raycls.metrics import told_calibration
 from raycls.reports.templates import environment
 from raycls.tuning import record
 from raycls.tuning.pareto import pareto_front
@@ -147,6 +148,15 @@ def in_short(trials: Sequence[Trial], winner: Trial | None) -> list[str]:
     return told
 
 
+def _registered(study: str) -> list[str]:
+    """Return what is known of the confidences of the version that the winner became."""
+    version = registry.of_study(study)
+    told = told_calibration(version.metrics, "test") if version else ""
+    return (
+        [f"It became {version.reference}; its calibration error on test: {told}."] if version and told else []
+    )
+
+
 def _render(study: optuna.Study, trials: Sequence[Trial], winner: Trial | None) -> str:
     import plotly.io
 
@@ -168,7 +178,7 @@ def _render(study: optuna.Study, trials: Sequence[Trial], winner: Trial | None) 
             study=study.study_name,
             trials=trials,
             paths=list(dict.fromkeys(path for trial in trials for path in trial.values)),
-            in_short=in_short(trials, winner),
+            in_short=[*in_short(trials, winner), *_registered(study.study_name)],
             figures=drawn,
             median_seconds=statistics.median(seconds) if seconds else 0.0,
             total_seconds=sum(seconds),

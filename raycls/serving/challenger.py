@@ -20,6 +20,7 @@ from raycls import registry
 from raycls.engines.predictor import Prediction
 from raycls.errors import EngineError
 from raycls.serving.images_socket import Answers, Door, open_door
+from raycls.serving.replica.challenger_link import Answering
 from raycls.serving.replica.inference import GARBAGE_THRESHOLD, Inference
 from raycls.serving.settings import ServingConfig
 
@@ -44,13 +45,14 @@ class Challenger:
             config = config.model_copy(update={"engine": "torch"})
             self.inference = Inference(config, version, replica, own_core=False)
 
-    async def describe(self) -> tuple[str, tuple[str, ...], str, Door]:
-        """Return the version, as answers name it, its classes in the order of the probabilities, this node's id, and
-        where this replica takes images from the same node."""
+    async def describe(self) -> tuple[Answering, str, Door]:
+        """Return what answers, this node's id, and where this replica takes images from the same node."""
         if self._door is None:
             self._door = asyncio.ensure_future(open_door(self.classify))
         node = ray.get_runtime_context().get_node_id()
-        return self.version.version, self.inference.predictor.card.classes, node, await self._door
+        predictor = self.inference.predictor
+        answering = Answering(self.version.version, predictor.card.classes, predictor.limits)
+        return answering, node, await self._door
 
     async def classify(self, images: list[bytes]) -> Answers:
         """Return the answers for the readable images. Their seconds are those from the call to the answers."""

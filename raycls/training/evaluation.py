@@ -10,7 +10,7 @@ resized to the model's size. The test split is only for the final report. Code t
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,13 +36,16 @@ class Evaluation:
     """The metrics of a model on a split.
 
     confusion (int64 C×C): image counts, with true classes in rows and predicted classes in columns.
-    loss: mean cross entropy. calibration_error: 0..1, as in `metrics.calibration_error`.
+    loss: mean cross entropy. calibration_error, calibration_interval: 0..1, as in raycls.metrics.
+    calibration_error_before: the same at temperature 1.
     """
 
     classes: tuple[str, ...]
     confusion: np.ndarray
     loss: float
     calibration_error: float
+    calibration_interval: tuple[float, float]
+    calibration_error_before: float
 
     @property
     def accuracy(self) -> float:
@@ -76,19 +79,27 @@ class Evaluation:
         """Return the metrics under their MLflow names, such as test_accuracy."""
         counts = self.confusion
         found = metrics.summary(split, counts.diagonal(), counts.sum(0), counts.sum(1), self.loss)
-        return found | {f"{split}_calibration_error": self.calibration_error}
+        low, high = self.calibration_interval
+        error = {
+            "": self.calibration_error,
+            "_low": low,
+            "_high": high,
+            "_before": self.calibration_error_before,
+        }
+        return found | {f"{split}_calibration_error{which}": value for which, value in error.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
     """The model's output for each example: logits (float32 N×C, over the examples' classes) and labels (int64 N).
 
-    The logits are calibrated, as `Predictor.outputs` returns them.
+    The logits are calibrated, as `Predictor.outputs` returns them: divided by the temperature.
     """
 
     examples: Examples
     logits: Tensor
     labels: Tensor
+    temperature: float
 
     @property
     def probabilities(self) -> Tensor:
@@ -99,6 +110,11 @@ class Scores:
     def predicted(self) -> Tensor:
         """Return the class index of each example, int64 N."""
         return self.logits.argmax(1)
+
+    def at_temperature(self, temperature: float) -> Scores:
+        """Return the scores of the same network, whose logits are divided by this temperature."""
+        logits = self.logits * (self.temperature / temperature)
+        return replace(self, logits=logits, temperature=temperature)
 
     def answers(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the confidence of each answer (float64 N) and whether it is right (bool N)."""
@@ -113,6 +129,8 @@ class Scores:
             confusion=metrics.confusion(self.labels.numpy(), self.predicted.numpy(), len(classes)),
             loss=F.cross_entropy(self.logits, self.labels).item(),
             calibration_error=metrics.calibration_error(*self.answers()),
+            calibration_interval=metrics.calibration_interval(*self.answers()),
+            calibration_error_before=metrics.calibration_error(*self.at_temperature(1.0).answers()),
         )
 
 
@@ -129,6 +147,7 @@ def score(predictor: Predictor, examples: Examples) -> Scores:
         examples=examples,
         logits=torch.cat(logits)[:, examples.columns],
         labels=as_tensor(examples.labels),
+        temperature=predictor.card.temperature,
     )
 
 

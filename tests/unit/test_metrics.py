@@ -46,11 +46,50 @@ def test_a_class_without_images_has_no_accuracy_and_counts_in_no_mean() -> None:
     assert metrics.averages({"recall": recall}, counts, weighted=False) == {"recall": 0.75}
 
 
-def test_the_calibration_error_is_the_mean_gap_weighted_by_answers() -> None:
-    confidence, correct = np.array([0.9, 0.9, 0.9, 0.3]), np.array([True, True, False, True])
-    expected = 3 / 4 * abs(2 / 3 - 0.9) + 1 / 4 * abs(1 - 0.3)
-    assert metrics.calibration_error(confidence, correct, bins=10) == pytest.approx(expected)
+def _answers(images: int, divisor: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Confidences, and answers that are right as often as the confidence at another temperature says."""
+    random = np.random.default_rng(seed)
+    odds = np.abs(random.normal(3, 1.5, images))
+    return 1 / (1 + np.exp(-odds)), random.random(images) < 1 / (1 + np.exp(-odds * divisor))
+
+
+def test_the_calibration_error_of_many_answers_is_the_mean_gap() -> None:
+    confidence = np.repeat([0.9, 0.3], [30_000, 10_000])
+    correct = np.arange(40_000) % 10 < np.repeat([7, 5], [30_000, 10_000])
+    expected = 3 / 4 * 0.2 + 1 / 4 * 0.2
+    assert metrics.calibration_error(confidence, correct, bins=10) == pytest.approx(expected, abs=1e-6)
     assert metrics.calibration_error(np.array([1.0, 0.0]), np.array([True, False]), bins=15) == 0
+    assert metrics.calibration_error(np.array([1.0, 1.0]), np.array([True, False]), bins=15) > 0.4
+
+
+def test_chance_is_no_calibration_error() -> None:
+    drawn = [_answers(300, 1.0, seed) for seed in range(100)]
+    plain = [
+        sum(abs(right[part].mean() - confidence[part].mean()) * part.sum() for *_, part in bins) / 300
+        for confidence, right in drawn
+        for bins in [metrics.reliability(confidence)]
+    ]
+    corrected = [metrics.calibration_error(*each) for each in drawn]
+    assert np.mean(plain) > 0.025
+    assert np.mean(corrected) < 0.65 * np.mean(plain)
+
+
+@pytest.mark.parametrize(("divisor", "true"), [(1.0, 0.0), (0.5, None)])
+def test_the_interval_holds_the_calibration_error(divisor: float, true: float | None) -> None:
+    if true is None:
+        true = metrics.calibration_error(*_answers(400_000, divisor, 1))
+        assert true > 0.05
+    intervals = [metrics.calibration_interval(*_answers(300, divisor, seed)) for seed in range(40)]
+    assert sum(low <= true <= high for low, high in intervals) >= 36
+    assert all(high - low < 0.15 for low, high in intervals)
+
+
+def test_the_calibration_error_is_told_with_its_interval() -> None:
+    name = "test_calibration_error"
+    found = {name: 0.012, f"{name}_low": 0.004, f"{name}_high": 0.02, f"{name}_before": 0.2}
+    assert metrics.told_calibration(found, "test") == "1.2% (0.4% to 2.0%), before the temperature 20.0%"
+    assert metrics.told_calibration({name: 0.012}, "test") == "1.2%"
+    assert metrics.told_calibration({}, "test") == ""
 
 
 def test_a_quantile_of_buckets_is_linear_within_its_bucket() -> None:

@@ -52,12 +52,24 @@ async function tryOne(file) {
   } catch (error) {
     return void fail(error.message);
   }
-  part("h2").textContent = `${found.class_name}, ${percent(found.confidence)}`;
-  part(".facts").textContent = `version ${found.model_version} answered in ${Math.round(performance.now() - started)} ms`;
+  part("h2").textContent = found.rejected
+    ? `Not sure: perhaps ${found.class_name}, ${percent(found.confidence)}`
+    : `${found.class_name}, ${percent(found.confidence)}`;
+  const limit = limitOf(found);
+  part(".facts").textContent = `${limit ? `${limit}; ` : ""}version ${found.model_version} answered in ${Math.round(performance.now() - started)} ms`;
   bars(part(".bars"), found.top_k);
   suggest(found.top_k.map((each) => each.class_name));
   if (results.dataset.maySay && found.prediction_id) correction(part(".wrong"), found.prediction_id);
   if (explain) await explained(file, part);
+}
+
+/** Say what the threshold of `raycls reject` is for an answer; nothing where the page knows of none. */
+function limitOf(found) {
+  const { rejection, version } = JSON.parse(results.dataset.model);
+  if (!rejection || found.rejected === undefined || found.model_version !== version) return "";
+  const limit = found.class_name in rejection.by_class ? rejection.by_class[found.class_name] : rejection.threshold;
+  const wished = `for ${percent(rejection.precision)} right answers`;
+  return limit === null ? `no answer of this class is sure enough ${wished}` : `sure from ${percent(limit)} on, ${wished}`;
 }
 
 /** Add the explanation, which comes later than the answer: its process may have to start. Some networks have none. */

@@ -51,7 +51,8 @@ def _of_model(reference: str, top_k: int) -> Callable[[bytes], dict[str, Any]]:
     from raycls.engines.predictor import Predictor
 
     version = registry.resolve(reference)
-    predictor = Predictor.load(registry.checkpoint(version), engine=registry.engine_to_serve(version))
+    engine = registry.engine_to_serve(version)
+    predictor = Predictor.load(registry.checkpoint(version), engine=engine, rejection=version.rejection)
 
     def classify(data: bytes) -> dict[str, Any]:
         (prediction,) = predictor.predict([data])

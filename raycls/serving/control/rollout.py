@@ -2,6 +2,7 @@
 
 promoted = promote("cifar10", "3")          # raises RefusedError; the former champion then still answers
 restored = rollback("cifar10")              # the former champion again, without a comparison
+reject(restored, rejection)                 # the thresholds below which answers are rejected
 
 raycls/registry/gate.py decides about a promotion. Both are recorded in the history of the model.
 """
@@ -12,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from raycls import home, progress, registry
+from raycls.engines.rejection import Rejection
 from raycls.errors import ClusterError, RayclsError, RefusedError, UnknownModelError, UsageError
 from raycls.registry import CHAMPION, ModelVersion, gate, history
 from raycls.registry.policy import PromotionPolicy
@@ -42,6 +44,11 @@ def promote(
     with home.lock(registry.PROMOTING, BUSY, wait=wait):
         version = registry.resolve(f"{name}/{number}")
         admitted = gate.admit(version, policy, new_classes=new_classes, force=force, by=by)
+        if admitted.champion and (former := admitted.champion.rejection) and not admitted.version.rejection:
+            progress.say(
+                f"{admitted.champion.reference} rejects answers, and {version.reference} rejects none: "
+                f"`raycls reject {version.reference} --precision {former.precision:g}` sets a threshold"
+            )
         try:
             with gate.recorded(admitted), _served(admitted.version, address):
                 return registry.set_alias(name, version.version)
@@ -70,6 +77,38 @@ def rollback(
         version = _former(name, current)
         with history.recorded("rollback", version, current, by=by, reason=reason), _served(version, address):
             return registry.set_alias(name, version.version)
+
+
+def reject(version: ModelVersion, rejection: Rejection | None, *, address: str | None = None) -> bool:
+    """Store a version's thresholds, or remove them, and serve it with them where the cluster serves this version.
+
+    Return whether one does. Its replicas are replaced without losing a request. For address and for the errors raised
+    see `promote`; after an error the version has its former thresholds.
+    """
+    with home.lock(registry.PROMOTING, BUSY):
+        serve = serve_rest.find(address)
+        document = serve.served() if serve else None
+        models = document.models if document else ()
+        names = [each.name for each in models if _serves(serve, each, address, version)]
+        if address and not names:
+            raise ClusterError(f"the cluster at {address} does not serve {version.reference}")
+        changed = registry.set_rejection(version, rejection)
+        if serve is None or document is None or not names:
+            return False
+        try:
+            deploy.update(serve, dict.fromkeys(names, changed))
+        except BaseException:  # also Ctrl-C
+            registry.set_rejection(version, version.rejection)
+            progress.say(_serve_again(serve, document, dict.fromkeys(names, version.reference)))
+            raise
+        return True
+
+
+def _serves(
+    serve: serve_rest.Serve | None, document: ServeConfiguration, address: str | None, version: ModelVersion
+) -> bool:
+    model = _model_of(serve, document, address)
+    return bool(model) and registry.resolve(model).reference == version.reference
 
 
 def _former(name: str, current: ModelVersion) -> ModelVersion:

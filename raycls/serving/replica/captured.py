@@ -33,6 +33,9 @@ class CapturePolicy(BaseModel):
     )
     least_confidence: float = Field(0.0, ge=0, le=1, description="lowest confidence of a kept picture")
     most_confidence: float = Field(1.0, ge=0, le=1, description="highest confidence of a kept picture")
+    rejected_only: bool = Field(
+        False, description="keep only pictures whose answer was below the threshold of `raycls reject`"
+    )
     per_day: int = Field(100, ge=0, description="most pictures in 24 hours")
     quota: int = Field(1000, ge=0, description="most captured pictures that are stored at a time")
     days: float = Field(30, gt=0, description="age at which a picture that nobody accepted is deleted, days")
@@ -45,12 +48,13 @@ class CapturePolicy(BaseModel):
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model said of a picture. confidence: 0 to 1."""
+    """What a model said of a picture. confidence: 0 to 1. rejected: it was below the threshold of `raycls reject`."""
 
     label: str
     confidence: float
     model: str
     version: str
+    rejected: bool = False
 
 
 def wanted(policy: CapturePolicy, prediction: Prediction, random: float) -> bool:
@@ -60,6 +64,7 @@ def wanted(policy: CapturePolicy, prediction: Prediction, random: float) -> bool
     """
     return (
         random < policy.share_of_class.get(prediction.label, policy.share)
+        and (prediction.rejected or not policy.rejected_only)
         and policy.least_confidence <= prediction.confidence <= policy.most_confidence
     )
 
@@ -83,7 +88,7 @@ class Captured:
         for data, outcome in zip(images, outcomes, strict=True):
             if isinstance(outcome, ImageError):
                 continue
-            found = Prediction(outcome.class_name, outcome.confidence, model, version)
+            found = Prediction(outcome.class_name, outcome.confidence, model, version, bool(outcome.rejected))
             room = len(self._held) < MOST_HELD and self._bytes + len(data) <= MOST_BYTES
             if room and wanted(self.policy, found, random.random()):
                 self._held.append((data, found))

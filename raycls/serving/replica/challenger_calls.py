@@ -18,7 +18,7 @@ from ray import serve
 
 from raycls.serving.control.configuration import CHALLENGERS
 from raycls.serving.images_socket import Answers, Door, Peer
-from raycls.serving.replica.challenger_link import DEADLINE_S, ChallengerError, ChallengerLink
+from raycls.serving.replica.challenger_link import DEADLINE_S, Answering, ChallengerError, ChallengerLink
 
 DEPLOYMENT = "Challenger"
 LOOK_S = 2.0  # between two looks for processes
@@ -30,12 +30,10 @@ async def connect(experiment: str, most_images: int) -> ChallengerLink:
         # The first call asks Serve's controller and waits for it.
         handle = await asyncio.to_thread(serve.get_deployment_handle, DEPLOYMENT, CHALLENGERS + experiment)
         calls = _Calls(handle)
-        version, classes = await calls.look()
+        answering = await calls.look()
     except Exception:  # whatever Ray raises
         raise ChallengerError("raised") from None
-    link = ChallengerLink(
-        calls.call, version=version, classes=classes, most_images=most_images, hang_up=calls.hang_up
-    )
+    link = ChallengerLink(calls.call, answering=answering, most_images=most_images, hang_up=calls.hang_up)
     calls.keep_looking()
     return link
 
@@ -66,13 +64,13 @@ class _Calls:
         answers: Answers = await self._handle.classify.remote(images)
         return answers
 
-    async def look(self) -> tuple[str, tuple[str, ...]]:
-        """Find the processes. Return the version and its classes. Raises what Ray raises."""
+    async def look(self) -> Answering:
+        """Find the processes. Return what they are. Raises what Ray raises."""
         described = self._handle.broadcast("describe").results
         found = await asyncio.to_thread(described, timeout_s=DEADLINE_S * 5, return_exceptions=True)
         running = [each for each in found if isinstance(each, tuple)]
-        (version, classes, _, _), *_ = running
-        doors = {door for _, _, node, door in running if node == self._node}
+        (answering, _, _), *_ = running
+        doors = {door for _, node, door in running if node == self._node}
         for door in self._known.keys() - doors:
             gone = self._known.pop(door)
             if gone in self._peers:  # one that is called ends its call first
@@ -81,7 +79,7 @@ class _Calls:
         for door in doors - self._known.keys():
             self._known[door] = Peer(door)
             self._peers.append(self._known[door])
-        return version, classes
+        return answering
 
     def keep_looking(self) -> None:
         """Look again and again, until `hang_up`."""

@@ -1,6 +1,6 @@
 """The way to the challenger's deployment: images of many requests travel in one call.
 
-    link = ChallengerLink(call, version="7", classes=("cat", "dog"), most_images=64)
+    link = ChallengerLink(call, answering=Answering("7", ("cat", "dog")), most_images=64)
     predictions = await link.run([encoded])         # raises ChallengerError
 
 A call costs time of both processes, whatever it carries. While one is under way, images wait and travel together in the
@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -42,6 +43,15 @@ class ChallengerError(Exception):
         return self.kind in FAULTS
 
 
+class Answering(NamedTuple):
+    """A challenger: its version, as answers name it, its classes in the order of the probabilities, and the limits of
+    its `Rejection`."""
+
+    version: str
+    classes: tuple[str, ...]
+    limits: np.ndarray | None = None
+
+
 class ChallengerLink:
     """Calls `call(images)`, one call at a time. hang_up: what to do when no more calls come."""
 
@@ -49,12 +59,11 @@ class ChallengerLink:
         self,
         call: Classify,
         *,
-        version: str,
-        classes: tuple[str, ...],
+        answering: Answering,
         most_images: int,
         hang_up: Callable[[], None] = lambda: None,
     ):
-        self.version, self.classes = version, classes
+        self.version, self.classes, self._limits = answering
         self._call, self._most, self._hang_up = call, most_images, hang_up
         self._waiting: deque[tuple[bytes, asyncio.Future[Row]]] = deque()
         self._call_under_way: asyncio.Task[None] | None = None
@@ -85,7 +94,9 @@ class ChallengerLink:
                     future.exception()  # marks it as read
                 future.cancel()
         probabilities, embeddings, seconds = zip(*rows, strict=True)
-        predictions = predictions_of(np.stack(probabilities), np.stack(embeddings), self.classes)
+        predictions = predictions_of(
+            np.stack(probabilities), np.stack(embeddings), self.classes, self._limits
+        )
         return predictions, max(seconds)
 
     def _start(self) -> None:

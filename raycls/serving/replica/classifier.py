@@ -120,6 +120,7 @@ class Classifier(Managed):
             "model": {"name": version.name, "version": version.version, "fingerprint": version.fingerprint},
             "engine": self.inference.predictor.engine,
             "device": self.inference.device,
+            **({"rejection": version.rejection.model_dump()} if version.rejection else {}),
         }
         self._following = asyncio.create_task(follower.follow(self.take_up))  # held: else it may be collected
 
@@ -214,8 +215,9 @@ class Classifier(Managed):
         open_inference.check_method(place, request.method)
         model_path.check(request.scope, place.model, place.version, model)
         if place.what != "infer":
-            classes = len(self.inference.predictor.card.classes)
-            return json_response(open_inference.told(place, model.name, model.version, classes))
+            classes, rejects = len(self.inference.predictor.card.classes), model.rejection is not None
+            told = open_inference.told(place, model.name, model.version, classes, rejects=rejects)
+            return json_response(told)
         self.access.check_role(headers, "predict")
         request.scope[PREDICTED] = True
         body = await self._body(request)

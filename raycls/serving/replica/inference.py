@@ -61,7 +61,9 @@ class Inference:
         self.checkpoint = registry.checkpoint(version)
         engine = _engine(config, version)
         self.device = best_device()
-        self.predictor = Predictor.load(self.checkpoint, engine=engine, threads=config.threads)
+        self.predictor = Predictor.load(
+            self.checkpoint, engine=engine, threads=config.threads, rejection=version.rejection
+        )
         self.metrics = Metrics(
             replica, version, self.predictor.card.classes, self.predictor.engine, self.device
         )
@@ -145,7 +147,9 @@ class Inference:
             self._failed = 0
             forward_seconds = time.perf_counter() - decoded
             probabilities = softmax(logits)
-            predictions = predictions_of(probabilities, embeddings, self.predictor.card.classes)
+            predictions = predictions_of(
+                probabilities, embeddings, self.predictor.card.classes, self.predictor.limits
+            )
             if self.drift and self.drift.has_room:
                 sizes = [(square.width, square.height) for square in readable]
                 self.drift.add(probabilities, embeddings, batch, sizes)

@@ -73,6 +73,7 @@ class Metrics:
         self._model = {"name": version.name, "version": version.version, "engine": engine, "device": device}
         self._requests: Counter[int] = Counter()
         self._predicted = [0] * len(classes)
+        self._rejects, self._rejected = version.rejection is not None, 0
         self._duration, self._queue = _Histogram(SECONDS), _Histogram(SECONDS)
         self._decode, self._forward = _Histogram(SECONDS), _Histogram(SECONDS)
         self._image = _Histogram(IMAGE_SECONDS)  # a forward pass, divided by its images
@@ -108,6 +109,8 @@ class Metrics:
             self._predicted[prediction.class_index] += 1
             self._confidence.add(prediction.confidence)
             self._confidence_squares += prediction.confidence**2
+            if prediction.rejected:
+                self._rejected += 1
 
     def as_arm(self) -> dict[str, Any]:
         """Return the counts that the guards compare: the fields of raycls.lifecycle.guards.ArmCounts.
@@ -157,6 +160,13 @@ class Metrics:
         )
         for name, count in zip(self._classes, self._predicted, strict=True):
             predicted.add_metric([self._replica, name], count)
+        rejected = CounterMetricFamily(
+            "raycls_rejected",
+            "Images whose answer was below the threshold of `raycls reject`; none without one",
+            labels=["replica"],
+        )
+        if self._rejects:
+            rejected.add_metric([self._replica], self._rejected)
         model = InfoMetricFamily("raycls_model", "The model version served, and by what", labels=["replica"])
         model.add_metric([self._replica], self._model)
         histograms = [
@@ -168,7 +178,7 @@ class Metrics:
             ("raycls_confidence", "Probability of the class that was answered", self._confidence),
         ]
         drawn = [histogram.family(name, text, self._replica) for name, text, histogram in histograms]
-        return [requests, predicted, model, held, *drawn]
+        return [requests, predicted, rejected, model, held, *drawn]
 
 
 class _Merged(Collector):

@@ -34,7 +34,9 @@ OUTPUTS: dict[str, tuple[str, Callable[[int, int], list[int]], Callable[[Predict
     "class_name": ("BYTES", lambda n, _: [n], lambda found: [found.class_name]),
     "confidence": ("FP32", lambda n, _: [n], lambda found: [found.confidence]),
     "probabilities": ("FP32", lambda n, c: [n, c], lambda found: found.probabilities.tolist()),
+    "rejected": ("BOOL", lambda n, _: [n], lambda found: [found.rejected]),
 }
+REJECTED = "rejected"  # the output that only a version with a threshold has
 
 
 class Place(NamedTuple):
@@ -111,8 +113,11 @@ def check_method(place: Place, method: str) -> None:
         raise HTTPProblem(405, f"this takes {taken[0]}", {"Allow": ", ".join(taken)})
 
 
-def told(place: Place, name: str, version: str, classes: int) -> dict[str, Any]:
-    """Return the document about the server, its health, or its model. name, version, classes: the served model's."""
+def told(place: Place, name: str, version: str, classes: int, *, rejects: bool = False) -> dict[str, Any]:
+    """Return the document about the server, its health, or its model. name, version, classes: the served model's.
+
+    rejects: whether it has a threshold.
+    """
     if place.what == "server":
         return {"name": "raycls", "version": __version__, "extensions": ["binary_tensor_data"]}
     if place.what != "model":
@@ -126,6 +131,7 @@ def told(place: Place, name: str, version: str, classes: int) -> dict[str, Any]:
         "outputs": [
             {"name": output, "datatype": kind, "shape": shape(-1, classes)}
             for output, (kind, shape, _) in OUTPUTS.items()
+            if rejects or output != REJECTED
         ],
     }
 
@@ -194,8 +200,15 @@ def _from_binary(binary: bytes, tensor: Tensor, max_images: int) -> list[bytes]:
 
 
 def answer(asked: Asked, predictions: Sequence[Prediction], name: str, version: str) -> dict[str, Any]:
-    """Return the document of an answer. Without names of outputs, it has all but the probabilities."""
-    wanted = asked.outputs or [output for output in OUTPUTS if output != "probabilities"]
+    """Return the document of an answer. Without names of outputs, it has all but the probabilities.
+
+    Raises HTTPProblem 400 where the version has no threshold, and the request names the output `rejected`.
+    """
+    rejects = predictions[0].rejected is not None
+    if REJECTED in asked.outputs and not rejects:
+        raise HTTPProblem(400, f"{name}/{version} rejects nothing: `raycls reject` sets a threshold")
+    left_out = {"probabilities"} if rejects else {"probabilities", REJECTED}
+    wanted = asked.outputs or [output for output in OUTPUTS if output not in left_out]
     classes = len(predictions[0].classes)
     outputs = []
     for output in wanted:

@@ -156,6 +156,10 @@ def _schemas(classes: list[str]) -> dict[str, Any]:
     prediction = _object({**named, "model_version": {"type": "string"}})
     embedding = {"type": "array", "items": {"type": "number"}}
     prediction["properties"] |= {
+        "rejected": {
+            "type": "boolean",
+            "description": "the confidence is below the threshold; only where `raycls reject` has set one",
+        },
         "top_k": ranked,
         "embedding": embedding,
         "explanation_png_base64": _BASE64,

@@ -79,9 +79,14 @@ STEP = {"name": EVIL, "value": EVIL, "state": "broken", "told": EVIL}
 RAN = {**STEP, "name": "run", "value": "r1"}
 LEARNED_FROM = {**STEP, "name": "dataset", "value": "pets@2, fingerprint 00", "state": "verified"}
 TIMING = {"engine": EVIL, "one_ms": 1.0, "many_ms": 9.0, "accuracy": 0.9, "allowed": True}
+REJECTION = {
+    **{"precision": 0.98, "threshold": 0.8125, "by_class": {EVIL: None}, "engine": EVIL, "dataset": EVIL},
+    **{"images": 1200, "answered": 900, "right": 890},
+}
 ORIGIN = {
     **{**VERSION, "name": "pets"},
     **{"lineage": [STEP, RAN, LEARNED_FROM], "engine": EVIL, "engine_timings": [TIMING]},
+    "rejection": REJECTION,
 }
 FIGURES = dict.fromkeys(
     ("accuracy", "macro_f1", "macro_recall", "log_loss", "calibration_error", "latency_ms"), 0.5
@@ -155,7 +160,7 @@ ANSWERS: dict[str, Any] = {
     "GET /models/pets/versions/7": ORIGIN,
     "GET /models/pets/versions/7/files": {"files": FILES},
     "GET /models/pets/comparison?challenger=7&champion=6": COMPARISON,
-    "GET /health": {"model": {"name": EVIL, "version": "7"}},
+    "GET /health": {"model": {"name": EVIL, "version": "7"}, "rejection": REJECTION},
     "GET /models": {"models": [VERSION, {**VERSION, "version": "6", "aliases": []}]},
     "GET /uploads?state=waiting": {"dataset": EVIL, "uploads": [RECORD], "total": 1, "classes": [EVIL]},
     "GET /retrain": {"retrainings": [RETRAINING]},

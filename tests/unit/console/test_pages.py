@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import threading
 import time
 from pathlib import Path
 
+import pytest
 from starlette.testclient import TestClient
 
 from raycls.console import comparison
-from tests.unit.console.fake_server import PICTURE, RECORD, Server, signed_in
+from tests.unit.console.fake_server import ANSWERS, ORIGIN, PICTURE, RECORD, REJECTION, Server, signed_in
 
 
 def test_a_version_links_to_the_run_and_the_data_that_it_comes_from(client: TestClient) -> None:
@@ -19,6 +21,28 @@ def test_a_version_links_to_the_run_and_the_data_that_it_comes_from(client: Test
     page = client.get("/models/pets/versions/7").text
     assert 'href="/runs/r1"' in page
     assert 'href="/datasets/pets/2"' in page
+
+
+def test_a_version_shows_what_it_rejects_and_its_calibration_error(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    signed_in(client, "a")
+    page = client.get("/models/pets/versions/7").text
+    assert "with a confidence below 81.2%" in page
+    assert "75.0% of 1,200 pictures are answered" in page
+    name = "test_calibration_error"
+    figures = {name: 0.01, f"{name}_low": 0.0, f"{name}_high": 0.02, f"{name}_before": 0.2}
+    changed = {**ORIGIN, "metrics": figures, "rejection": None}
+    monkeypatch.setitem(ANSWERS, "GET /models/pets/versions/7", changed)
+    page = client.get("/models/pets/versions/7").text
+    assert "1.0% (0.0% to 2.0%), before the temperature 20.0%" in page
+    assert "It rejects" not in page
+
+
+def test_the_first_page_knows_the_threshold(client: TestClient) -> None:
+    signed_in(client, "a")
+    (found,) = re.findall('data-model="([^"]*)"', client.get("/").text)
+    assert json.loads(html.unescape(found)) == {"version": "7", "rejection": REJECTION}
 
 
 def test_what_can_be_taken_away_is_made_first_and_saved_by_the_browser(

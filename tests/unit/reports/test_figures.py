@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -32,7 +34,7 @@ def scores() -> Scores:
         dataset="insects", split="test", classes=CLASSES, labels=labels, columns=np.arange(3), model_only=(),
         dataset_only=(), images=np.zeros((600, 2, 2, 3), np.uint8), rows=np.arange(600), size=2, remarks=(),
     )  # fmt: skip
-    return Scores(examples=examples, logits=logits, labels=torch.from_numpy(labels))
+    return Scores(examples=examples, logits=logits, labels=torch.from_numpy(labels), temperature=0.5)
 
 
 @pytest.fixture(scope="module")
@@ -58,11 +60,22 @@ def test_precision_recall_and_f1_are_scikit_learns(scores: Scores, measured: Fig
     )
 
 
-def test_the_reliability_bins_add_up_to_the_calibration_error(measured: Figures) -> None:
+def test_the_calibration_error_is_what_the_reliability_bins_show_less_chance(measured: Figures) -> None:
     assert sum(each.images for each in measured.reliability) == measured.images
     gaps = [each.images * abs(each.accuracy - each.confidence) for each in measured.reliability]
-    assert sum(gaps) / measured.images == pytest.approx(measured.calibration_error, abs=1e-4)
+    assert 0.8 * sum(gaps) / measured.images < measured.calibration_error < sum(gaps) / measured.images
+    low, high = measured.calibration_interval
+    assert low < measured.calibration_error < high
     assert all(each.low <= each.confidence <= each.high + 1e-6 for each in measured.reliability)
+
+
+def test_the_figures_before_the_temperature_are_those_of_the_networks_own_logits(
+    scores: Scores, measured: Figures
+) -> None:
+    raw = replace(scores, logits=scores.logits * 0.5, temperature=1.0)
+    before = figures(raw)
+    assert before.reliability == before.reliability_before == measured.reliability_before
+    assert before.calibration_error == measured.calibration_error_before != measured.calibration_error
 
 
 def test_confusions_come_the_most_frequent_first(scores: Scores, measured: Figures) -> None:

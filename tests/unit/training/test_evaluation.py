@@ -98,5 +98,9 @@ def test_the_confusion_table_has_a_row_for_each_pair_that_occurs() -> None:
     confusion = np.zeros((10_000, 10_000), dtype=np.int64)
     confusion[3, 3], confusion[3, 9_999] = 7, 2
     names = tuple(f"c{number}" for number in range(10_000))
-    found = Evaluation(classes=names, confusion=confusion, loss=0.1, calibration_error=0.0).confusion_table
+    evaluation = Evaluation(
+        classes=names, confusion=confusion, loss=0.1, calibration_error=0.0, calibration_interval=(0.0, 0.1),
+        calibration_error_before=0.0,
+    )  # fmt: skip
+    found = evaluation.confusion_table
     assert found == {"true": ["c3", "c3"], "predicted": ["c3", "c9999"], "images": [7, 2]}

@@ -11,7 +11,7 @@ import yaml
 from ray.serve.schema import ServeDeploySchema
 
 from raycls.errors import ConfigError, UsageError
-from raycls.registry.model_version import ModelVersion
+from raycls.registry.model_version import REJECTION, ModelVersion
 from raycls.serving.control.configuration import IMPORT_PATH, ServeConfiguration
 from raycls.serving.settings import ServingConfig
 
@@ -78,6 +78,9 @@ def test_serve_is_told_what_the_registry_knows_of_a_version() -> None:
     assert json.loads(json.dumps(document.arguments["version"])) == document.arguments["version"]
     promoted = dataclasses.replace(VERSION, tags=VERSION.tags | {"promoted_at": "1.5"}, metrics={})
     assert ServeConfiguration.read(CONFIG).pinned(model=promoted).content == document.content
+    rejecting = dataclasses.replace(VERSION, tags=VERSION.tags | {REJECTION: "{}"})
+    changed = ServeConfiguration.read(CONFIG).pinned(model=rejecting)
+    assert changed.arguments["version"]["tags"][REJECTION] == "{}", "replicas are replaced, and have it"
     assert document.settings.version is not None
     assert (document.settings.version.engine, document.settings.version.uri) == ("openvino", "checkpoints/r")
     assert document.pinned(model="digits/4").settings.version is None

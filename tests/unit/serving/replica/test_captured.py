@@ -33,3 +33,11 @@ def test_a_replica_holds_only_so_many_pictures_and_bytes(monkeypatch: pytest.Mon
     assert len(held.take()) == 2
     held.consider([b"x" * 10], [CAT], "pets/7")
     assert len(held.take()) == 1
+
+
+def test_only_rejected_answers_are_set_aside_where_the_policy_says_so() -> None:
+    held = Captured(CapturePolicy(share=1, rejected_only=True))
+    unsure = DOG._replace(rejected=True)
+    held.consider([b"a", b"b", b"c"], [CAT, CAT._replace(rejected=False), unsure], "pets/7")
+    ((data, prediction),) = held.take()
+    assert (data, prediction.rejected) == (b"c", True)

@@ -12,7 +12,7 @@ import pytest
 
 from raycls.serving.images_socket import Answers, Door, open_door
 from raycls.serving.replica import challenger_calls
-from raycls.serving.replica.challenger_link import ChallengerError
+from raycls.serving.replica.challenger_link import Answering, ChallengerError
 
 NODE = "this-node"
 CLASSES = ("cat", "dog")
@@ -44,7 +44,7 @@ class _Handle:
             return _answers(process, images)
 
         door = await open_door(classify)
-        self.running.append(("7", CLASSES, node, door))
+        self.running.append((Answering("7", CLASSES), node, door))
         return door
 
 
@@ -101,7 +101,7 @@ def test_where_a_process_is_gone_the_handle_answers_and_none_is_lost(handle: _Ha
         gone = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
         port = gone.sockets[0].getsockname()[1]
         gone.close()
-        handle.running = [("7", CLASSES, NODE, Door(port, bytes(32)))]
+        handle.running = [(Answering("7", CLASSES), NODE, Door(port, bytes(32)))]
         await _until(lambda seen: seen == {HANDLE}, answered_by)
 
     _run(handle, tale)

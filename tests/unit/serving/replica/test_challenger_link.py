@@ -9,13 +9,13 @@ import pytest
 
 from raycls.serving.images_socket import Answers, Classify
 from raycls.serving.replica import challenger_link
-from raycls.serving.replica.challenger_link import ChallengerError, ChallengerLink
+from raycls.serving.replica.challenger_link import Answering, ChallengerError, ChallengerLink
 
 CLASSES = ("cat", "dog")
 
 
 def _link(call: Classify) -> ChallengerLink:
-    return ChallengerLink(call, version="7", classes=CLASSES, most_images=8)
+    return ChallengerLink(call, answering=Answering("7", CLASSES), most_images=8)
 
 
 async def _answer(images: list[bytes]) -> Answers:
@@ -106,3 +106,14 @@ def test_a_hanging_challenger_takes_no_more_than_its_places_and_is_asked_again(
         return sorted(kinds)
 
     assert asyncio.run(run()) == ["late"]
+
+
+def test_the_challengers_own_threshold_rejects_its_answers() -> None:
+    async def ask() -> list[bool | None]:
+        answering = Answering("7", CLASSES, np.array([0.95, 0.5]))
+        predictions, _ = await ChallengerLink(_answer, answering=answering, most_images=8).run(
+            [b"cat", b"dog"]
+        )
+        return [prediction.rejected for prediction in predictions]
+
+    assert asyncio.run(ask()) == [True, False]

@@ -48,7 +48,7 @@ def test_an_image_whose_decoding_does_not_end_is_ill() -> None:
 def test_passes_that_fail_in_a_row_are_ill_and_one_that_does_not_ends_the_row() -> None:
     class Predictor:
         card = SimpleNamespace(classes=("a",))
-        broken = True
+        broken, limits = True, None
 
         def read_with_size(self, data: bytes, **_: object) -> Square:
             return Square(np.zeros((2, 2, 3), np.uint8), 2, 2)

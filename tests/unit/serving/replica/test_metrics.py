@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from raycls.engines.predictor import Prediction
+from raycls.engines.predictor import Prediction, predictions_of
+from raycls.engines.rejection import Rejection
 from raycls.lifecycle.guards import ArmCounts, GuardPolicy, tripped
 from raycls.registry import ModelVersion
 from raycls.serving.replica.metrics import Metrics, exposition
@@ -14,7 +15,7 @@ from raycls.serving.replica.metrics import Metrics, exposition
 CLASSES = ("cat", "dog")
 
 
-def counted(replica: str) -> Metrics:
+def counted(replica: str, tags: dict[str, str] | None = None) -> Metrics:
     version = ModelVersion(
         name="pets",
         version="3",
@@ -24,7 +25,7 @@ def counted(replica: str) -> Metrics:
         sha256="",
         fingerprint="",
         metrics={},
-        tags={},
+        tags=tags or {},
     )
     return Metrics(replica, version, CLASSES, "torch", "cpu")
 
@@ -144,3 +145,18 @@ def test_a_confidence_that_is_no_number_is_in_no_sum() -> None:
     counts = ArmCounts.model_validate(metrics.as_arm())
     assert (counts.confidences, counts.confidence_sum) == (1, 0.5)
     assert ArmCounts.model_validate_json(counts.model_dump_json()) == counts
+
+
+def test_rejected_answers_are_counted_where_there_is_a_threshold() -> None:
+    rejection = Rejection(
+        precision=0.9, threshold=0.8, engine="torch", dataset="pets", images=100, answered=80, right=75
+    )
+    a, b = counted("a", {"rejection": rejection.model_dump_json()}), counted("b")
+    assert samples(a)["raycls_rejected_total", "a"] == 0, "a rate needs a zero"
+    rows = np.array([[0.9, 0.1], [0.3, 0.7], [0.6, 0.4]], np.float32)
+    a.answers(predictions_of(rows, rows, CLASSES, rejection.limits(CLASSES)))
+    b.answers(predictions_of(rows, rows, CLASSES))
+    found = samples(a, b)
+    assert found["raycls_rejected_total", "a"] == 2
+    assert ("raycls_rejected_total", "b") not in found
+    assert found["raycls_predictions_total", "a", "cat"] == 2, "a rejected answer is an answer"

@@ -163,5 +163,23 @@ def test_other_paths_name_none(path: str) -> None:
 
 def test_the_document_of_the_model_names_what_an_answer_has() -> None:
     document = told(place_of("/v2/models/pets"), "pets", "3", classes=3)
-    assert [output["name"] for output in document["outputs"]] == list(OUTPUTS)
-    assert document["outputs"][-1]["shape"] == [-1, 3]
+    outputs = document["outputs"]
+    assert [output["name"] for output in outputs] == [name for name in OUTPUTS if name != "rejected"]
+    assert outputs[-1]["shape"] == [-1, 3]
+    rejecting = told(place_of("/v2/models/pets"), "pets", "3", classes=3, rejects=True)
+    assert rejecting["outputs"] == [*outputs, {"name": "rejected", "datatype": "BOOL", "shape": [-1]}]
+
+
+def test_only_a_version_with_a_threshold_says_what_it_rejects() -> None:
+    row = np.array([0.5, 0.25, 0.25], np.float32)
+    without = [Prediction(0, "cat", 0.5, row, row, CLASSES)] * 2
+    rejecting = [
+        each._replace(rejected=rejected) for each, rejected in zip(without, (True, False), strict=True)
+    ]
+    wanted = asked_of({}, _body(_tensor(), outputs=[{"name": "rejected"}]), 8)
+    (one,) = answer(wanted, rejecting, "pets", "3")["outputs"]
+    assert one == {"name": "rejected", "datatype": "BOOL", "shape": [2], "data": [True, False]}
+    usual = answer(asked_of({}, _body(_tensor()), 8), rejecting, "pets", "3")
+    assert usual["outputs"][-1] == one
+    with pytest.raises(HTTPProblem, match="pets/3 rejects nothing: `raycls reject`"):
+        answer(wanted, without, "pets", "3")

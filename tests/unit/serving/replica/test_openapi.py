@@ -19,7 +19,7 @@ def test_an_answer_has_the_fields_of_the_document(digits: PackedDataset, predict
     schema = document["components"]["schemas"]["Prediction"]
     own = {"model_version"}  # the classifier adds it
     assert set(prediction.as_json()) | own == set(schema["required"])
-    whole = set(prediction.as_json(top_k=2, embedding=True)) | own
+    whole = set(prediction._replace(rejected=True).as_json(top_k=2, embedding=True)) | own
     assert whole == set(schema["properties"]) - {"explanation_png_base64", "seen_png_base64"}
     asked = {parameter["name"] for parameter in document["paths"]["/predict"]["post"]["parameters"]}
     assert asked == {"top_k", "explain", "embedding"}
