@@ -57,10 +57,10 @@ class WeightsAndBiases:
                     f"Weights & Biases takes no run: {reason_of(error).rstrip('.')}; log in with `wandb login`, or set "
                     f"WANDB_API_KEY, {OFFLINE}"
                 ) from None
-            except wandb.Error as error:
+            except Exception as error:  # its server, its process, its settings
                 raise TrackingError(
-                    f"Weights & Biases does not answer: {reason_of(error).rstrip('.')}; check the network and "
-                    f"WANDB_BASE_URL, {OFFLINE}"
+                    f"Weights & Biases does not start: {reason_of(error).rstrip('.')}; check the network and the "
+                    f"variables WANDB_…, {OFFLINE}"
                 ) from None
         self.id = self._run.id
         # Not wandb's own count of calls: an epoch may be logged later than the next one, or by a resumed run.
@@ -99,7 +99,8 @@ class WeightsAndBiases:
         self._run.log_artifact(artifact)
 
     def end(self, status: str) -> None:
-        self._run.finish(exit_code=0 if status == "FINISHED" else 1)
+        with progress.bar("ending the run of Weights & Biases"):
+            self._run.finish(exit_code=0 if status == "FINISHED" else 1)
 
 
 def _key(kind: str, name: str) -> str:

@@ -24,7 +24,7 @@ OVERFIT_GAP = 0.05  # training accuracy minus validation accuracy
 UNDERFIT_SHARE = 2 / 3  # training error over validation error
 GOOD_ENOUGH = 0.95  # from this training accuracy on, a model is not underfitted
 VAL_LOSS_RISE = 1.1  # last validation loss over the lowest
-STANDING_STILL = 0.98  # training loss over that of a quarter of the planned epochs before
+HARDLY_FALLS = 0.95  # training loss over that of a quarter of the planned epochs before
 SETTLED = 0.005  # change of val_accuracy over the last quarter of the epochs
 
 
@@ -116,7 +116,7 @@ def warnings(
         stalled = now["val_loss"] >= min(row["val_loss"] for row in rows[:-1])
         told = ["has not learned", "learning rate too high", *(["overfitting"] if stalled else [])]
         found = [finding for finding in found if finding.verdict in told]
-        return found or ([] if mixed else _standing_still(rows, fit, epochs))
+        return found or ([] if mixed else _hardly_falls(rows, fit, epochs))
 
     if len(history) <= 2:
         return []
@@ -124,8 +124,8 @@ def warnings(
     return [finding for finding in after(history) if finding.verdict in before]
 
 
-def _standing_still(history: Sequence[dict[str, float]], fit: Fit, epochs: int) -> list[Finding]:
-    """Return whether it underfits: the training loss stands still although the learning rate is not at its end.
+def _hardly_falls(history: Sequence[dict[str, float]], fit: Fit, epochs: int) -> list[Finding]:
+    """Return whether it underfits: the training loss hardly falls although the learning rate is not at its end.
 
     A quarter of the schedule is long enough to tell this from a plateau at a high learning rate.
     """
@@ -137,12 +137,12 @@ def _standing_still(history: Sequence[dict[str, float]], fit: Fit, epochs: int) 
     former = history[-1 - quarter]
     gained = fit.val_accuracy - former["val_accuracy"]
     apart = fit.train_accuracy - fit.val_accuracy
-    if fit.train_loss < STANDING_STILL * former["train_loss"] or max(gained, apart) > max(SETTLED, fit.noise):
+    if fit.train_loss < HARDLY_FALLS * former["train_loss"] or max(gained, apart) > max(SETTLED, fit.noise):
         return []
     return [
         Finding(
             "underfitting",
-            f"The training loss stands still: {former['train_loss']:.3f} to {fit.train_loss:.3f} in {quarter} epochs, "
+            f"The training loss hardly falls: {former['train_loss']:.3f} to {fit.train_loss:.3f} in {quarter} epochs, "
             f"and {fit.train_accuracy:.1%} of the augmented training images are recognised. Take a wider or another "
             "network, or less augmentation and label smoothing.",
         )

@@ -114,7 +114,7 @@ def test_without_login_or_network_nothing_starts_and_the_way_out_is_said(
         WeightsAndBiases(None, project="pets", name="pets-1")
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.setattr(weights_biases, "START_S", 2.0)
-    with pytest.raises(TrackingError, match=r"does not answer: .*check the network.*WANDB_MODE=offline"):
+    with pytest.raises(TrackingError, match=r"does not start: .*check the network.*WANDB_MODE=offline"):
         WeightsAndBiases(None, project="pets", name="pets-1")
 
 
