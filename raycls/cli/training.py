@@ -180,6 +180,7 @@ def configuration(
     from raycls import registry
     from raycls.data.versions import open_dataset
     from raycls.models.card import load_card
+    from raycls.models.timm_networks import PREFIX
     from raycls.training.recipes import configured
 
     card = load_card(registry.checkpoint(registry.resolve(init))) if init else None
@@ -193,6 +194,11 @@ def configuration(
         pretrained=weights is not None,
         use_gpu=use_gpu,
     )
+    if network is None and card is None and (name := config.network.name).startswith(PREFIX):
+        raise UsageError(
+            f"--set network.name={name} would start from random weights: take --network {name}, which brings its own; "
+            "random ones are --weights none beside it"
+        )
     progress.say(f"{dataset}: " + "  ".join(f"{key}={value}" for key, value in config.flat().items()))
     if weights:
         _say_size(config.network.name, info)
@@ -212,6 +218,7 @@ def _say_size(network: str, info: DatasetInfo) -> None:
 
 def weights_path(weights: str | None, network: str | None, init: str | None) -> str | None:
     """Return how workers name the first weights: None (random), "pretrained", or a file, which all nodes can read."""
+    from raycls.models.card import CARD
     from raycls.models.timm_networks import PREFIX
     from raycls.models.weights import PRETRAINED
 
@@ -225,6 +232,11 @@ def weights_path(weights: str | None, network: str | None, init: str | None) -> 
     if not path.is_file():
         raise UsageError(
             f"no file of weights {weights}: give --weights a .pt, .pth or .safetensors file, pretrained or none"
+        )
+    if (path.parent / CARD).is_file():
+        raise UsageError(
+            f"{weights} is a checkpoint of raycls, whose images have a normalisation of their own: start from the "
+            "registered model with --init MODEL, like --init pets/3"
         )
     from raycls.training.shared_weights import shared
 
