@@ -11,8 +11,10 @@ long as it is open: a training reads it as any other dataset. This module knows 
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -27,6 +29,7 @@ from raycls.data.writer import VersionWriter
 from raycls.errors import UsageError
 
 LEARNED = "train", "val"  # gate and test stay unseen
+LOCK = "subsets.lock"  # held while copies are made and deleted
 BATCH = 512  # images that are copied at once
 FORGOTTEN_S = 24 * 3600  # age of a part after which the next one deletes it: its training was killed
 
@@ -103,30 +106,33 @@ def described(dataset: PackedDataset, subset: Subset) -> PackedDataset:
 def opened(dataset: PackedDataset, subset: Subset) -> Iterator[PackedDataset]:
     """Yield the part as a dataset with the splits train and val. Its copy is deleted at the end.
 
-    Processes of one machine share the copy; who has mapped its arrays may go on after another one has deleted it.
-    Raises DataError if the disk is too small, and UsageError as `Images.folds`.
+    Processes of one machine share the copy: each opens hard links to it, and the last one deletes it. Raises DataError
+    if the disk is too small, and UsageError as `Images.folds`.
     """
     info = dataset.info
     above = home.home() / "cache" / "subsets"
     name = f"{info.fingerprint[:16]}-{'-'.join(subset.splits)}-{subset.fold}-of-{subset.folds}"
-    folder, aside = above / name, above / f"{name}.tmp"
+    shared, aside, own = above / name, above / f"{name}.tmp", above / f"{name}.{uuid.uuid4().hex}"
     images = Images(dataset, subset.splits)
     rows = subset.rows(images)
-    with home.lock("subsets.lock", "", wait=True):
+    with home.lock(LOCK, "", wait=True):
         above.mkdir(parents=True, exist_ok=True)
         for other in above.iterdir():
             unfinished = other.suffix == ".tmp"  # of a process that was killed: this one has the lock
-            if unfinished or (other != folder and time.time() - other.stat().st_mtime > FORGOTTEN_S):
+            if unfinished or (other != shared and time.time() - other.stat().st_mtime > FORGOTTEN_S):
                 shutil.rmtree(other, ignore_errors=True)
-        if not folder.exists():
+        if not shared.exists():
             aside.mkdir()
             _write(VersionWriter(info.name, info.version, aside), info.image_size, images, *rows)
-            aside.rename(folder)
-    part = _described(dataset, images, *rows)
+            aside.rename(shared)
+        shutil.copytree(shared, own, copy_function=os.link)
     try:
-        yield PackedDataset(folder, part.info)
+        yield PackedDataset(own, _described(dataset, images, *rows).info)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        with home.lock(LOCK, "", wait=True):
+            shutil.rmtree(own, ignore_errors=True)
+            if shared.exists() and (shared / "train" / "labels.npy").stat().st_nlink == 1:
+                shutil.rmtree(shared, ignore_errors=True)
 
 
 def _described(dataset: PackedDataset, images: Images, train: np.ndarray, val: np.ndarray) -> PackedDataset:

@@ -73,6 +73,18 @@ def test_a_refit_learns_train_and_val_and_validates_on_nothing(home: Path) -> No
         assert part.info.counts["val"] == len(part.images("val")) == len(part.labels("val")) == 0
 
 
+def test_trainings_of_the_same_part_share_it_and_the_last_one_deletes_it(home: Path) -> None:
+    dataset, subset = _dataset(), Subset(folds=2, fold=2)
+    with opened(dataset, subset) as first:
+        with opened(dataset, subset) as second:
+            file = Path("train") / "images.npy"
+            assert (first.path / file).samefile(second.path / file)
+        assert not second.path.exists()
+        assert len(_numbers(first, "train")) == 20  # it is not mapped before
+        above = first.path.parent
+    assert not list(above.iterdir())
+
+
 def test_what_killed_processes_left_is_deleted_or_used(home: Path) -> None:
     dataset = _dataset()
     with opened(dataset, Subset()) as part:
