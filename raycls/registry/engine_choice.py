@@ -27,6 +27,10 @@ from raycls.registry.model_version import ENGINE, ENGINE_TIMINGS, INT8, ModelVer
 from raycls.registry.policy import PromotionPolicy
 from raycls.registry.versions import resolve
 
+# Multiply-accumulates of one image from which on a network is quantized, which takes ten seconds or more. Below, a pass
+# takes some 0.1 ms, most of which is the call.
+LEAST_MACS = 5_000_000
+
 if TYPE_CHECKING:
     from raycls.data.packed import PackedDataset
 
@@ -48,6 +52,8 @@ def choose_engine(
 
     directory = checkpoint(version)
     names = running(best_device())
+    if not _gains_by_int8(directory):
+        names = tuple(name for name in names if name != "openvino-int8")
     if "openvino-int8" in names:
         try:
             version = _with_int8(version, directory, dataset)
@@ -96,6 +102,14 @@ def check_engine(version: ModelVersion, directory: Path, setting: Engine | Liter
             f"the int8 graph of {version.reference} is not the one that was measured: promote the version again, or "
             "set engine to reference"
         )
+
+
+def _gains_by_int8(directory: Path) -> bool:
+    from raycls.models import checkpoint as checkpoints
+    from raycls.models.macs import macs
+
+    network, card = checkpoints.load(directory)
+    return macs(network, card.image_size) >= LEAST_MACS
 
 
 def _has_int8(version: ModelVersion, directory: Path) -> bool:
