@@ -44,6 +44,12 @@ class NetworkConfig(Section):
     widths: tuple[Annotated[int, Field(ge=1, le=65_536)], ...] = Field(
         (64, 128, 128), description="channels (or units) of each stage; empty: the network's default"
     )
+    image_size: int | None = Field(
+        None,
+        ge=8,
+        le=4096,
+        description="side of the images that the network sees, pixels; they are reduced to it; none: the dataset's",
+    )
     dropout: float = Field(0.0, ge=0, lt=1, description="probability of dropping a feature before the head")
     mirror: bool = Field(
         False,

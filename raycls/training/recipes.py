@@ -19,6 +19,7 @@ from typing import Any
 from raycls.config import Config, override, path_of
 from raycls.data.layout import versions_of
 from raycls.data.packed import DatasetInfo
+from raycls.data.resized import described
 from raycls.data.versions import open_dataset
 from raycls.errors import ConfigError
 from raycls.models.card import ENSEMBLE, ModelCard
@@ -70,10 +71,15 @@ def configured(
             "the model to start from has learned val, so that val could not judge what comes of it: start from the "
             "version that it was refitted from, which `raycls models show` names"
         )
-    own = _of_parent(init) if init and network is None else []
+    own = _of_parent(init, info) if init and network is None else []
     memory = None if use_gpu is False else gpu_memory()
-    base = preset(name, info, network or (init.network if init else None), memory)
+    taken = network or (init.network if init else None)
+    base = preset(name, info, taken, memory)
     config = override(base, [*own, *settings])
+    if config.network.image_size:
+        info = described(info, config.network.image_size)
+        base = preset(name, info, taken, memory)
+        config = override(base, [*own, *settings])
     given = {path_of(config, setting.partition("=")[0]) for setting in settings}
     if init is None and not pretrained:
         if config.training.probe or config.training.frozen_stages:
@@ -97,9 +103,12 @@ def configured(
     return override(base, [*(f"{path}={value}" for path, value in recipe.items()), *own, *settings])
 
 
-def _of_parent(init: ModelCard) -> list[str]:
+def _of_parent(init: ModelCard, info: DatasetInfo) -> list[str]:
     """Return the settings of the network that a run has in common with the model that it starts from."""
     own = ["network.mirror=true"] if init.arguments.get("mirror") else []
+    side = init.config["network"].get("image_size")
+    if side and side < info.image_size:
+        own.append(f"network.image_size={side}")
     if widths := init.arguments.get("widths"):
         own.append(f"network.widths={list(widths)}")
     return own

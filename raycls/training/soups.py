@@ -23,6 +23,7 @@ from torch.optim.swa_utils import update_bn
 
 from raycls import progress, registry, tracking
 from raycls.data.packed import PackedDataset
+from raycls.data.resized import at_size
 from raycls.data.tensors import normalize
 from raycls.data.versions import open_by_fingerprint
 from raycls.engines.build import best_device
@@ -150,7 +151,8 @@ class Kitchen:
     def __init__(self, dataset: PackedDataset, card: ModelCard):
         self.device, self.card = torch.device(best_device()), card
         self.dtype = compute_dtype("auto", self.device)
-        self.train, self.val = (Split(dataset, split, self.device) for split in ("train", "val"))
+        seen = at_size(dataset, card.image_size)
+        self.train, self.val = (Split(seen, split, self.device) for split in ("train", "val"))
 
     def accuracy(self, network: Network) -> float:
         """Return the accuracy on val, 0..1."""

@@ -22,6 +22,7 @@ from raycls import registry
 from raycls.cluster.environment import give_way
 from raycls.data.files import copy_files
 from raycls.data.packed import PackedDataset
+from raycls.data.resized import at_size
 from raycls.data.subsets import opened
 from raycls.data.versions import on_this_node
 from raycls.metrics import rank
@@ -80,7 +81,8 @@ def work(task: dict[str, Any]) -> None:
 
     with ExitStack() as stack:
         folder = stack.enter_context(_latest(ray.train.get_checkpoint(), task["former"]))
-        learned = stack.enter_context(opened(dataset, spec.subset) if spec.subset else nullcontext(dataset))
+        part = stack.enter_context(opened(dataset, spec.subset) if spec.subset else nullcontext(dataset))
+        learned = at_size(part, spec.config.network.image_size)
         start: dict[str, Any] = {"resume": folder}
         if folder is None:
             start = {"init": stack.enter_context(_parent(task["init"])), "weights": spec.weights}

@@ -47,6 +47,7 @@ def latencies(spec: StudySpec, dataset: PackedDataset) -> dict[str, float]:
     configs = {spaces.architecture(config): config for config in _architectures(spec)}
     if len(configs) > MOST:
         raise ConfigError(f"the space has {len(configs)} architectures; at most {MOST} are measured")
+    sides = {name: setup.card_for(config, dataset.info).image_size for name, config in configs.items()}
     count = min(spec.latency_batch, dataset.info.counts["val"])
     encoded = [_png(image) for image in dataset.images("val")[:count]]
     runs = [
@@ -58,7 +59,7 @@ def latencies(spec: StudySpec, dataset: PackedDataset) -> dict[str, float]:
     for turn in range(ROUNDS + WARM_UP):
         for name, engine, run in runs:
             time.sleep(PAUSE_S)
-            images = np.stack([read_square(data, dataset.info.image_size) for data in encoded])
+            images = np.stack([read_square(data, sides[name]) for data in encoded])
             started = time.perf_counter()
             softmax(run(images)[0])
             if turn >= WARM_UP:
@@ -70,10 +71,10 @@ def latencies(spec: StudySpec, dataset: PackedDataset) -> dict[str, float]:
 
 
 def _architectures(spec: StudySpec) -> list[Config]:
-    of_latency = ("network.name", "network.widths", "network.mirror")
+    of_latency = ("network.name", "network.widths", "network.mirror", "network.image_size")
     searched = {path: domain for path, domain in spec.space.items() if path in of_latency}
     if any(domain.choices is None for domain in searched.values()):
-        raise ConfigError("network.widths takes choices")
+        raise ConfigError("what latency depends on takes choices: network.widths, network.image_size")
     return (
         [spaces.configured(spec.config, values) for values in spaces.grid(searched)]
         if searched

@@ -66,7 +66,7 @@ def plan(
     setup.check(short, dataset, workers)
     if space is None:
         space = spaces.around(short, images_in_use(short, dataset)) | (
-            spaces.architectures(config) if timed else {}
+            spaces.architectures(config, dataset.info.image_size) if timed else {}
         )
     spaces.check(space, config)
     for path, domain in space.items():

@@ -130,17 +130,22 @@ def around(config: Config, images: int) -> Space:
     }
 
 
-def architectures(config: Config) -> Space:
+def architectures(config: Config, side: int) -> Space:
     """Return a space of network widths, for one stage less, the same number of stages, and one stage more.
 
-    The widths are 0.5, 0.75, 1 and 1.5 times those of the configuration. Raises ConfigError if the network has no
-    widths.
+    The widths are 0.5, 0.75, 1 and 1.5 times those of the configuration. A network of others has no widths: it gets a
+    space of image sizes, from 4/7 of `side` (the dataset's, pixels) on. Raises ConfigError if it takes one size alone.
     """
+    from raycls.models.networks import takes_any_size  # imports PyTorch
+
     widths = config.network.widths
-    if not widths:
+    if not widths and not takes_any_size(config.network.name):
         raise ConfigError(
-            f"{config.network.name} has a fixed shape: search accuracy and latency with --network fastcnn, cnn or mlp"
+            f"{config.network.name} has a fixed shape and size: search accuracy and latency with another --network, or "
+            "give network.name choices in --space"
         )
+    if not widths:
+        return {"network.image_size": Domain(choices=tuple(side * share // 7 for share in (4, 5, 6, 7)))}
     depths = {len(widths) - 1: widths[:-1], len(widths): widths, len(widths) + 1: (*widths, widths[-1])}
     choices = [
         [max(4, round(width * factor)) for width in stages]
@@ -152,9 +157,11 @@ def architectures(config: Config) -> Space:
 
 
 def architecture(config: Config) -> str:
-    """Return a key for what latency depends on in a space: the network's name, its widths, and `mirror`."""
-    mirror = [True] if config.network.mirror else []
-    return json.dumps([config.network.name, list(config.network.widths), *mirror])
+    """Return a key for what latency depends on in a space: the network's name, its widths, `mirror`, and the size."""
+    network = config.network
+    mirror = [True] if network.mirror else []
+    size = [network.image_size] if network.image_size else []
+    return json.dumps([network.name, list(network.widths), *mirror, *size])
 
 
 def load(path: Path, config: Config) -> Space:

@@ -22,6 +22,7 @@ from ray.tune import Trainable
 from raycls import registry
 from raycls.config import Config
 from raycls.data.packed import PackedDataset
+from raycls.data.resized import at_size
 from raycls.data.versions import on_this_node
 from raycls.engines.memory import out_of_memory
 from raycls.errors import RayclsError, StorageError
@@ -107,6 +108,7 @@ def _alone(task: StudyContext, number: int, config: Config) -> Generator[dict[st
     """Yield a result per epoch from the training loop in this process."""
     dataset = on_this_node(task.dataset)
     check_unchanged(dataset)
+    dataset = at_size(dataset, config.network.image_size)
     torch.set_num_threads(task.spec.cpus_per_trial)
     store = task.store(number)
     last = store.last()

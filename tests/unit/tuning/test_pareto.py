@@ -84,8 +84,6 @@ def test_only_architectures_that_can_be_listed_are_timed(digits_home: Path) -> N
     )
     with pytest.raises(ConfigError, match="65 architectures; at most 64"):
         latencies(spec, dataset)
-    with pytest.raises(ConfigError, match="resnet18 has a fixed shape"):
-        spaces.architectures(preset("smoke", dataset.info, "resnet18"))
-    grown = spaces.architectures(config)["network.widths"].choices
+    grown = spaces.architectures(config, dataset.info.image_size)["network.widths"].choices
     assert grown is not None
     assert {len(widths) for widths in grown} == {2, 3, 4}
