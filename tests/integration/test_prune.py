@@ -46,7 +46,7 @@ def test_a_pruned_version_is_smaller_and_knows_its_parent(trained: TrainingResul
     again = _run("train", "digits", "--preset", "smoke", "--init", made["model"], "--model", "small-digits")
     assert "registered small-digits/2" in again
     _run("promote", "small-digits", "1")
-    assert registry.resolve("small-digits").version == 1
+    assert registry.resolve("small-digits").reference == "small-digits/1"
 
 
 def test_what_cannot_be_pruned_is_said_before_a_run_begins(trained: TrainingResult) -> None:
