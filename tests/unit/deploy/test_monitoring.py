@@ -33,7 +33,7 @@ def _rules() -> Iterator[dict[str, Any]]:
 
 def _counted() -> set[str]:
     """Return the names of all series that GET /metrics may have."""
-    version: Any = SimpleNamespace(name="pets", version="1")
+    version: Any = SimpleNamespace(name="pets", version="1", rejection=None)
     replica = Metrics("r", version, ("cat",), "torch", "cpu")
     replica.request(200, 0.004)
     families = [*replica.collect(), *experiment_families("r", None), *drift_families(WINDOW)]

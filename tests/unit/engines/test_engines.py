@@ -58,7 +58,7 @@ def test_an_engine_gives_the_embeddings_of_float32_and_obeys_the_temperature(
     exactly = engine == "reference" and device == CPU
     assert given.dtype == np.float32
     assert given.shape == (70, network.head.in_features)
-    limit = 1e-4 if exactly else 0.15 if engine == "openvino-int8" else 0.05
+    limit = 1e-4 if exactly else 0.25 if engine == "openvino-int8" else 0.05
     assert np.abs(given - embeddings).max() < limit * np.abs(embeddings).max()
     assert np.abs(found - 4 * logits).max() < limit * np.abs(4 * logits).max()
 

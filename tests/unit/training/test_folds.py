@@ -11,7 +11,14 @@ from raycls.training.folds import over_folds
 
 def _evaluation(right: int) -> Evaluation:
     confusion = np.array([[right, 100 - right], [0, 100]])
-    return Evaluation(classes=("a", "b"), confusion=confusion, loss=0.3, calibration_error=0.0)
+    return Evaluation(
+        classes=("a", "b"),
+        confusion=confusion,
+        loss=0.3,
+        calibration_error=0.0,
+        calibration_interval=(0.0, 0.0),
+        calibration_error_before=0.0,
+    )
 
 
 def test_the_interval_allows_for_trainings_that_share_images() -> None:
