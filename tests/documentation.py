@@ -43,6 +43,9 @@ OPTIONS_ALONE = (
     "raycls tune cifar10 --search grid --scheduler none --trials 8 --max-epochs 1",
     "raycls tune cifar10 --trials 4 --max-epochs 1 --cpus-per-trial 2",
     "raycls tune cifar10 --trials 4 --max-epochs 1 --workers-per-trial 2",
+    "raycls train cifar10 --folds 3 --model folds",  # tests/integration/test_more_data.py trains over folds,
+    "raycls train cifar10 --preset quick --profile",  # and test_telemetry.py profiles and logs
+    "WANDB_MODE=offline raycls tune cifar10 --trials 8 --max-epochs 1 --log wandb",
 )
 
 

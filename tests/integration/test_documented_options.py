@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from raycls.cli import app
-from raycls.training import trainer
+from raycls.training import folds, trainer
 from raycls.tuning import study as studies
 from tests.documentation import OPTIONS_ALONE, search_space
 
@@ -31,10 +31,12 @@ def test_a_documented_command_is_read(
         raise Read(given, named)
 
     monkeypatch.setattr(trainer, "train", read)
+    monkeypatch.setattr(folds, "train_folds", read)
     monkeypatch.setattr(studies, "tune", read)
     monkeypatch.chdir(tmp_path)
     Path("space.yaml").write_text(search_space())
-    arguments = shlex.split(command.replace("cifar10", "digits"))[1:]
+    words = shlex.split(command.replace("cifar10", "digits"))
+    arguments = words[words.index("raycls") + 1 :]
     outcome = CliRunner().invoke(app, arguments)
     assert isinstance(outcome.exception, Read), outcome.output
     given, _ = outcome.exception.args

@@ -21,10 +21,10 @@ from raycls.lifecycle.uploads import Uploads
 from raycls.serving.control.deploy import Served
 from tests.predict import OCTETS, encoded
 
-CASES = 10_000
-TRIES = 12_500  # of which hypothesis draws some in vain
-CONTROL_TRIES = 2500  # an upload takes ten times as long as a prediction
-FROM_DOCUMENT = 2400
+CASES = int(os.environ.get("RAYCLS_FUZZ_CASES", "3000"))
+TRIES = CASES * 5 // 4  # of which hypothesis draws some in vain
+CONTROL_TRIES = CASES // 4  # an upload takes ten times as long as a prediction
+FROM_DOCUMENT = CASES * 6 // 25
 KINDS = ("PNG", "JPEG", "GIF", "WEBP", "BMP")
 WHOLE = [encoded(seed, kind=kind) for seed, kind in enumerate(KINDS)]
 
