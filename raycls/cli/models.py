@@ -52,7 +52,9 @@ def evaluate(
     if output and not report:
         raise UsageError("--output names the file of the report: add --report")
     version = registry.resolve(model)
-    predictor = Predictor.load(registry.checkpoint(version))
+    # A threshold is measured as the engine that it is for sees the images.
+    engine = registry.engine_to_serve(version) if version.rejection else "torch"
+    predictor = Predictor.load(registry.checkpoint(version), engine=engine)
     card = predictor.card
     measured = open_dataset(dataset) if dataset else open_by_fingerprint(*card.learned_from)
     examples = match(card, measured, split)

@@ -129,10 +129,14 @@ def train(
             raise UsageError(
                 "--resume RUN uses the settings of that run: leave out all options but --workers, --use-gpu and --json"
             )
-        is_of_folds = resumable.exists(resumable.FoldsSpec, resume, parse(dataset)[0])
+        name = parse(dataset)[0]
+        if not resumable.exists(resumable.FoldsSpec, resume, name):
+            one = resumable.find(resumable.TrainingSpec, resume, name).spec.lineage
+            resume = one.get(resumable.FOLDS, resume)  # of one fold: the run over all of them goes on
+        is_of_folds = resumable.exists(resumable.FoldsSpec, resume, name)
         result = (over_folds if is_of_folds else trainer).resume(dataset, resume, **where)
     elif refit:
-        if given:
+        if given or log or profile:
             raise UsageError(
                 "--refit MODEL uses the settings of that model: leave out all options but --model, --workers, "
                 "--use-gpu and --json"

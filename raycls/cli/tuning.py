@@ -168,7 +168,9 @@ def run(
     else:
         metrics = [f"training.metric={metric}"] if metric else []
         weights = weights_path(weights, network, init)
-        config = configuration(dataset, preset, network, seed, [*(settings or ()), *metrics], init, weights)
+        on_gpus = False if gpus_per_trial == 0 else None
+        settings = [*(settings or ()), *metrics]
+        config = configuration(dataset, preset, network, seed, settings, init, weights, on_gpus)
         searched = spaces.load(space, config) if space else None
         job = plan(dataset, config, space=searched, weights=weights, **given)
         outcome = studies.tune(job, study)

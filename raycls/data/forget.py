@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from raycls import home
-from raycls.data import sharing
+from raycls.data import resized, sharing, subsets
 from raycls.data.exclusion import DIGEST, FORGOTTEN, forgotten_here, remember_forgotten
 from raycls.data.layout import DECODED, names, removed_rows, versions_of
 from raycls.data.manifest import LeftOut, left_out_table, read_left_out, read_rows, write_table
@@ -43,6 +43,7 @@ def forget(sha256: str) -> list[str]:
     unnamed: list[str] = []
     failed: list[str] = []
     known = sha256 in forgotten_here()
+    _without_copies()
     for name in names():
         with reserved(name) as folder:  # also finishes what a killed process left
             shutil.rmtree(folder / DECODED, ignore_errors=True)
@@ -77,6 +78,12 @@ def forget(sha256: str) -> list[str]:
     if not known:
         raise UsageError(f"no dataset version on this machine has an image with the SHA-256 {sha256}")
     return changed
+
+
+def _without_copies() -> None:
+    """Delete the copies that trainings have made of a part of a version, or at another size. They make them again."""
+    for copies in (subsets.FOLDER, resized.FOLDER):
+        shutil.rmtree(home.home() / copies, ignore_errors=True)
 
 
 def without_forgotten(dataset: PackedDataset) -> PackedDataset:

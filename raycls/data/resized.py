@@ -16,35 +16,35 @@ import time
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from raycls import home, progress
 from raycls.data.packed import DatasetInfo, PackedDataset
-from raycls.data.transforms import to_square
+from raycls.data.transforms import at_side
 from raycls.data.writer import VersionWriter
 
+FOLDER = "cache/resized"
 LOCK = "resized.lock"  # held while a copy is made
+BATCH = 512  # images that are resized at once
 FORGOTTEN_S = 24 * 3600  # time without use after which the next copy deletes one
 
 
-def described(info: DatasetInfo, side: int | None) -> DatasetInfo:
+def sized(info: DatasetInfo, side: int | None) -> DatasetInfo:
     """Return the description with another size, pixels; None: with its own."""
     return info.model_copy(update={"image_size": side}) if side else info
 
 
-def at_size(dataset: PackedDataset, side: int | None) -> PackedDataset:
+def at_size(dataset: PackedDataset, side: int | None, part: str = "") -> PackedDataset:
     """Return the dataset with images of `side` pixels, in the splits train and val; None: as it is.
 
-    Raises DataError if the disk is too small.
+    part: which images of the version these are, where they are not its own splits (raycls/data/subsets.py). Raises
+    DataError if the disk is too small.
     """
-    info = described(dataset.info, side)
+    info = sized(dataset.info, side)
     if info.image_size == dataset.info.image_size:
         return dataset
-    above = home.home() / "cache" / "resized"
-    # A part of a version (raycls/data/subsets.py) has the version's fingerprint, and other labels.
-    labels = [dataset.labels(split).tobytes() for split in ("train", "val")]
-    part = hashlib.sha256(b"".join(labels)).hexdigest()
-    folder = above / f"{info.fingerprint[:16]}-{part[:16]}-{info.image_size}"
+    above = home.home() / FOLDER
+    digest = hashlib.sha256(part.encode()).hexdigest()
+    folder = above / f"{info.fingerprint[:16]}-{digest[:16]}-{info.image_size}"
     with home.lock(LOCK, "", wait=True):
         above.mkdir(parents=True, exist_ok=True)
         for other in above.iterdir():
@@ -66,6 +66,7 @@ def _write(dataset: PackedDataset, info: DatasetInfo, folder: Path) -> None:
         for split, count in counts.items():
             out = writer.array(split, count, info.image_size)
             np.save(writer.path / split / "labels.npy", dataset.labels(split))
-            for row, pixels in enumerate(dataset.images(split)):
-                out[row] = to_square(Image.fromarray(pixels), info.image_size)
-                bar.advance()
+            images = dataset.images(split)
+            for start in range(0, count, BATCH):
+                out[start : start + BATCH] = at_side(images[start : start + BATCH], info.image_size)
+                bar.advance(min(BATCH, count - start))

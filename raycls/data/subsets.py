@@ -29,6 +29,7 @@ from raycls.data.writer import VersionWriter
 from raycls.errors import UsageError
 
 LEARNED = "train", "val"  # gate and test stay unseen
+FOLDER = "cache/subsets"
 LOCK = "subsets.lock"  # held while copies are made and deleted
 BATCH = 512  # images that are copied at once
 FORGOTTEN_S = 24 * 3600  # age of a part after which the next one deletes it: its training was killed
@@ -110,7 +111,7 @@ def opened(dataset: PackedDataset, subset: Subset) -> Iterator[PackedDataset]:
     if the disk is too small, and UsageError as `Images.folds`.
     """
     info = dataset.info
-    above = home.home() / "cache" / "subsets"
+    above = home.home() / FOLDER
     name = f"{info.fingerprint[:16]}-{'-'.join(subset.splits)}-{subset.fold}-of-{subset.folds}"
     shared, aside, own = above / name, above / f"{name}.tmp", above / f"{name}.{uuid.uuid4().hex}"
     images = Images(dataset, subset.splits)
@@ -126,6 +127,8 @@ def opened(dataset: PackedDataset, subset: Subset) -> Iterator[PackedDataset]:
             _write(VersionWriter(info.name, info.version, aside), info.image_size, images, *rows)
             aside.rename(shared)
         shutil.copytree(shared, own, copy_function=os.link)
+        for used in (shared, own):  # a copy has the age of the original
+            os.utime(used)
     try:
         yield PackedDataset(own, _described(dataset, images, *rows).info)
     finally:

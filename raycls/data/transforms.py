@@ -29,6 +29,16 @@ class Square(NamedTuple):
     height: int
 
 
+def at_side(images: np.ndarray, side: int) -> np.ndarray:
+    """Return uint8 N×side×side×3 of square images, uint8 N×S×S×3; the same array where they have this side."""
+    if images.shape[1] == side:
+        return images
+    resized = np.empty((len(images), side, side, 3), np.uint8)
+    for row, pixels in enumerate(images):
+        resized[row] = to_square(Image.fromarray(pixels), side)
+    return resized
+
+
 def to_square(image: Image.Image, size: int, resize: Resize = "crop") -> np.ndarray:
     """Return uint8 size×size×3 of an RGB image. An image of that size is not resampled.
 

@@ -45,7 +45,7 @@ def write(directory: Path, predictor: Predictor, dataset: PackedDataset) -> Refe
         logits, embeddings = predictor.outputs(images)
         return softmax(logits), embeddings
 
-    reference = of_split(outputs, dataset, split)
+    reference = of_split(outputs, dataset, split, predictor.card.image_size)
     (directory / DRIFT).write_text(reference.as_json())
     return reference
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from raycls.data.transforms import at_side
 from raycls.drift.features import (
     PICTURE_FEATURES,
     FourierFeatures,
@@ -127,15 +128,19 @@ def make(
 
 
 def of_split(
-    outputs: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]], dataset: PackedDataset, split: str = "val"
+    outputs: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]],
+    dataset: PackedDataset,
+    split: str = "val",
+    side: int | None = None,
 ) -> Reference:
     """Return the reference of a model for a split, from at most 10,000 random images of it.
 
     outputs: the model, which returns probabilities (float32 N×C) and embeddings (float32 N×D) of uint8 N×S×S×3.
+    side: S, pixels; default: the dataset's.
     """
     images, sizes = dataset.images(split), original_sizes(dataset, split)
     chosen = np.sort(np.random.default_rng(0).permutation(len(images))[:MOST])
-    drawn = images[chosen]
+    drawn = at_side(images[chosen], side or dataset.info.image_size)
     parts = [outputs(drawn[i : i + CHUNK]) for i in range(0, len(drawn), CHUNK)]
     probabilities, embeddings = (np.concatenate(each) for each in zip(*parts, strict=True))
     return make(probabilities, embeddings, drawn, None if sizes is None else sizes[chosen])

@@ -28,7 +28,6 @@ from raycls.engines.build import Device, Run
 from raycls.engines.examples import Examples
 from raycls.engines.predictor import Predictor
 from raycls.errors import CheckpointError, EngineError
-from raycls.models.card import load_card
 
 THREADS = 1  # CPU threads of a timed pass, like the default of `threads` in serve_config.yaml
 ONE, MANY = 1, 32  # batch sizes, images: a single request, and a server under load
@@ -101,16 +100,16 @@ def choose(
                 {engine: statistics.median(times) for engine, times in _time(runs, images, count).items()}
                 for count in (ONE, MANY)
             )
-        answers = _answers(directory, list(runs), examples, device)
+        answers = {engine: _answered(directory, engine, examples, device) for engine in runs}
     finally:
         torch.set_num_threads(before)
-    exact = answers["reference"]
+    exact = answers["reference"][1]
     if not np.isfinite(exact).all():
         raise CheckpointError(f"the network in {directory} gives answers that are not finite: train it again")
-    right = {engine: int(_right(answer, examples).sum()) for engine, answer in answers.items()}
+    right = {engine: int(is_right.sum()) for engine, (is_right, _) in answers.items()}
     timings = []
-    for engine, answer in answers.items():
-        difference = float(np.abs(answer.max(1) - exact.max(1)).mean())
+    for engine, (_, confidence) in answers.items():
+        difference = float(np.abs(confidence - exact).mean())
         lost = 100 * (right["reference"] - right[engine]) / len(examples)
         allowed = lost <= most_lost and difference <= MEAN_DIFFERENCE
         if not allowed:
@@ -147,26 +146,22 @@ def able(load: Callable[[Engine], Run], names: Iterable[Engine]) -> dict[Engine,
     return runs
 
 
-def _answers(
-    directory: Path, names: list[Engine], examples: Examples, device: Device
-) -> dict[Engine, np.ndarray]:
-    """Return each engine's probabilities of all classes, float32 N×C, computed by all cores."""
-    card = load_card(directory)
-    answers: dict[Engine, np.ndarray] = {}
-    with progress.bar(f"measuring {len(names)} engines", total=len(names) * len(examples)) as bar:
-        for engine in names:
-            predictor = Predictor(engines.load(engine, directory, device), card, engine)
-            parts = []
-            for batch in examples.batches():
-                parts.append(predictor.probabilities(batch))
-                bar.advance(len(batch))
-            answers[engine] = np.concatenate(parts)
-    return answers
+def _answered(
+    directory: Path, engine: Engine, examples: Examples, device: Device
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return whether each answer of an engine is right (bool N) and its confidence (float32 N), by all cores.
 
-
-def _right(answer: np.ndarray, examples: Examples) -> np.ndarray:
-    """Return bool N: whether the most probable of the classes that the dataset knows is the label."""
-    return answer[:, examples.columns].argmax(1) == examples.labels
+    An answer is right where the most probable of the classes that the dataset knows is the label.
+    """
+    predictor = Predictor.load(directory, device=device, engine=engine)
+    answers, confidences = [], []
+    with progress.bar(f"measuring {engine}", total=len(examples)) as bar:
+        for batch in examples.batches():
+            found = predictor.probabilities(batch)
+            answers.append(found[:, examples.columns].argmax(1))
+            confidences.append(found.max(1))
+            bar.advance(len(batch))
+    return np.concatenate(answers) == examples.labels, np.concatenate(confidences)
 
 
 def _time(runs: dict[Engine, Run], images: np.ndarray, count: int) -> dict[Engine, list[float]]:

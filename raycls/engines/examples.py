@@ -13,10 +13,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
-from PIL import Image
 
 from raycls.data.packed import PackedDataset
-from raycls.data.transforms import to_square
+from raycls.data.transforms import at_side
 from raycls.errors import UsageError
 from raycls.models.card import ModelCard
 
@@ -51,13 +50,7 @@ class Examples:
 
     def pixels(self, chosen: slice | np.ndarray) -> np.ndarray:
         """Return these examples as uint8 B×S×S×3 at the model's size, resized as `raycls data prepare` does."""
-        batch = self.images[self.rows[chosen]]
-        if batch.shape[1] == self.size:
-            return batch
-        resized = np.empty((len(batch), self.size, self.size, 3), np.uint8)
-        for i, pixels in enumerate(batch):
-            resized[i] = to_square(Image.fromarray(pixels), self.size)
-        return resized
+        return at_side(self.images[self.rows[chosen]], self.size)
 
     def batches(self) -> Iterator[np.ndarray]:
         """Yield all examples in order, as `pixels` returns them, in parts of at most MOST_IMAGES and MOST_PIXELS.

@@ -28,6 +28,7 @@ from raycls import progress
 from raycls.data.packed import PackedDataset, sha256_file
 from raycls.data.tensors import as_tensor
 from raycls.engines.build import Run
+from raycls.engines.examples import match
 from raycls.engines.export_formats import NEEDS_INT8, READ, WRITE, check
 from raycls.engines.export_pictures import OnPictures, chosen_pictures, compare
 from raycls.engines.network_costs import median_ms
@@ -124,12 +125,12 @@ def export(
             warnings.simplefilter("ignore")  # deprecations inside the exporters, which a user cannot fix
             with progress.bar(f"writing {path.name}"):
                 part.parent.mkdir(parents=True, exist_ok=True)
-                calibration = _sample(dataset, "train", CALIBRATION)[0] if int8 else None
+                calibration = _sample(card, dataset, "train", CALIBRATION)[0] if int8 else None
                 WRITE[format](wrapped, _example(card), calibration, part)
                 if pictures:
                     prepend(part, card.image_size, card.resize)
             run = READ[format](part)
-            result = _compare(wrapped, run, dataset, path, part, directory)
+            result = _compare(wrapped, card, run, dataset, path, part, directory)
             if pictures:
                 result = replace(result, on_pictures=compare(directory, run, files))
         for what, difference in (
@@ -164,17 +165,26 @@ def _example(card: ModelCard) -> Tensor:
     return torch.zeros(2, card.image_size, card.image_size, 3, dtype=torch.uint8)
 
 
-def _sample(dataset: PackedDataset, split: str, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return images and labels of at most `count` random images of the split. Every call returns the same ones."""
-    labels = dataset.labels(split)
-    chosen = np.sort(np.random.default_rng(0).permutation(len(labels))[:count])
-    return dataset.images(split)[chosen], labels[chosen]
+def _sample(card: ModelCard, dataset: PackedDataset, split: str, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return at most `count` random images of the split, at the model's size, and their classes among the model's.
+
+    Every call returns the same ones.
+    """
+    examples = match(card, dataset, split)
+    chosen = examples.drawn(count)
+    return examples.pixels(chosen), examples.columns[examples.labels[chosen]]
 
 
 def _compare(
-    network: nn.Module, run: Run, dataset: PackedDataset, path: Path, part: Path, directory: Path
+    network: nn.Module,
+    card: ModelCard,
+    run: Run,
+    dataset: PackedDataset,
+    path: Path,
+    part: Path,
+    directory: Path,
 ) -> Exported:
-    images, labels = _sample(dataset, "val", IMAGES)
+    images, labels = _sample(card, dataset, "val", IMAGES)
     # The first batch is one image: a graph that accepts only one batch size fails here.
     batches = [images[:1], *(images[i : i + BATCH] for i in range(1, len(images), BATCH))]
     originals, answers = [], []

@@ -27,7 +27,10 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 class InParts:
-    """Calls `run` on as many images at once as memory has held so far. Raises its error where one is too many."""
+    """Calls `run` on as many images at once as memory holds. Raises its error where one is too many.
+
+    What was too much is tried again, twice as many with each call, as other work may have ended.
+    """
 
     def __init__(self, run: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]):
         self._run, self._most = run, 0  # 0: nothing was too much yet
@@ -36,6 +39,8 @@ class InParts:
         while True:
             size = min(self._most or len(images), len(images))
             if found := self._tried(images, max(1, size)):
+                if self._most:
+                    self._most = 0 if size == len(images) else 2 * size
                 return found
             self._most = size // 2
             progress.say(f"memory does not hold {size} images at once: {self._most} at a time")

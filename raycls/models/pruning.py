@@ -46,7 +46,9 @@ def pruned(network: Network, card: ModelCard, *, share: float) -> tuple[Network,
     """
     check()
     if card.network == ENSEMBLE:
-        raise ConfigError("an ensemble is not pruned: prune its members, and make an ensemble of them")
+        raise ConfigError(
+            "an ensemble is not pruned: prune versions of which it could be made, and make an ensemble of them"
+        )
     if not 0 < share < 1:
         raise ConfigError(f"--share {share:g}: give the share of the multiplications that goes, such as 0.5")
     size = card.image_size

@@ -18,6 +18,7 @@ import numpy as np
 from raycls import progress, registry
 from raycls.data.packed import PackedDataset
 from raycls.data.versions import open_by_fingerprint
+from raycls.engines.examples import match
 from raycls.engines.predictor import Predictor
 from raycls.errors import (
     CheckpointError,
@@ -110,6 +111,6 @@ def _probe(card: ModelCard, dataset: PackedDataset | None) -> tuple[np.ndarray, 
     if dataset is None:
         side = card.image_size
         return random.integers(0, 256, (16, side, side, 3), dtype=np.uint8), None
-    labels = dataset.labels("val")
-    chosen = np.sort(random.choice(len(labels), min(PROBE, len(labels)), replace=False))
-    return np.asarray(dataset.images("val")[chosen]), np.asarray(labels[chosen])
+    examples = match(card, dataset, "val")
+    chosen = np.sort(random.choice(len(examples), min(PROBE, len(examples)), replace=False))
+    return examples.pixels(chosen), examples.columns[examples.labels[chosen]]

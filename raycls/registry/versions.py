@@ -96,10 +96,10 @@ def of_run(run_id: str) -> ModelVersion | None:
     return _get(first.name, str(first.version)) if first else None
 
 
-def of_study(name: str) -> ModelVersion | None:
-    """Return the newest version that was registered of a study's winner, or None."""
+def of_study(name: str, trial: int) -> ModelVersion | None:
+    """Return the newest version that was registered of a study's trial, as of its winner, or None."""
     with tracking.answering(f"the versions of study {name}"):
-        found = tracking.client().search_model_versions(f"tags.study = '{name}'")
+        found = tracking.client().search_model_versions(f"tags.study = '{name}' and tags.trial = '{trial}'")
     own = sorted(filter(is_own, found), key=lambda each: each.creation_timestamp)
     return _get(own[-1].name, str(own[-1].version)) if own else None
 

@@ -148,9 +148,9 @@ def in_short(trials: Sequence[Trial], winner: Trial | None) -> list[str]:
     return told
 
 
-def _registered(study: str) -> list[str]:
+def _registered(study: str, winner: Trial) -> list[str]:
     """Return what is known of the confidences of the version that the winner became."""
-    version = registry.of_study(study)
+    version = registry.of_study(study, winner.number)
     told = told_calibration(version.metrics, "test") if version else ""
     return (
         [f"It became {version.reference}; its calibration error on test: {told}."] if version and told else []
@@ -178,7 +178,7 @@ def _render(study: optuna.Study, trials: Sequence[Trial], winner: Trial | None) 
             study=study.study_name,
             trials=trials,
             paths=list(dict.fromkeys(path for trial in trials for path in trial.values)),
-            in_short=[*in_short(trials, winner), *_registered(study.study_name)],
+            in_short=[*in_short(trials, winner), *(_registered(study.study_name, winner) if winner else [])],
             figures=drawn,
             median_seconds=statistics.median(seconds) if seconds else 0.0,
             total_seconds=sum(seconds),

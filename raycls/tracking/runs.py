@@ -31,6 +31,7 @@ class Run:
     def __init__(self, run_id: str, followers: Followers | None = None):
         self.id = run_id
         self._followers = followers or Followers()
+        self._tables: list[dict[str, str]] = []  # that MLflow's page shows
 
     def log_params(self, params: dict[str, Any]) -> None:
         from mlflow.entities import Param
@@ -84,8 +85,8 @@ class Run:
         for name, columns in tables.items():
             rows = list(zip(*columns.values(), strict=True))
             self.log_json({"columns": list(columns), "data": rows}, name)
-        shown = [{"path": name, "type": "table"} for name in tables]
-        client().set_tag(self.id, "mlflow.loggedArtifacts", json.dumps(shown))
+        self._tables += [{"path": name, "type": "table"} for name in tables]
+        client().set_tag(self.id, "mlflow.loggedArtifacts", json.dumps(self._tables))
         self._followers.tell(lambda each: each.log_tables(tables))
 
     def log_checkpoint(self, directory: Path, *, logged: Collection[str] = ()) -> str:

@@ -31,8 +31,9 @@ from raycls.data.prepare import open_or_prepare
 from raycls.data.subsets import Images, Subset, described, opened
 from raycls.engines.examples import match
 from raycls.engines.predictor import Predictor
-from raycls.errors import TrainingError
+from raycls.errors import TrainingError, UsageError
 from raycls.models import checkpoint
+from raycls.models.card import load_card
 from raycls.models.ensemble import combined
 from raycls.tracking import resumable
 from raycls.tracking.resumable import FOLD, FOLD_RUNS, FOLDS, FoldsSpec
@@ -42,7 +43,7 @@ from raycls.training.checkpoints import CheckpointStore
 from raycls.training.ensembles import timed
 from raycls.training.evaluation import Evaluation, Scores, confusion_png, score
 from raycls.training.filing import TrainingResult, filed
-from raycls.training.refit import without_gate
+from raycls.training.refit import tag_of, without_gate
 
 CONFIDENCE = 0.95  # of the interval of a mean over folds
 
@@ -68,11 +69,16 @@ def train_folds(
     """Train a model for each fold, and register their ensemble. Return its figures and those over the folds.
 
     The arguments are those of `raycls.training.trainer.train`. Raises as it does, and UsageError where the dataset has
-    fewer groups of images than folds.
+    fewer groups of images than folds, or init has learned some of them.
     """
     tracking.check(log)
     dataset = open_or_prepare(reference)
     name = dataset.info.name
+    if init and load_card(registry.checkpoint(registry.resolve(init))).dataset == name:
+        raise UsageError(
+            f"{init} has learned images of {name}, which are in each fold, so that no fold could be measured: leave "
+            "out --init, or start from a model of another dataset"
+        )
     model = registry.check_name(model or name)
     for fold in range(1, folds + 1):
         setup.check(config, described(dataset, Subset(folds=folds, fold=fold)), workers or 1)
@@ -210,12 +216,11 @@ def _file(
     )
     enough = len(together.labels) >= LEAST_IMAGES
     fitted = temperature(together.logits, together.labels) if enough else 1.0
-    out_of_fold = replace(together, logits=together.logits / fitted).evaluation()
+    out_of_fold = together.at_temperature(fitted).evaluation()
     figures = over_folds([each.evaluation() for each in scores]) | out_of_fold.metrics("out_of_fold")
-    run.log_bytes(
-        confusion_png(out_of_fold, f"{dataset.info.name}, out of fold"), "out_of_fold_confusion_matrix.png"
-    )
-    run.log_json(out_of_fold.confusion_table, "out_of_fold_confusion_matrix.json")
+    picture = confusion_png(out_of_fold, f"{dataset.info.name}, out of fold")
+    run.log_figure(picture, "out_of_fold_confusion_matrix.png")
+    run.log_tables({"out_of_fold_confusion_matrix.json": out_of_fold.confusion_table})
     with tempfile.TemporaryDirectory() as folder:
         directory = Path(folder) / tracking.CHECKPOINT
         network, card = combined([_member(spec, each) for each in trained])
@@ -223,6 +228,10 @@ def _file(
         checkpoint.save(directory, network, card.model_copy(update=update))
         seconds = {"total_train_seconds": sum(each.seconds for each in trained)}
         lineage = {FOLDS: name, FOLD_RUNS: " ".join(each.run_id for each in trained)}
+        if spec.init:
+            lineage["init"] = tag_of(registry.resolve(spec.init))
+        if spec.weights:
+            lineage["weights"] = spec.weights
         result = filed(directory, dataset, run, spec.model, lineage, more=figures | seconds)
     progress.say(
         f"its temperature {fitted:.2f} is that of single models, each on its own fold: the ensemble has learned every "
@@ -234,6 +243,7 @@ def _file(
         f"on test, single models have an accuracy of {statistics.mean(alone):.4f} in the mean, the ensemble has "
         f"{result.metrics['test_accuracy']:.4f}"
     )
+    progress.say("an ensemble is not retrained: train its folds anew")
     return timed(result, dataset)
 
 

@@ -52,10 +52,12 @@ def prune(
     parent = registry.resolve(reference)
     network, card = checkpoint.load(registry.checkpoint(parent))
     dataset = open_by_fingerprint(*card.learned_from)
+    if card.unseen != "val":
+        configured(dataset.info, preset, init=card)  # refuses what learned val, before anything is computed
     smaller, described = pruning.pruned(network, card, share=share)
     before, after = (cost_of(each, of, timed=True) for each, of in ((network, card), (smaller, described)))
     progress.say(f"{parent.reference}: {before.macs:,} multiply-accumulates for an image, now {after.macs:,}")
-    config = configured(dataset.info, preset, settings=settings, init=described)
+    config = configured(dataset.info, preset, settings=settings, init=described, use_gpu=use_gpu)
     progress.say("  ".join(f"{key}={value}" for key, value in config.flat().items()))
     with tempfile.TemporaryDirectory() as folder:
         start = Path(folder) / "pruned"

@@ -19,7 +19,7 @@ from typing import Any
 from raycls.config import Config, override, path_of
 from raycls.data.layout import versions_of
 from raycls.data.packed import DatasetInfo
-from raycls.data.resized import described
+from raycls.data.resized import sized
 from raycls.data.versions import open_dataset
 from raycls.errors import ConfigError
 from raycls.models.card import ENSEMBLE, ModelCard
@@ -63,9 +63,12 @@ def configured(
     """
     settings = list(settings)
     if init and init.network == ENSEMBLE:
-        raise ConfigError(
-            "an ensemble is not trained further: start from one of its members, which `raycls models show` names"
+        members = (
+            "train its folds anew"
+            if "val" in init.learned_splits
+            else "start from one of its members, which `raycls models show` names"
         )
+        raise ConfigError(f"an ensemble is not trained further: {members}")
     if init and init.dataset == info.name and "val" in init.learned_splits:
         raise ConfigError(
             "the model to start from has learned val, so that val could not judge what comes of it: start from the "
@@ -77,7 +80,7 @@ def configured(
     base = preset(name, info, taken, memory)
     config = override(base, [*own, *settings])
     if config.network.image_size:
-        info = described(info, config.network.image_size)
+        info = sized(info, config.network.image_size)
         base = preset(name, info, taken, memory)
         config = override(base, [*own, *settings])
     given = {path_of(config, setting.partition("=")[0]) for setting in settings}

@@ -17,7 +17,7 @@ from raycls.errors import UsageError
 from raycls.models.card import ENSEMBLE, load_card
 from raycls.registry import ModelVersion
 from raycls.tracking import resumable
-from raycls.tracking.resumable import REFIT, TrainingSpec
+from raycls.tracking.resumable import REFIT, SOUP, TrainingSpec
 from raycls.training import trainer
 from raycls.training.filing import TrainingResult
 
@@ -38,12 +38,20 @@ def refit(
     """
     version = registry.resolve(reference)
     card = load_card(registry.checkpoint(version))
-    if card.network == ENSEMBLE:
-        raise UsageError(f"{version.reference} is an ensemble: refit its members, and make it again")
     if "val" in card.learned_splits:
         raise UsageError(f"{version.reference} has learned val already")
+    if card.network == ENSEMBLE:
+        raise UsageError(f"{version.reference} is an ensemble: refit its members, and make it again")
+    if SOUP in version.tags:
+        raise UsageError(
+            f"{version.reference} is a mean of several models, and no training: refit one of them"
+        )
     if dataset_name and dataset_name != card.dataset:
         raise UsageError(f"{version.reference} learned from {card.dataset}, not from {dataset_name}")
+    if "pruned" in version.tags:
+        raise UsageError(
+            f"{version.reference} began with channels of another version: refit that one, and prune what comes of it"
+        )
     spec = resumable.spec_of(TrainingSpec, version.run_id)
     config = refitted(spec.config, int(card.metrics["epoch"]))
     dataset = spec.open_dataset()

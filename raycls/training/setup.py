@@ -14,7 +14,7 @@ import torch
 
 from raycls.config import AugmentConfig, Config
 from raycls.data.packed import DatasetInfo, PackedDataset
-from raycls.data.resized import described
+from raycls.data.resized import sized
 from raycls.errors import ConfigError
 from raycls.models.base import Network
 from raycls.models.card import ModelCard, provenance
@@ -39,7 +39,7 @@ def check(config: Config, dataset: PackedDataset, workers: int = 1) -> None:
             f"training.batch_size={config.training.batch_size} gives {workers} workers less than two images each: "
             f"try --workers {max(1, config.training.batch_size // 2)}"
         )
-    side = described(dataset.info, config.network.image_size).image_size
+    side = sized(dataset.info, config.network.image_size).image_size
     if side > dataset.info.image_size:
         raise ConfigError(
             f"network.image_size={side} is more than the {dataset.info.image_size} pixels of {dataset.info.reference}: "
@@ -121,7 +121,7 @@ def _check_size(network: Network, name: str, side: int) -> None:
 
 def untrained(config: Config, dataset: PackedDataset) -> Any:
     """Return the configuration's network for this dataset, with random weights, on the CPU."""
-    info = described(dataset.info, config.network.image_size)
+    info = sized(dataset.info, config.network.image_size)
     return build(
         config.network.name,
         num_classes=len(info.classes),
@@ -136,7 +136,7 @@ def card_for(config: Config, info: DatasetInfo, parent: ModelCard | None = None)
     parent: the card of the checkpoint that the weights come from. Its normalisation replaces the configuration's,
     because the weights expect it. A pruned network has the parent's channels.
     """
-    info = described(info, config.network.image_size)
+    info = sized(info, config.network.image_size)
     mean, std = (parent or info).mean, (parent or info).std
     if parent is None and config.network.statistics == "pretrained":
         mean, std = public_statistics(config.network.name)

@@ -101,12 +101,12 @@ def train(
         lineage["weights"] = weights
     name = f"{dataset_name}-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}"
     store = CheckpointStore(home.storage(), name)
-    store.prepare()
-    if pruned:
-        store.keep_start(pruned)
     cluster.connect()
     scaling = scaling_of(workers, config.training.batch_size, use_gpu)
     setup.check_precision(config, scaling)
+    store.prepare()
+    if pruned:
+        store.keep_start(pruned)
     spec = TrainingSpec(
         dataset=dataset_name,
         dataset_version=dataset.info.version,

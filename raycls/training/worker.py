@@ -82,7 +82,9 @@ def work(task: dict[str, Any]) -> None:
     with ExitStack() as stack:
         folder = stack.enter_context(_latest(ray.train.get_checkpoint(), task["former"]))
         part = stack.enter_context(opened(dataset, spec.subset) if spec.subset else nullcontext(dataset))
-        learned = at_size(part, spec.config.network.image_size)
+        learned = at_size(
+            part, spec.config.network.image_size, spec.subset.model_dump_json() if spec.subset else ""
+        )
         start: dict[str, Any] = {"resume": folder}
         if folder is None:
             start = {"init": stack.enter_context(_parent(task["init"])), "weights": spec.weights}

@@ -19,6 +19,7 @@ from collections import defaultdict
 import numpy as np
 from PIL import Image
 
+from raycls import registry
 from raycls.config import Config, Engine
 from raycls.data.packed import PackedDataset
 from raycls.data.transforms import read_square
@@ -28,6 +29,7 @@ from raycls.engines.build import Run
 from raycls.engines.choice import THREADS, able
 from raycls.engines.predictor import softmax
 from raycls.errors import ConfigError
+from raycls.models.card import ModelCard, load_card
 from raycls.training import setup
 from raycls.tuning import space as spaces
 from raycls.tuning.spec import StudySpec
@@ -47,13 +49,14 @@ def latencies(spec: StudySpec, dataset: PackedDataset) -> dict[str, float]:
     configs = {spaces.architecture(config): config for config in _architectures(spec)}
     if len(configs) > MOST:
         raise ConfigError(f"the space has {len(configs)} architectures; at most {MOST} are measured")
+    parent = load_card(registry.checkpoint(registry.resolve(spec.init))) if spec.init else None
     sides = {name: setup.card_for(config, dataset.info).image_size for name, config in configs.items()}
     count = min(spec.latency_batch, dataset.info.counts["val"])
     encoded = [_png(image) for image in dataset.images("val")[:count]]
     runs = [
         (name, engine, run)
         for name, config in configs.items()
-        for engine, run in _untrained(config, dataset).items()
+        for engine, run in _untrained(config, dataset, parent).items()
     ]
     times: dict[tuple[str, Engine], list[float]] = defaultdict(list)
     for turn in range(ROUNDS + WARM_UP):
@@ -82,10 +85,11 @@ def _architectures(spec: StudySpec) -> list[Config]:
     )
 
 
-def _untrained(config: Config, dataset: PackedDataset) -> dict[Engine, Run]:
-    """Return the network with random weights, by each engine that can run it here."""
+def _untrained(config: Config, dataset: PackedDataset, parent: ModelCard | None) -> dict[Engine, Run]:
+    """Return the network with random weights, by each engine that can run it here. parent: of a pruned network."""
     device = engines.best_device()
-    network, card = setup.untrained(config, dataset).eval(), setup.card_for(config, dataset.info)
+    card = setup.card_for(config, dataset.info, parent)
+    network = card.build().eval()
     return able(
         lambda engine: engines.build(engine, network, card, device, THREADS), engines.candidates(device)
     )

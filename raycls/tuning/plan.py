@@ -58,6 +58,8 @@ def plan(
     config = _with_metric(config, dataset.info)
     short = override(config, [f"training.epochs={max_epochs}"]) if max_epochs else config
     timed = options.get("objective") == "accuracy,latency"
+    if not timed and (options.get("latency_budget_ms") or options.get("latency_batch")):
+        raise UsageError("--latency-budget-ms and --latency-batch take --objective accuracy,latency")
     if timed and options.get("scheduler") not in (None, "none"):
         raise UsageError(
             f"--scheduler {options['scheduler']} goes by accuracy alone: leave it out for two objectives"
@@ -87,6 +89,7 @@ def plan(
     options |= _strategy(options, timed, trials)
     if options.get("gpus_per_trial") is None:
         options["gpus_per_trial"] = 1.0 if ray.cluster_resources().get("GPU") else 0.0
+    setup.check_precision(config, {"use_gpu": bool(options["gpus_per_trial"])})
     asked = {
         "dataset": dataset.info.name,
         "dataset_version": dataset.info.version,

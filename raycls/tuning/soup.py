@@ -16,6 +16,7 @@ from raycls.tracking import resumable
 from raycls.training.filing import TrainingResult
 from raycls.training.soups import soup
 from raycls.tuning import record
+from raycls.tuning.space import architecture, configured
 from raycls.tuning.spec import StudySpec, Trial
 from raycls.tuning.study import Study, train_in_full
 
@@ -36,12 +37,19 @@ def of_study(name: str, members: int, model: str | None = None) -> TrainingResul
     best = best_trials(study.trials, members)
     if len(best) < 2:
         raise StudyError(f"study {name} has {len(best)} trial that ended well: a soup takes two")
+    shapes = {architecture(configured(spec.config, trial.values)) for trial in best}
+    if len(shapes) > 1:
+        raise StudyError(
+            f"the best {len(best)} trials of study {name} have networks of {len(shapes)} shapes, whose weights do not "
+            "mix: search the other settings of one network"
+        )
     progress.say(
         f"the best {len(best)} of {len(study.trials)} trials: {', '.join(f'#{trial.number}' for trial in best)}. Those "
         "that were not trained in full are trained now"
     )
-    if model:
-        study = replace(study, spec=spec.model_copy(update={"model": model}))
+    # Of each of them, not of the one that its latency budget allows.
+    alone = spec.model_copy(update={"objective": "accuracy", **({"model": model} if model else {})})
+    study = replace(study, spec=alone)
     versions = [train_in_full(replace(study, trials=(trial,))).version for trial in best]
     return soup([version.reference for version in versions if version], model)
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from optuna import Trial
 
 Value = int | float | str | bool | None
+SMALLEST = 32  # pixels: less than that, networks of others leave nothing of an image
 
 
 class Domain(BaseModel):
@@ -145,7 +146,8 @@ def architectures(config: Config, side: int) -> Space:
             "give network.name choices in --space"
         )
     if not widths:
-        return {"network.image_size": Domain(choices=tuple(side * share // 7 for share in (4, 5, 6, 7)))}
+        smaller = [size for share in (4, 5, 6) if (size := side * share // 7) >= SMALLEST]
+        return {"network.image_size": Domain(choices=(*smaller, None))}
     depths = {len(widths) - 1: widths[:-1], len(widths): widths, len(widths) + 1: (*widths, widths[-1])}
     choices = [
         [max(4, round(width * factor)) for width in stages]

@@ -35,7 +35,7 @@ def filed_version() -> Iterator[ModelVersion]:
         config = override(preset("smoke", dataset.info), ["epochs=6"])
         fit(config, dataset, on_epoch=lambda metrics, snapshot: snapshot.save(directory))
         with tracking.run("digits", "run", tags={}) as current:
-            found = filed(directory, dataset, current, "digits", {"study": "digits-1"}, more={})
+            found = filed(directory, dataset, current, "digits", {"study": "digits-1", "trial": "7"}, more={})
         assert found.version is not None
         yield found.version
 
@@ -102,11 +102,11 @@ def test_what_cannot_be_is_refused(
 
 
 def test_the_calibration_error_is_known_of_a_studys_winner(version: ModelVersion) -> None:
-    found = registry.of_study("digits-1")
+    found = registry.of_study("digits-1", 7)
     assert found is not None
     assert found.reference == version.reference
     assert "before the temperature" in told_calibration(found.metrics, "test")
-    assert registry.of_study("digits-2") is None
+    assert registry.of_study("digits-1", 6) is None
 
 
 def test_a_promotion_says_that_the_threshold_stays_behind(

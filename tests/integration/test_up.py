@@ -183,7 +183,7 @@ def test_a_version_that_the_cluster_cannot_take_up_is_rolled_back(
     assert trained.version is not None
     broken = registered()
 
-    def too_late(version: registry.ModelVersion, champion: object) -> registry.ModelVersion:
+    def too_late(version: registry.ModelVersion, *others: object) -> registry.ModelVersion:
         cut_short(registry.checkpoint(version))
         return version
 

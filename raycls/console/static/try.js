@@ -67,7 +67,7 @@ async function tryOne(file) {
 function limitOf(found) {
   const { rejection, version } = JSON.parse(results.dataset.model);
   if (!rejection || found.rejected === undefined || found.model_version !== version) return "";
-  const limit = found.class_name in rejection.by_class ? rejection.by_class[found.class_name] : rejection.threshold;
+  const limit = Object.hasOwn(rejection.by_class, found.class_name) ? rejection.by_class[found.class_name] : rejection.threshold;
   const wished = `for ${percent(rejection.precision)} right answers`;
   return limit === null ? `no answer of this class is sure enough ${wished}` : `sure from ${percent(limit)} on, ${wished}`;
 }

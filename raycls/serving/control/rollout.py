@@ -9,6 +9,7 @@ raycls/registry/gate.py decides about a promotion. Both are recorded in the hist
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -48,6 +49,13 @@ def promote(
             progress.say(
                 f"{admitted.champion.reference} rejects answers, and {version.reference} rejects none: "
                 f"`raycls reject {version.reference} --precision {former.precision:g}` sets a threshold"
+            )
+        own = admitted.version.rejection
+        if own and own.engine != admitted.version.engine:
+            progress.say(
+                f"the threshold of {version.reference} was found with engine {own.engine}, and "
+                f"{admitted.version.engine} serves it: `raycls reject {version.reference} --precision {own.precision:g}"
+                f"{' --by-class' if own.by_class else ''}` finds it again"
             )
         try:
             with gate.recorded(admitted), _served(admitted.version, address):
@@ -92,11 +100,11 @@ def reject(version: ModelVersion, rejection: Rejection | None, *, address: str |
         names = [each.name for each in models if _serves(serve, each, address, version)]
         if address and not names:
             raise ClusterError(f"the cluster at {address} does not serve {version.reference}")
-        changed = registry.set_rejection(version, rejection)
         if serve is None or document is None or not names:
+            registry.set_rejection(version, rejection)
             return False
         try:
-            deploy.update(serve, dict.fromkeys(names, changed))
+            deploy.update(serve, dict.fromkeys(names, registry.set_rejection(version, rejection)))
         except BaseException:  # also Ctrl-C
             registry.set_rejection(version, version.rejection)
             progress.say(_serve_again(serve, document, dict.fromkeys(names, version.reference)))
@@ -108,7 +116,9 @@ def _serves(
     serve: serve_rest.Serve | None, document: ServeConfiguration, address: str | None, version: ModelVersion
 ) -> bool:
     model = _model_of(serve, document, address)
-    return bool(model) and registry.resolve(model).reference == version.reference
+    if not model or re.split("[/@]", model)[0] != version.name:
+        return False
+    return registry.resolve(model).reference == version.reference
 
 
 def _former(name: str, current: ModelVersion) -> ModelVersion:

@@ -34,7 +34,7 @@ OUTPUTS: dict[str, tuple[str, Callable[[int, int], list[int]], Callable[[Predict
     "class_name": ("BYTES", lambda n, _: [n], lambda found: [found.class_name]),
     "confidence": ("FP32", lambda n, _: [n], lambda found: [found.confidence]),
     "probabilities": ("FP32", lambda n, c: [n, c], lambda found: found.probabilities.tolist()),
-    "rejected": ("BOOL", lambda n, _: [n], lambda found: [found.rejected]),
+    "rejected": ("BOOL", lambda n, _: [n], lambda found: [bool(found.rejected)]),
 }
 REJECTED = "rejected"  # the output that only a version with a threshold has
 
@@ -202,11 +202,9 @@ def _from_binary(binary: bytes, tensor: Tensor, max_images: int) -> list[bytes]:
 def answer(asked: Asked, predictions: Sequence[Prediction], name: str, version: str) -> dict[str, Any]:
     """Return the document of an answer. Without names of outputs, it has all but the probabilities.
 
-    Raises HTTPProblem 400 where the version has no threshold, and the request names the output `rejected`.
+    A version without a threshold rejects nothing: it says so where the request names the output `rejected`.
     """
     rejects = predictions[0].rejected is not None
-    if REJECTED in asked.outputs and not rejects:
-        raise HTTPProblem(400, f"{name}/{version} rejects nothing: `raycls reject` sets a threshold")
     left_out = {"probabilities"} if rejects else {"probabilities", REJECTED}
     wanted = asked.outputs or [output for output in OUTPUTS if output not in left_out]
     classes = len(predictions[0].classes)

@@ -181,5 +181,9 @@ def test_only_a_version_with_a_threshold_says_what_it_rejects() -> None:
     assert one == {"name": "rejected", "datatype": "BOOL", "shape": [2], "data": [True, False]}
     usual = answer(asked_of({}, _body(_tensor()), 8), rejecting, "pets", "3")
     assert usual["outputs"][-1] == one
-    with pytest.raises(HTTPProblem, match="pets/3 rejects nothing: `raycls reject`"):
-        answer(wanted, without, "pets", "3")
+    # A challenger without a threshold answers a client who has read that the champion has one.
+    (one,) = answer(wanted, without, "pets", "3")["outputs"]
+    assert one["data"] == [False, False]
+    assert "rejected" not in {
+        each["name"] for each in answer(wanted._replace(outputs=[]), without, "pets", "3")["outputs"]
+    }
