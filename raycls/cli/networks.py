@@ -35,7 +35,7 @@ def networks(
     with progress.bar("loading PyTorch"):
         from raycls.engines.network_costs import cost
         from raycls.models import timm_networks
-        from raycls.models.networks import NETWORKS
+        from raycls.models.networks import NETWORKS, has_public_weights, native_side
 
     of_timm = pattern.startswith(timm_networks.PREFIX)
     found = timm_networks.names(pattern) if of_timm else [name for name in NETWORKS if fnmatch(name, pattern)]
@@ -58,8 +58,9 @@ def networks(
             bar.advance()
     if not costs:
         raise UsageError(f"none of these networks takes images of {size} pixels: try another --size")
+    learned = {each.name: native_side(each.name) for each in costs if has_public_weights(each.name)}
     if as_json:
-        print_json([asdict(each) for each in costs])
+        print_json([{**asdict(each), "weights_image_size": learned.get(each.name)} for each in costs])
         return
     engines = list(dict.fromkeys(engine for each in costs for engine in each.ms))
     rows = [
@@ -68,11 +69,19 @@ def networks(
             f"{each.parameters / 1e6:,.2f}",
             f"{each.macs / 1e6:,.0f}",
             each.stages,
+            learned.get(each.name, "–"),
             *(f"{each.ms[engine]:.2f}" if engine in each.ms else "–" for engine in engines),
         )
         for each in costs
     ]
     print_table(
-        ("network", "million parameters", "million MACs", "stages", *(f"{engine}, ms" for engine in engines)),
+        (
+            "network",
+            "million parameters",
+            "million MACs",
+            "stages",
+            "weights' pixels",
+            *(f"{engine}, ms" for engine in engines),
+        ),
         rows,
     )

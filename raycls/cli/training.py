@@ -51,7 +51,11 @@ Settings = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="change one setting, like lr=0.2; can be repeated"),
 ]
 ModelName = Annotated[
-    str | None, typer.Option("--model", help="name of the registered model; default: the dataset's name")
+    str | None,
+    typer.Option(
+        "--model",
+        help="name of the registered model; default: that of the versions it is made of, or the dataset's",
+    ),
 ]
 Init = Annotated[
     str | None,

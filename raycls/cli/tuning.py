@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     cls=default_command("run"),
-    help="Search settings, train the best ones in full, and promote the model if it beats the champion.",
+    help="Search settings, train the best one in full, and promote the model if it beats the champion.\n\n"
+    "Example: raycls tune cifar10 --trials 8 --max-epochs 2; `raycls tune run --help` shows all options",
 )
 
 
@@ -58,7 +59,8 @@ def run(
     objective: Annotated[
         str | None,
         typer.Option(
-            help="accuracy, or accuracy,latency (searches widths too, for the Pareto front); default: accuracy"
+            help="accuracy, or accuracy,latency (also searches widths, or image sizes for networks of others, for the "
+            "Pareto front); default: accuracy"
         ),
     ] = None,
     metric: Annotated[

@@ -28,7 +28,8 @@ class ServingConfig(Section):
     threads: int = Field(1, ge=1, le=256, description="CPU threads of one replica's forward pass")
     engine: Engine | Literal["auto"] = Field(
         "auto",
-        description="what computes the forward pass; auto: the fastest engine when the version was promoted",
+        description="what computes the forward pass; auto: the fastest one that is as accurate, measured when the "
+        "version was promoted",
     )
     max_body_bytes: int = Field(10 * 2**20, ge=1024, description="largest request body, bytes")
     body_timeout_s: float = Field(20, gt=0, description="limit for the arrival of a request's body, seconds")
