@@ -168,8 +168,9 @@ def show(
         if found.rejection:
             print(f"rejects answers: `raycls reject {found.reference}` shows the threshold")
         if found.engine_timings:
+            split = found.engine_timings[0].get("split", "val")
             print_table(
-                ("engine", "1 image", "32 images", "accuracy on val", "confidence off by", ""),
+                ("engine", "1 image", "32 images", f"accuracy on {split}", "confidence off by", ""),
                 [
                     (
                         timing["engine"],

@@ -48,6 +48,7 @@ class Timing:
     accuracy: float  # on the whole split
     mean_difference: float  # from the reference's confidence (the largest probability), mean absolute
     allowed: bool
+    split: str = "val"  # on which accuracy and difference were measured
 
     @property
     def cost(self) -> float:
@@ -126,6 +127,7 @@ def choose(
                 accuracy=right[engine] / len(examples),
                 mean_difference=difference,
                 allowed=allowed,
+                split=examples.split,
             )
         )
     fit = [timing for timing in timings if timing.allowed]

@@ -89,7 +89,7 @@ def _measure(
     history = tracking.history(version.run_id)
     fit = _fit(predictor, own, trained)
     damage = robustness(predictor, examples)
-    seen_in_training = examples.dataset == own.info.name and examples.split == "train"
+    seen_in_training = examples.dataset == own.info.name and examples.split in card.learned_splits
     twins = None if seen_in_training else near_duplicates(examples, trained, mirrored=own.info.mirrorable)
     with progress.bar("drawing the report"):
         _add_charts(pictures, "reliability", charts.reliability(measured))

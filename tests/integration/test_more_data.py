@@ -13,6 +13,7 @@ from raycls import registry
 from raycls.cli import app
 from raycls.data.versions import open_dataset
 from raycls.engines.predictor import Predictor
+from raycls.errors import UsageError
 from raycls.lifecycle.retraining import Wanted, check
 from raycls.models.card import load_card
 from raycls.registry.compare import compare
@@ -84,6 +85,9 @@ def test_an_interrupted_run_over_folds_trains_no_fold_twice(
 def test_folds_that_a_dataset_does_not_allow_are_refused(trained: TrainingResult) -> None:
     with pytest.raises(Exception, match="batch_size"):
         folds.train_folds("digits", trainer_config(batch_size=1400), 2)
+    assert trained.version is not None
+    with pytest.raises(UsageError, match="has learned images of digits, which are in each fold"):
+        folds.train_folds("digits", trainer_config(), 2, init=trained.version.reference)
 
 
 def trainer_config(**changes: Any) -> Any:

@@ -45,6 +45,8 @@ def test_a_pruned_version_is_smaller_and_knows_its_parent(trained: TrainingResul
     assert page.stat().st_size > 100_000
     again = _run("train", "digits", "--preset", "smoke", "--init", made["model"], "--model", "small-digits")
     assert "registered small-digits/2" in again
+    outcome = CliRunner().invoke(app, ["train", "digits", "--refit", made["model"]])
+    assert "began with channels of another version" in str(outcome.exception)
     _run("promote", "small-digits", "1")
     assert registry.resolve("small-digits").reference == "small-digits/1"
 

@@ -16,6 +16,7 @@ from raycls.data.history import former_splits
 from raycls.data.layout import removed_rows
 from raycls.data.manifest import read_left_out, read_rows
 from raycls.data.packed import SPLITS
+from raycls.data.resized import at_size
 from raycls.data.splits import NEW
 from raycls.data.versions import list_datasets, open_by_fingerprint, open_dataset, remove
 from raycls.data.writer import channel_statistics, reserved, write_version
@@ -208,7 +209,9 @@ def test_an_image_is_forgotten_in_every_version(tmp_path, monkeypatch):
     sharing.push(first)
     digest = read_rows(first)["sha256"][3].as_py()
     image = first.images("train")[3].copy()
+    smaller = at_size(open_dataset("shapes@1"), 8)
     assert forget(digest) == ["shapes@1", "shapes@2"]
+    assert not smaller.path.exists()  # a copy that a training had made
     for dataset, before in ((open_dataset("shapes@1"), first), (open_dataset("shapes@2"), second)):
         dataset.verify()
         assert digest not in read_rows(dataset)["sha256"].to_pylist()
