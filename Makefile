@@ -7,7 +7,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DATASET ?= cifar10
-IMPORTED := raycls.demo.run, raycls.serving.app, ray.serve, ray.tune, ray.train.torch, mlflow, optuna
+IMPORTED := raycls.demo.run, raycls.serving.app, raycls.console.app, raycls.control_plane.app, raycls.reports.model_report, \
+	ray.serve, ray.tune, ray.train.torch, mlflow, optuna.visualization, plotly.io, matplotlib.figure, sklearn.datasets, \
+	captum.attr, openvino, nncf, timm, onnx, onnxscript, hypothesis
+# Packages that import parts of themselves only when they are used.
+COMPILED := mlflow sqlalchemy alembic mako aiohttp aiohttp_cors yarl multidict cryptography opentelemetry pydantic pygments \
+	rich jinja2 openvino
 
 .PHONY: help setup setup-browser setup-prometheus check docs test-unit test test-slow test-gpu coverage train serve mlflow-ui demo bench lock clean
 
@@ -31,8 +36,8 @@ help:
 
 setup: $(INSTALLED)
 
-# uv is installed into the environment itself and is in the lock file, so that nothing must be installed first. The last
-# step compiles the bytecode of all modules that raycls imports, because Ray starts many processes at the same time.
+# uv is installed into the environment itself and is in the lock file, so that nothing must be installed first. The last two
+# steps compile the bytecode of all modules that raycls imports, because Ray starts many processes at the same time.
 $(INSTALLED): requirements-dev.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "error: none of $(PYTHONS) is a Python 3.11 to 3.13; name one with PYTHON=…" >&2; exit 2; }
 	@test -x $(BIN)/python || { echo "creating $(VENV) with $(PYTHON)" >&2; $(PYTHON) -m venv $(VENV); }
@@ -42,6 +47,8 @@ $(INSTALLED): requirements-dev.lock pyproject.toml
 	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --editable .
 	@echo "compiling bytecode" >&2
 	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -c "import $(IMPORTED)"
+	@$(BIN)/python -c "import compileall, importlib.util as util; [compileall.compile_dir(folder, quiet=2, workers=2) \
+		for name in '$(COMPILED)'.split() for folder in util.find_spec(name).submodule_search_locations]"
 	@touch $@
 
 # What some stories use, where Debian's packages are. Without it, those stories are skipped.
