@@ -4,7 +4,8 @@
     engine_to_serve(version)                        # on this machine
 
 A version is served by an engine only if a promotion measured its accuracy, and it loses no more than the policy allows.
-`reference`, which loses nothing, is always allowed.
+`reference`, which loses nothing, is always allowed. A challenger of an experiment that was never measured runs on the
+champion's engine, as the guards compare the two; its own promotion measures it.
 """
 
 from __future__ import annotations

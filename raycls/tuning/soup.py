@@ -8,9 +8,11 @@ cost is one full training for each other member.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from raycls import progress
+from raycls.config import Config
 from raycls.errors import StudyError
 from raycls.tracking import resumable
 from raycls.training.filing import TrainingResult
@@ -37,12 +39,7 @@ def of_study(name: str, members: int, model: str | None = None) -> TrainingResul
     best = best_trials(study.trials, members)
     if len(best) < 2:
         raise StudyError(f"study {name} has {len(best)} trial that ended well: a soup takes two")
-    shapes = {architecture(configured(spec.config, trial.values)) for trial in best}
-    if len(shapes) > 1:
-        raise StudyError(
-            f"the best {len(best)} trials of study {name} have networks of {len(shapes)} shapes, whose weights do not "
-            "mix: search the other settings of one network"
-        )
+    check_shapes(name, spec.config, best)
     progress.say(
         f"the best {len(best)} of {len(study.trials)} trials: {', '.join(f'#{trial.number}' for trial in best)}. Those "
         "that were not trained in full are trained now"
@@ -58,3 +55,13 @@ def best_trials(trials: tuple[Trial, ...], count: int) -> list[Trial]:
     """Return the trials with the highest scores, the best one first. The earlier one wins a tie."""
     scored = [trial for trial in trials if trial.scored]
     return sorted(scored, key=lambda trial: (-(trial.score or 0.0), trial.number))[:count]
+
+
+def check_shapes(study: str, config: Config, trials: Sequence[Trial]) -> None:
+    """Raise StudyError where the trials have networks of several shapes, before any of them is trained."""
+    shapes = {architecture(configured(config, trial.values)) for trial in trials}
+    if len(shapes) > 1:
+        raise StudyError(
+            f"the best {len(trials)} trials of study {study} have networks of {len(shapes)} shapes, whose weights do "
+            "not mix: search the other settings of one network"
+        )
