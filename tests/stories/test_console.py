@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -190,16 +191,24 @@ def test_a_version_is_promoted_and_taken_back(page: Page, product: Product, admi
     page.get_by_text("The server promotes version 2").wait_for()
     assert asked == ["Let version 2 answer all predictions of digits without a comparison?"]
     page.locator("tr.champion", has_text="2").wait_for()
-    page.goto("/console/")
-    page.get_by_text("digits/2 answers").wait_for()
+    _until_it_answers(page, "digits/2")
 
     page.goto("/console/models/digits")
     page.locator("[name=reason]").fill("as an exercise")
     page.get_by_role("button", name="Roll back").click()
     page.locator("td", has_text="as an exercise").wait_for()  # it is recorded when it begins
     page.locator("td", has_text=re.compile("^rollback$")).wait_for()
+    _until_it_answers(page, "digits/1")
+
+
+def _until_it_answers(page: Page, version: str) -> None:
+    """Load the page Try until it names the version: the champion's row changes before all replicas have."""
     page.goto("/console/")
-    page.get_by_text("digits/1 answers").wait_for()
+    limit = time.monotonic() + 60
+    while not page.get_by_text(f"{version} answers").is_visible():
+        assert time.monotonic() < limit
+        page.wait_for_timeout(500)
+        page.reload()
 
 
 def test_an_experiment_is_begun_watched_and_ended(page: Page, product: Product, admin: str) -> None:
