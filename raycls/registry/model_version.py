@@ -27,7 +27,7 @@ ENGINE, ENGINE_TIMINGS = "engine", "engine_timings"  # tags: the engine that ser
 INT8 = "int8_sha256"  # a tag: the digest of the int8 graph beside the weights
 PROMOTED_AT = "promoted_at"  # a tag: when it became champion, seconds since 1970
 REJECTION = "rejection"  # tag: the thresholds of `raycls reject`
-SERVED_TAGS = (ENGINE, ENGINE_TIMINGS, INT8, PROMOTED_AT, REJECTION)  # what a replica reads
+SERVED_TAGS = (ENGINE, ENGINE_TIMINGS, INT8, REJECTION)  # what a replica reads
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,7 +24,7 @@ from raycls.cluster.environment import LOOPBACK
 from raycls.config import validated
 from raycls.errors import ConfigError, UsageError
 from raycls.local_http import url_here
-from raycls.registry.model_version import SERVED_TAGS, ModelVersion
+from raycls.registry.model_version import ENGINE, PROMOTED_AT, SERVED_TAGS, ModelVersion
 from raycls.serving import auth, state
 from raycls.serving.settings import ServingConfig
 
@@ -185,6 +185,8 @@ class ServeConfiguration:
                 # Only what a replica needs. The rest changes while the version is served, and Serve replaces all
                 # replicas when an argument changes.
                 tags = {tag: value for tag, value in model.tags.items() if tag in SERVED_TAGS}
+                if PROMOTED_AT in model.tags:  # a champion from before a promotion stored an engine
+                    tags.setdefault(ENGINE, model.engine)
                 other.arguments["version"] = asdict(model) | {"aliases": [], "metrics": {}, "tags": tags}
                 model = model.reference
             other.arguments["model"] = model

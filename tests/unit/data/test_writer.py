@@ -209,7 +209,7 @@ def test_an_image_is_forgotten_in_every_version(tmp_path, monkeypatch):
     sharing.push(first)
     digest = read_rows(first)["sha256"][3].as_py()
     image = first.images("train")[3].copy()
-    smaller = at_size(open_dataset("shapes@1"), 8)
+    smaller = at_size(open_dataset("shapes@1"), 4)
     assert forget(digest) == ["shapes@1", "shapes@2"]
     assert not smaller.path.exists()  # a copy that a training had made
     for dataset, before in ((open_dataset("shapes@1"), first), (open_dataset("shapes@2"), second)):

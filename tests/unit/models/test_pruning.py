@@ -118,7 +118,7 @@ def test_a_pruned_network_is_a_member_of_an_ensemble() -> None:
     network, card = combined([member, made("cnn")])
     again = ModelCard.model_validate_json(card.model_dump_json()).build()
     again.load_state_dict(network.state_dict())
-    with pytest.raises(ConfigError, match="prune its members"):
+    with pytest.raises(ConfigError, match="prune versions of which it could be made"):
         pruned(network, card, share=0.5)
 
 

@@ -78,6 +78,10 @@ def test_serve_is_told_what_the_registry_knows_of_a_version() -> None:
     assert json.loads(json.dumps(document.arguments["version"])) == document.arguments["version"]
     promoted = dataclasses.replace(VERSION, tags=VERSION.tags | {"promoted_at": "1.5"}, metrics={})
     assert ServeConfiguration.read(CONFIG).pinned(model=promoted).content == document.content
+    old = {tag: value for tag, value in promoted.tags.items() if tag != "engine"}
+    served = ServeConfiguration.read(CONFIG).pinned(model=dataclasses.replace(promoted, tags=old)).settings
+    assert served.version is not None
+    assert served.version.engine == "torch", "a champion from before engines were always stored"
     rejecting = dataclasses.replace(VERSION, tags=VERSION.tags | {REJECTION: "{}"})
     changed = ServeConfiguration.read(CONFIG).pinned(model=rejecting)
     assert changed.arguments["version"]["tags"][REJECTION] == "{}", "replicas are replaced, and have it"
