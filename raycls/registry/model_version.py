@@ -58,6 +58,12 @@ class ModelVersion:
         return self.tags.get(ENGINE, "torch" if PROMOTED_AT in self.tags else "reference")  # type: ignore[return-value]
 
     @property
+    def served_tags(self) -> dict[str, str]:
+        """Return the tags that a replica reads, with the engine of a champion from before it was always stored."""
+        tags = {tag: value for tag, value in self.tags.items() if tag in SERVED_TAGS}
+        return {ENGINE: self.engine} | tags if PROMOTED_AT in self.tags else tags
+
+    @property
     def engine_timings(self) -> list[dict[str, Any]]:
         """Return the timing of each engine: the fields of raycls.engines.choice.Timing. Empty if none was timed.
 

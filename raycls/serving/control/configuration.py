@@ -24,7 +24,7 @@ from raycls.cluster.environment import LOOPBACK
 from raycls.config import validated
 from raycls.errors import ConfigError, UsageError
 from raycls.local_http import url_here
-from raycls.registry.model_version import ENGINE, PROMOTED_AT, SERVED_TAGS, ModelVersion
+from raycls.registry.model_version import ModelVersion
 from raycls.serving import auth, state
 from raycls.serving.settings import ServingConfig
 
@@ -184,10 +184,8 @@ class ServeConfiguration:
             if isinstance(model, ModelVersion):
                 # Only what a replica needs. The rest changes while the version is served, and Serve replaces all
                 # replicas when an argument changes.
-                tags = {tag: value for tag, value in model.tags.items() if tag in SERVED_TAGS}
-                if PROMOTED_AT in model.tags:  # a champion from before a promotion stored an engine
-                    tags.setdefault(ENGINE, model.engine)
-                other.arguments["version"] = asdict(model) | {"aliases": [], "metrics": {}, "tags": tags}
+                known = {"aliases": [], "metrics": {}, "tags": model.served_tags}
+                other.arguments["version"] = asdict(model) | known
                 model = model.reference
             other.arguments["model"] = model
         for application in other.content["applications"]:
