@@ -30,6 +30,20 @@ def make_version(
         return publish(writer, images, labels, classes, mirrorable=mirrorable, source=source)
 
 
+def colours(side: int, counts: dict[str, int]) -> PackedDataset:
+    """Write a dataset of red and blue images with noise, in turns. counts: the images of each split."""
+    random = np.random.default_rng(0)
+    labels = {split: np.arange(count) % 2 for split, count in counts.items()}
+    images = {
+        split: random.integers(0, 90, (count, side, side, 3), dtype=np.uint8)
+        for split, count in counts.items()
+    }
+    for split, known in labels.items():
+        images[split][known == 0, :, :, 0] += 120
+        images[split][known == 1, :, :, 2] += 120
+    return make_version("colours", images, labels, ("red", "blue"))
+
+
 def fill(writer: VersionWriter, images: dict[str, np.ndarray]) -> None:
     side = images["train"].shape[1]
     for split in SPLITS:

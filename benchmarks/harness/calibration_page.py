@@ -13,7 +13,7 @@ each class in place of one temperature, fitted on the same images. *Answered* is
 for the named precision leaves, found on `val` as `raycls reject` does, and how many of these answers are right.
 """
 HOW = {
-    "existing": "models that were there, made by `raycls tune`",
+    "existing": "models that were there",
     "probe": "a linear head on fixed features, each image answered by a head that did not learn it",
 }
 GOAL = 0.015

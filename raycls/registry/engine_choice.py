@@ -1,6 +1,6 @@
 """Which engine serves a version: chosen and stored before its promotion, and obeyed by every replica.
 
-    version = choose_engine(version, dataset)       # measured on the whole split `val`, with an int8 graph made
+    version = choose_engine(version, dataset)       # measured on all of `val`; on `gate`, if it learned `val`
     engine_to_serve(version)                        # on this machine
 
 A version is served by an engine only if a promotion measured its accuracy, and it loses no more than the policy allows.
@@ -91,8 +91,8 @@ def check_engine(version: ModelVersion, directory: Path, setting: Engine | Liter
         if setting in timings:
             found, exact = timings[setting], timings["reference"]
             reason = (
-                f"its accuracy on `val` is {found['accuracy']:.4f}, that of reference {exact['accuracy']:.4f}, and its "
-                f"confidence differs by {found['mean_difference']:.3f}"
+                f"its accuracy on `{found.get('split', 'val')}` is {found['accuracy']:.4f}, that of reference "
+                f"{exact['accuracy']:.4f}, and its confidence differs by {found['mean_difference']:.3f}"
             )
         else:
             reason = f"it was never measured, which `raycls promote {version.name} {version.version}` does"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from raycls import registry, tracking
@@ -16,7 +15,7 @@ from raycls.models.card import load_card
 from raycls.training.filing import filed
 from raycls.training.loop import fit
 from raycls.training.recipes import configured
-from tests.datasets import make_version
+from tests.datasets import colours
 
 SPLITS = {"train": 60, "val": 120, "gate": 40, "test": 40}
 
@@ -25,15 +24,7 @@ SPLITS = {"train": 60, "val": 120, "gate": 40, "test": 40}
 def test_a_version_of_smaller_images_is_filed_promoted_and_exported(
     network: str, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    random = np.random.default_rng(0)
-    labels = {split: np.arange(count) % 2 for split, count in SPLITS.items()}
-    images = {
-        split: random.integers(0, 90, (count, 48, 48, 3), dtype=np.uint8) for split, count in SPLITS.items()
-    }
-    for split, known in labels.items():
-        images[split][known == 0, :, :, 0] += 120
-        images[split][known == 1, :, :, 2] += 120
-    dataset = make_version("colours", images, labels, ("red", "blue"))
+    dataset = colours(48, SPLITS)
     settings = ["network.image_size=16", "widths=[8,8]", "batch_size=20", "epochs=4", "precision=fp32"]
     config = configured(dataset.info, "smoke", network=network, settings=settings)
     directory = tmp_path / "checkpoint"

@@ -22,23 +22,12 @@ from raycls.tuning import space as spaces
 from raycls.tuning.latency import latencies
 from raycls.tuning.space import Domain
 from raycls.tuning.spec import StudySpec
-from tests.datasets import make_version
-
-SPLITS = {"train": 60, "val": 20, "gate": 20, "test": 20}
+from tests import datasets
 
 
 @pytest.fixture
 def colours(home: Path) -> PackedDataset:
-    """Red and blue images of 64 pixels, with noise."""
-    random = np.random.default_rng(0)
-    labels = {split: np.arange(count) % 2 for split, count in SPLITS.items()}
-    images = {
-        split: random.integers(0, 90, (count, 64, 64, 3), dtype=np.uint8) for split, count in SPLITS.items()
-    }
-    for split, known in labels.items():
-        images[split][known == 0, :, :, 0] += 120
-        images[split][known == 1, :, :, 2] += 120
-    return make_version("colours", images, labels, ("red", "blue"))
+    return datasets.colours(64, {"train": 60, "val": 20, "gate": 20, "test": 20})
 
 
 def test_the_copy_is_resized_as_preparation_does_and_made_once(colours: PackedDataset, home: Path) -> None:
