@@ -140,7 +140,9 @@ def served(trained: TrainingResult, serve_config: Path) -> Iterator[Served]:
         port = probe.getsockname()[1]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_metrics_report_interval_ms", str(METRICS_EXPORT_MS))
-        up = deploy.up(ServeConfiguration.read(serve_config).pinned(port=port, replicas=1), detach=True)
+        # By its name: without one, what another test promoted last would be served.
+        configuration = ServeConfiguration.read(serve_config).pinned(model="digits", port=port, replicas=1)
+        up = deploy.up(configuration, detach=True)
     running = cluster.status()
     assert running is not None
     yield up
