@@ -29,6 +29,7 @@ from raycls.models.forward import compute_dtype
 from raycls.models.networks import freeze_body
 from raycls.training import ending, seal
 from raycls.training.data_parallel import DataParallel, synchronised
+from raycls.training.depthwise import depthwise_in_float32
 from raycls.training.first_weights import first_weights
 from raycls.training.frozen import FrozenStages, frozen_stages
 from raycls.training.loss import cross_entropy
@@ -134,6 +135,8 @@ class Training:
         self.train, self.val, self._started = train, val, started
         self.device = next(network.parameters()).device
         self.dtype = compute_dtype(config.training.precision, self.device)
+        if self.device.type == "cpu" and self.dtype != torch.float32:
+            depthwise_in_float32(network)
         self.optimizer = Optimizer(network, config.optim, config.training.batch_size, self.dtype)
         self.parallel = DataParallel(network, workers, self.device)
         self.order = EpochOrder(config, train, workers.rank)
