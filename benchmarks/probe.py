@@ -34,7 +34,7 @@ from raycls.data.packed import PackedDataset
 from raycls.data.versions import open_dataset
 from raycls.models.forward import compute_dtype, forward
 from raycls.models.weights import load_weights
-from raycls.training.probe import EMBED_PIXELS, STRENGTHS, fitted
+from raycls.training.linear_head import EMBED_PIXELS, STRENGTHS, fitted
 from raycls.training.recipes import configured
 from raycls.training.setup import card_for, untrained
 

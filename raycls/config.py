@@ -160,6 +160,12 @@ class TrainingConfig(Section):
         le=1,
         description="share of the steps after which a fastcnn's first layers freeze; 1: never",
     )
+    fitted_head: bool = Field(
+        False, description="begin with the head that a probe finds, from each image's features"
+    )
+    frozen_norms: bool = Field(
+        False, description="batch norms keep the statistics of the weights that training starts from"
+    )
     frozen_epochs: int = Field(0, ge=0, description="epochs at the start in which only the head learns")
     frozen_stages: int = Field(
         0,

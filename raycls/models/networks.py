@@ -272,6 +272,12 @@ def freeze_body(network: nn.Module, frozen: bool) -> None:
     for name, parameter in network.named_parameters():
         if not name.startswith("head.") and not name.endswith(fixed):
             parameter.requires_grad_(not frozen)
+    if frozen:
+        freeze_statistics(network)
+
+
+def freeze_statistics(network: nn.Module) -> None:
+    """Let batch norms keep their statistics, until the next `network.train()`."""
     for module in network.modules():
         if isinstance(module, BATCH_NORMS):
-            module.train(network.training and not frozen)
+            module.eval()

@@ -26,12 +26,13 @@ from raycls.models import checkpoint
 from raycls.models.base import Network
 from raycls.models.card import ModelCard, load_card
 from raycls.models.forward import compute_dtype
-from raycls.models.networks import freeze_body
+from raycls.models.networks import freeze_body, freeze_statistics
 from raycls.training import ending, seal
 from raycls.training.data_parallel import DataParallel, synchronised
 from raycls.training.depthwise import depthwise_in_float32
 from raycls.training.first_weights import first_weights
 from raycls.training.frozen import FrozenStages, frozen_stages
+from raycls.training.linear_head import fit_head
 from raycls.training.loss import cross_entropy
 from raycls.training.optim import Optimizer
 from raycls.training.probe import Probe
@@ -106,6 +107,8 @@ def start(
     else:
         if resume and config.training.frozen_stages:  # which have their weights there
             network.load_state_dict(checkpoint.load(resume)[0].state_dict())
+        if config.training.fitted_head and not resume:
+            fit_head(network, card, train, val, config, workers)
         frozen = frozen_stages(config, network, train, card, workers)
         training = Training(config, card, network, train, val, workers, started, frozen)
     if resume:
@@ -235,6 +238,8 @@ class Training:
         total = steps * config.training.epochs
         self.network.train()
         freeze_body(self.network, epoch < config.training.frozen_epochs)
+        if config.training.frozen_norms:
+            freeze_statistics(self.network)
         if self.frozen:
             self.frozen.keep()
         sums = torch.zeros(2, device=self.device)

@@ -3,8 +3,8 @@
     training = Probe(config, card, network, train, val, workers, started)
     for metrics, snapshot in training.epochs(): …       # one epoch
 
-Each image is embedded once. The head is a multinomial logistic regression with L2 regularisation, found by L-BFGS for
-each of several strengths; the split val chooses one. It is the yardstick that fine-tuning must beat, in seconds.
+Each image is embedded once; raycls/training/linear_head.py finds the head. It is the yardstick that fine-tuning must
+beat, in seconds.
 """
 
 from __future__ import annotations
@@ -23,18 +23,12 @@ from raycls.config import Config
 from raycls.models import checkpoint
 from raycls.models.base import Network
 from raycls.models.card import ModelCard
-from raycls.models.forward import compute_dtype, forward
+from raycls.models.forward import compute_dtype
 from raycls.training import seal
+from raycls.training.linear_head import features, fitted, head_weights, put
 from raycls.training.sampling import Split
 from raycls.training.snapshot import Snapshot
 from raycls.training.workers import Workers
-
-# Strengths of the regularisation: half of it × the squared weights is added to the mean loss. From strong to weak, each
-# one's weights being the start of the next one's search.
-STRENGTHS = tuple(10.0**exponent for exponent in (0.5, 0, -0.5, -1, -1.5, -2, -2.5, -3, -3.5, -4))
-WORSE = 2  # strengths in a row that are worse on val, after which no weaker one is tried
-STEPS = 60  # of L-BFGS for one strength
-EMBED_PIXELS = 64 * 224 * 224  # of the images of one forward pass
 
 
 class Probe:
@@ -80,29 +74,24 @@ class Probe:
             done += count * self.workers.size
             on_step(min(done, total), total)
 
-        self.kept.eval()
         chosen = self.train.chosen.sort().values  # as they lie in the file
-        features = self._features(self.train, chosen, embedded)
-        labels = self.train.labels[chosen]
-        other = self._features(
-            self.val, torch.arange(len(self.val.labels), device=self.val.images.device), embedded
+        every = torch.arange(len(self.val.labels), device=self.val.images.device)
+        learned, other = (
+            features(self.kept, split, indices, self.card, self.dtype, self.workers, embedded)
+            for split, indices in ((self.train, chosen), (self.val, every))
         )
-        known = self.val.labels
+        labels, known = self.train.labels[chosen], self.val.labels
         classes = len(self.card.classes)
-        balanced = self.config.training.balance != "none"
-        weights = self.train.class_weights(classes).to(self.device) if balanced else None
-        weight, bias = fitted(features, labels, other, known, classes, weights)
-        self.workers.average([weight, bias])  # the same everywhere, whatever the machine
-        with torch.no_grad():
-            self.kept.head.weight.copy_(weight)
-            self.kept.head.bias.copy_(bias)
+        weights = head_weights(self.train, self.card, self.config)
+        put(self.kept, fitted(learned, labels, other, known, classes, weights), self.workers)
         seconds = time.perf_counter() - self._started
-        learned = F.linear(features, weight, bias)
+        with torch.no_grad():
+            answers, others = self.kept.head(learned), self.kept.head(other)
         found = {
             "epoch": 1,
-            "train_loss": F.cross_entropy(learned, labels).item(),
-            "train_accuracy": (learned.argmax(1) == labels).float().mean().item(),
-            **_summary(F.linear(other, weight, bias), known, classes),
+            "train_loss": F.cross_entropy(answers, labels).item(),
+            "train_accuracy": (answers.argmax(1) == labels).float().mean().item(),
+            **_summary(others, known, classes),
             "lr": 0.0,
             "images_per_s": total / seconds,
             "train_seconds": seconds,
@@ -118,66 +107,6 @@ class Probe:
         self.kept.load_state_dict(checkpoint.load(directory)[0].state_dict())
         state: dict[str, Any] = torch.load(directory / seal.STATE, weights_only=True)
         self.history = state["history"]
-
-    def _features(self, split: Split, indices: Tensor, embedded: Callable[[int], None]) -> Tensor:
-        """Return the embeddings (float32 N×D) of these images on all workers, each of which computes its part."""
-        found = torch.zeros(len(indices), self.kept.head.in_features, device=self.device)
-        size = max(1, EMBED_PIXELS // self.card.image_size**2)
-        rows = self.workers.share(torch.arange(len(indices), device=indices.device)).split(size)
-        for part, batch in zip(rows, split.ahead(indices[part] for part in rows), strict=True):
-            found[part.to(self.device)] = forward(self.kept, batch.pixels, self.card, self.dtype)[1]
-            embedded(len(part))
-        self.workers.complete(found, self.device)
-        return found
-
-
-def fitted(
-    features: Tensor,
-    labels: Tensor,
-    other: Tensor,
-    known: Tensor,
-    classes: int,
-    class_weights: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Return the weight (float32 C×D) and the bias (float32 C) of the head with the lowest log loss on other images.
-
-    features: float32 N×D, of labels int64 N. other, known: the same of the images that choose the strength.
-    class_weights: float32 C, of each class in the loss.
-    """
-    mean, deviation = features.mean(0), features.std(0).clamp(min=1e-6)
-    scaled, apart = (features - mean) / deviation, (other - mean) / deviation
-    parameters = torch.zeros(classes, features.shape[1] + 1, device=features.device, requires_grad=True)
-    best, lowest, worse = parameters.detach().clone(), float("inf"), 0
-    for strength in STRENGTHS:
-        _minimise(parameters, scaled, labels, strength, class_weights)
-        with torch.no_grad():
-            logits = F.linear(apart, parameters[:, :-1], parameters[:, -1])
-            loss = F.cross_entropy(logits, known, weight=class_weights).item()
-        if loss < lowest:
-            best, lowest, worse = parameters.detach().clone(), loss, 0
-        elif (worse := worse + 1) == WORSE:
-            break
-    weight = best[:, :-1] / deviation
-    return weight, best[:, -1] - weight @ mean
-
-
-def _minimise(
-    parameters: Tensor, features: Tensor, labels: Tensor, strength: float, class_weights: Tensor | None
-) -> None:
-    """Find the parameters (C×(D+1), the last column the bias) with the lowest loss, from those that are there."""
-    search = torch.optim.LBFGS(
-        [parameters], max_iter=STEPS, history_size=10, tolerance_change=1e-6, line_search_fn="strong_wolfe"
-    )
-
-    def loss() -> Tensor:
-        search.zero_grad()
-        logits = F.linear(features, parameters[:, :-1], parameters[:, -1])
-        value = F.cross_entropy(logits, labels, weight=class_weights)
-        value = value + strength / 2 * parameters[:, :-1].square().sum()
-        value.backward()
-        return value
-
-    search.step(loss)
 
 
 def _summary(logits: Tensor, labels: Tensor, classes: int) -> dict[str, float]:

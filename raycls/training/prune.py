@@ -57,6 +57,8 @@ def prune(
     smaller, described = pruning.pruned(network, card, share=share)
     before, after = (cost_of(each, of, timed=True) for each, of in ((network, card), (smaller, described)))
     progress.say(f"{parent.reference}: {before.macs:,} multiply-accumulates for an image, now {after.macs:,}")
+    # The statistics of batch norms were those of all channels.
+    settings = ["training.frozen_norms=false", *settings]
     config = configured(dataset.info, preset, settings=settings, init=described, use_gpu=use_gpu)
     progress.say("  ".join(f"{key}={value}" for key, value in config.flat().items()))
     with tempfile.TemporaryDirectory() as folder:

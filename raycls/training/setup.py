@@ -61,9 +61,9 @@ def check(config: Config, dataset: PackedDataset, workers: int = 1) -> None:
             f"optim.name=muon has learning rates for fastcnn, under which {config.network.name} does not learn: take "
             "adamw or sgd"
         )
-    if config.training.probe and network.head.bias is None:
+    if (config.training.probe or config.training.fitted_head) and network.head.bias is None:
         raise ConfigError(
-            f"the head of {config.network.name} has no bias, which a probe needs: take another network"
+            f"the head of {config.network.name} has no bias, which a probe or fitted_head needs: take another network"
         )
     if config.training.frozen_epochs >= config.training.epochs:
         raise ConfigError(

@@ -52,7 +52,7 @@ def test_the_recipe_is_that_of_a_trained_start(start: Path, digits: PackedDatase
     card = load_card(start)
     config = configured(digits.info, init=card)
     assert config.network.name == NETWORK
-    assert (config.optim.lr, config.optim.head_lr_factor, config.training.frozen_epochs) == (1e-4, 1.0, 0)
+    assert (config.optim.lr, config.training.fitted_head) == (1e-4, False)
 
 
 def test_another_network_does_not_get_the_channels(start: Path, digits: PackedDataset) -> None:

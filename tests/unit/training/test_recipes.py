@@ -84,11 +84,12 @@ def test_first_layers_that_start_anew_need_the_rates_of_random_weights(
 
 def test_weights_of_others_are_tuned_in_small_steps_with_their_own_statistics(info: DatasetInfo) -> None:
     config = configured(info, network="resnet18", pretrained=True, settings=["layer_decay=0.9"])
-    assert (config.optim.name, config.optim.lr, config.optim.head_lr_factor) == ("adamw", 3e-4, 10)
-    assert (config.optim.layer_decay, config.training.frozen_epochs) == (0.9, 1)
+    assert (config.optim.name, config.optim.lr, config.optim.layer_decay) == ("adamw", 3e-4, 0.9)
+    assert (config.training.fitted_head, config.training.frozen_norms) == (True, True)
     assert card_for(config, info).mean == (0.485, 0.456, 0.406)
     own = configured(info, network="cnn", pretrained=True)
     assert card_for(own, info).mean == info.mean
+    assert (own.optim.head_lr_factor, own.training.fitted_head) == (10, False)
 
 
 def test_a_probe_needs_a_trained_body(info: DatasetInfo) -> None:
@@ -105,19 +106,13 @@ def test_what_is_set_wins_over_the_recipe_of_weights_of_others(info: DatasetInfo
     assert (sgd.optim.name, sgd.optim.lr, sgd.optim.layer_decay) == ("sgd", 0.1, 0.7)
 
 
-def test_a_single_epoch_is_not_spent_on_the_head_alone(info: DatasetInfo) -> None:
-    for epochs, alone in ((1, 0), (2, 1), (10, 1)):
-        config = configured(info, network="resnet18", pretrained=True, settings=[f"epochs={epochs}"])
-        assert config.training.frozen_epochs == alone
-
-
 def test_a_model_of_a_public_network_goes_on_in_its_own_small_steps(info: DatasetInfo) -> None:
     settings = ["network.mirror=true"]
     parent = card_for(configured(info, network="resnet18", pretrained=True, settings=settings), info)
     again = configured(info, init=parent)
     assert again.network.mirror
     assert (again.optim.lr, again.optim.layer_decay) == (1e-4, 0.7)
-    assert (again.optim.head_lr_factor, again.training.frozen_epochs) == (1, 0)
+    assert (again.training.fitted_head, again.training.frozen_norms) == (False, True)
 
 
 def test_frozen_stages_see_each_image_once(info: DatasetInfo) -> None:
@@ -142,9 +137,3 @@ def test_public_weights_take_few_epochs_most_of_them_on_smaller_photographs(info
     assert fixed.training.reduced_share == 0  # it takes one size
     small = configured(info, "fast", network="resnet18", pretrained=True)
     assert (small.augment.crop, small.training.reduced_share) == (0, 0)
-
-
-def test_one_epoch_from_public_weights_trains_all_of_the_network(info: DatasetInfo) -> None:
-    for settings in ([], ["epochs=1"], ["epochs=2"]):
-        tuned = configured(info, "fast", network="resnet18", pretrained=True, settings=settings)
-        assert tuned.training.frozen_epochs < tuned.training.epochs
