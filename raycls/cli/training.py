@@ -65,8 +65,8 @@ Weights = Annotated[
     str | None,
     typer.Option(
         metavar="PATH|pretrained|none",
-        help="start from the weights in this file, from the network's public weights, or from random ones; default: "
-        "random, and pretrained for timm's networks",
+        help="start from the weights in this file (or in a folder, in the file that has the network's name), from the "
+        "network's public weights, or from random ones; default: random, and pretrained for timm's networks",
     ),
 ]
 Log = Annotated[
@@ -190,6 +190,7 @@ def configuration(
     from raycls.models.card import load_card
     from raycls.models.timm_networks import PREFIX
     from raycls.training.recipes import configured
+    from raycls.training.shared_weights import of_network
 
     card = load_card(registry.checkpoint(registry.resolve(init))) if init else None
     info = open_dataset(dataset).info
@@ -209,6 +210,7 @@ def configuration(
         )
     progress.say(f"{dataset}: " + "  ".join(f"{key}={value}" for key, value in config.flat().items()))
     if weights:
+        of_network(weights, config.network.name)  # before anything is started
         _say_size(config.network.name, info)
     return config
 
@@ -225,7 +227,7 @@ def _say_size(network: str, info: DatasetInfo) -> None:
 
 
 def weights_path(weights: str | None, network: str | None, init: str | None) -> str | None:
-    """Return how workers name the first weights: None (random), "pretrained", or a file, which all nodes can read."""
+    """Return how workers name the first weights: None (random), "pretrained", or files, which all nodes can read."""
     from raycls.models.card import CARD
     from raycls.models.timm_networks import PREFIX
     from raycls.models.weights import PRETRAINED
@@ -237,15 +239,16 @@ def weights_path(weights: str | None, network: str | None, init: str | None) -> 
     if weights in (PRETRAINED, "none"):
         return PRETRAINED if weights == PRETRAINED else None
     path = Path(weights).absolute()
-    if not path.is_file():
+    if not path.exists():
         raise UsageError(
-            f"no file of weights {weights}: give --weights a .pt, .pth or .safetensors file, pretrained or none"
+            f"no file of weights {weights}: give --weights a .pt, .pth or .safetensors file, a folder of them, "
+            "pretrained or none"
         )
-    if (path.parent / CARD).is_file():
+    if ((path if path.is_dir() else path.parent) / CARD).is_file():
         raise UsageError(
             f"{weights} is a checkpoint of raycls, whose images have a normalisation of their own: start from the "
             "registered model with --init MODEL, like --init pets/3"
         )
-    from raycls.training.shared_weights import shared
+    from raycls.training.shared_weights import shared, shared_folder
 
-    return shared(str(path))
+    return shared_folder(str(path)) if path.is_dir() else shared(str(path))

@@ -2,6 +2,8 @@
 
     source = shared("/home/ada/body.pt")       # "storage:weights/3f…/body.pt" where the nodes share a storage path
     on_this_node(source)                       # the path of a file on this node
+    source = shared_folder("/home/ada/weights")                    # a file for each of several networks
+    on_this_node(source, "timm/mobilenetv4_conv_small")            # its mobilenetv4_conv_small.pth
 
 Without RAYCLS_STORAGE there is one machine, and the path itself is used. A node copies a file once, into its cache.
 """
@@ -9,6 +11,7 @@ Without RAYCLS_STORAGE there is one machine, and the path itself is used. A node
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import tempfile
 from pathlib import Path, PurePosixPath
@@ -16,9 +19,11 @@ from pathlib import Path, PurePosixPath
 from raycls import home
 from raycls.data.files import copy_files, shown
 from raycls.errors import SourceError
+from raycls.models.timm_networks import PREFIX
 
 SHARED = "storage:"
 FOLDER = "weights"
+KINDS = (".pt", ".pth", ".safetensors")
 
 
 def shared(path: str) -> str:
@@ -45,11 +50,41 @@ def shared(path: str) -> str:
     return f"{SHARED}{place}"
 
 
-def on_this_node(source: str) -> str:
+def shared_folder(path: str) -> str:
+    """Return how all nodes name the files of a folder: one text for all, by the networks that they are named after.
+
+    path: absolute, of a folder. Raises SourceError where there are no files of weights, or one cannot be copied.
+    """
+    files = {file.stem: file for file in sorted(Path(path).iterdir()) if file.suffix in KINDS}
+    if not files:
+        raise SourceError(f"{path} has no {', '.join(KINDS)} files: name each after its network")
+    return json.dumps({name: shared(str(file)) for name, file in files.items()})
+
+
+def of_network(source: str, network: str) -> str:
+    """Return the source of one network's weights, of what `shared` or `shared_folder` has returned.
+
+    Raises SourceError where the folder had no file of its name.
+    """
+    if not source.startswith("{"):
+        return source
+    files: dict[str, str] = json.loads(source)
+    name = network.removeprefix(PREFIX)
+    if name not in files:
+        raise SourceError(
+            f"the folder of weights has no {name}{KINDS[1]}: it has {', '.join(files)}, of which each file is for the "
+            "network that it is named after"
+        )
+    return files[name]
+
+
+def on_this_node(source: str, network: str = "") -> str:
     """Return the path of the file on this node, to which it is copied where it is not here yet.
 
-    source: what `shared` has returned, or `pretrained`, which stays. Raises SourceError.
+    source: what `shared` or `shared_folder` has returned, or `pretrained`, which stays. network: whose file of a folder
+    it is. Raises SourceError.
     """
+    source = of_network(source, network)
     if not source.startswith(SHARED):
         return source
     from pyarrow.fs import FileSystem

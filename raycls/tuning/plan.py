@@ -13,9 +13,12 @@ from raycls.config import Config, override, validated
 from raycls.data.packed import DatasetInfo
 from raycls.data.prepare import open_or_prepare
 from raycls.errors import UsageError
+from raycls.models.timm_networks import PREFIX
+from raycls.models.weights import PRETRAINED
 from raycls.registry.policy import UNBALANCED, default_metric
 from raycls.training import setup
 from raycls.training.sampling import images_in_use
+from raycls.training.shared_weights import of_network
 from raycls.tuning import space as spaces
 from raycls.tuning.space import Space
 from raycls.tuning.spec import StudySpec
@@ -71,6 +74,7 @@ def plan(
             spaces.architectures(config, dataset.info.image_size) if timed else {}
         )
     spaces.check(space, config)
+    _check_weights(options.get("weights"), config, space)
     for path, domain in space.items():
         for value in domain.ends():
             setup.check(spaces.configured(short, {path: spaces.encoded(value)}), dataset, workers)
@@ -105,6 +109,20 @@ def plan(
     spec = validated(StudySpec, asked | options)
     check_room(spec)
     return spec
+
+
+def _check_weights(weights: str | None, config: Config, space: Space) -> None:
+    """Raise SourceError or UsageError where a network of the study has no weights of its own to start from."""
+    searched = space.get("network.name")
+    if weights is None or weights == PRETRAINED or searched is None:
+        return
+    if of_network(weights, config.network.name) == weights:
+        raise UsageError(
+            "one file of weights does not fit several networks: give --weights a folder with a file for each, named "
+            f"after it, such as {config.network.name.removeprefix(PREFIX)}.pth, or pretrained"
+        )
+    for name in searched.choices or ():
+        of_network(weights, name)
 
 
 def _with_metric(config: Config, info: DatasetInfo) -> Config:

@@ -63,7 +63,9 @@ def test_batch_norms_keep_the_statistics_of_the_start(
     training = start(override(tiny_steps, [f"frozen_norms={str(frozen).lower()}", "lr=1e-3"]), digits)
     before = {key: value.clone() for key, value in training.kept.state_dict().items()}
     list(training.epochs())
-    changed = {key for key, value in training.kept.state_dict().items() if not torch.equal(value, before[key])}
+    changed = {
+        key for key, value in training.kept.state_dict().items() if not torch.equal(value, before[key])
+    }
     statistics = {key for key in before if key.endswith(("running_mean", "running_var"))}
     assert statistics
     assert changed & statistics == (set() if frozen else statistics)

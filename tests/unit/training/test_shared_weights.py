@@ -46,6 +46,28 @@ def test_another_node_copies_it_once(
     assert [path.name for path in here.parent.iterdir()] == ["body.pt"]
 
 
+def test_each_network_gets_the_file_of_its_name(
+    home: Path, storage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    for name in ("a.in1k", "b"):
+        torch.save({"x": torch.ones(len(name))}, folder / f"{name}.pth")
+    (folder / "notes.txt").write_text("where they come from")
+    source = weights_path(str(folder), "timm/b", None)
+    assert source
+    monkeypatch.setenv("RAYCLS_HOME", str(tmp_path / "other"))
+    assert len(torch.load(on_this_node(source, "timm/a.in1k"))["x"]) == len("a.in1k")
+    assert len(torch.load(on_this_node(source, "b"))["x"]) == 1
+    with pytest.raises(SourceError, match=r"has no c.pth: it has a.in1k, b, of which each"):
+        on_this_node(source, "timm/c")
+
+
+def test_a_folder_without_weights_is_refused(home: Path, tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=r"has no \.pt, \.pth, \.safetensors files: name each after"):
+        weights_path(str(tmp_path), None, None)
+
+
 def test_two_files_of_one_name_are_two(home: Path, storage: Path, file: Path) -> None:
     first = shared(str(file))
     assert shared(str(file)) == first
