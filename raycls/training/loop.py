@@ -31,6 +31,7 @@ from raycls.training import ending, seal
 from raycls.training.data_parallel import DataParallel, synchronised
 from raycls.training.depthwise import depthwise_in_float32
 from raycls.training.first_weights import first_weights
+from raycls.training.folded_norms import fold_norms
 from raycls.training.frozen import FrozenStages, frozen_stages
 from raycls.training.linear_head import fit_head
 from raycls.training.loss import cross_entropy
@@ -101,7 +102,12 @@ def start(
     train = Split(dataset, "train", device, images_in_use(config, dataset))
     val = Split(dataset, "val", device)
     first_weights(network, card, train, init=init, weights=weights, workers=workers)
-    network = synchronised(network, workers, config.training.batch_size, device)
+    if config.training.frozen_norms:
+        fold_norms(network, card.image_size)
+    else:
+        network = synchronised(network, workers, config.training.batch_size, device)
+    if device.type == "cpu" and compute_dtype(config.training.precision, device) != torch.float32:
+        depthwise_in_float32(network)
     if config.training.probe:
         training: Training | Probe = Probe(config, card, network, train, val, workers, started)
     else:
@@ -138,8 +144,6 @@ class Training:
         self.train, self.val, self._started = train, val, started
         self.device = next(network.parameters()).device
         self.dtype = compute_dtype(config.training.precision, self.device)
-        if self.device.type == "cpu" and self.dtype != torch.float32:
-            depthwise_in_float32(network)
         self.optimizer = Optimizer(network, config.optim, config.training.batch_size, self.dtype)
         self.parallel = DataParallel(network, workers, self.device)
         self.order = EpochOrder(config, train, workers.rank)
