@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -36,9 +37,10 @@ def measure(options: argparse.Namespace) -> Iterator[results_page.Document]:
     part, dataset, seeds, pairs = options.part, options.dataset, options.seeds, options.pairs
     arguments: dict[str, Any] = {"dataset": dataset}
     if part == "presets":
-        arguments |= {"preset": options.preset, "settings": options.set}
-        rows = training_parts.presets(dataset, options.preset, seeds, PEER, options.set)
-        name = f"presets-{options.preset}"
+        arguments |= {"preset": options.preset, "settings": options.set, "refit": options.refit}
+        rows = training_parts.presets(dataset, options.preset, seeds, PEER, options.set, refit=options.refit)
+        parts = ["presets", options.preset, *(["refit"] if options.refit else ()), *options.set]
+        name = re.sub(r"[^a-z0-9]+", "-", "-".join(parts).lower())
     elif part == "ray":
         arguments |= {"workers": options.workers, "threads": options.threads}
         rows = training_parts.ray(dataset, pairs, options.workers, options.threads)
@@ -75,6 +77,9 @@ def main(arguments: list[str]) -> None:
         "--set", action="append", default=[], metavar="KEY=VALUE", help="presets: change a setting"
     )
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder for the results")
+    parser.add_argument(
+        "--refit", action="store_true", help="presets: train on train and val, as a refit does"
+    )
     options = parser.parse_args(arguments)
     open_dataset(options.dataset)
 

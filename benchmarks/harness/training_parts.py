@@ -21,6 +21,7 @@ from typing import Any
 from raycls import cluster, progress, registry
 from raycls.cluster.environment import ALLOCATOR
 from raycls.config import Config, override
+from raycls.data.subsets import Subset
 from raycls.data.versions import open_dataset
 from raycls.errors import BenchmarkError
 from raycls.models.card import load_card
@@ -48,15 +49,18 @@ LEVERS: dict[str, tuple[list[str], dict[str, str], tuple[int, int]]] = {
 }
 
 
-def presets(dataset: str, name: str, seeds: list[int], peer: Path, settings: list[str]) -> Iterator[Row]:
+def presets(
+    dataset: str, name: str, seeds: list[int], peer: Path, settings: list[str], *, refit: bool = False
+) -> Iterator[Row]:
     """For each seed, run the whole preset under Ray Train, with an epoch of the plain peer before it and after it.
 
-    The row has the mean of the two epochs, because the machine's speed changes within minutes.
+    The row has the mean of the two epochs, because the machine's speed changes within minutes. refit: train on the
+    splits train and val together, and keep the last epoch.
     """
     configs = {seed: _config(dataset, name, [*settings, f"training.seed={seed}"]) for seed in seeds}
     for seed, config in configs.items():
         before = _peer_epoch(peer, dataset, seed)
-        row = under_ray(config, dataset)
+        row = under_ray(config, dataset, subset=Subset() if refit else None)
         after = _peer_epoch(peer, dataset, seed)
         yield {"seed": seed, **row} | {key: statistics.mean((before[key], after[key])) for key in before}
 
@@ -131,6 +135,7 @@ def under_ray(
     cpus: int | None = None,
     workers: int | None = None,
     init: str | None = None,
+    subset: Subset | None = None,
 ) -> Row:
     """Train under Ray Train and return the metrics. With cpus, a new Ray with so many CPUs is started for the run."""
     import ray as core
@@ -144,12 +149,12 @@ def under_ray(
                 f"a Ray with {cores} CPUs is running, but the measurement needs one with {cpus}: stop it with "
                 "`raycls down` and unset RAY_ADDRESS"
             )
-        result = train(dataset, config, workers=workers, register=False, init=init)
+        result = train(dataset, config, workers=workers, register=False, init=init, subset=subset)
     finally:
         if cpus is not None:
             core.shutdown()
     names = ("images_per_s", "test_accuracy", "test_macro_accuracy", "val_accuracy")
-    figures = {name: result.metrics[name] for name in names}
+    figures = {name: result.metrics[name] for name in names if name in result.metrics}
     return {"train_seconds": result.metrics["total_train_seconds"], **figures}
 
 
