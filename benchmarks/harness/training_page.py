@@ -24,9 +24,9 @@ HEAD = """\
 # Training
 
 Each table has its date and n. Both sides of a pair were measured in turns. Accuracy is on the test split, without
-test-time augmentation unless `network.mirror` is set. The kept epoch is chosen on the validation split; a *refit* learns
-from that split too, and keeps its last epoch. Time is that of the training loop, with whitening, augmentation and
-validation, without the start of processes.
+test-time augmentation unless `network.mirror` is set. The kept epoch is chosen on the validation split; a *refit*
+learns from that split too, and keeps its last epoch. Time is that of the training loop, with whitening, augmentation
+and validation, without the start of processes.
 
 The peer is `benchmarks/peers/plain_cnn.py`: two convolutions, Adam, batches of 64, a DataLoader over PIL transforms.
 Its epoch is the pass over the training split alone. From 22 November 2026 on, it is the mean of one epoch before the
