@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from raycls.errors import ConfigError
 
 ANSWER_S = 5  # longest wait for the first answer of the host of public weights, seconds
-BATCH_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)  # the second one is of several GPUs
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)  # the last one is of several GPUs
 Channels = tuple[float, float, float]
 Statistics = tuple[Channels, Channels]  # mean and standard deviation, in units of the 0..1 range
 

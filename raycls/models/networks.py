@@ -232,6 +232,13 @@ def takes_any_size(name: str) -> bool:
     return name != "mlp"  # which has one weight for each pixel
 
 
+def has_batch_norms(name: str) -> bool:
+    """Return whether a network with public weights has batch norms. Raises ConfigError."""
+    with torch.device("meta"):  # nothing is computed
+        network = build(name, num_classes=2, image_size=native_side(name))
+    return any(isinstance(module, BATCH_NORMS) for module in network.modules())
+
+
 def native_side(name: str) -> int:
     """Return the side of the images that a network's public weights learned from, pixels. Raises ConfigError."""
     if name.startswith(timm_networks.PREFIX):

@@ -29,8 +29,8 @@ from raycls.models.forward import compute_dtype
 from raycls.models.networks import freeze_body, freeze_statistics
 from raycls.training import ending, seal
 from raycls.training.data_parallel import DataParallel, synchronised
-from raycls.training.depthwise import depthwise_in_float32
 from raycls.training.first_weights import first_weights
+from raycls.training.float32_layers import keep_in_float32
 from raycls.training.folded_norms import fold_norms
 from raycls.training.frozen import FrozenStages, frozen_stages
 from raycls.training.linear_head import fit_head
@@ -107,7 +107,7 @@ def start(
     else:
         network = synchronised(network, workers, config.training.batch_size, device)
     if device.type == "cpu" and compute_dtype(config.training.precision, device) != torch.float32:
-        depthwise_in_float32(network)
+        keep_in_float32(network)
     if config.training.probe:
         training: Training | Probe = Probe(config, card, network, train, val, workers, started)
     else:

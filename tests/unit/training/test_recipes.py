@@ -84,8 +84,10 @@ def test_first_layers_that_start_anew_need_the_rates_of_random_weights(
 
 def test_weights_of_others_are_tuned_in_small_steps_with_their_own_statistics(info: DatasetInfo) -> None:
     config = configured(info, network="resnet18", pretrained=True, settings=["layer_decay=0.9"])
-    assert (config.optim.name, config.optim.lr, config.optim.layer_decay) == ("adamw", 3e-4, 0.9)
+    assert (config.optim.name, config.optim.lr, config.optim.layer_decay) == ("adamw", 1e-3, 0.9)
     assert (config.training.fitted_head, config.training.frozen_norms) == (True, True)
+    others = configured(info, network="timm/test_convnext.r160_in1k", pretrained=True)
+    assert (others.optim.lr, others.optim.layer_decay, others.training.frozen_norms) == (3e-4, 0.7, False)
     assert card_for(config, info).mean == (0.485, 0.456, 0.406)
     own = configured(info, network="cnn", pretrained=True)
     assert card_for(own, info).mean == info.mean
@@ -103,7 +105,7 @@ def test_what_is_set_wins_over_the_recipe_of_weights_of_others(info: DatasetInfo
     config = configured(info, pretrained=True, settings=["label_smoothing=0", "weight_decay=0.3"])
     assert (config.optim.name, config.optim.label_smoothing, config.optim.weight_decay) == ("adamw", 0, 0.3)
     sgd = configured(info, network="resnet18", pretrained=True, settings=["optim.name=sgd"])
-    assert (sgd.optim.name, sgd.optim.lr, sgd.optim.layer_decay) == ("sgd", 0.1, 0.7)
+    assert (sgd.optim.name, sgd.optim.lr, sgd.optim.layer_decay) == ("sgd", 0.1, 0.85)
 
 
 def test_a_model_of_a_public_network_goes_on_in_its_own_small_steps(info: DatasetInfo) -> None:
@@ -111,7 +113,7 @@ def test_a_model_of_a_public_network_goes_on_in_its_own_small_steps(info: Datase
     parent = card_for(configured(info, network="resnet18", pretrained=True, settings=settings), info)
     again = configured(info, init=parent)
     assert again.network.mirror
-    assert (again.optim.lr, again.optim.layer_decay) == (1e-4, 0.7)
+    assert (again.optim.lr, again.optim.layer_decay) == (1e-4, 0.85)
     assert (again.training.fitted_head, again.training.frozen_norms) == (False, True)
 
 

@@ -1,4 +1,4 @@
-"""Depthwise convolutions compute in float32 under autocast, and nothing else does."""
+"""Convolutions that compute in float32 under autocast: depthwise ones, and those of maps below their stride."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import copy
 import torch
 from torch import nn
 
-from raycls.training.depthwise import depthwise_in_float32
+from raycls.training.float32_layers import keep_in_float32
 
 
 def _network() -> nn.Sequential:
@@ -25,7 +25,7 @@ def test_depthwise_layers_alone_compute_in_float32() -> None:
     network, images = _network(), torch.randn(2, 3, 8, 8)
     with torch.no_grad():
         exact = network(images)
-    depthwise_in_float32(network)
+    keep_in_float32(network)
     found: list[torch.dtype] = []
     for layer in network:
         layer.register_forward_hook(lambda layer, inputs, output: found.append(output.dtype))
@@ -39,7 +39,7 @@ def test_depthwise_layers_alone_compute_in_float32() -> None:
 
 def test_a_copy_of_the_network_has_its_own_weights() -> None:
     network, images = _network(), torch.randn(2, 3, 8, 8)
-    depthwise_in_float32(network)
+    keep_in_float32(network)
     other = copy.deepcopy(network)
     with torch.no_grad():
         usual = network(images)
@@ -47,3 +47,15 @@ def test_a_copy_of_the_network_has_its_own_weights() -> None:
             each.zero_()
         assert torch.equal(network(images), usual)
         assert torch.equal(other(images), torch.zeros_like(usual))
+
+
+def test_a_stride_beyond_the_map_computes_in_float32() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2, padding=1), nn.Conv2d(4, 4, 3, stride=2, padding=1))
+    keep_in_float32(network)
+    found: list[torch.dtype] = []
+    for layer in network:
+        layer.register_forward_hook(lambda layer, inputs, output: found.append(output.dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        network(torch.randn(2, 3, 2, 2))
+        network(torch.randn(2, 3, 4, 4))
+    assert found == [torch.bfloat16, torch.float32, torch.bfloat16, torch.bfloat16]
