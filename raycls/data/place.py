@@ -104,7 +104,8 @@ class Folder:
     def put(self, path: str, data: bytes) -> None:
         target = self._root / path
         target.parent.mkdir(parents=True, exist_ok=True)
-        aside = target.with_name(f"{uuid.uuid4().hex}{ASIDE}")
+        # Hidden: who reads a folder of Parquet leaves out such names.
+        aside = target.with_name(f".{uuid.uuid4().hex}{ASIDE}")
         try:
             with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, self._mode), "wb") as file:
                 file.write(data)
@@ -171,7 +172,7 @@ class Bucket:
             return
         above = target.rpartition("/")[0]
         self._filesystem.create_dir(above, recursive=True)
-        aside = f"{above}/{uuid.uuid4().hex}{ASIDE}"
+        aside = f"{above}/.{uuid.uuid4().hex}{ASIDE}"
         self._write(aside, data)
         self._filesystem.move(aside, target)
 
