@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, get_args
+from typing import Annotated
 
 import typer
 
 from raycls import progress
 from raycls.cli.output import AsJson, print_json
-from raycls.errors import UsageError
 
 app = typer.Typer()
 
@@ -42,11 +41,11 @@ def score(
     """
     with progress.bar("loading Ray"):
         from raycls import scoring
-        from raycls.scoring.ledger import Format
+        from raycls.scoring.ledger import known_format
 
-    if format not in (formats := get_args(Format)):
-        raise UsageError(f"--format {format}: choose one of {', '.join(formats)}")
-    scored = scoring.score(model, source, output, format=format, top_k=top_k, embedding=embedding)
+    scored = scoring.score(
+        model, source, output, format=known_format(format), top_k=top_k, embedding=embedding
+    )
     if as_json:
         print_json(scored.as_json())
         return

@@ -16,7 +16,7 @@ import json
 import re
 from collections.abc import Iterator
 from functools import cached_property
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -27,7 +27,7 @@ from raycls.data.files import shown
 from raycls.data.place import Place, place_at
 from raycls.data.sources.pictures import Picture
 from raycls.engines.rejection import Rejection
-from raycls.errors import DataError
+from raycls.errors import DataError, UsageError
 from raycls.scoring.parts import PartSize
 
 Format = Literal["parquet", "csv"]
@@ -194,6 +194,14 @@ class Ledger:
             f"{shown(self._output)} cannot be {done}: {reason}. What is written there stays: mend that, and run the "
             "same command again"
         )
+
+
+def known_format(name: str) -> Format:
+    """Return the format of this name. Raises UsageError."""
+    found: Format | None = next((each for each in get_args(Format) if each == name), None)
+    if found is None:
+        raise UsageError(f"scores are written as {' or '.join(get_args(Format))}, and not as {name}")
+    return found
 
 
 def parquet_bytes(table: pa.Table) -> bytes:

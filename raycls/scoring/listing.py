@@ -48,7 +48,7 @@ def part_numbers(source: PictureSource, output: str, written: Set[int], options:
 
     class Listed(Datasource):
         def get_read_tasks(self, *_: Any, **__: Any) -> list[ReadTask]:
-            return [ReadTask(blocks, BlockMetadata(None, None, None, None))]
+            return [ReadTask(blocks, BlockMetadata(num_rows=None, size_bytes=None, exec_stats=None))]
 
         def estimate_inmemory_data_size(self) -> None:
             return None

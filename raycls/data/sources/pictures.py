@@ -70,7 +70,10 @@ def find(source: str) -> PictureSource:
 
     Raises UsageError if there is nothing, and UnknownDatasetError.
     """
-    address = source if is_uri(source) else str(Path(source).expanduser().absolute())
+    path, mark, query = source.partition("?")
+    address = f"{path.rstrip('/')}{mark}{query}"  # of a URI
+    if not is_uri(source):
+        address = str(Path(source).expanduser().absolute())
     try:
         kind = exists(address)
     except OSError as error:

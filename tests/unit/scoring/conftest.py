@@ -47,7 +47,11 @@ def make_task(version: ModelVersion, tmp_path: Path) -> MakeTask:
     """Begin the scoring of a source into `tmp_path/scores`, as `score` does before it starts Ray."""
 
     def make(
-        source: Path | str, *, size: PartSize | None = None, rejection: Rejection | None = None, **options: Any
+        source: Path | str,
+        *,
+        size: PartSize | None = None,
+        rejection: Rejection | None = None,
+        **options: Any,
     ) -> Task:
         found = find(str(source))
         chosen = {"format": "parquet", "top_k": 3, "embedding": False, "engine": "reference"} | options
@@ -108,5 +112,7 @@ def photos(digits: PackedDataset, tmp_path: Path) -> Path:
 def table(photos: Path) -> Path:
     """A table beside the folder, with two pictures, one that is not there, and a row without a path."""
     file = photos.with_name("list.parquet")
-    pq.write_table(pa.table({"path": ["photos/0/00.png", str(photos / "0/01.png"), "nowhere.png", None]}), file)
+    pq.write_table(
+        pa.table({"path": ["photos/0/00.png", str(photos / "0/01.png"), "nowhere.png", None]}), file
+    )
     return file

@@ -98,7 +98,9 @@ def full_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_full_disk_is_told_and_leaves_nothing_half_written(full_disk: Path) -> None:
     ledger = Ledger(str(full_disk))
     ledger.write_part(0, b"x" * 20_000, "csv")
-    with pytest.raises(DataError, match=r"cannot be written: No space left on device. What is written there stays"):
+    with pytest.raises(
+        DataError, match=r"cannot be written: No space left on device. What is written there stays"
+    ):
         ledger.write_part(1, b"x" * 90_000, "csv")
     assert ledger.written() == {0}
     assert [file.name for file in full_disk.iterdir()] == ["part-00000000.csv"]

@@ -50,7 +50,9 @@ def test_a_source_that_changed_while_it_was_listed_is_refused(make_task: MakeTas
     ledger = Ledger(task.output)
     list(itertools.islice(list_parts(task.source, ledger), 2))
     (photos / "0" / "000.png").write_bytes(b"new")
-    with pytest.raises(DataError, match="has changed since its listing was broken off: score it into a new output"):
+    with pytest.raises(
+        DataError, match="has changed since its listing was broken off: score it into a new output"
+    ):
         list(list_parts(task.source, ledger))
 
 

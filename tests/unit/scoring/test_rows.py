@@ -23,7 +23,9 @@ REJECTION = Rejection(
 )
 
 
-def rows_of(kind: Format, *, top_k: int = 2, rejection: Rejection | None = None, embedding: bool = False) -> Rows:
+def rows_of(
+    kind: Format, *, top_k: int = 2, rejection: Rejection | None = None, embedding: bool = False
+) -> Rows:
     plan = Plan(
         model="pets",
         version="pets/3",
@@ -66,7 +68,11 @@ def test_the_rows_of_a_part_are_in_order_and_those_with_errors_have_nulls() -> N
 
 
 def test_more_classes_than_there_are_is_all_of_them_and_zero_is_no_column() -> None:
-    assert [each["class_index"] for each in rows_of("parquet", top_k=9).table().to_pylist()[0]["top_k"]] == [1, 2, 0]
+    assert [each["class_index"] for each in rows_of("parquet", top_k=9).table().to_pylist()[0]["top_k"]] == [
+        1,
+        2,
+        0,
+    ]
     assert "top_k" not in rows_of("parquet", top_k=0).table().column_names
 
 
@@ -98,5 +104,7 @@ def test_a_part_of_errors_alone_has_the_columns_of_any_other() -> None:
     plan = rows_of("parquet", embedding=True)._plan
     none = Rows(plan, CLASSES)
     none.add(["x"], [None], ["gone"], np.empty((0, 3), np.float32), np.empty((0, 0), np.float32))
-    read = [pq.read_table(pa.BufferReader(rows.file())) for rows in (none, rows_of("parquet", embedding=True))]
+    read = [
+        pq.read_table(pa.BufferReader(rows.file())) for rows in (none, rows_of("parquet", embedding=True))
+    ]
     assert read[0].schema.equals(read[1].schema)

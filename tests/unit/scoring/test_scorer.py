@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,6 +29,7 @@ from raycls.scoring.scorer import Scorer
 from raycls.serving.settings import FORMATS
 from tests.predict import encoded
 from tests.unit.scoring.conftest import MakeTask, score_all, scores_of
+from tests.unit.scoring.test_ledger import NOBODY
 
 
 def test_a_folder_has_a_row_for_each_file_with_the_predictors_answer(
@@ -75,6 +78,31 @@ def test_what_cannot_be_read_is_a_row_that_says_why(
     }
 
 
+def test_a_file_and_a_folder_without_rights_are_rows(make_task: MakeTask, photos: Path) -> None:
+    if os.geteuid():
+        pytest.skip("becoming another user takes root")
+    # pytest's own folders are closed to others.
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o755)
+    shutil.copytree(photos / "2", folder / "photos")
+    (folder / "photos" / "20.png").chmod(0)
+    (folder / "photos" / "closed").mkdir(mode=0)
+    task = replace(make_task(folder / "photos"), output=str(folder / "scores"))
+    (folder / "scores").mkdir()
+    shutil.chown(folder / "scores", NOBODY)
+    scorer = Scorer(task)
+    try:
+        os.seteuid(NOBODY)
+        Ledger(task.output).begin(task.plan)
+        assert list(list_parts(task.source, Ledger(task.output))) == [0]
+        assert scorer.score(0) == Counts(11, 2, 0)
+    finally:
+        os.seteuid(0)
+    errors = {row["path"]: row["error"] for row in scores_of(task) if row["error"]}
+    shutil.rmtree(folder)
+    assert errors == {"20.png": "Permission denied", "closed": "Permission denied"}
+
+
 def test_a_table_of_paths_and_one_of_bytes_score_as_the_folder_does(
     make_task: MakeTask, photos: Path, table: Path
 ) -> None:
@@ -94,7 +122,9 @@ def test_a_table_of_paths_and_one_of_bytes_score_as_the_folder_does(
 
     held = [(photos / f"{index // 10}" / f"{index:02}.png").read_bytes() for index in range(30)]
     pq.write_table(pa.table({"bytes": [*held, None]}), photos.with_name("bytes.parquet"), row_group_size=8)
-    task = replace(make_task(photos.with_name("bytes.parquet"), size=PartSize(pictures=5)), output=f"{task.output}-b")
+    task = replace(
+        make_task(photos.with_name("bytes.parquet"), size=PartSize(pictures=5)), output=f"{task.output}-b"
+    )
     Ledger(task.output).begin(task.plan)
     assert score_all(task) == Counts(31, 1, 0)
     for index, row in enumerate(scores_of(task)[:30]):
@@ -104,7 +134,9 @@ def test_a_table_of_paths_and_one_of_bytes_score_as_the_folder_does(
         assert row["confidence"] == pytest.approx(expected["confidence"], abs=1e-6)
 
 
-def test_a_dataset_version_scores_its_pixels(make_task: MakeTask, digits: PackedDataset, directory: Path) -> None:
+def test_a_dataset_version_scores_its_pixels(
+    make_task: MakeTask, digits: PackedDataset, directory: Path
+) -> None:
     task = make_task("digits")
     counted = score_all(task)
     assert counted == Counts(sum(digits.info.counts.values()), 0, 0)
@@ -120,7 +152,13 @@ def test_the_network_is_fed_the_bytes_that_serving_feeds_it(
     make_task: MakeTask, tmp_path: Path, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`Inference.decode` is what a replica calls for each picture of a request."""
-    forms = [("RGB", "JPEG", 6), ("LA", "PNG", None), ("P", "GIF", None), ("CMYK", "JPEG", None), ("I;16", "PNG", 3)]
+    forms = [
+        ("RGB", "JPEG", 6),
+        ("LA", "PNG", None),
+        ("P", "GIF", None),
+        ("CMYK", "JPEG", None),
+        ("I;16", "PNG", 3),
+    ]
     (tmp_path / "forms").mkdir()
     for number, (mode, kind, turned) in enumerate(forms):
         (tmp_path / "forms" / f"{number}").write_bytes(encoded(number, mode, kind, orientation=turned))
