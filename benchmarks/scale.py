@@ -2,7 +2,9 @@
 
     python benchmarks/scale.py score --model cifar10/1 --images small/ --pictures 60000 --name small
     python benchmarks/scale.py score --model photos/1 --images photos/ --pictures 6000 --name photographs
+    python benchmarks/scale.py nodes --model cifar10/1 --images small/ --pictures 60000       # as root
     python benchmarks/scale.py kills --model cifar10/1 --images small/ --pictures 200000
+    python benchmarks/scale.py kills --node --model cifar10/1 --images small/ --pictures 200000   # as root
     python benchmarks/scale.py memory --model cifar10/1 --images small/ --rows 1000000
 
 Each needs a registered version, and a folder of pictures, which are repeated. `benchmarks/photographs.py` makes
@@ -18,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from harness import results_page, scale_kills, scale_scoring
+from harness import results_page, scale_kills, scale_nodes, scale_scoring
 from harness.results_page import Document, median, ratio, table
 
 from raycls import command, registry
@@ -26,7 +28,7 @@ from raycls import command, registry
 RESULTS = Path(__file__).parent / "results"
 HEAD = """# Pictures by the million
 
-Made by `python benchmarks/scale.py score`, `kills` and `memory`.
+Made by `python benchmarks/scale.py score`, `nodes`, `kills` and `memory`.
 """
 SCORING = """## Scoring, beside bare processes and a DataLoader loop
 
@@ -37,10 +39,16 @@ kernel's memory. The goals: 0.9 of the bare processes; 1.5 times the loop with p
 pictures; a start of at most 15 s.
 
 """
+NODES = """## Two nodes
+
+Two nodes of one core each against one, in turns. The nodes are namespaces that share the machine's files; the goal is
+1.8. Ray's head and the driver have no core of their own: they take from both nodes, and with one node from neither.
+
+"""
 KILLS = """## Kills
 
-`raycls score` with SIGKILL for its driver or for one of its actors, at random moments. A driver that was killed is
-started again with the same command.
+`raycls score` with SIGKILL for its driver or for one of its actors, at random moments, or with the end of one of two
+nodes. A driver that was killed is started again with the same command, and a node with the same `ray start`.
 
 """
 MEMORY = """## Memory
@@ -73,6 +81,18 @@ def scoring_section(documents: dict[str, Document]) -> str:
     return SCORING + table(header, lines)
 
 
+def nodes_section(documents: dict[str, Document]) -> str:
+    (document,) = documents.values()
+    rows = document["rows"]
+    line = (
+        f"{median(rows, 'nodes_1'):,.0f}",
+        f"{median(rows, 'nodes_2'):,.0f}",
+        ratio([row["nodes_2"] / row["nodes_1"] for row in rows]),
+        len(rows),
+    )
+    return NODES + table(("one node, pictures/s", "two nodes", "ratio", "pairs"), [line])
+
+
 def kills_section(documents: dict[str, Document]) -> str:
     header = ("pictures", "kills", "rows", "twice", "missing")
     lines = [
@@ -99,7 +119,12 @@ def memory_section(documents: dict[str, Document]) -> str:
     return head + table(("seconds", "parts", "driver", "actors", "machine"), lines)
 
 
-SECTIONS = {"score": scoring_section, "kills": kills_section, "memory": memory_section}
+SECTIONS = {
+    "score": scoring_section,
+    "nodes": nodes_section,
+    "kills": kills_section,
+    "memory": memory_section,
+}
 
 
 def main(arguments: list[str]) -> None:
@@ -109,6 +134,7 @@ def main(arguments: list[str]) -> None:
     parts = parser.add_subparsers(dest="part", required=True)
     for name, what in (
         ("score", "pictures/s beside bare processes and a DataLoader loop"),
+        ("nodes", "two nodes of one core against one"),
         ("kills", "whether every picture is scored once"),
         ("memory", "the memory of a long scoring"),
     ):
@@ -123,12 +149,15 @@ def main(arguments: list[str]) -> None:
         if name == "score":
             part.add_argument("--name", default="small", help="of the table's row")
             part.add_argument("--rounds", type=int, default=5)
+        if name == "nodes":
+            part.add_argument("--pairs", type=int, default=3)
         if name == "kills":
+            part.add_argument("--node", action="store_true", help="kill one of two nodes")
             part.add_argument("--kills", type=int, default=20)
             part.add_argument("--seed", type=int, default=0)
     given = parser.parse_args(arguments)
     version = registry.resolve(given.model)
-    measure = {"score": scored, "kills": killed, "memory": remembered}[given.part]
+    measure = {"score": scored, "nodes": beside, "kills": killed, "memory": remembered}[given.part]
     _, document = results_page.keep_last(given.output, "scale", measure(version, given))
     results_page.write(given.output, "scale", HEAD, SECTIONS)
     print(json.dumps(document))
@@ -146,11 +175,22 @@ def scored(version: registry.ModelVersion, given: argparse.Namespace) -> Iterato
             yield results_page.document(f"score-{given.name}", facts, list(rows))
 
 
+def beside(version: registry.ModelVersion, given: argparse.Namespace) -> Iterator[Document]:
+    facts = {"model": version.reference, "pictures": given.pictures}
+    with scale_scoring.pictures_like(given.images, given.pictures) as (copies, _):
+        for rows in scale_nodes.pairs(version.reference, copies, given.pairs):
+            yield results_page.document("nodes", facts, list(rows))
+
+
 def killed(version: registry.ModelVersion, given: argparse.Namespace) -> Iterator[Document]:
     with scale_scoring.pictures_like(given.images, given.pictures) as (copies, files):
         names = files.read_text().splitlines()
-        row = scale_kills.killed(version.reference, copies, names, given.kills, given.seed)
-    yield results_page.document("kills", {"model": version.reference, "seed": given.seed}, [row])
+        if given.node:
+            row = scale_nodes.node_killed(version.reference, copies, names, given.kills)
+        else:
+            row = scale_kills.killed(version.reference, copies, names, given.kills, given.seed)
+    name = "kills-node" if given.node else "kills"
+    yield results_page.document(name, {"model": version.reference, "seed": given.seed}, [row])
 
 
 def remembered(version: registry.ModelVersion, given: argparse.Namespace) -> Iterator[Document]:

@@ -90,10 +90,14 @@ def killed(model: str, source: Path, files: list[str], kills: int, seed: int) ->
                 bar.advance()
         while driver.wait() != 0:
             driver = start(model, source, output, log)
-        rows = Counter(ds.dataset(output).to_table(columns=["path"])["path"].to_pylist())
+        return {"kills": dict(done), **compared(source, output, files)}
+
+
+def compared(source: Path, output: Path, files: list[str]) -> Row:
+    """Return how the rows of scores differ from the files: how many are there twice, are missing, or are no files."""
+    rows = Counter(ds.dataset(output).to_table(columns=["path"])["path"].to_pylist())
     expected = {str(Path(file).relative_to(source)) for file in files}
     return {
-        "kills": dict(done),
         "pictures": len(files),
         "rows": rows.total(),
         "twice": sum(count > 1 for count in rows.values()),

@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from raycls import progress
 from raycls.cli.output import AsJson, print_json
 
 app = typer.Typer()
@@ -39,9 +38,8 @@ def score(
 
     Example: raycls score pets@champion photos/ --output scores/
     """
-    with progress.bar("loading Ray"):
-        from raycls import scoring
-        from raycls.scoring.ledger import known_format
+    from raycls import scoring
+    from raycls.scoring.ledger import known_format
 
     scored = scoring.score(
         model, source, output, format=known_format(format), top_k=top_k, embedding=embedding

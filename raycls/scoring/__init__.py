@@ -7,6 +7,7 @@
 | file | what it does |
 |---|---|
 | `score.py` | one call, from the names to the totals |
+| `output.py` | what must hold of an output, and what an earlier call has left there |
 | `ledger.py` | what stands beside the scores: the plan, the listing in parts, what is written |
 | `parts.py` | the division of a source's pictures into parts |
 | `listing.py` | the task of Ray Data that lists the source and yields the numbers of the parts |

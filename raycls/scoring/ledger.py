@@ -2,7 +2,7 @@
 
     ledger = Ledger("scores/")
     ledger.begin(plan)                  # _ledger/plan.json
-    ledger.list_part(0, pictures, digest)   # _ledger/listing/00000000.parquet
+    ledger.list_part(0, listed, digest)     # _ledger/listing/00000000.gz
     ledger.write_part(0, scores)        # part-00000000.parquet: written aside and renamed, so it is whole or absent
 
 A part's file of scores is the record that the part is done. Names that begin with an underscore are left out by what
@@ -12,6 +12,7 @@ reads folders of Parquet. This module knows files, and nothing of models.
 from __future__ import annotations
 
 import contextlib
+import gzip
 import json
 import re
 from collections.abc import Iterator
@@ -33,8 +34,6 @@ from raycls.scoring.parts import PartSize
 Format = Literal["parquet", "csv"]
 FOLDER = "_ledger"
 PLAN, LISTING, TOTALS = f"{FOLDER}/plan.json", f"{FOLDER}/listing.json", f"{FOLDER}/totals.json"
-DIGEST = b"raycls.digest"
-LISTED = pa.schema({"name": pa.string(), "where": pa.string()})
 Record = TypeVar("Record", bound=BaseModel)
 
 
@@ -112,29 +111,22 @@ class Ledger:
     def finish(self, totals: Totals) -> None:
         self._put(TOTALS, totals.model_dump_json(indent=1).encode())
 
-    def list_part(self, number: int, pictures: list[Picture], digest: str) -> None:
-        """Write which pictures a part has. digest: of these and of all pictures before them."""
-        names, wheres = zip(*pictures, strict=True)
-        table = pa.table([pa.array(names), pa.array(map(json.dumps, wheres))], schema=LISTED)
-        self._put(_listed(number), parquet_bytes(table.replace_schema_metadata({DIGEST: digest.encode()})))
+    def list_part(self, number: int, pictures: bytes, digest: str) -> None:
+        """Write which pictures a part has, as JSON. digest: of these and of all before them."""
+        self._put(_listed(number), gzip.compress(digest.encode() + b"\n" + pictures, 1))
 
     def digest(self, number: int) -> str:
         """Return the digest that a part was listed with, or "" if it was not."""
         content = self._get(_listed(number))
-        if content is None:
-            return ""
-        return (pq.read_schema(pa.BufferReader(content)).metadata or {})[DIGEST].decode()
+        return gzip.decompress(content).partition(b"\n")[0].decode() if content is not None else ""
 
     def pictures(self, number: int) -> list[Picture]:
         """Return the pictures of a part that is listed."""
         content = self._get(_listed(number))
         if content is None:
             raise self._refusal("read", f"{_listed(number)} is gone")
-        table = pq.read_table(pa.BufferReader(content))
-        wheres = map(json.loads, table["where"].to_pylist())
-        return [
-            Picture(name, tuple(where)) for name, where in zip(table["name"].to_pylist(), wheres, strict=True)
-        ]
+        found = json.loads(gzip.decompress(content).partition(b"\n")[2])
+        return [Picture(name, tuple(where)) for name, where in found]
 
     def written(self) -> set[int]:
         """Return the numbers of the parts whose scores are written."""
@@ -212,7 +204,7 @@ def parquet_bytes(table: pa.Table) -> bytes:
 
 
 def _listed(number: int) -> str:
-    return f"{FOLDER}/listing/{number:08}.parquet"
+    return f"{FOLDER}/listing/{number:08}.gz"
 
 
 def _scores(number: int, kind: Format) -> str:

@@ -70,11 +70,12 @@ def list_parts(source: PictureSource, ledger: Ledger) -> Iterator[int]:
     number = count = 0
     try:
         for number, part in enumerate(divided(pictures(source), plan.part), 1):
-            digest.update(json.dumps(part).encode())
+            listed = json.dumps(part).encode()
+            digest.update(listed)
             count += len(part)
             known = ledger.digest(number - 1)
             if not known:
-                ledger.list_part(number - 1, part, digest.hexdigest())
+                ledger.list_part(number - 1, listed, digest.hexdigest())
             elif known != digest.hexdigest():
                 raise DataError(
                     f"{source.shown} has changed since its listing was broken off: score it into a new output"

@@ -9,13 +9,8 @@ output goes on where it ended, also after a kill.
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import logging
-import os
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,18 +19,17 @@ from typing import Any
 from raycls import cluster, progress, registry
 from raycls.data.files import is_uri, shown
 from raycls.data.sources.pictures import PictureSource, find, pictures
-from raycls.errors import BrokenOffError, BusyError, ClusterError, DataError, RegistryError, UsageError
+from raycls.errors import BrokenOffError, ClusterError, DataError, RegistryError, UsageError
 from raycls.scoring import workers
 from raycls.scoring.actor import Actor
 from raycls.scoring.ledger import Format, Ledger, Plan, Totals
 from raycls.scoring.listing import part_numbers
+from raycls.scoring.output import alone, check_apart, counted
 from raycls.scoring.parts import PartSize
-from raycls.scoring.rows import Counts, counts
+from raycls.scoring.rows import Counts
 from raycls.scoring.scorer import Task
 from raycls.scoring.tally import Tally
 from raycls.scoring.workers import Workers
-
-READERS = 16  # threads that look at the scores of an earlier call
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,22 +73,25 @@ def score(
     part: how the pictures are divided, which nobody needs to choose.
 
     A picture that cannot be read is a row with an error. Raises UsageError for a wrong source, and for an output of
-    other arguments; DataError if the source cannot be listed or the output cannot be written; BrokenOffError and
-    ClusterError if the cluster fails; UnknownModelError and EngineError. The same call goes on after each of them.
+    other arguments; DataError if the source cannot be listed, the output cannot be written, or a process cannot use the
+    model; BrokenOffError and ClusterError if the cluster fails; UnknownModelError, RegistryError and CheckpointError.
+    The same call goes on after the reason has been mended.
     """
     started = time.time()
+    if top_k < 0:
+        raise UsageError(f"top_k is {top_k}: give a number of classes, or 0 for none")
     found = find(source)
-    _check_apart(found, output)
+    check_apart(found, output)
     ledger = Ledger(output)
     choice: dict[str, Any] = {"top_k": top_k, "format": format, "embedding": embedding}
-    with _alone(output):
+    with alone(output):
         former = ledger.plan()
         if former:
             _check_same(former, {"model": model, "source": found.shown, **choice})
         elif ledger.holds_anything():
             raise UsageError(f"{shown(output)} holds other files than scores: name a new or an empty folder")
-        elif next(pictures(found), None) is None:
-            raise UsageError(f"{found.shown} has no picture")
+        else:
+            _check_holds_pictures(found)
         if former and (totals := ledger.totals()):
             progress.say(
                 f"{shown(output)} was finished on {totals.ended}: {totals.pictures:,} pictures by {former.version}, "
@@ -106,6 +103,7 @@ def score(
             raise RegistryError(
                 f"{former.version} is another model than at the start of these scores: write to a new output"
             )
+        directory = registry.checkpoint(version)
         cluster.connect()
         local = found.is_local or not is_uri(output)
         chosen = workers.choose(local=local, engine=former.engine if former else None)
@@ -124,6 +122,7 @@ def score(
                 begun=_now(),
                 **choice,
             )
+            registry.check_engine(version, directory, plan.engine)
             ledger.begin(plan)
             progress.say(f"scoring with {plan.version}; the same command goes on after an interruption")
         task = Task(
@@ -136,7 +135,7 @@ def score(
             give_way=cluster.serves_here(),
         )
         written = ledger.written()
-        with Tally(f"scoring with {plan.version}", _counted(ledger, plan, written), ledger) as tally:
+        with Tally(f"scoring with {plan.version}", counted(ledger, plan, written), ledger) as tally:
             _run(task, ledger, chosen, written, tally)
         totals = _totals(ledger, plan, written, tally)
         ledger.finish(totals)
@@ -189,6 +188,19 @@ def _totals(ledger: Ledger, plan: Plan, written: set[int], tally: Tally) -> Tota
     return Totals(pictures=listing.pictures, errors=tally.all.errors, rejected=rejected, ended=_now())
 
 
+def _check_holds_pictures(source: PictureSource) -> None:
+    """Raise UsageError for a source without a picture, or one that cannot be listed."""
+    try:
+        first = next(pictures(source), None)
+    except OSError as error:
+        reason = shown((str(error).splitlines() or [type(error).__name__])[0])
+        raise UsageError(f"{source.shown} cannot be listed: {reason}") from None
+    if first is None:
+        raise UsageError(f"{source.shown} has no picture")
+    if first.name == ".":  # the folder itself
+        raise UsageError(f"{source.shown} cannot be listed: {first.where[1]}")
+
+
 def _check_same(former: Plan, wanted: dict[str, Any]) -> None:
     """Raise UsageError if an output holds scores of a call with other arguments."""
     other = {name: value for name in wanted if wanted[name] != (value := getattr(former, name))}
@@ -197,68 +209,6 @@ def _check_same(former: Plan, wanted: dict[str, Any]) -> None:
             f"the output holds scores of a call with {_listed(other)}, and this one has "
             f"{_listed({name: wanted[name] for name in other})}: give the same arguments, or a new output"
         )
-
-
-def _counted(ledger: Ledger, plan: Plan, written: set[int]) -> Counts:
-    """Return what earlier calls have written."""
-
-    def count(part: int) -> Counts:
-        file = ledger.scores(part, plan.format)
-        assert file is not None
-        return counts(file, plan.format)
-
-    total = Counts()
-    if not written:
-        return total
-    with (
-        progress.bar(f"looking at {len(written):,} parts that are written", len(written)) as bar,
-        ThreadPoolExecutor(READERS) as pool,
-    ):
-        for found in pool.map(count, sorted(written)):
-            total = total.plus(found)
-            bar.advance()
-    return total
-
-
-@contextlib.contextmanager
-def _alone(output: str) -> Iterator[None]:
-    """Keep other calls of this machine away from the same folder. Two calls for a bucket score the same, in vain.
-
-    A new folder in which nothing was written is removed.
-    """
-    if is_uri(output):
-        yield
-        return
-    folder = Path(output)
-    is_new = not folder.exists()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    except OSError as error:
-        raise DataError(
-            f"{output} cannot be written: {error.strerror}. Name a folder that you may write to"
-        ) from None
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise BusyError(f"another process scores into {output}: wait for it, or stop it") from None
-        yield
-    finally:
-        os.close(descriptor)
-        if is_new:
-            with contextlib.suppress(OSError):  # it holds something
-                folder.rmdir()
-
-
-def _check_apart(source: PictureSource, output: str) -> None:
-    """Raise UsageError where scores would lie among the pictures, and be listed with them."""
-    if source.kind != "folder":
-        return
-    inside = shown(output).partition("?")[0] if is_uri(output) else str(Path(output).absolute())
-    above = source.shown.partition("?")[0]
-    if f"{inside.rstrip('/')}/".startswith(f"{above.rstrip('/')}/"):
-        raise UsageError(f"the output {shown(output)} lies in the source: name a folder beside it")
 
 
 def _result(output: str, plan: Plan, totals: Totals, started: float, tally: Tally | None) -> Scored:

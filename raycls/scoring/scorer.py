@@ -78,7 +78,7 @@ class Scorer:
             if self._ledger.begun_again(part) > MOST_AGAIN:
                 raise ClusterError(
                     f"part {part} ended {MOST_AGAIN} processes that scored it: memory may be short, or one of its "
-                    f"pictures ends what decodes it. {shown(self._task.output)}/_ledger/listing/{part:08}.parquet "
+                    f"pictures ends what decodes it. {shown(self._task.output)}/_ledger/listing/{part:08}.gz "
                     "names them"
                 )
         rows = Rows(plan, self._predictor.card.classes)

@@ -27,6 +27,7 @@ class Tally:
         self.all, self._before = before, before.pictures
         self.parts: set[int] = set()
         self.began: float | None = None  # when the first part was begun, seconds since 1970
+        self._last = 0.0  # when the last one was told
         self._listing: Listing | None = None
         self._stack = ExitStack()
         self._ended, self._heard = threading.Event(), time.monotonic()
@@ -42,8 +43,8 @@ class Tally:
 
     @property
     def pictures_per_s(self) -> float:
-        """Return the pictures of this call for each second since its first part was begun."""
-        return self.scored / max(1e-9, time.time() - self.began) if self.began else 0.0
+        """Return the pictures of this call for each second from the begin of its first part to the end of the last."""
+        return self.scored / max(1e-9, self._last - self.began) if self.began else 0.0
 
     @property
     def scored(self) -> int:
@@ -52,7 +53,7 @@ class Tally:
 
     def add(self, part: int, found: Counts, began: float) -> None:
         """Count a part. A part that is told twice counts once."""
-        self._heard = time.monotonic()
+        self._heard, self._last = time.monotonic(), time.time()
         self.began = min(began, self.began or began)
         if part not in self.parts:
             self.parts.add(part)

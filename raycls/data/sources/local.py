@@ -48,34 +48,37 @@ def walk(root: Path) -> Tree:
 
 def entries(root: Path) -> Iterator[Entry]:
     """Yield what is below a folder, sorted by name in each folder. Names of one folder at a time are in memory."""
-    yield from _below(root, "", (os.path.realpath(root),))
+    yield from _below(str(root), "", (os.path.realpath(root),))
 
 
-def _below(folder: Path, inside: str, above: tuple[str, ...]) -> Iterator[Entry]:
-    """Yield what is below a folder. inside: its path in the source. above: the real paths of it and of those above."""
+def _below(folder: str, inside: str, above: tuple[str, ...]) -> Iterator[Entry]:
+    """Yield what is below a folder. inside: its path in the source. above: the real paths of it and of those above.
+
+    Paths are strings here: objects would take most of the time of listing millions of files.
+    """
     try:
-        names = sorted(os.listdir(folder))  # noqa: PTH208 - names take less memory than paths
+        names = sorted(os.listdir(folder))  # noqa: PTH208
     except OSError as error:
         yield Entry("unreadable", inside, reason=error.strerror or str(error))
         return
     for name in names:
-        path, file = f"{inside}/{name}".lstrip("/"), folder / name
+        path, file = f"{inside}/{name}" if inside else name, f"{folder}/{name}"
         if is_litter(name):
             yield Entry("litter", path)
             continue
         try:
-            status = file.stat()
+            status = os.stat(file)  # noqa: PTH116
         except OSError as error:  # a link to nothing, or a loop of links
             yield Entry("unreadable", path, reason=error.strerror or str(error))
             continue
-        if stat.S_ISDIR(status.st_mode):
+        if stat.S_ISREG(status.st_mode):
+            yield Entry("file", path, ("file", file, status.st_size, status.st_mtime_ns))
+        elif stat.S_ISDIR(status.st_mode):
             real = os.path.realpath(file)
             if real in above or above[0].startswith(real + os.sep):
                 yield Entry("ignored", path, reason="a link to a folder above")
             else:
                 yield Entry("folder", path)
                 yield from _below(file, path, (*above, real))
-        elif stat.S_ISREG(status.st_mode):
-            yield Entry("file", path, ("file", str(file), status.st_size, status.st_mtime_ns))
         else:  # to read a FIFO could wait for ever
             yield Entry("unreadable", path, reason="not a regular file")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -20,13 +21,14 @@ from tests.killed import killed_at
 from tests.unit.scoring.conftest import MakeTask
 
 PICTURES = [Picture("é,1.png", ("file", "\udce9,1.png", 12, 3)), Picture("x", ("missing", "gone"))]
+LISTED = json.dumps(PICTURES).encode()
 NOBODY = 65534
 
 
 def test_a_part_is_listed_and_read_again(tmp_path: Path) -> None:
     ledger = Ledger(str(tmp_path))
     assert ledger.digest(3) == ""
-    ledger.list_part(3, PICTURES, "abc")
+    ledger.list_part(3, LISTED, "abc")
     assert ledger.digest(3) == "abc"
     assert ledger.pictures(3) == PICTURES
     with pytest.raises(DataError, match="is gone"):
@@ -49,7 +51,7 @@ def test_readers_of_a_folder_of_parquet_see_the_scores_alone(tmp_path: Path) -> 
     table = pa.table({"path": ["a", "b"]})
 
     def write() -> None:
-        ledger.list_part(0, PICTURES, "abc")
+        ledger.list_part(0, LISTED, "abc")
         ledger.write_part(0, parquet_bytes(table), "parquet")
         ledger.write_part(1, parquet_bytes(table), "parquet")
 

@@ -198,5 +198,5 @@ def test_a_part_that_ends_process_after_process_is_given_up(make_task: MakeTask,
     list(list_parts(task.source, Ledger(task.output)))
     for _ in range(scoring.MOST_AGAIN):
         Ledger(task.output).begun_again(0)
-    with pytest.raises(ClusterError, match=r"part 0 ended 4 processes .*listing/00000000.parquet names them"):
+    with pytest.raises(ClusterError, match=r"part 0 ended 4 processes .*listing/00000000.gz names them"):
         Scorer(task, again=True).score(0)
