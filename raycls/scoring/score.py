@@ -169,8 +169,8 @@ def _run(task: Task, ledger: Ledger, chosen: Workers, written: set[int], tally: 
             for row in results.iter_rows():
                 if row["failure"]:
                     raise DataError(row["failure"])
-                found = Counts(row["pictures"], row["errors"], row["rejected"])
-                tally.add(row["part"], found, row["began"])
+                found = Counts(int(row["pictures"]), int(row["errors"]), int(row["rejected"]))
+                tally.add(int(row["part"]), found, float(row["began"]))
         except ray.exceptions.RayError as error:
             raise ClusterError(
                 f"scoring on the Ray cluster failed: {shown(str(error).strip().splitlines()[-1])}. Run the same "
