@@ -177,13 +177,14 @@ class Bucket:
         self._filesystem.move(aside, target)
 
     def _write(self, target: str, data: bytes) -> None:
-        with self._filesystem.open_output_stream(target) as file:
+        # The bytes as they are: pyarrow would compress what is called .gz.
+        with self._filesystem.open_output_stream(target, compression=None) as file:
             file.write(data)
 
     def get(self, path: str) -> bytes:
         """Return a file. pyarrow asks for as many bytes as it had: one that has grown meanwhile would lack its end."""
         for _ in range(READS):
-            with self._filesystem.open_input_stream(f"{self._root}/{path}") as file:
+            with self._filesystem.open_input_stream(f"{self._root}/{path}", compression=None) as file:
                 data: bytes = file.read()
             if self._info(path).size == len(data):
                 return data

@@ -156,6 +156,7 @@ def _run(task: Task, ledger: Ledger, chosen: Workers, written: set[int], tally: 
     context.print_on_execution_start = False
     context.target_max_block_size = 1  # a block is a part: it is told when it is done, and not with others
     context.max_consecutive_actor_init_deaths = 4
+    context.autoscaling_config.actor_pool_util_downscaling_threshold = -1  # actors that wait for names stay
     with DataContext.current(context):
         results = part_numbers(task.source, task.output, written, chosen.listing).map_batches(
             Actor,
