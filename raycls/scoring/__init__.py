@@ -10,7 +10,7 @@
 | `output.py` | what must hold of an output, and what an earlier call has left there |
 | `ledger.py` | what stands beside the scores: the plan, the listing in parts, what is written |
 | `parts.py` | the division of a source's pictures into parts |
-| `listing.py` | the task of Ray Data that lists the source and yields the numbers of the parts |
+| `listing.py` | the listing of the source, whose parts' numbers are a dataset of Ray Data |
 | `actor.py` | the actor of Ray Data, which keeps a scorer |
 | `scorer.py` | a part: read, decoded, classified and written |
 | `reading.py` | the bytes of a part's pictures, several at a time where they come from far away |

@@ -45,7 +45,7 @@ class Plan(BaseModel):
     model: str = Field(description="the model as the caller named it")
     version: str = Field(description="the version that it was at the start, NAME/VERSION")
     sha256: str = Field(description="of the version's checkpoint")
-    engine: Engine
+    engine: Engine | None = Field(None, description="decided when the cluster is known")
     rejection: Rejection | None
     source: str = Field(description="without a password")
     format: Format
@@ -91,6 +91,7 @@ class Ledger:
         return self._read(PLAN, Plan)
 
     def begin(self, plan: Plan) -> None:
+        """Write the plan; once more when its engine is decided."""
         self._put(PLAN, plan.model_dump_json(indent=1).encode())
 
     def holds_anything(self) -> bool:

@@ -23,7 +23,7 @@ from raycls.errors import BrokenOffError, ClusterError, DataError, RegistryError
 from raycls.scoring import workers
 from raycls.scoring.actor import Actor
 from raycls.scoring.ledger import Format, Ledger, Plan, Totals
-from raycls.scoring.listing import part_numbers
+from raycls.scoring.listing import meanwhile, part_numbers
 from raycls.scoring.output import alone, check_apart, counted
 from raycls.scoring.parts import PartSize
 from raycls.scoring.rows import Counts
@@ -104,9 +104,6 @@ def score(
                 f"{former.version} is another model than at the start of these scores: write to a new output"
             )
         directory = registry.checkpoint(version)
-        cluster.connect()
-        local = found.is_local or not is_uri(output)
-        chosen = workers.choose(local=local, engine=former.engine if former else None)
         if former:
             plan = former
             progress.say(f"going on with {plan.version}, as begun on {plan.begun}")
@@ -115,16 +112,22 @@ def score(
                 model=model,
                 version=version.reference,
                 sha256=version.sha256,
-                engine=registry.engine_to_serve(version, device=chosen.device),
                 rejection=version.rejection,
                 source=found.shown,
                 part=part or PartSize(),
                 begun=_now(),
                 **choice,
             )
-            registry.check_engine(version, directory, plan.engine)
             ledger.begin(plan)
             progress.say(f"scoring with {plan.version}; the same command goes on after an interruption")
+        with meanwhile(found, ledger) as early:
+            cluster.connect()
+        chosen = workers.choose(local=found.is_local or not is_uri(output), engine=plan.engine)
+        if plan.engine is None:
+            engine = registry.engine_to_serve(version, device=chosen.device)
+            registry.check_engine(version, directory, engine)
+            plan = plan.model_copy(update={"engine": engine})
+            ledger.begin(plan)
         task = Task(
             source=found,
             output=output if is_uri(output) else str(Path(output).absolute()),
@@ -136,14 +139,14 @@ def score(
         )
         written = ledger.written()
         with Tally(f"scoring with {plan.version}", counted(ledger, plan, written), ledger) as tally:
-            _run(task, ledger, chosen, written, tally)
+            _run(task, ledger, chosen, early.known, written, tally)
         totals = _totals(ledger, plan, written, tally)
         ledger.finish(totals)
         return _result(output, plan, totals, started, tally)
 
 
-def _run(task: Task, ledger: Ledger, chosen: Workers, written: set[int], tally: Tally) -> None:
-    """Score what is not written. Raises DataError, EngineError and ClusterError."""
+def _run(task: Task, ledger: Ledger, chosen: Workers, known: int, written: set[int], tally: Tally) -> None:
+    """Score what is not written. known: the parts that are listed for sure. Raises DataError and ClusterError."""
     listing = ledger.listing()
     if listing and set(range(listing.parts)) <= written:
         return
@@ -158,7 +161,8 @@ def _run(task: Task, ledger: Ledger, chosen: Workers, written: set[int], tally: 
     context.max_consecutive_actor_init_deaths = 4
     context.autoscaling_config.actor_pool_util_downscaling_threshold = -1  # actors that wait for names stay
     with DataContext.current(context):
-        results = part_numbers(task.source, task.output, written, chosen.listing).map_batches(
+        numbers = part_numbers(task.source, task.output, known, written=written, options=chosen.listing)
+        results = numbers.map_batches(
             Actor,
             fn_constructor_args=(task,),
             batch_size=1,

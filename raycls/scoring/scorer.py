@@ -59,6 +59,7 @@ class Scorer:
         self._ledger = Ledger(task.output)
         self._reading = Reading(task.source)
         self._pool = ThreadPoolExecutor(task.threads) if task.threads > 1 else None
+        assert task.plan.engine
         self._predictor = Predictor.load(
             registry.checkpoint(task.version),
             device=task.device,

@@ -9,7 +9,7 @@ import pytest
 
 from raycls.errors import DataError
 from raycls.scoring.ledger import Ledger
-from raycls.scoring.listing import list_parts
+from raycls.scoring.listing import list_parts, meanwhile
 from raycls.scoring.parts import PartSize
 from tests.unit.scoring.conftest import MakeTask
 
@@ -68,3 +68,19 @@ def test_the_fingerprint_changes_with_a_file(make_task: MakeTask, photos: Path) 
         found.add(listing.fingerprint)
         (photos / "0" / "00.png").write_bytes(b"other")
     assert len(found) == 2
+
+
+def test_the_driver_lists_the_first_parts_while_ray_starts(make_task: MakeTask, photos: Path) -> None:
+    task = make_task(photos, size=SMALL)
+    ledger = Ledger(task.output)
+    with meanwhile(task.source, ledger) as early:
+        while ledger.listing() is None:
+            pass
+    assert early.known == 4
+    # As where there was time for two parts alone: the task lists the others.
+    (Path(task.output) / "_ledger" / "listing.json").unlink()
+    (photos / "2" / "new.png").write_bytes(b"new")
+    with pytest.raises(DataError, match="has changed"), meanwhile(task.source, ledger) as early:
+        while early._thread.is_alive():
+            pass
+    assert 0 < early.known < 4
