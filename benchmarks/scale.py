@@ -1,15 +1,16 @@
 """Measure how pictures are scored in bulk. Writes results/scale.md.
 
-    python benchmarks/scale.py score --model cifar10/1 --images small/ --pictures 60000 --name small
-    python benchmarks/scale.py score --model photos/1 --images photos/ --pictures 6000 --name photographs
-    python benchmarks/scale.py nodes --model cifar10/1 --images small/ --pictures 60000       # as root
+    python benchmarks/scale.py score --model cifar10/1 --images small/ --pictures 300000 --name small
+    python benchmarks/scale.py score --model photos/1 --images photos/ --pictures 20000 --name photographs
+    python benchmarks/scale.py nodes --model cifar10/1 --images small/ --pictures 300000      # as root
     python benchmarks/scale.py kills --model cifar10/1 --images small/ --pictures 200000
     python benchmarks/scale.py kills --node --model cifar10/1 --images small/ --pictures 200000   # as root
     python benchmarks/scale.py memory --model cifar10/1 --images small/ --rows 1000000
 
 Each needs a registered version, and a folder of pictures, which are repeated. `benchmarks/photographs.py` makes
-photographs, and `write_images` in raycls/benchmark/images.py small PNGs of a dataset. The last line of stdout is one
-JSON document.
+photographs, and `write_images` in raycls/benchmark/images.py small PNGs of a dataset. Take so many pictures that an arm
+runs for a minute: the actors of `raycls score` do not begin at once, and the last parts do not end at once. The last line
+of stdout is one JSON document.
 """
 
 from __future__ import annotations
