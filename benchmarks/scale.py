@@ -9,8 +9,8 @@
 
 Each needs a registered version, and a folder of pictures, which are repeated. `benchmarks/photographs.py` makes
 photographs, and `write_images` in raycls/benchmark/images.py small PNGs of a dataset. Take so many pictures that an arm
-runs for a minute: the actors of `raycls score` do not begin at once, and the last parts do not end at once. The last line
-of stdout is one JSON document.
+runs for a minute: the actors of `raycls score` do not begin at once, and the last parts do not end at once. The last
+line of stdout is one JSON document.
 """
 
 from __future__ import annotations
