@@ -20,6 +20,7 @@ ORDER = (
     "telemetry",
     "confidences",
     "serving",
+    "scoring",
     "lifecycle",
     "retraining",
     "console",

@@ -32,6 +32,7 @@ from raycls.cli import (
     prune,
     rejection,
     retrain,
+    score,
     serving,
     soup,
     tokens,
@@ -63,6 +64,7 @@ app.add_typer(models.app)
 app.add_typer(promotion.app)
 app.add_typer(rejection.app)
 app.add_typer(export.app)
+app.add_typer(score.app)
 app.add_typer(serving.app)
 app.add_typer(tokens.app, name="tokens")
 app.add_typer(experiments.app, name="experiment")

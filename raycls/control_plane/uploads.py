@@ -26,7 +26,7 @@ from raycls.lifecycle.limits import UploadLimits
 from raycls.lifecycle.records import State
 from raycls.lifecycle.uploads import Uploads
 from raycls.serving.replica.answer import HTTPProblem, json_response
-from raycls.serving.replica.request import FORMATS
+from raycls.serving.settings import FORMATS
 
 LIMITS = UploadLimits(formats=FORMATS)  # over HTTP, the formats that a prediction takes
 # Decoding takes CPU: these threads take what predictions leave, and are few.

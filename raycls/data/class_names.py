@@ -24,6 +24,8 @@ def printable(name: str) -> str:
 
     Bytes that are no UTF-8 and control characters become escapes like `\\xe9`.
     """
+    if name.isprintable():  # nearly all names; the rest takes ten times as long
+        return name
     text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     return "".join(
         letter.encode("unicode_escape").decode() if _controls(letter) else letter for letter in text

@@ -12,8 +12,10 @@ import os
 import re
 import stat
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
+from urllib.parse import unquote
 
 from raycls.errors import UsageError
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 
 PIECE = 16 << 20  # bytes that are copied at once
+BUCKETS = ("s3", "gs", "gcs")  # URIs that name a bucket and a key
 
 
 def is_uri(source: str) -> bool:
@@ -73,8 +76,20 @@ def open_file(path: str) -> BinaryIO:
         if not stat.S_ISREG(Path(path).stat().st_mode):
             raise OSError("not a regular file")
         return Path(path).open("rb")
+    scheme, _, rest = path.partition("://")
+    if scheme in BUCKETS:
+        address, mark, query = rest.partition("?")
+        bucket, _, inside = address.partition("/")
+        filesystem, root = _bucket(f"{scheme}://{bucket}{mark}{query}")
+        return filesystem.open_input_file(f"{root}/{unquote(inside)}")
     filesystem, inside = file_system(path)
     return filesystem.open_input_file(inside)
+
+
+@lru_cache(maxsize=16)
+def _bucket(uri: str) -> tuple[FileSystem, str]:
+    """Return what `file_system` does. A client for each file would look up and connect to the bucket for each."""
+    return file_system(uri)
 
 
 def sync(path: Path) -> None:
@@ -94,6 +109,23 @@ def files_below(uri: str) -> Iterator[tuple[str, int, int]]:
     for entry in filesystem.get_file_info(FileSelector(root, recursive=True)):
         if entry.type == FileType.File:
             yield entry.path[len(root.rstrip("/")) + 1 :], entry.size, entry.mtime_ns or 0
+
+
+def files_in_order(uri: str) -> Iterator[tuple[str, int, int]]:
+    """Yield what `files_below` does, sorted by name in each folder, its own files first.
+
+    One folder at a time is listed, so that the names of all files never are in memory together.
+    """
+    from pyarrow.fs import FileSelector, FileType
+
+    filesystem, root = file_system(uri)
+    waiting = [root.rstrip("/")]
+    while waiting:
+        found = sorted(filesystem.get_file_info(FileSelector(waiting.pop())), key=lambda entry: entry.path)
+        for entry in found:
+            if entry.type == FileType.File:
+                yield entry.path[len(root.rstrip("/")) + 1 :], entry.size or 0, entry.mtime_ns or 0
+        waiting += [entry.path for entry in reversed(found) if entry.type == FileType.Directory]
 
 
 def changed_ns(path: str) -> int:

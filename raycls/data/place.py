@@ -104,7 +104,8 @@ class Folder:
     def put(self, path: str, data: bytes) -> None:
         target = self._root / path
         target.parent.mkdir(parents=True, exist_ok=True)
-        aside = target.with_name(f"{uuid.uuid4().hex}{ASIDE}")
+        # Hidden: who reads a folder of Parquet leaves out such names.
+        aside = target.with_name(f".{uuid.uuid4().hex}{ASIDE}")
         try:
             with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, self._mode), "wb") as file:
                 file.write(data)
@@ -171,18 +172,19 @@ class Bucket:
             return
         above = target.rpartition("/")[0]
         self._filesystem.create_dir(above, recursive=True)
-        aside = f"{above}/{uuid.uuid4().hex}{ASIDE}"
+        aside = f"{above}/.{uuid.uuid4().hex}{ASIDE}"
         self._write(aside, data)
         self._filesystem.move(aside, target)
 
     def _write(self, target: str, data: bytes) -> None:
-        with self._filesystem.open_output_stream(target) as file:
+        # The bytes as they are: pyarrow would compress what is called .gz.
+        with self._filesystem.open_output_stream(target, compression=None) as file:
             file.write(data)
 
     def get(self, path: str) -> bytes:
         """Return a file. pyarrow asks for as many bytes as it had: one that has grown meanwhile would lack its end."""
         for _ in range(READS):
-            with self._filesystem.open_input_stream(f"{self._root}/{path}") as file:
+            with self._filesystem.open_input_stream(f"{self._root}/{path}", compression=None) as file:
                 data: bytes = file.read()
             if self._info(path).size == len(data):
                 return data

@@ -12,6 +12,8 @@ from pydantic import Field, model_validator
 from raycls.config import Engine, Section
 from raycls.registry.model_version import ModelVersion
 
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")  # the image formats that a prediction takes
+
 
 class ServingConfig(Section):
     """The arguments of the application in serve_config.yaml: see raycls/serving/app.py."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import socket
 import threading
 from collections import Counter
@@ -10,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.dataset as ds
 import pytest
 from PIL import Image
-from pyarrow.fs import FileSystem, copy_files
+from pyarrow.fs import FileSelector, FileSystem, copy_files
 
+from raycls import scoring
 from raycls.cluster.environment import LOOPBACK
 from raycls.config import override
 from raycls.data import sharing
@@ -26,7 +29,9 @@ from raycls.lifecycle.next_version import add_uploads
 from raycls.lifecycle.review import accept, purge
 from raycls.lifecycle.uploads import Uploads
 from raycls.models.card import CARD, WEIGHTS
+from raycls.scoring.parts import PartSize
 from raycls.training.checkpoints import CheckpointStore, epoch_directory
+from raycls.training.filing import TrainingResult
 from raycls.training.loop import Snapshot, fit
 from raycls.training.presets import preset
 from raycls.training.seal import SEAL, STATE
@@ -153,6 +158,52 @@ def test_the_checkpoints_of_a_run_are_known_without_their_weights(
     store.filesystem.delete_file(f"{last.path}/{STATE}")
     before = store.last()
     assert before is None or before.epoch < 3
+
+
+def test_pictures_in_a_bucket_are_scored_into_a_bucket(
+    bucket: str, photos: Path, trained: TrainingResult, digits_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAYCLS_HOME", str(digits_home))
+    filesystem, root = FileSystem.from_uri(f"s3://test:test@pictures/to-score?{bucket}")
+    names = [str(file.relative_to(photos)) for file in photos.rglob("*.png")] + [
+        "a b/100% ü.png",
+        "empty.png",
+    ]
+    for name in names:
+        filesystem.create_dir(f"{root}/{name}".rpartition("/")[0], recursive=True)
+        with filesystem.open_output_stream(f"{root}/{name}") as out:
+            file = photos / name
+            out.write(
+                b"" if name == "empty.png" else (file if file.exists() else photos / "red/0.png").read_bytes()
+            )
+    assert trained.version
+    arguments = (
+        trained.version.reference,
+        f"s3://test:test@pictures/to-score/?{bucket}",
+        f"s3://test:test@pictures/scores?{bucket}",
+    )
+    scored = scoring.score(*arguments, part=PartSize(pictures=10))
+    assert (scored.pictures, scored.errors) == (26, 1)
+    assert "test:test" not in str(scored)
+    rows = ds.dataset("pictures/scores", filesystem=filesystem).to_table().to_pylist()
+    assert sorted(row["path"] for row in rows) == sorted(names)
+    assert [row["path"] for row in rows if row["error"]] == ["empty.png"]
+    here = scoring.score(arguments[0], str(photos), str(photos.with_name("scores")))
+    of_here = {row["path"]: row for row in ds.dataset(here.output).to_table().to_pylist()}
+    for row in rows:
+        if row["path"] in of_here:
+            assert row["sha256"] == of_here[row["path"]]["sha256"]
+            assert row["confidence"] == pytest.approx(of_here[row["path"]]["confidence"], abs=1e-3)
+    # No file in the bucket tells the password.
+    for entry in filesystem.get_file_info(FileSelector("pictures/scores", recursive=True)):
+        if entry.is_file:
+            content = filesystem.open_input_stream(entry.path, compression=None).read()
+            text = gzip.decompress(content) if entry.path.endswith(".gz") else content
+            assert b"test:test" not in text, entry.path
+    # A part that was not written is scored by the same call again, and no other.
+    for name in ("part-00000001.parquet", "_ledger/totals.json"):
+        filesystem.delete_file(f"pictures/scores/{name}")
+    assert scoring.score(*arguments).scored == 10
 
 
 def test_what_writes_first_makes_the_bucket_where_it_may(bucket: str) -> None:

@@ -90,6 +90,7 @@ def test_each_command_is_run_by_someone() -> None:
         "up",
         "doctor",
         "predict",
+        "score",
         "bench",
         "down",
         "export",
@@ -223,6 +224,9 @@ def test_the_readme_and_the_documentation_from_top_to_bottom(tmp_path: Path) -> 
     jobs = sum("ray job submit" in command for page in pages for command in commands_of(page))
     assert output.count("succeeded") == jobs
     assert "registered pets/1" in output
+    assert {
+        len(list((tmp_path / name).glob("part-*"))) for name in ("scores", "scores-csv", "job-scores")
+    } == {1}
     assert (tmp_path / "digits.html").stat().st_size > 100_000
     assert (tmp_path / "small.onnx").stat().st_size > 1000
     assert (tmp_path / "first.html").stat().st_size > 1_000_000  # plotly's own code is within

@@ -39,7 +39,7 @@ def test_the_commands_are_those_of_the_design() -> None:
     assert first == {
         "data", "train", "tune", "evaluate", "models", "promote", "predict", "up", "down", "env", "doctor",
         "bench", "demo", "export", "top", "uploads", "tokens", "experiment", "retrain", "rollback", "drift",
-        "feedback", "console", "networks", "ensemble", "soup", "prune", "reject",
+        "feedback", "console", "networks", "ensemble", "soup", "prune", "reject", "score",
     }  # fmt: skip
 
 

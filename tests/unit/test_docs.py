@@ -20,7 +20,12 @@ ROOT = Path(__file__).parents[2]
 WRITTEN = sorted(path for path in (ROOT / "docs").glob("*.md"))
 PAGES = [ROOT / "README.md", *WRITTEN, *sorted((ROOT / "docs" / "reference").glob("*.md"))]
 # Scripts that take what these commands take.
-JOBS = {"jobs/train.py": "train", "jobs/tune.py": "tune", "jobs/retrain.py": "retrain"}
+JOBS = {
+    "jobs/train.py": "train",
+    "jobs/tune.py": "tune",
+    "jobs/retrain.py": "retrain",
+    "jobs/score.py": "score",
+}
 MAX_LINES = 150
 COMMAND: Any = typer.main.get_command(app)
 

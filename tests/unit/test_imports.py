@@ -30,6 +30,7 @@ ORDER = [
     {"training"},
     {"tuning", "reports"},
     {"serving"},
+    {"scoring"},
     {"lifecycle"},
     {"control_plane"},
     {"console"},
@@ -41,6 +42,7 @@ RAY = {
     "cluster", "ray_patches", "data/ingest", "training/trainer", "training/scaling",
     "training/failures", "training/events", "training/process_group",
     "training/worker", "tuning/plan", "tuning/execution", "tuning/callbacks", "tuning/trial", "serving",
+    "scoring/score", "scoring/listing", "scoring/actor", "scoring/workers",
     "control_plane/app", "control_plane/served", "control_plane/retrain_watch", "control_plane/work",
     "console/app", "demo",
 }  # fmt: skip

@@ -1,6 +1,7 @@
 """Tables that name images: CSV, JSON lines or Parquet.
 
     listing = list_table("pets.csv")       # path,label    cat/1.jpg,cat
+    for name, where in rows_in_order("pets.parquet"): …       # without labels, and not all in memory
 
 The columns are `path` (in the table's folder, absolute, or a URI) or `bytes` (base64 in CSV and JSON lines), `label`,
 and if the table has them `split` and `group`. A Parquet file of Hugging Face has `image`, a record with `bytes`. This
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from raycls.data.class_names import printable
 from raycls.data.files import changed_ns, files_below, is_uri, join, open_file, shown
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 TABLES = (".csv", ".jsonl", ".ndjson", ".parquet")
 PIXELS = ("bytes", "image")
+MOST_PATHS = 65_536  # that are in memory at a time
 SMALL = ("path", "label", "split", "group")  # columns that are read when a table is listed
 
 
@@ -75,11 +78,7 @@ def add_table(listing: Listing, path: str, *, split: str | None = None) -> None:
     if "label" not in names or not ({"path", *(PIXELS if is_parquet else ("bytes",))} & set(names)):
         raise DataError(
             f"{shown(path)} has the columns {', '.join(names)}: it needs label, and path or bytes. "
-            + (
-                "Separate the columns by commas"
-                if any(";" in name for name in names)
-                else "Rename its columns"
-            )
+            + _advice(names)
         )
     columns, labels = _parquet_columns(path) if is_parquet else (_text_columns(path), None)
     count = len(columns["label"])
@@ -103,6 +102,40 @@ def add_table(listing: Listing, path: str, *, split: str | None = None) -> None:
             group="" if group is None else str(group),
             where=where,
         )
+
+
+def rows_in_order(path: str) -> Iterator[tuple[str, Where]]:
+    """Yield what each row of a table calls its image, and where that is: labels do not matter.
+
+    A place from the column `path` is as the table has it: in the table's folder, absolute, or a URI. A row without one
+    yields (). Raises DataError.
+    """
+    is_parquet = path.partition("?")[0].lower().endswith(".parquet")
+    name = Path(unquote(path.partition("?")[0]) if is_uri(path) else path).name
+    with _readable(path):
+        columns = _parquet_names(path) if is_parquet else column_names(path)
+        if "path" in columns:
+            blocks = _parquet_paths(path) if is_parquet else text_blocks(path, ("path",))
+            places = (place for block in blocks for place in block["path"])
+            for row, place in enumerate(places):
+                if place:
+                    yield shown(printable(str(place))), ("file", str(place), 0, 0)
+                else:
+                    yield f"{name}, row {row}", ()
+            return
+        pixels = next((column for column in PIXELS if column in columns), None)
+        if pixels is None or (pixels != "bytes" and not is_parquet):
+            raise DataError(
+                f"{shown(path)} has the columns {', '.join(columns)}: it needs path or bytes. "
+                + _advice(columns)
+            )
+        wheres = _parquet_wheres(path, pixels) if is_parquet else _text_wheres(path)
+        for row, where in enumerate(wheres):
+            yield f"{name}, row {row}", where
+
+
+def _advice(columns: list[str]) -> str:
+    return "Separate the columns by commas" if any(";" in name for name in columns) else "Rename its columns"
 
 
 def named(label: Any, names: list[str] | None) -> str:
@@ -145,6 +178,33 @@ def _text_columns(path: str) -> dict[str, Any]:
     return columns
 
 
+def _text_wheres(path: str) -> Iterator[Where]:
+    changed = changed_ns(path)
+    values = (value for block in text_blocks(path, ("bytes",)) for value in block["bytes"])
+    for row, _ in enumerate(values):
+        yield "text", path, 0, "bytes", row, changed
+
+
+def _parquet_paths(path: str) -> Iterator[dict[str, list[Any]]]:
+    import pyarrow.parquet as pq
+
+    with open_file(path) as file:
+        # Otherwise pyarrow would hold the whole row group.
+        for batch in pq.ParquetFile(file, pre_buffer=False).iter_batches(MOST_PATHS, columns=["path"]):
+            yield {"path": batch.column(0).to_pylist()}
+
+
+def _parquet_wheres(path: str, column: str) -> Iterator[Where]:
+    import pyarrow.parquet as pq
+
+    changed = changed_ns(path)
+    with open_file(path) as file:
+        metadata = pq.read_metadata(file)
+    for group in range(metadata.num_row_groups):
+        for row in range(metadata.row_group(group).num_rows):
+            yield "parquet", path, group, column, row, changed
+
+
 def _parquet_names(path: str) -> list[str]:
     import pyarrow.parquet as pq
 
@@ -162,14 +222,9 @@ def _parquet_columns(path: str) -> tuple[dict[str, Any], list[str] | None]:
         small = [name for name in SMALL if name in schema.names]
         table = opened.read(columns=small)
         columns: dict[str, Any] = {name: table[name].to_pylist() for name in small}
-        changed = changed_ns(path)
         for name in PIXELS:
             if name in schema.names and "path" not in columns:
-                columns[name] = [
-                    ("parquet", path, group, name, row, changed)
-                    for group in range(opened.num_row_groups)
-                    for row in range(opened.metadata.row_group(group).num_rows)
-                ]
+                columns[name] = list(_parquet_wheres(path, name))
         return columns, class_names(schema)
 
 

@@ -30,8 +30,7 @@ from raycls.serving.replica.batching import Batcher
 from raycls.serving.replica.core_pinning import PinnedCore
 from raycls.serving.replica.drift_sums import DriftSums
 from raycls.serving.replica.metrics import Metrics
-from raycls.serving.replica.request import FORMATS
-from raycls.serving.settings import ServingConfig
+from raycls.serving.settings import FORMATS, ServingConfig
 
 # A forward pass that takes longer than HUNG_S plus HUNG_TIMES the time of a full batch counts as hung.
 HUNG_S = 15.0

@@ -22,8 +22,8 @@ from starlette.requests import Request
 from raycls.data.decode import pixels_of
 from raycls.errors import ImageError
 from raycls.serving.replica.answer import HTTPProblem
+from raycls.serving.settings import FORMATS
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")  # the image formats that a request may have
 ACCEPTED = "send image/*, application/octet-stream, multipart/form-data or application/json"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import uuid
 from pathlib import Path
@@ -45,6 +46,16 @@ def test_the_kinds_of_places(tmp_path: Path, home: Path, monkeypatch: pytest.Mon
     assert open_place("uploads").full("y") == "memory://shared/uploads/y?x=1"
     with pytest.raises(UsageError, match="cannot be opened"):
         place_at("nosuchsystem://place")
+
+
+@pytest.mark.parametrize("uri", ["file://{}/place", "memory://compressed"])
+def test_a_file_has_the_bytes_that_were_put_whatever_it_is_called(uri: str, tmp_path: Path) -> None:
+    """By its name, pyarrow would compress it once more, and decompress it."""
+    place = place_at(uri.format(tmp_path))
+    content = gzip.compress(b"one")
+    place.put("log/1.gz", content)
+    assert place.get("log/1.gz") == content
+    assert [file.size for file in place.files("log")] == [len(content)]
 
 
 def test_a_file_that_is_killed_while_it_is_written_does_not_exist(tmp_path: Path) -> None:

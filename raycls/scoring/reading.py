@@ -1,0 +1,105 @@
+"""The contents of a part's pictures, in order: encoded bytes, the pixels of a dataset version, or why there are none.
+
+    with Reading(source) as reading:
+        for content in reading.contents(pictures): …
+
+Files of this machine are read when they are wanted: the kernel reads ahead, and a thread for it would take time from
+the decoding. Files that come over a network are read several at a time, ahead of the decoding and within a limit.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
+from itertools import groupby
+
+import numpy as np
+
+from raycls.data.files import is_uri
+from raycls.data.listing import Where
+from raycls.data.readers import Data, read_all, size_of
+from raycls.data.sources.pictures import MISSING, PACKED, Picture, PictureSource, whole
+from raycls.data.versions import on_this_node
+
+Content = Data | np.ndarray  # bytes, an OSError, or uint8 S×S×3
+
+THREADS = 16  # requests to a bucket at a time: each waits for the network, mostly
+AHEAD = 64  # files that may wait for the decoding
+AHEAD_BYTES = 128 << 20
+UNKNOWN = 2 << 20  # bytes that a file of unknown size is taken to have
+
+
+class Reading:
+    """Reads the pictures of a source. Close it, or use it in a `with` block."""
+
+    def __init__(self, source: PictureSource):
+        self._source = source
+        self._pool = ThreadPoolExecutor(THREADS)
+
+    def __enter__(self) -> Reading:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def contents(self, pictures: Sequence[Picture]) -> Iterator[Content]:
+        """Yield the content of each picture, in order. One that cannot be read yields an OSError with the reason."""
+        everywhere = [whole(picture.where, self._source) for picture in pictures]
+        for kind, group in groupby(everywhere, key=_kind):
+            wheres = list(group)
+            if kind == MISSING:
+                yield from (OSError(str(reason)) for _, reason in wheres)
+            elif kind == PACKED:
+                yield from (self._images(str(split))[int(row)] for _, split, row, _ in wheres)
+            elif kind == "remote":
+                yield from self._ahead(wheres)
+            else:
+                yield from _read(wheres)
+
+    def _ahead(self, wheres: Sequence[Where]) -> Iterator[Data]:
+        """Yield what files hold that come over a network."""
+        waiting: deque[tuple[int, Future[Data]]] = deque()
+        held = 0
+        for where in wheres:
+            size = size_of(where) or UNKNOWN
+            while waiting and (len(waiting) >= AHEAD or held + size > AHEAD_BYTES):
+                done, future = waiting.popleft()
+                held -= done
+                yield future.result()
+            waiting.append((size, self._pool.submit(_one, where)))
+            held += size
+        for _, future in waiting:
+            yield future.result()
+
+    @cache  # noqa: B019 - a process has one Reading
+    def _images(self, split: str) -> np.ndarray:
+        assert self._source.dataset
+        return on_this_node(self._source.dataset).images(split)
+
+
+def _kind(where: Where) -> str:
+    kind, *rest = where
+    if kind in (MISSING, PACKED):
+        return str(kind)
+    return "remote" if kind == "file" and is_uri(str(rest[0])) else "read"
+
+
+def _read(wheres: Sequence[Where]) -> Iterator[Data]:
+    """Yield what `read_all` does. A container that breaks is the reason of all its pictures that are left."""
+    read = 0
+    try:
+        for _, data in read_all(list(wheres)):
+            yield data
+            read += 1
+    except OSError as error:
+        yield from (error for _ in wheres[read:])
+
+
+def _one(where: Where) -> Data:
+    (data,) = _read([where])
+    return data

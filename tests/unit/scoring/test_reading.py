@@ -1,0 +1,102 @@
+"""The contents of pictures come in order, wherever they are, and within a limit of memory."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from raycls.data import readers
+from raycls.data.listing import Where
+from raycls.data.sources.pictures import find, pictures
+from raycls.scoring import reading as module
+from raycls.scoring.reading import Reading
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for index in range(40):
+        (tmp_path / "many" / f"{index:02}.png").parent.mkdir(exist_ok=True)
+        (tmp_path / "many" / f"{index:02}.png").write_bytes(f"{index}".encode() * 1000)
+    return tmp_path / "many"
+
+
+@pytest.mark.parametrize("form", ["{}", "file://{}"])
+def test_files_come_in_order_and_one_that_is_gone_is_an_error(folder: Path, form: str) -> None:
+    source = find(form.format(folder))
+    listed = list(pictures(source))
+    (folder / "07.png").unlink()
+    with Reading(source) as reading:
+        found = list(reading.contents(listed))
+    assert isinstance(found[7], OSError)
+    assert [data for data in found if isinstance(data, bytes)] == [
+        f"{index}".encode() * 1000 for index in range(40) if index != 7
+    ]
+
+
+def test_files_from_afar_are_read_several_at_a_time_and_not_all_at_once(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running, most, begun = 0, 0, 0
+    lock = threading.Lock()
+
+    def slow(wheres: list[Where]) -> object:
+        nonlocal running, most, begun
+        with lock:
+            running, begun = running + 1, begun + 1
+            most = max(most, running)
+        time.sleep(0.01)
+        with lock:
+            running -= 1
+        return iter([(wheres[0], b"x")])
+
+    monkeypatch.setattr(module, "read_all", slow)
+    monkeypatch.setattr(module, "AHEAD", 8)
+    source = find(f"file://{folder}")
+    with Reading(source) as reading:
+        contents = reading.contents(list(pictures(source)))
+        next(contents)
+        assert begun <= 9
+        assert len(list(contents)) == 39
+    assert 2 < most <= 8
+    most = 0
+    monkeypatch.setattr(module, "AHEAD_BYTES", 4500)  # two files of 2,000 bytes
+    with Reading(source) as reading:
+        list(reading.contents(list(pictures(source))[10:]))
+    assert most <= 2
+
+
+def test_the_rows_of_a_table_are_read_once_through(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader for each row would read the row group from its start as often."""
+    pq.write_table(
+        pa.table({"bytes": [b"%d" % row for row in range(50)]}), folder / "t.parquet", row_group_size=20
+    )
+    opened = 0
+    whole = readers.READERS["parquet"]
+
+    def counting(container: Where, members: list[Where]) -> object:
+        nonlocal opened
+        opened += 1
+        return whole(container, members)
+
+    monkeypatch.setitem(readers.READERS, "parquet", counting)
+    source = find(str(folder / "t.parquet"))
+    with Reading(source) as reading:
+        assert list(reading.contents(list(pictures(source)))) == [b"%d" % row for row in range(50)]
+    assert opened == 3
+
+
+def test_a_table_that_is_gone_is_the_reason_of_all_its_pictures(folder: Path) -> None:
+    pq.write_table(pa.table({"bytes": [b"a", b"b"]}), folder / "t.parquet")
+    source = find(str(folder))
+    listed = list(pictures(source))
+    (folder / "t.parquet").unlink()
+    with Reading(source) as reading:
+        found = list(reading.contents(listed))
+    assert len(found) == 42
+    assert all(isinstance(data, OSError) for data in found[40:])
+    assert all(isinstance(data, bytes) for data in found[:40])

@@ -1,0 +1,110 @@
+"""What a call refuses before it starts Ray, each time with the way out."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raycls import registry
+from raycls.errors import BusyError, DataError, UsageError
+from raycls.scoring import score
+from raycls.scoring.ledger import Ledger, Totals
+from tests.unit.scoring.conftest import MakeTask
+
+
+class Resolved(Exception):
+    """The call came as far as the registry."""
+
+
+@pytest.fixture(autouse=True)
+def _no_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    def resolve(reference: str) -> None:
+        raise Resolved(reference)
+
+    monkeypatch.setattr(registry, "resolve", resolve)
+
+
+def call(source: Path | str, output: Path | str, **options: Any) -> None:
+    score("digits", str(source), str(output), **({"top_k": 3} | options))
+
+
+def test_the_same_call_goes_on_with_the_version_of_the_start(make_task: MakeTask, photos: Path) -> None:
+    task = make_task(photos)
+    with pytest.raises(Resolved, match="digits/7"):
+        call(photos, task.output)
+
+
+@pytest.mark.parametrize("options", [{"top_k": 4}, {"format": "csv"}, {"embedding": True}])
+def test_another_call_for_the_same_output_is_refused(
+    make_task: MakeTask, photos: Path, options: dict[str, Any]
+) -> None:
+    task = make_task(photos)
+    (name,) = options
+    with pytest.raises(UsageError, match=f"scores of a call with {name} .*same arguments, or a new output"):
+        call(photos, task.output, **options)
+
+
+def test_another_model_or_source_for_the_same_output_is_refused(make_task: MakeTask, photos: Path) -> None:
+    task = make_task(photos)
+    with pytest.raises(
+        UsageError, match=r"with source .*photos, and this one has source .*photos/0: give the same"
+    ):
+        call(photos / "0", task.output)
+    with pytest.raises(UsageError, match="with model digits, and this one has model digits/7"):
+        score("digits/7", str(photos), task.output, top_k=3)
+
+
+def test_a_finished_output_says_so(
+    make_task: MakeTask, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = make_task(photos)
+    Ledger(task.output).finish(Totals(pictures=34, errors=4, rejected=None, ended="2026-01-02 00:00:00"))
+    found = score("digits", str(photos), task.output, top_k=3)
+    assert (found.pictures, found.errors, found.scored, found.version) == (34, 4, 0, "digits/7")
+    said = " ".join(capsys.readouterr().err.split())
+    assert "was finished on 2026-01-02 00:00:00: 34 pictures by digits/7" in said
+    assert "To score what is new, name a new output" in said
+
+
+def test_a_folder_of_other_files_is_no_output(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "letters" / "to-a-friend.txt").touch()
+    with pytest.raises(UsageError, match="letters holds other files than scores"):
+        call(photos, tmp_path / "letters")
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match=r"file cannot be written: File exists. Name a folder"):
+        call(photos, tmp_path / "file")
+
+
+def test_an_output_in_the_source_is_refused(photos: Path) -> None:
+    for output in (photos, photos / "scores"):
+        with pytest.raises(UsageError, match="lies in the source: name a folder beside it"):
+            call(photos, output)
+    with pytest.raises(UsageError, match="lies in the source"):
+        call(f"file://{photos}", f"file://{photos}/scores")
+    with pytest.raises(Resolved):
+        call(photos, f"{photos}-scores")
+
+
+def test_a_source_without_a_picture_is_refused_and_leaves_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "none").mkdir()
+    with pytest.raises(UsageError, match="none has no picture"):
+        call(tmp_path / "none", tmp_path / "scores")
+    assert not (tmp_path / "scores").exists()
+
+
+def test_two_calls_for_one_folder_do_not_run_at_once(make_task: MakeTask, photos: Path) -> None:
+    task = make_task(photos)
+    descriptor = os.open(task.output, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with pytest.raises(BusyError, match="another process scores into"):
+            call(photos, task.output)
+    finally:
+        os.close(descriptor)
+    with pytest.raises(Resolved):
+        call(photos, task.output)
