@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 
-from raycls.data.assemble import Images, Pixels, Settings, assemble
+from raycls.data.assemble import Images, Settings, assemble
 from raycls.data.class_names import ClassNames
 from raycls.data.exclusion import exclusions_of
 from raycls.data.ingest import TASK_FILES, decode_all, decode_here
@@ -27,6 +27,7 @@ from raycls.data.manifest import SCHEMA, LeftOut, is_upload, read_left_out, read
 from raycls.data.options import PrepareOptions
 from raycls.data.packed import PackedDataset
 from raycls.data.parts import PartPixels, Parts
+from raycls.data.pixels import Pixels, SplitPixels
 from raycls.data.senders import Addition, choose
 from raycls.data.splits import SHARES
 from raycls.data.versions import open_dataset
@@ -162,7 +163,7 @@ def _kept(
 
 
 def _settings(former: PackedDataset) -> Settings:
-    options = PrepareOptions(*[None] * 6).or_of(former)
+    options = PrepareOptions(*[None] * 7).or_of(former)
     return Settings(
         size=former.info.image_size,
         resize=former.info.resize,
@@ -171,6 +172,7 @@ def _settings(former: PackedDataset) -> Settings:
         labels=options.labels or "top",
         group_by=options.group_by or "",
         merge_case=bool(former.info.options.get("merge_case")),
+        store=former.info.store,
     )
 
 
@@ -204,26 +206,23 @@ def _damaged(table: pa.Table, new: Sequence[Addition], whole: list[bool]) -> lis
     ]
 
 
-class _Joined:
-    """The images of a version that stay, and after them the new ones: see `Pixels` in raycls/data/assemble.py."""
+class _Joined(Pixels):
+    """The images of a version that stay, and after them the new ones."""
 
     def __init__(self, former: PackedDataset, kept: np.ndarray, new: Pixels):
-        self._arrays = [former.images(split) for split in former.info.counts]
-        self._ends = np.cumsum(list(former.info.counts.values()))
-        self._kept, self._new = kept, new
+        self._former, self._kept, self._new = SplitPixels(former, tuple(former.info.counts)), kept, new
         self._shape = (former.info.image_size, former.info.image_size, 3)
 
     def __call__(self, positions: np.ndarray) -> np.ndarray:
         images = np.empty((len(positions), *self._shape), dtype=np.uint8)
-        self.copy(positions, images, np.arange(len(positions)))
+        is_new = positions >= len(self._kept)
+        images[is_new] = self._new(positions[is_new] - len(self._kept))
+        images[~is_new] = self._former(self._kept[positions[~is_new]])
         return images
 
-    def copy(self, positions: np.ndarray, out: np.ndarray, to: np.ndarray) -> None:
-        is_new = positions >= len(self._kept)
-        self._new.copy(positions[is_new] - len(self._kept), out, to[is_new])
-        rows, places = self._kept[positions[~is_new]], to[~is_new]
-        of_split = np.searchsorted(self._ends, rows, side="right")
-        for index, images in enumerate(self._arrays):
-            mine = np.flatnonzero(of_split == index)
-            first = self._ends[index] - len(images)
-            out[places[mine]] = images[rows[mine] - first]
+    def files(self, positions: np.ndarray) -> list[bytes | None]:
+        old = np.flatnonzero(positions < len(self._kept))
+        found: list[bytes | None] = [None] * len(positions)
+        for position, data in zip(old, self._former.files(self._kept[positions[old]]), strict=True):
+            found[position] = data
+        return found

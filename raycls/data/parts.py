@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 
 from raycls.data.listing import Where
 from raycls.data.manifest import write_table
+from raycls.data.pixels import Pixels
 from raycls.data.transforms import Resize
 
 PART_BYTES = 32 << 20  # pixels kept in memory before a part is written
@@ -142,8 +143,8 @@ class Parts:
             out[to[chosen]] = images[row[chosen]]
 
 
-class PartPixels:
-    """The decoded images of a preparation, by their parts and rows: see `Pixels` in raycls/data/assemble.py."""
+class PartPixels(Pixels):
+    """The decoded images of a preparation, by their parts and rows."""
 
     def __init__(self, parts: Parts, part: np.ndarray, row: np.ndarray):
         self._parts, self._part, self._row = parts, part, row

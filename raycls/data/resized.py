@@ -42,6 +42,8 @@ def at_size(dataset: PackedDataset, side: int | None, part: str = "") -> PackedD
     info = sized(dataset.info, side)
     if info.image_size == dataset.info.image_size:
         return dataset
+    if info.store == "encoded":  # what decodes them resizes them, too
+        return PackedDataset(dataset.path, info)
     above = home.home() / FOLDER
     digest = hashlib.sha256(part.encode()).hexdigest()
     folder = above / f"{info.fingerprint[:16]}-{digest[:16]}-{info.image_size}"
