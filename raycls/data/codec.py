@@ -14,6 +14,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -24,9 +25,9 @@ from raycls.data.transforms import to_square
 # Pixels a side. Below, lossless WebP takes less than twice the bytes of this JPEG, whose error grows as images shrink.
 LOSSY_FROM = 96
 # The colours are not halved (4:4:4): halving them doubles the error of small images and saves a seventh of the bytes.
-LOSSY = {"format": "JPEG", "quality": 95, "subsampling": 0}
+LOSSY: dict[str, Any] = {"format": "JPEG", "quality": 95, "subsampling": 0}
 # The fastest method: the others take 4 times as long and save a tenth of the bytes.
-LOSSLESS = {"format": "WEBP", "lossless": True, "quality": 0, "method": 0}
+LOSSLESS: dict[str, Any] = {"format": "WEBP", "lossless": True, "quality": 0, "method": 0}
 FORMATS = ("JPEG", "WEBP")
 MANY = 32  # images that are worth threads
 

@@ -140,7 +140,9 @@ class VersionWriter:
 
     def shapes(self) -> dict[str, tuple[int, int]]:
         """Return `DatasetInfo.shards` of what was encoded."""
-        return {split: tuple(encoder.shape) for split, encoder in self._encoders.items()}
+        return {
+            split: (encoder.shape.block, encoder.shape.shard) for split, encoder in self._encoders.items()
+        }
 
     def _shards(self, split: str) -> list[Path]:
         return sorted((self.path / split).glob("shard-*.parquet")) if split in self._encoders else []

@@ -84,9 +84,7 @@ class Probe:
         chosen = self.train.chosen.sort().values  # as they lie in the file
         features = self._features(self.train, chosen, embedded)
         labels = self.train.labels[chosen]
-        other = self._features(
-            self.val, torch.arange(len(self.val.labels), device=self.val.images.device), embedded
-        )
+        other = self._features(self.val, self.val.every(), embedded)
         known = self.val.labels
         classes = len(self.card.classes)
         balanced = self.config.training.balance != "none"

@@ -111,14 +111,18 @@ def test_a_changed_byte_is_an_error_that_names_the_shard(dataset: PackedDataset)
     data[200] ^= 1
     file.write_bytes(data)
     images = open_dataset("many").images("train")
-    with pytest.raises(DataError, match=r"many@1: .*train/shard-00001\.parquet cannot be read.*data remove many@1"):
+    with pytest.raises(
+        DataError, match=r"many@1: .*train/shard-00001\.parquet cannot be read.*data remove many@1"
+    ):
         images[:]
     with pytest.raises(DataError, match=r"many@1 is damaged: train/shard-00001\.parquet does not have"):
         dataset.verify()
 
 
 @pytest.mark.parametrize("cut", [0, 100])
-def test_a_missing_or_short_shard_is_reported_when_the_version_is_opened(dataset: PackedDataset, cut: int) -> None:
+def test_a_missing_or_short_shard_is_reported_when_the_version_is_opened(
+    dataset: PackedDataset, cut: int
+) -> None:
     file = _shards(dataset)[1]
     data = file.read_bytes()[:-100]
     file.unlink()
@@ -151,7 +155,7 @@ def test_a_machine_reads_the_shards_where_they_were_pushed(
     with pytest.raises(DataError, match=r"shard-00002\.parquet cannot be read.*RAYCLS_STORAGE"):
         there.images("train")[:]
     away.rename(missing)
-    with pytest.raises(DataError, match="not whole on this machine.*raycls data pull many@1"):
+    with pytest.raises(DataError, match=r"not whole on this machine.*raycls data pull many@1"):
         monkeypatch.setenv("RAYCLS_STORAGE", str(tmp_path / "elsewhere"))
         sharing.push(there)
     monkeypatch.setenv("RAYCLS_STORAGE", str(tmp_path / "storage"))

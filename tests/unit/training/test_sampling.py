@@ -134,11 +134,11 @@ def test_training_reads_all_its_images_ahead_and_ends_where_it_did(
 
 def test_a_small_share_of_the_images_has_every_class_in_proportion() -> None:
     labels = torch.tensor([0] * 900 + [1] * 95 + [2] * 5)[torch.randperm(1000)]
-    few, some, half = (sampling._sample(labels, count) for count in (3, 100, 500))
+    few, some, half = (sampling.sample(labels, count) for count in (3, 100, 500))
     assert labels[few].bincount().tolist() == [1, 1, 1]
     assert labels[some].bincount().tolist() == [89, 10, 1]
     assert labels[half].bincount().tolist() == [449, 48, 3]
     assert set(few.tolist()) < set(some.tolist()) < set(half.tolist())
     assert len(set(half.tolist())) == 500
-    assert sorted(sampling._sample(labels, None).tolist()) == list(range(1000))
-    assert torch.equal(sampling._sample(labels, 1000), sampling._sample(labels, None))
+    assert sorted(sampling.sample(labels, None).tolist()) == list(range(1000))
+    assert torch.equal(sampling.sample(labels, 1000), sampling.sample(labels, None))
