@@ -68,8 +68,11 @@ class SplitEncoder:
     def add(self, files: Sequence[bytes | None], images: np.ndarray, rows: np.ndarray) -> None:
         """Write the next images: `files` where there are, and `images` (uint8) for those that are None, at `rows`."""
         encoded = dict(zip(rows.tolist(), encode_all(images, is_lossy(self.split, self.side)), strict=True))
-        known = [data for data in files if data is not None]
-        self._shards.add([encoded[row] if data is None else data for row, data in enumerate(files)])
+        self.add_files([encoded[row] if data is None else data for row, data in enumerate(files)])
         if self.split == "train":
             self.histogram.add(images)
-            self.histogram.add(decode_all(known, self.side))
+            self.histogram.add(decode_all([data for data in files if data is not None], self.side))
+
+    def add_files(self, files: Sequence[bytes]) -> None:
+        """Write the next images, which are encoded already, without a look at their pixels."""
+        self._shards.add(files)
