@@ -104,7 +104,7 @@ def add_pictures(name: str, read: Callable[[], Wanted], *, trusted: Collection[s
         listing = Listing(source=former.info.source)
         for each in new:
             listing.add(source=each.source, label=each.label, where=each.where)
-        parts = Parts(folder / DECODED, settings.size, settings.resize)
+        parts = Parts(folder / DECODED, settings.size, settings.resize, settings.store)
         (decode_here if len(listing) <= TASK_FILES else decode_all)(listing, parts, settings.resize)
         table = parts.rows(listing.wheres)
         # The bytes may have been damaged since somebody looked at them.
@@ -220,9 +220,8 @@ class _Joined(Pixels):
         images[~is_new] = self._former(self._kept[positions[~is_new]])
         return images
 
-    def files(self, positions: np.ndarray) -> list[bytes | None]:
-        old = np.flatnonzero(positions < len(self._kept))
-        found: list[bytes | None] = [None] * len(positions)
-        for position, data in zip(old, self._former.files(self._kept[positions[old]]), strict=True):
-            found[position] = data
-        return found
+    def files(self, positions: np.ndarray, lossy: bool) -> list[bytes | None]:
+        is_new = positions >= len(self._kept)
+        new = iter(self._new.files(positions[is_new] - len(self._kept), lossy))
+        former = iter(self._former.files(self._kept[positions[~is_new]], lossy))
+        return [next(new if each else former) for each in is_new]

@@ -12,6 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
+from raycls.data.codec import is_lossy
 from raycls.data.encoded import EncodedImages
 from raycls.data.packed import PackedDataset, Store
 from raycls.data.writer import VersionWriter
@@ -32,8 +33,11 @@ class Pixels(Protocol):
             part = slice(start, start + BATCH)
             out[to[part]] = self(positions[part])
 
-    def files(self, positions: np.ndarray) -> list[bytes | None]:
-        """Return the files that are the images, as raycls/data/codec.py makes them; None for each that has none yet."""
+    def files(self, positions: np.ndarray, lossy: bool) -> list[bytes | None]:
+        """Return the files of images that are encoded already; None for each that is still to be.
+
+        lossy: a lossless file of an image that was never in a version is to be encoded, too.
+        """
         return [None] * len(positions)
 
 
@@ -51,7 +55,7 @@ class SplitPixels(Pixels):
             found[chosen] = self._stores[store][rows]
         return found
 
-    def files(self, positions: np.ndarray) -> list[bytes | None]:
+    def files(self, positions: np.ndarray, lossy: bool) -> list[bytes | None]:
         found: list[bytes | None] = [None] * len(positions)
         for index, chosen, rows in self._by_split(positions):
             store = self._stores[index]
@@ -84,6 +88,6 @@ def fill(
     with writer.encoder(split, labels, side) as encoder:
         for start in range(0, len(positions), BATCH):
             part = positions[start : start + BATCH]
-            files = pixels.files(part)
+            files = pixels.files(part, is_lossy(split, side))
             missing = np.array([row for row, data in enumerate(files) if data is None], dtype=np.int64)
             encoder.add(files, pixels(part[missing]), missing)

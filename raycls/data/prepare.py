@@ -137,7 +137,7 @@ def _pack(
             f"{former.info.reference} has {sent:,} uploaded pictures, which a version of the source lacks: "
             f"`raycls data prepare {name} --add-uploads` adds them again"
         )
-    parts = Parts(folder / ".decoded", size, resize)
+    parts = Parts(folder / ".decoded", size, resize, store)
     decode_all(listing, parts, resize)
     table = parts.rows(listing.wheres)
     kinds = table["kind"].to_numpy(zero_copy_only=False)
