@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
@@ -88,10 +88,14 @@ class DatasetInfo(BaseModel):
 
 @dataclass(frozen=True)
 class PackedDataset:
-    """A dataset version on disk. The object is small and picklable: it maps an array into memory only when asked to."""
+    """A dataset version on disk. The object is small and picklable: it maps an array into memory only when asked to.
+
+    storage: the storage path that has the shards which this machine lacks, or None. It goes where the object goes.
+    """
 
     path: Path
     info: DatasetInfo
+    storage: str | None = field(default=None, compare=False, repr=False)  # it may hold a secret
 
     @property
     def gate(self) -> str:
@@ -113,9 +117,8 @@ class PackedDataset:
         from raycls.data.encoded import EncodedImages
         from raycls.data.shards import Shards, ShardShape
 
-        info, storage = self.info, home.shared_storage()
-        is_version = (self.path.parent.name, self.path.name) == (info.name, str(info.version))
-        away = pushed(storage, info, split) if storage and is_version else None
+        info = self.info
+        away = pushed(self.storage, info, split) if self.storage else None
         shape = ShardShape(*info.shards[split])
         shards = Shards(self.path / split, shape, info.counts[split], info.reference, away)
         return EncodedImages(shards, info.image_size, info.reference)
@@ -175,8 +178,11 @@ class PackedDataset:
                 raise damaged(info.reference, f"{array} has labels of no class")
 
 
-def read(path: Path, reference: str) -> PackedDataset:
-    """Return the dataset version in a directory, with all of it checked except the pixels. Raises DataError."""
+def read(path: Path, reference: str, storage: str | None = None) -> PackedDataset:
+    """Return the dataset version in a directory, with all of it checked except the pixels. Raises DataError.
+
+    storage: where shards are that the directory lacks; default: the storage path of this process, if it has one.
+    """
     try:
         if (path / INFO).exists() or not (path / FORMER_INFO).exists():
             info = DatasetInfo.model_validate_json((path / INFO).read_bytes())
@@ -184,7 +190,7 @@ def read(path: Path, reference: str) -> PackedDataset:
             info = _former_info(json.loads((path / FORMER_INFO).read_bytes()))
     except (OSError, ValueError, KeyError, AttributeError) as error:  # ValidationError is a ValueError
         raise damaged(reference, f"its description: {str(error).splitlines()[0]}") from error
-    dataset = PackedDataset(path, info)
+    dataset = PackedDataset(path, info, storage or home.shared_storage())
     dataset.check()
     return dataset
 

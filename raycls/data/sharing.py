@@ -10,6 +10,7 @@ RAYCLS_STORAGE must be a path that pyarrow supports. This module knows files onl
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -131,7 +132,7 @@ def pull(name: str, version: int | None = None, *, shards: bool = False) -> bool
                         progress.bar(f"pulling {info.reference} from {shown(storage)}"),
                     ):
                         _copy(filesystem, f"{root}/{name}/{version}", writer.path, info, shown(storage))
-                        found = writer.place(info, shards=False)
+                        found = dataclasses.replace(writer.place(info, shards=False), storage=storage)
                     found = without_forgotten(found)
                 if shards and found.info.fingerprint == info.fingerprint:
                     _fetch(filesystem, f"{root}/{name}/{version}", found)

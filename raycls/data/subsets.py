@@ -18,6 +18,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -141,7 +142,7 @@ def _described(dataset: PackedDataset, images: Images, train: np.ndarray, val: n
     ]
     counts = {"train": len(train), "val": len(val)}
     changed = {"counts": counts, "class_counts": dict(zip(counts, of_class, strict=True))}
-    return PackedDataset(dataset.path, dataset.info.model_copy(update=changed))
+    return replace(dataset, info=dataset.info.model_copy(update=changed))
 
 
 def _write(
