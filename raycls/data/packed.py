@@ -104,8 +104,10 @@ class PackedDataset:
 
     def images(self, split: str) -> PixelStore:
         """Return the images of a split, uint8 N×S×S×3: a read-only memory map, or what decodes them when asked."""
-        if self.info.store == "encoded":
-            return self.encoded_images(split)
+        return self.encoded_images(split) if self.info.store == "encoded" else self.array(split)
+
+    def array(self, split: str) -> np.ndarray:
+        """Return the images of a split of a packed version: uint8 N×S×S×3, a read-only memory map."""
         file = self.path / split / "images.npy"
         try:
             return np.load(file, mmap_mode="r")

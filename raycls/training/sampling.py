@@ -66,8 +66,7 @@ class Split:
     by_worker = False
 
     def __init__(self, dataset: PackedDataset, split: str, device: torch.device, count: int | None = None):
-        images = dataset.images(split)
-        assert isinstance(images, np.ndarray)
+        images = dataset.array(split)
         labels = as_tensor(dataset.labels(split))
         self.images, self.labels, self.device = as_tensor(images), labels.to(device), device
         if device.type != "cpu" and self.images.nbytes < DEVICE_SHARE * free_memory(device):

@@ -43,7 +43,7 @@ def cold(split: Split, tmp_path: Path) -> np.memmap:
     with (tmp_path / "train/images.npy").open("rb") as file:
         os.fsync(file.fileno())
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    images = _dataset(tmp_path).images("train")
+    images = _dataset(tmp_path).array("train")
     if _resident(images):
         pytest.skip(f"{tmp_path} is on a file system that holds its files in memory")
     return images
