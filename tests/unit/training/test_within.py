@@ -16,8 +16,45 @@ from raycls.training.loop import Training, fit, start
 from raycls.training.presets import preset
 from raycls.training.snapshot import Snapshot
 from tests.datasets import encoded_copy
+from tests.unit.training.test_data_parallel import work_together
 
 STEPS = 5  # of a part
+# Both of two workers train without a break, then again to the 13th step, and then on from the state of the 10th.
+TOGETHER = """
+import contextlib, sys
+from pathlib import Path
+from raycls.config import Config
+from raycls.data.packed import read
+from raycls.training import encoded_split, sampling, within
+from raycls.training.checkpoints import CheckpointStore
+
+class Killed(Exception):
+    pass
+
+def die(done, total):
+    if done == 13:
+        raise Killed
+
+def work(rank, store, config, dataset, storage):
+    shared = begin(rank, store)
+    config, dataset = Config.model_validate_json(config), read(Path(dataset), "digits")
+    sampling.PART_PIXELS, within.KEEP_S, encoded_split.WINDOW = STEPS * 50 * 8 * 8, 0.0, 2
+    kept = CheckpointStore(storage, "run")
+    keeper = within.Keeper(kept, writes=rank == 0)
+
+    def fit(**more):
+        return loop.fit(config, dataset, on_epoch=lambda metrics, snapshot: None, workers=Workers(rank, 2), **more)
+
+    network = fit(on_part=lambda snapshot, begun: None)
+    torch.save(network.state_dict(), f"{storage}/undisturbed.{rank}")
+    with contextlib.suppress(Killed):
+        fit(on_part=keeper, on_step=die)
+    dist.barrier()
+    found = within.newest(kept)
+    network = fit(on_part=lambda snapshot, begun: None, resume=Path(found.path))
+    torch.save([network.state_dict(), found.step], f"{storage}/resumed.{rank}")
+    end(shared, rank)
+""".replace("STEPS", str(STEPS))
 
 
 class Killed(Exception):
@@ -143,3 +180,14 @@ def test_only_one_worker_writes_and_not_too_often(
     assert not states(within.Keeper(store, writes=False))
     monkeypatch.setattr(within, "KEEP_S", 3600.0)
     assert not states(within.Keeper(store))
+
+
+def test_two_workers_go_on_together(dataset: PackedDataset, config: Config, tmp_path: Path) -> None:
+    training = override(config, ["epochs=1"]).model_dump_json()
+    work_together(TOGETHER, tmp_path, training, str(dataset.path))
+    for rank in range(2):
+        expected = torch.load(tmp_path / f"undisturbed.{rank}")
+        found, step = torch.load(tmp_path / f"resumed.{rank}")
+        assert step == 10
+        for name, value in expected.items():
+            assert torch.allclose(found[name].float(), value.float(), rtol=1e-4, atol=1e-6), name
