@@ -16,11 +16,13 @@ document.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from harness import results_page
-from harness.results_page import Document, mean_and_spread, median, ratio, share, table
+from harness.results_page import Document, Row, mean_and_spread, median, ratio, share, table
 
 from raycls import command
 
@@ -130,6 +132,14 @@ SECTIONS = {
     "bucket": bucket_section,
 }
 
+MEASURES = {
+    "formats": ("streaming_formats", "measure"),
+    "speed": ("streaming_training", "speed"),
+    "accuracy": ("streaming_training", "accuracy"),
+    "ray": ("streaming_ray", "measure"),
+    "bucket": ("streaming_bucket", "measure"),
+}
+
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
@@ -164,16 +174,9 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments: list[str]) -> None:
     options = _parser().parse_args(arguments)
     given = {name: value for name, value in vars(options).items() if name != "part"}
-    if options.part == "formats":
-        from harness.streaming_formats import measure
-    elif options.part == "speed":
-        from harness.streaming_training import speed as measure
-    elif options.part == "accuracy":
-        from harness.streaming_training import accuracy as measure
-    elif options.part == "ray":
-        from harness.streaming_ray import measure
-    else:
-        from harness.streaming_bucket import measure
+    # Each part imports what it measures alone.
+    module, function = MEASURES[options.part]
+    measure: Callable[..., list[Row]] = getattr(importlib.import_module(f"harness.{module}"), function)
     document = results_page.document(options.part, given, measure(**given))
     results_page.keep(RESULTS, "streaming", document)
     results_page.write(RESULTS, "streaming", HEAD, SECTIONS)

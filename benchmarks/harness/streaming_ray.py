@@ -38,7 +38,7 @@ def measure(encoded: str, batch_size: int, rounds: int) -> list[dict[str, float]
     rows = []
     with progress.bar("reading in turns", 2 * rounds) as bar:
         for number in range(rounds):
-            row = {}
+            row: dict[str, float] = {}
             for kind in ("raycls", "ray") if number % 2 else ("ray", "raycls"):
                 found = _raycls(dataset, batch_size) if kind == "raycls" else _ray(dataset, batch_size)
                 row |= {f"{kind}_{name}": value for name, value in found.items()}

@@ -40,7 +40,7 @@ def speed(
     rows = []
     with progress.bar("training in turns", rounds * len(datasets)) as bar:
         for number in range(rounds):
-            row = {}
+            row: dict[str, float] = {}
             for kind in sorted(datasets, reverse=bool(number % 2)):
                 found = _turn(datasets[kind], network, batch_size, steps)
                 row |= {f"{kind}_{name}": value for name, value in found.items()}

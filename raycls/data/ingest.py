@@ -125,7 +125,7 @@ def decode_here(listing: Listing, parts: Parts, resize: Resize) -> None:
             parts.flush()
 
 
-def decode_batch(wheres: list[Where], size: int, resize: Resize, store: Store = "packed") -> Iterator[Chunk]:
+def decode_batch(wheres: list[Where], size: int, resize: Resize, store: Store) -> Iterator[Chunk]:
     """Read and decode some images, and yield them in chunks of at most CHUNK_FILES.
 
     Images that cannot be read have a reason in their row, and no pixels. store: of the version that they are for.

@@ -117,12 +117,13 @@ def _latest(latest: Any, former: SavedCheckpoint | None, store: CheckpointStore)
     latest: Ray's latest checkpoint of this attempt, or None. former: the last checkpoint of earlier attempts, or None.
     """
     with ExitStack() as stack:
+        folder: Path | None = None
+        epoch = 0
         if latest:
             folder = stack.enter_context(local(latest.filesystem, latest.path))
             epoch = int(load_card(folder).metrics["epoch"])
-        else:
-            folder = stack.enter_context(former.directory()) if former else None
-            epoch = former.epoch if former else 0
+        elif former:
+            folder, epoch = stack.enter_context(former.directory()), former.epoch
         yield stack.enter_context(within.resumed(store, folder, epoch))
 
 
