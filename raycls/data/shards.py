@@ -15,7 +15,7 @@ blocks, so an image's place follows from its row. This module knows bytes. It de
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -114,6 +114,7 @@ class Shards:
         self._reference, self._away = reference, away
         self._footers: OrderedDict[int, pq.FileMetaData] = OrderedDict()
         self._lock = threading.Lock()
+        self._opening: defaultdict[int, threading.Lock] = defaultdict(threading.Lock)  # a lock for each shard
 
     @property
     def blocks(self) -> int:
@@ -145,23 +146,29 @@ class Shards:
         return found.chunk(0) if isinstance(found, pa.ChunkedArray) else found
 
     def _opened(self, number: int) -> pq.ParquetFile:
-        """Open a shard. Its footer is read once."""
+        """Open a shard. Its footer is read once, and not by several threads that need it at the same time."""
         with self._lock:
-            footer = self._footers.get(number)
+            footer, first = self._footers.get(number), self._opening[number]
+        if footer:
+            return self._open(number, footer)
+        with first:
+            file = self._open(number, self._footers.get(number))
+            with self._lock:
+                self._footers[number] = file.metadata
+                while len(self._footers) > FOOTERS:
+                    self._footers.popitem(last=False)
+        return file
+
+    def _open(self, number: int, footer: pq.FileMetaData | None) -> pq.ParquetFile:
         try:
-            file = pq.ParquetFile(
-                self._source(shard_name(number)), metadata=footer, page_checksum_verification=True
-            )
+            source = self._source(shard_name(number))
+            file = pq.ParquetFile(source, metadata=footer, page_checksum_verification=True)
         except (OSError, pa.ArrowException) as error:
             raise self._damaged(number, error) from error
         rows = min(self.shape.shard, self.count - number * self.shape.shard)
         if file.metadata.num_rows != rows:
             file.close(force=True)
             raise self._damaged(number, f"it has {file.metadata.num_rows} images, not {rows}")
-        with self._lock:
-            self._footers[number] = file.metadata
-            while len(self._footers) > FOOTERS:
-                self._footers.popitem(last=False)
         return file
 
     def _source(self, name: str) -> Any:

@@ -205,7 +205,8 @@ def test_a_training_reads_shards_where_they_are(
     SENT.clear()
     fit(config, dataset, on_epoch=lambda metrics, snapshot: None)
     read = sum(count for name, count in SENT.items() if is_shard(name))
-    assert sizes["train"] + sizes["val"] < read < 4 * (sizes["train"] + sizes["val"]) + 20_000
+    whole = sizes["train"] + sizes["val"]
+    assert 2 * whole < read < 4 * whole, "three epochs, and the footers, which here are whole files"
     result = train("large", config, workers=2)
     assert result.metrics["test_accuracy"] >= 0.5
     assert set(dataset.absent()) == {file for file in made.info.sha256 if is_shard(file)}
