@@ -51,7 +51,7 @@ On the test split, mean ± standard deviation over the seeds.
 RAY = """## Beside Ray Data
 
 Two consumers read and decode an epoch, without a network: by raycls's reader, and by `read_parquet`, `map_batches`, a
-local shuffle and `streaming_split`. The first batch counts from the call; images/s counts what comes after it.
+local shuffle and `streaming_split`. Both count from the call, and images/s includes the wait for the first batch.
 
 """
 BUCKET = """## More than memory, from a bucket

@@ -30,7 +30,7 @@ CONSUMERS = 2
 
 
 def measure(encoded: str, batch_size: int, rounds: int) -> list[dict[str, float]]:
-    """Return for each round the seconds until the first batch (the slower consumer), and images/s after it."""
+    """Return for each round the seconds until the first batch (the slower consumer), and images/s of the epoch."""
     dataset = open_dataset(encoded)
     if dataset.info.store != "encoded":
         raise BenchmarkError(f"{dataset.info.reference} is packed: prepare it with --store encoded")
@@ -48,15 +48,13 @@ def measure(encoded: str, batch_size: int, rounds: int) -> list[dict[str, float]
 
 
 def _timed(batches: Iterable[int]) -> tuple[float, float, int]:
-    """Return the seconds until the first batch, those after it, and the number of images after it."""
+    """Return the seconds until the first batch and until the last one, and the number of images."""
     started = time.perf_counter()
     first, images = 0.0, 0
     for count in batches:
-        if not first:
-            first = time.perf_counter() - started
-        else:
-            images += count
-    return first, time.perf_counter() - started - first, images
+        first = first or time.perf_counter() - started
+        images += count
+    return first, time.perf_counter() - started, images
 
 
 def _together(found: list[tuple[float, float, int]]) -> dict[str, float]:

@@ -27,6 +27,7 @@ from raycls.data.codec import decode, decode_all
 from raycls.data.shards import Shards
 from raycls.errors import DataError
 
+BATCH = 256  # images that indexing decodes at once
 KEPT = 4  # blocks that indexing keeps, for the next rows
 READERS = 4  # blocks that are read at the same time
 AHEAD = 16  # blocks that are read before a batch needs them
@@ -46,9 +47,14 @@ class EncodedImages:
 
     def __getitem__(self, rows: Any) -> np.ndarray:
         """Return uint8 S×S×3 for one row, else uint8 M×S×S×3. Raises DataError if a shard cannot be read."""
-        wanted = np.arange(len(self))[rows]
-        found = self._decoded(self.encoded(np.atleast_1d(wanted)))
-        return found[0] if wanted.ndim == 0 else found
+        chosen = np.arange(len(self))[rows]
+        wanted = np.atleast_1d(chosen)
+        found = np.empty((len(wanted), *self.shape[1:]), np.uint8)
+        order = np.argsort(wanted, kind="stable")
+        for start in range(0, len(wanted), BATCH):  # so that few files are in memory beside the pixels
+            part = order[start : start + BATCH]
+            found[part] = self._decoded(self.encoded(wanted[part]))
+        return found[0] if chosen.ndim == 0 else found
 
     def encoded(self, rows: np.ndarray) -> list[bytes]:
         """Return the files of images at M rows (int64). Each block is read once, whatever their order."""
