@@ -9,6 +9,7 @@ and the network sees them at 32 pixels: reading and decoding is what takes the t
 from __future__ import annotations
 
 import contextlib
+import logging
 import multiprocessing
 import os
 import shutil
@@ -131,6 +132,7 @@ def _serve(port: int, sent: Any) -> None:
     from moto.server import DomainDispatcherApplication, create_backend_app
     from werkzeug.serving import make_server
 
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # it would print a line for each request
     application = DomainDispatcherApplication(create_backend_app)
 
     def counting(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
