@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from raycls.data.manifest import SCHEMA, LeftOut, left_out_table
-from raycls.data.packed import SPLITS, PackedDataset
+from raycls.data.packed import SPLITS, PackedDataset, Store
 from raycls.data.writer import VersionWriter, next_version, reserved, write_version
 
 
@@ -20,13 +20,17 @@ def make_version(
     *,
     mirrorable: bool = True,
     source: str = "{split}/{index}",
+    store: Store = "packed",
 ) -> PackedDataset:
     """Write the next version of a dataset. images and labels: for each split; a split may be missing.
 
     source: each image's source in the rows.
     """
     with reserved(name), write_version(name, next_version(name)) as writer:
-        fill(writer, images)
+        if store == "packed":
+            fill(writer, images)
+        else:
+            encode(writer, images, labels)
         return publish(writer, images, labels, classes, mirrorable=mirrorable, source=source)
 
 
@@ -49,6 +53,22 @@ def fill(writer: VersionWriter, images: dict[str, np.ndarray]) -> None:
     for split in SPLITS:
         pixels = images.get(split, np.empty((0, side, side, 3), np.uint8))
         writer.array(split, len(pixels), side)[:] = pixels
+
+
+def encode(writer: VersionWriter, images: dict[str, np.ndarray], labels: dict[str, np.ndarray]) -> None:
+    side = images["train"].shape[1]
+    for split in SPLITS:
+        pixels = images.get(split, np.empty((0, side, side, 3), np.uint8))
+        with writer.encoder(split, labels.get(split, np.empty(0, np.int64)), side) as encoder:
+            encoder.add_pixels(pixels)
+
+
+def encoded_copy(dataset: PackedDataset, name: str) -> PackedDataset:
+    """Write a version with the same images, stored encoded."""
+    images = {split: np.array(dataset.images(split)) for split in dataset.info.counts}
+    labels = {split: dataset.labels(split) for split in dataset.info.counts}
+    info = dataset.info
+    return make_version(name, images, labels, info.classes, mirrorable=info.mirrorable, store="encoded")
 
 
 def publish(

@@ -12,6 +12,7 @@ DOCS = ROOT / "docs"
 ORDER = (
     "index",
     "data",
+    "large",
     "training",
     "pretrained",
     "small",

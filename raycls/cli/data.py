@@ -95,6 +95,7 @@ def show_command(
     )
     print(f"dataset      {info.reference}")
     print(f"image size   {info.image_size} pixels, {info.resize}")
+    print(f"stored       {info.store}")
     print(f"mirrored     {'yes' if info.mirrorable else 'no'}")
     print(f"mean         {' '.join(f'{value:.4f}' for value in info.mean)}")
     print(f"std          {' '.join(f'{value:.4f}' for value in info.std)}")

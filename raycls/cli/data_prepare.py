@@ -60,6 +60,12 @@ def prepare_command(
         Path | None,
         typer.Option(help="file with images to leave out: a SHA-256 or a path in the source on each line"),
     ] = None,
+    store: Annotated[
+        str | None,
+        typer.Option(
+            help="packed (one array of pixels) or encoded (shards that may stay in a bucket); default: by size"
+        ),
+    ] = None,
     root: Annotated[
         Path | None, typer.Option(help="for cifar10: folder that has torchvision's files already")
     ] = None,
@@ -95,6 +101,7 @@ def prepare_command(
         "shares": _shares(shares),
         "merge_case": merge_case,
         "exclude": exclude,
+        "store": store,
         "root": root,
     }
     if add_uploads:
@@ -129,7 +136,9 @@ def _print(info: DatasetInfo, as_json: bool) -> None:
         print_json(info.model_dump(mode="json"))
         return
     counts = ", ".join(f"{count:,} {split}" for split, count in info.counts.items())
-    print(f"{info.reference}: {counts}; {len(info.classes)} classes of {info.image_size} pixels")
+    print(
+        f"{info.reference}: {counts}; {len(info.classes)} classes of {info.image_size} pixels, {info.store}"
+    )
     print(f"fingerprint {info.fingerprint}")
     if info.left_out:
         print(f"{info.left_out} files are not in it: `raycls data show {info.reference}` lists them")

@@ -25,7 +25,7 @@ def push_command(dataset: Dataset) -> None:
 
 @app.command("pull")
 def pull_command(dataset: Dataset) -> None:
-    """Copy a dataset version, or the newest one, from RAYCLS_STORAGE to this machine.
+    """Copy a dataset version, or the newest one, from RAYCLS_STORAGE to this machine, with its shards.
 
     Example: RAYCLS_STORAGE=s3://bucket/raycls raycls data pull pets@2
     """
@@ -37,7 +37,7 @@ def pull_command(dataset: Dataset) -> None:
 
     if not home.shared_storage():
         raise UsageError("RAYCLS_STORAGE is not set: set it to the path that the dataset was pushed to")
-    if not pull(*parse(dataset)):
+    if not pull(*parse(dataset), shards=True):
         raise UsageError(f"{shown(home.shared_storage() or '')} has no dataset {dataset}")
     info = open_dataset(dataset).info
     print(f"{info.reference}, fingerprint {info.fingerprint[:12]}")

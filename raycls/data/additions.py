@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 
-from raycls.data.assemble import Images, Pixels, Settings, assemble
+from raycls.data.assemble import Images, Settings, assemble
 from raycls.data.class_names import ClassNames
 from raycls.data.exclusion import exclusions_of
 from raycls.data.ingest import TASK_FILES, decode_all, decode_here
@@ -27,6 +27,7 @@ from raycls.data.manifest import SCHEMA, LeftOut, is_upload, read_left_out, read
 from raycls.data.options import PrepareOptions
 from raycls.data.packed import PackedDataset
 from raycls.data.parts import PartPixels, Parts
+from raycls.data.pixels import Pixels, SplitPixels
 from raycls.data.senders import Addition, choose
 from raycls.data.splits import SHARES
 from raycls.data.versions import open_dataset
@@ -103,7 +104,7 @@ def add_pictures(name: str, read: Callable[[], Wanted], *, trusted: Collection[s
         listing = Listing(source=former.info.source)
         for each in new:
             listing.add(source=each.source, label=each.label, where=each.where)
-        parts = Parts(folder / DECODED, settings.size, settings.resize)
+        parts = Parts(folder / DECODED, settings.size, settings.resize, settings.store)
         (decode_here if len(listing) <= TASK_FILES else decode_all)(listing, parts, settings.resize)
         table = parts.rows(listing.wheres)
         # The bytes may have been damaged since somebody looked at them.
@@ -162,7 +163,7 @@ def _kept(
 
 
 def _settings(former: PackedDataset) -> Settings:
-    options = PrepareOptions(*[None] * 6).or_of(former)
+    options = PrepareOptions(*[None] * 7).or_of(former)
     return Settings(
         size=former.info.image_size,
         resize=former.info.resize,
@@ -171,6 +172,7 @@ def _settings(former: PackedDataset) -> Settings:
         labels=options.labels or "top",
         group_by=options.group_by or "",
         merge_case=bool(former.info.options.get("merge_case")),
+        store=former.info.store,
     )
 
 
@@ -204,26 +206,22 @@ def _damaged(table: pa.Table, new: Sequence[Addition], whole: list[bool]) -> lis
     ]
 
 
-class _Joined:
-    """The images of a version that stay, and after them the new ones: see `Pixels` in raycls/data/assemble.py."""
+class _Joined(Pixels):
+    """The images of a version that stay, and after them the new ones."""
 
     def __init__(self, former: PackedDataset, kept: np.ndarray, new: Pixels):
-        self._arrays = [former.images(split) for split in former.info.counts]
-        self._ends = np.cumsum(list(former.info.counts.values()))
-        self._kept, self._new = kept, new
+        self._former, self._kept, self._new = SplitPixels(former, tuple(former.info.counts)), kept, new
         self._shape = (former.info.image_size, former.info.image_size, 3)
 
     def __call__(self, positions: np.ndarray) -> np.ndarray:
         images = np.empty((len(positions), *self._shape), dtype=np.uint8)
-        self.copy(positions, images, np.arange(len(positions)))
+        is_new = positions >= len(self._kept)
+        images[is_new] = self._new(positions[is_new] - len(self._kept))
+        images[~is_new] = self._former(self._kept[positions[~is_new]])
         return images
 
-    def copy(self, positions: np.ndarray, out: np.ndarray, to: np.ndarray) -> None:
+    def files(self, positions: np.ndarray, lossy: bool) -> list[bytes | None]:
         is_new = positions >= len(self._kept)
-        self._new.copy(positions[is_new] - len(self._kept), out, to[is_new])
-        rows, places = self._kept[positions[~is_new]], to[~is_new]
-        of_split = np.searchsorted(self._ends, rows, side="right")
-        for index, images in enumerate(self._arrays):
-            mine = np.flatnonzero(of_split == index)
-            first = self._ends[index] - len(images)
-            out[places[mine]] = images[rows[mine] - first]
+        new = iter(self._new.files(positions[is_new] - len(self._kept), lossy))
+        former = iter(self._former.files(self._kept[positions[~is_new]], lossy))
+        return [next(new if each else former) for each in is_new]

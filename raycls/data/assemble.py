@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +18,8 @@ from raycls import progress
 from raycls.data.groups import Former, Groups, find_groups
 from raycls.data.history import former_splits
 from raycls.data.manifest import EXAMPLES, SCHEMA, LeftOut, difference, left_out_table, read_rows
-from raycls.data.packed import SPLITS, PackedDataset
+from raycls.data.packed import SPLITS, PackedDataset, Store
+from raycls.data.pixels import Pixels, fill
 from raycls.data.splits import FILLED, MOST_FILLED, NEW, assign, too_few
 from raycls.data.transforms import Resize
 from raycls.data.writer import next_version, write_version
@@ -26,14 +27,6 @@ from raycls.errors import DataError
 from raycls.progress import say
 
 Table = dict[str, np.ndarray]
-
-
-class Pixels(Protocol):
-    """The decoded images, by position. positions and to are int64 M."""
-
-    def __call__(self, positions: np.ndarray) -> np.ndarray: ...
-
-    def copy(self, positions: np.ndarray, out: np.ndarray, to: np.ndarray) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +59,7 @@ class Settings:
     labels: str = "top"
     group_by: str = ""
     merge_case: bool = False
+    store: Store = "packed"
 
     def options(self) -> dict[str, str]:
         """Return what a version's description has no field for."""
@@ -102,8 +96,9 @@ def assemble(
     rows = _rows(images, groups, split, order)
     if former is not None:
         changes = difference(read_rows(former), rows)
-        same = (former.info.image_size, former.info.resize, former.info.mirrorable, former.info.options) == (
-            settings.size, settings.resize, settings.mirrorable, settings.options()
+        info = former.info
+        same = (info.image_size, info.resize, info.mirrorable, info.options, info.store) == (
+            settings.size, settings.resize, settings.mirrorable, settings.options(), settings.store
         )  # fmt: skip
         if not changes and same:
             say(f"{former.info.reference} has these images already: nothing differs")
@@ -114,10 +109,8 @@ def assemble(
         labels = {}
         for index, part in enumerate(SPLITS):
             mine = order[split[order] == index]
-            out = writer.array(part, len(mine), settings.size)
-            images.pixels.copy(mine, out, np.arange(len(mine)))
             labels[part] = images.labels[mine]
-            del out  # closes the memory map
+            fill(writer, part, settings.store, images.pixels, mine, labels[part], settings.size)
         return writer.publish(
             classes=images.classes,
             labels=labels,

@@ -17,6 +17,7 @@ import numpy as np
 
 from raycls.data import cifar10
 from raycls.data.assemble import Images
+from raycls.data.pixels import Pixels
 from raycls.data.similarity import perceptual_hashes
 from raycls.data.splits import SHARES
 
@@ -101,7 +102,7 @@ def _images(
     )
 
 
-class _Array:
+class _Array(Pixels):
     def __init__(self, pixels: np.ndarray):
         self._pixels = pixels
 

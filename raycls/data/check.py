@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from raycls.data.label_errors import label_errors
 from raycls.data.manifest import read_rows
-from raycls.data.packed import PackedDataset
+from raycls.data.packed import PackedDataset, PixelStore
 from raycls.errors import DataError
 
 DARK, BRIGHT = 20, 235  # mean grey levels
@@ -91,7 +91,7 @@ class _Table:
         ]
 
 
-def _measures(images: np.ndarray) -> Iterator[np.ndarray]:
+def _measures(images: PixelStore) -> Iterator[np.ndarray]:
     """Yield brightness, contrast and sharpness of blocks of images: float 3×B, in grey levels."""
     for start in range(0, len(images), BLOCK):
         grey = images[start : start + BLOCK].astype(np.float32).mean(3)

@@ -34,7 +34,7 @@ def contact_sheet(dataset: PackedDataset) -> Image.Image:
     for row, caption in enumerate(captions):
         top = GAP + row * step
         draw.text((GAP, top + CELL // 2), caption, fill="black", font=font, anchor="lm")
-        for column, index in enumerate(np.flatnonzero(labels == row)[:COLUMNS]):
-            picture = Image.fromarray(images[index]).resize((CELL, CELL), resample)
+        for column, pixels in enumerate(images[np.flatnonzero(labels == row)[:COLUMNS]]):
+            picture = Image.fromarray(pixels).resize((CELL, CELL), resample)
             sheet.paste(picture, (margin + column * step, top))
     return sheet

@@ -23,6 +23,7 @@ from raycls.data.exclusion import DIGEST, FORGOTTEN, forgotten_here, remember_fo
 from raycls.data.layout import DECODED, names, removed_rows, versions_of
 from raycls.data.manifest import LeftOut, left_out_table, read_left_out, read_rows, write_table
 from raycls.data.packed import PackedDataset
+from raycls.data.pixels import SplitPixels, fill
 from raycls.data.versions import open_dataset
 from raycls.data.writer import reserved, write_version
 from raycls.errors import DataError, UsageError
@@ -112,10 +113,8 @@ def _without(dataset: PackedDataset, rows: pa.Table, gone: np.ndarray) -> Packed
     added = [LeftOut("an image", FORGOTTEN, f"forgotten on {day}", digest) for digest in digests]
     with write_version(info.name, info.version) as writer:
         for split, chosen in kept.items():
-            out = writer.array(split, len(chosen), info.image_size)
-            # The default mode would copy `out`.
-            np.take(dataset.images(split), chosen, axis=0, out=out, mode="clip")
-            del out
+            pixels = SplitPixels(dataset, (split,))
+            fill(writer, split, info.store, pixels, chosen, labels[split], info.image_size)
         return writer.publish(
             classes=info.classes,
             labels=labels,

@@ -17,9 +17,11 @@ import numpy as np
 import pyarrow as pa
 
 from raycls import machine, progress
+from raycls.data.codec import encode
 from raycls.data.decode import decode_with_facts
 from raycls.data.files import shown
 from raycls.data.listing import Listing, Where
+from raycls.data.packed import Store
 from raycls.data.parts import SCHEMA, Chunk, Parts, key
 from raycls.data.readers import SEQUENTIAL, Data, container_of, is_local, name_of, read_all, size_of
 from raycls.data.similarity import LEAST_CONTRAST, perceptual_hashes
@@ -89,7 +91,7 @@ def decode_all(listing: Listing, parts: Parts, resize: Resize) -> None:
             for batch in _batches(wheres):
                 options = here if is_local(batch[0]) else {}
                 streaming = task.options(num_returns="streaming", **options)
-                pending.append(streaming.remote(batch, parts.size, resize))
+                pending.append(streaming.remote(batch, parts.size, resize, parts.store))
                 while len(pending) >= limit:
                     collect()
             while pending:
@@ -116,17 +118,17 @@ def decode_here(listing: Listing, parts: Parts, resize: Resize) -> None:
     with progress.bar(f"decoding {len(wheres):,} images", len(wheres)) as bar:
         try:
             for batch in _batches(wheres):
-                for chunk in decode_batch(batch, parts.size, resize):
+                for chunk in decode_batch(batch, parts.size, resize, parts.store):
                     parts.add(chunk)
                     bar.advance(len(chunk.rows))
         finally:
             parts.flush()
 
 
-def decode_batch(wheres: list[Where], size: int, resize: Resize) -> Iterator[Chunk]:
+def decode_batch(wheres: list[Where], size: int, resize: Resize, store: Store) -> Iterator[Chunk]:
     """Read and decode some images, and yield them in chunks of at most CHUNK_FILES.
 
-    Images that cannot be read have a reason in their row, and no pixels.
+    Images that cannot be read have a reason in their row, and no pixels. store: of the version that they are for.
     """
     waiting: list[tuple[Where, Data]] = []
     held = 0
@@ -135,13 +137,13 @@ def decode_batch(wheres: list[Where], size: int, resize: Resize) -> Iterator[Chu
         waiting.append((where, data))
         held += len(data) if isinstance(data, bytes) else 0
         if len(waiting) >= most or held > CHUNK_BYTES:
-            yield _decoded(waiting, size, resize)
+            yield _decoded(waiting, size, resize, store)
             waiting, held = [], 0
     if waiting:
-        yield _decoded(waiting, size, resize)
+        yield _decoded(waiting, size, resize, store)
 
 
-def _decoded(encoded: list[tuple[Where, Data]], size: int, resize: Resize) -> Chunk:
+def _decoded(encoded: list[tuple[Where, Data]], size: int, resize: Resize, store: Store) -> Chunk:
     rows: list[dict[str, Any]] = []
     empty = dict.fromkeys(("sha256", "mode", "noticed", "kind", "reason"), "")
     images = np.empty((len(encoded), size, size, 3), dtype=np.uint8)
@@ -170,7 +172,10 @@ def _decoded(encoded: list[tuple[Where, Data]], size: int, resize: Resize) -> Ch
         if row["row"] >= 0:
             phash, blank = next(hashes)
             row |= {"phash": int(phash), "noticed": "blank" if blank else ""}
-    return Chunk(pa.Table.from_pylist(rows, SCHEMA), images)
+    table = pa.Table.from_pylist(rows, SCHEMA)
+    if store == "packed":
+        return Chunk(table, images)
+    return Chunk(table, pa.array([encode(pixels, lossy=False) for pixels in images], pa.binary()))
 
 
 def _kind(where: Where, error: Exception) -> str:

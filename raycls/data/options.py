@@ -9,11 +9,15 @@ import re
 from dataclasses import dataclass, replace
 
 from raycls import progress
-from raycls.data.packed import PackedDataset
+from raycls.data.packed import STORES, PackedDataset, Store
 from raycls.data.sources.tree import LABELS, Labels
 from raycls.data.splits import SHARES
 from raycls.data.transforms import RESIZES, Resize
 from raycls.errors import UsageError
+
+# Bytes of pixels up to which a version is packed, if nobody says. A larger array is more than the page cache of a usual
+# machine holds, so that its random reads reach the disk, and each node copies all of it first.
+PACKED_BYTES = 16 << 30
 
 
 @dataclass(frozen=True)
@@ -26,13 +30,18 @@ class PrepareOptions:
     group_by: str | None
     mirror: bool | None
     shares: tuple[float, ...] | None
+    store: Store | None
 
     def or_of(self, former: PackedDataset | None) -> PrepareOptions:
         """Return the options, with those of the version before for what is None.
 
         Raises UsageError for what must stay as it is.
         """
-        for value, allowed, option in ((self.resize, RESIZES, "--resize"), (self.labels, LABELS, "--labels")):
+        for value, allowed, option in (
+            (self.resize, RESIZES, "--resize"),
+            (self.labels, LABELS, "--labels"),
+            (self.store, STORES, "--store"),
+        ):
             if value not in (None, *allowed):
                 raise UsageError(f"{option} {value} is unknown: choose one of {', '.join(allowed)}")
         if self.shares is not None and not _are_shares(self.shares):
@@ -61,6 +70,7 @@ class PrepareOptions:
             group_by=options["group_by"],
             mirror=_or(self.mirror, info.mirrorable),
             shares=self.shares or shares,
+            store=self.store or info.store,
         )
 
 
@@ -70,6 +80,18 @@ def pattern(group_by: str | None) -> re.Pattern[str] | None:
         return re.compile(group_by) if group_by else None
     except re.error as error:
         raise UsageError(f"--group-by {group_by!r} is no regular expression: {error}") from None
+
+
+def store_for(count: int, size: int) -> Store:
+    """Return how to store this many images of `size` pixels a side. Say so where they are many."""
+    pixels = count * size**2 * 3
+    if pixels <= PACKED_BYTES:
+        return "packed"
+    progress.say(
+        f"stored encoded, in shards: as one array of pixels the images would take {pixels / 1e9:,.0f} GB, more than "
+        f"{PACKED_BYTES / 1e9:,.0f} GB. --store packed makes the array all the same"
+    )
+    return "encoded"
 
 
 def _or(value: bool | None, otherwise: bool) -> bool:

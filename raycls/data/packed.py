@@ -1,37 +1,57 @@
-"""The packed dataset version: the form in which training, evaluation and tuning read images.
+"""The dataset version: the form in which training, evaluation and tuning read images.
 
     $RAYCLS_HOME/datasets/pets/2/   dataset.json   manifest.parquet   {train,val,gate,test}/{images,labels}.npy
 
     dataset = open_dataset("pets")    # raycls/data/versions.py
     dataset.images("train")[0]        # uint8 32×32×3, memory-mapped: many processes share one copy
 
-A version never changes. This module only reads; raycls/data/writer.py makes versions. It knows arrays and directories.
-It does not know where images come from.
+A large version has shards of encoded images in place of `images.npy` (raycls/data/shards.py). They may stay on the
+storage path. A version never changes. This module only reads; raycls/data/writer.py makes versions. It knows arrays and
+directories. It does not know where images come from.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from raycls import home
+from raycls.data.files import join
 from raycls.data.transforms import Resize
 from raycls.errors import DataError
+
+if TYPE_CHECKING:
+    from raycls.data.encoded import EncodedImages
 
 SPLITS = ("train", "val", "gate", "test")
 INFO, ROWS, LEFT_OUT = "dataset.json", "manifest.parquet", "left_out.parquet"
 FORMER_INFO = "manifest.json"  # of a dataset that was made before there were versions
+Store = Literal["packed", "encoded"]  # pixels in one array, or files of images in shards
+STORES: tuple[Store, ...] = get_args(Store)
+
+
+class PixelStore(Protocol):
+    """The images of a split, uint8 N×S×S×3: an array, or what reads and decodes the rows that it is asked for."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: Any, /) -> Any: ...
 
 
 class DatasetInfo(BaseModel):
     """The description of a dataset version, in dataset.json.
 
-    fingerprint is 64 hex digits that change with any byte of any array, with the classes, the image size and the resize
-    mode.
+    fingerprint is 64 hex digits that change with any byte of any array or shard, with the classes, the image size and
+    the resize mode.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -51,7 +71,11 @@ class DatasetInfo(BaseModel):
     options: dict[str, str] = Field(default={}, description="what the next version takes over")
     left_out: int = Field(0, description="images of the source that are not in this version")
     ignored: int = Field(0, description="files of the source that are no images, by their names")
-    sha256: dict[str, str] = Field(description="of each array file")
+    store: Store = Field("packed", description="packed: images.npy; encoded: shards of JPEG and WebP files")
+    shards: dict[str, tuple[int, int]] = Field(
+        {}, description="of each encoded split, the images of a block and of a shard"
+    )
+    sha256: dict[str, str] = Field(description="of each array file and shard")
     tables: dict[str, str] = Field({}, description="SHA-256 of each table; not part of the fingerprint")
     fingerprint: str
     former_fingerprints: tuple[str, ...] = Field((), description="of before an image was forgotten")
@@ -64,31 +88,59 @@ class DatasetInfo(BaseModel):
 
 @dataclass(frozen=True)
 class PackedDataset:
-    """A dataset version on disk. The object is small and picklable: it maps an array into memory only when asked to."""
+    """A dataset version on disk. The object is small and picklable: it maps an array into memory only when asked to.
+
+    storage: the storage path that has the shards which this machine lacks, or None. It goes where the object goes.
+    """
 
     path: Path
     info: DatasetInfo
+    storage: str | None = field(default=None, compare=False, repr=False)  # it may hold a secret
 
     @property
     def gate(self) -> str:
         """The split on which promotion compares. A dataset from before there was a split `gate` has only `val`."""
         return "gate" if self.info.counts.get("gate") else "val"
 
-    def images(self, split: str) -> np.ndarray:
-        """Return the images of a split: uint8 N×S×S×3, a read-only memory map."""
+    def images(self, split: str) -> PixelStore:
+        """Return the images of a split, uint8 N×S×S×3: a read-only memory map, or what decodes them when asked."""
+        return self.encoded_images(split) if self.info.store == "encoded" else self.array(split)
+
+    def array(self, split: str) -> np.ndarray:
+        """Return the images of a split of a packed version: uint8 N×S×S×3, a read-only memory map."""
         file = self.path / split / "images.npy"
         try:
             return np.load(file, mmap_mode="r")
         except ValueError:  # an empty array cannot be mapped
             return np.load(file)
 
+    def encoded_images(self, split: str) -> EncodedImages:
+        """Return the images of a split of an encoded version."""
+        from raycls.data.encoded import EncodedImages
+        from raycls.data.shards import Shards, ShardShape
+
+        info = self.info
+        away = pushed(self.storage, info, split) if self.storage else None
+        shape = ShardShape(*info.shards[split])
+        shards = Shards(self.path / split, shape, info.counts[split], info.reference, away)
+        return EncodedImages(shards, info.image_size, info.reference)
+
     def labels(self, split: str) -> np.ndarray:
         """Return the labels of a split: int64 N, indices into `info.classes`."""
         return np.load(self.path / split / "labels.npy")
 
-    def verify(self) -> None:
-        """Read every byte and raise DataError, which names the first file that has changed since it was written."""
+    def absent(self) -> list[str]:
+        """Return the shards that are not on this machine, relative to the version's directory."""
+        return [file for file in self.info.sha256 if is_shard(file) and not (self.path / file).exists()]
+
+    def verify(self, *, shards: bool = True) -> None:
+        """Read every byte and raise DataError, which names the first file that has changed since it was written.
+
+        shards: also those of an encoded version, all of which must be on this machine.
+        """
         for file, digest in {**self.info.sha256, **self.info.tables}.items():
+            if is_shard(file) and not shards:
+                continue
             try:
                 is_whole = sha256_file(self.path / file) == digest
             except OSError as error:
@@ -96,15 +148,21 @@ class PackedDataset:
             if not is_whole:
                 raise damaged(self.info.reference, f"{file} does not have the SHA-256 of {INFO}")
 
-    def check(self) -> None:
+    def check(self, *, shards: bool = True) -> None:
         """Compare the description with its fingerprint and with the dtype and shape of every array. Read no pixels.
 
-        Raises DataError that names the missing, truncated or mismatched file.
+        shards: look at those of an encoded version, too, but for what may be on the storage path alone. Raises
+        DataError that names the missing, truncated or mismatched file.
         """
         info = self.info
         if info.fingerprint not in (fingerprint(info), _former_fingerprint(info)):
             raise damaged(info.reference, f"the fingerprint in {INFO} does not match its hashes")
+        if shards:
+            for split in info.shards:
+                self.encoded_images(split).shards.check()
         for array in info.sha256:
+            if is_shard(array):
+                continue
             split, kind = array.split("/")
             count, side = info.counts[split], info.image_size
             images = kind == "images.npy"
@@ -122,8 +180,11 @@ class PackedDataset:
                 raise damaged(info.reference, f"{array} has labels of no class")
 
 
-def read(path: Path, reference: str) -> PackedDataset:
-    """Return the dataset version in a directory, with all of it checked except the pixels. Raises DataError."""
+def read(path: Path, reference: str, storage: str | None = None) -> PackedDataset:
+    """Return the dataset version in a directory, with all of it checked except the pixels. Raises DataError.
+
+    storage: where shards are that the directory lacks; default: the storage path of this process, if it has one.
+    """
     try:
         if (path / INFO).exists() or not (path / FORMER_INFO).exists():
             info = DatasetInfo.model_validate_json((path / INFO).read_bytes())
@@ -131,7 +192,7 @@ def read(path: Path, reference: str) -> PackedDataset:
             info = _former_info(json.loads((path / FORMER_INFO).read_bytes()))
     except (OSError, ValueError, KeyError, AttributeError) as error:  # ValidationError is a ValueError
         raise damaged(reference, f"its description: {str(error).splitlines()[0]}") from error
-    dataset = PackedDataset(path, info)
+    dataset = PackedDataset(path, info, storage or home.shared_storage())
     dataset.check()
     return dataset
 
@@ -139,6 +200,16 @@ def read(path: Path, reference: str) -> PackedDataset:
 def arrays_of(splits: tuple[str, ...]) -> tuple[str, ...]:
     """Return the array files of the splits, relative to the version's directory."""
     return tuple(f"{split}/{array}.npy" for split in splits for array in ("images", "labels"))
+
+
+def is_shard(file: str) -> bool:
+    """Return whether a file of a version holds encoded images. It may be on the storage path alone."""
+    return file.rpartition("/")[2].startswith("shard-")
+
+
+def pushed(storage: str, info: DatasetInfo, split: str) -> str:
+    """Return the path or URI of a split's folder where `raycls data push` copies it."""
+    return join(storage, f"datasets/{info.name}/{info.version}/{split}")
 
 
 def fingerprint(info: DatasetInfo) -> str:

@@ -5,8 +5,9 @@
     parts.flush()
     parts.finished(where)     # whether an image is there already
 
-A part is a file of pixels and a file of rows, which is written last. This module knows files and arrays. It does not
-know where images come from.
+A part is a file of pixels and a file of rows, which is written last. For an encoded version the pixels are losslessly
+encoded, so that they take a third of the disk. This module knows files and arrays. It does not know where images come
+from.
 """
 
 from __future__ import annotations
@@ -19,13 +20,17 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from raycls.data.codec import decode_all
 from raycls.data.listing import Where
 from raycls.data.manifest import write_table
+from raycls.data.packed import Store
+from raycls.data.pixels import Pixels
 from raycls.data.transforms import Resize
 
 PART_BYTES = 32 << 20  # pixels kept in memory before a part is written
@@ -48,23 +53,24 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Chunk:
-    """Some decoded images: rows with the columns of SCHEMA, and uint8 N×S×S×3 for those that have pixels."""
+    """Some decoded images: rows with the columns of SCHEMA, and for those that have pixels uint8 N×S×S×3, or files."""
 
     rows: pa.Table
-    images: np.ndarray
+    images: np.ndarray | pa.BinaryArray
 
 
 class Parts:
-    def __init__(self, folder: Path, size: int, resize: Resize):
-        """Open the parts in a folder. Delete those that were made with another size or resize mode."""
-        self.folder, self.size = folder, size
-        settings = json.dumps({"size": size, "resize": resize})
+    def __init__(self, folder: Path, size: int, resize: Resize, store: Store = "packed"):
+        """Open the parts in a folder. Delete those that were made with another size, resize mode or store."""
+        self.folder, self.size, self.store = folder, size, store
+        self._suffix = ".npy" if store == "packed" else ".arrow"
+        settings = json.dumps({"size": size, "resize": resize, "store": store})
         if not (folder / "settings.json").exists() or (folder / "settings.json").read_text() != settings:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
             (folder / "settings.json").write_text(settings)
         self._names = [
-            path.stem for path in sorted(folder.glob("*.parquet")) if path.with_suffix(".npy").exists()
+            path.stem for path in sorted(folder.glob("*.parquet")) if path.with_suffix(self._suffix).exists()
         ]
         self._tables = [pq.read_table(folder / f"{name}.parquet") for name in self._names]
         # What could not be read is tried again: its permissions or the network may be better now.
@@ -92,7 +98,7 @@ class Parts:
         """Write the chunks that wait as one part."""
         if not self._waiting:
             return
-        images = np.concatenate([chunk.images for chunk in self._waiting])
+        images = [chunk.images for chunk in self._waiting]
         offsets = np.cumsum([0, *(len(chunk.images) for chunk in self._waiting[:-1])])
         tables = []
         for chunk, offset in zip(self._waiting, offsets, strict=True):
@@ -101,7 +107,10 @@ class Parts:
             tables.append(chunk.rows.set_column(SCHEMA.get_field_index("row"), "row", moved))
         table = pa.concat_tables(tables)
         name = f"{int(self._names[-1]) + 1 if self._names else 0:06}"
-        _save(self.folder / f"{name}.npy", lambda path: np.save(path, images))
+        if self.store == "packed":
+            _save(self.folder / f"{name}.npy", lambda file: np.save(file, np.concatenate(images)))
+        else:
+            _save(self.folder / f"{name}.arrow", lambda file: _write_files(file, images))
         _save(self.folder / f"{name}.parquet", lambda path: write_table(table, path))
         self._tables.append(table)
         self._names.append(name)
@@ -138,12 +147,33 @@ class Parts:
         order = np.lexsort((row, part))
         numbers, first = np.unique(part[order], return_index=True)
         for number, chosen in zip(numbers, np.split(order, first[1:]), strict=True):
-            images = np.load(self.folder / f"{self._names[number]}.npy", mmap_mode="r")
-            out[to[chosen]] = images[row[chosen]]
+            images = self._images(number)
+            mine = row[chosen]
+            out[to[chosen]] = (
+                images[mine]
+                if isinstance(images, np.ndarray)
+                else decode_all(images.take(pa.array(mine)).to_pylist(), self.size)
+            )
+
+    def files(self, part: np.ndarray, row: np.ndarray) -> list[bytes | None]:
+        """Return the lossless files of images; None for each where the parts have pixels."""
+        found: list[bytes | None] = [None] * len(part)
+        if self.store == "encoded":
+            for number in np.unique(part):
+                images = self._images(number)
+                for position in np.flatnonzero(part == number):
+                    found[position] = images[int(row[position])].as_py()
+        return found
+
+    def _images(self, part: int) -> np.ndarray | pa.BinaryArray:
+        path = self.folder / f"{self._names[part]}{self._suffix}"
+        if self.store == "packed":
+            return np.load(path, mmap_mode="r")
+        return pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0).column(0)
 
 
-class PartPixels:
-    """The decoded images of a preparation, by their parts and rows: see `Pixels` in raycls/data/assemble.py."""
+class PartPixels(Pixels):
+    """The decoded images of a preparation, by their parts and rows."""
 
     def __init__(self, parts: Parts, part: np.ndarray, row: np.ndarray):
         self._parts, self._part, self._row = parts, part, row
@@ -154,10 +184,21 @@ class PartPixels:
     def copy(self, positions: np.ndarray, out: np.ndarray, to: np.ndarray) -> None:
         self._parts.copy(self._part[positions], self._row[positions], out, to)
 
+    def files(self, positions: np.ndarray, lossy: bool) -> list[bytes | None]:
+        if lossy:
+            return [None] * len(positions)
+        return self._parts.files(self._part[positions], self._row[positions])
+
 
 def key(where: Where) -> str:
     """Return a digest that stands for the place of an image's bytes, and tells no secret of a URI."""
     return hashlib.sha256(json.dumps(where).encode()).hexdigest()
+
+
+def _write_files(file: BinaryIO, images: list[pa.BinaryArray]) -> None:
+    batch = pa.record_batch({"image": pa.concat_arrays(images)})
+    with pa.ipc.new_file(file, batch.schema) as writer:
+        writer.write_batch(batch)
 
 
 def _save(path: Path, write) -> None:

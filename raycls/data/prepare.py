@@ -28,8 +28,8 @@ from raycls.data.ingest import decode_all
 from raycls.data.layout import versions_of
 from raycls.data.listing import Listing
 from raycls.data.manifest import LeftOut, is_upload, read_rows
-from raycls.data.options import PrepareOptions, pattern
-from raycls.data.packed import PackedDataset
+from raycls.data.options import PrepareOptions, pattern, store_for
+from raycls.data.packed import PackedDataset, Store
 from raycls.data.parts import PartPixels, Parts
 from raycls.data.readers import header_of, is_local
 from raycls.data.sources import Choice, existing, list_source
@@ -59,6 +59,7 @@ def prepare(
     shares: tuple[float, ...] | None = None,
     merge_case: bool = False,
     exclude: Path | None = None,
+    store: Store | None = None,
 ) -> PackedDataset:
     """Return the newest version of a source's dataset. Make it first, if there is none or anything differs.
 
@@ -68,7 +69,8 @@ def prepare(
     image becomes a square. labels: which of the folders that a file is in is its class. group_by: a regular expression;
     files in whose paths it finds the same text stay in one split. mirror: whether training may mirror the images left
     to right. shares: of train, val, gate and test. merge_case: names that differ in case are one class. exclude: a list
-    of images to leave out, see raycls/data/exclusion.py. What is None is taken from the version before.
+    of images to leave out, see raycls/data/exclusion.py. store: "packed" or "encoded"; default: by size (`store_for`).
+    What is None is taken from the version before.
 
     Raises UsageError (no such source, options that do not fit), SourceError (every source of CIFAR-10 failed),
     BusyError (another process is preparing the dataset) or DataError (the images make no dataset).
@@ -76,7 +78,7 @@ def prepare(
     if root is not None and source != "cifar10":
         raise UsageError(f"--root is the folder of CIFAR-10's files: remove it for {source}")
     if source in built_in.NAMES:
-        given = (name, size, resize, labels, group_by, mirror, shares)
+        given = (name, size, resize, labels, group_by, mirror, shares, store)
         if any(option is not None for option in (*given, exclude)) or merge_case:
             raise UsageError(f"{source} is prepared in one way only: remove all options but --root")
         return _built_in(source, root)
@@ -92,7 +94,7 @@ def prepare(
     with reserved(name) as folder:
         former = open_dataset(name) if versions_of(name) else None
         merge_case = merge_case or bool(former and former.info.options.get("merge_case"))
-        options = PrepareOptions(size, resize, labels, group_by, mirror, shares).or_of(former)
+        options = PrepareOptions(size, resize, labels, group_by, mirror, shares, store).or_of(former)
         listing = list_source(full, Choice(options.labels or "top", pattern(options.group_by)))
         return _pack(listing, name, folder, former, options, merge_case, exclusions_of(name, exclude))
 
@@ -123,6 +125,7 @@ def _pack(
     _check_counts(listing, names.classes, known, labels, "files")
     size = options.size or default_size(listing)
     resize = options.resize or "crop"
+    store = options.store or store_for(len(listing), size)
     mirrorable = options.mirror is not False
     if former is None and options.mirror is None:
         progress.say(
@@ -134,7 +137,7 @@ def _pack(
             f"{former.info.reference} has {sent:,} uploaded pictures, which a version of the source lacks: "
             f"`raycls data prepare {name} --add-uploads` adds them again"
         )
-    parts = Parts(folder / ".decoded", size, resize)
+    parts = Parts(folder / ".decoded", size, resize, store)
     decode_all(listing, parts, resize)
     table = parts.rows(listing.wheres)
     kinds = table["kind"].to_numpy(zero_copy_only=False)
@@ -193,6 +196,7 @@ def _pack(
             labels=options.labels or "top",
             group_by=options.group_by or "",
             merge_case=merge_case,
+            store=store,
         ),
         source=listing.source,
         licence="not stated: the licence of the images in the folder",

@@ -9,6 +9,7 @@ This module knows arrays, not trainings.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 import shutil
@@ -42,6 +43,8 @@ def at_size(dataset: PackedDataset, side: int | None, part: str = "") -> PackedD
     info = sized(dataset.info, side)
     if info.image_size == dataset.info.image_size:
         return dataset
+    if info.store == "encoded":  # what decodes them resizes them, too
+        return dataclasses.replace(dataset, info=info)
     above = home.home() / FOLDER
     digest = hashlib.sha256(part.encode()).hexdigest()
     folder = above / f"{info.fingerprint[:16]}-{digest[:16]}-{info.image_size}"

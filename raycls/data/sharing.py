@@ -3,20 +3,23 @@
     push(open_dataset("pets@2"))    # to $RAYCLS_STORAGE/datasets/pets/2
     pull("pets", 2)                 # to this machine's datasets, complete or not at all
 
-A version's description, `dataset.json`, is written last. `open_dataset` pulls a version that it does not find.
+A version's description, `dataset.json`, is written last. `open_dataset` pulls a version that it does not find. The
+shards of an encoded version stay where they are, and are read from there, until somebody asks for them.
 RAYCLS_STORAGE must be a path that pyarrow supports. This module knows files only.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
 from raycls import home, progress
 from raycls.data import packed
-from raycls.data.files import copy_files, shown
+from raycls.data.files import copy_files, shown, sync
 from raycls.data.layout import location, versions_of
 from raycls.data.packed import INFO, DatasetInfo, PackedDataset
 from raycls.data.writer import reserved, write_version
@@ -50,6 +53,11 @@ def push(dataset: PackedDataset) -> str:
                 f"{info.fingerprint[:12]}): prepare under another name with --name, or remove the folder there"
             )
         if former is None:
+            if dataset.absent():
+                raise DataError(
+                    f"{info.reference} is not whole on this machine: set RAYCLS_STORAGE to where it was pulled from, "
+                    f"and fetch its shards with `raycls data pull {info.reference}` first"
+                )
             with progress.bar(f"pushing {info.reference} to {shown(storage)}"):
                 dataset.verify()  # what is damaged here would only be noticed where it is pulled
                 filesystem.create_dir(there, recursive=True)
@@ -90,10 +98,11 @@ def replace(dataset: PackedDataset) -> None:
     push(dataset)
 
 
-def pull(name: str, version: int | None = None) -> bool:
+def pull(name: str, version: int | None = None, *, shards: bool = False) -> bool:
     """Copy a pushed version, or the newest one, to this machine. Return whether it is on this machine now.
 
-    Raises DataError if the storage path cannot be read, or if the copied files differ from the pushed ones.
+    shards: also those of an encoded version. Raises DataError if the storage path cannot be read, or if the copied
+    files differ from the pushed ones.
     """
     from raycls.data.forget import without_forgotten  # which imports this module
 
@@ -110,7 +119,8 @@ def pull(name: str, version: int | None = None) -> bool:
                 return False
             with reserved(name):
                 if info.version in versions_of(name):
-                    here = packed.read(location(name, info.version), info.reference).info
+                    found = packed.read(location(name, info.version), info.reference)
+                    here = found.info
                     if info.fingerprint not in (here.fingerprint, *here.former_fingerprints):
                         raise DataError(
                             f"this machine has another {info.reference} than {shown(storage)}: remove it with `raycls "
@@ -121,21 +131,52 @@ def pull(name: str, version: int | None = None) -> bool:
                         write_version(name, info.version) as writer,
                         progress.bar(f"pulling {info.reference} from {shown(storage)}"),
                     ):
-                        copy_files(f"{root}/{name}/{version}", str(writer.path), of=filesystem)
-                        try:
-                            PackedDataset(writer.path, info).verify()
-                        except DataError as error:
-                            raise DataError(
-                                f"the copy of {info.reference} on {shown(storage)} is damaged: remove "
-                                f"{root}/{name}/{version} and push it again ({error})"
-                            ) from None
-                        pulled = writer.place(info)
-                    without_forgotten(pulled)
+                        _copy(filesystem, f"{root}/{name}/{version}", writer.path, info, shown(storage))
+                        found = dataclasses.replace(writer.place(info, shards=False), storage=storage)
+                    found = without_forgotten(found)
+                if shards and found.info.fingerprint == info.fingerprint:
+                    _fetch(filesystem, f"{root}/{name}/{version}", found)
             return True
         except BusyError:
             time.sleep(WAIT_S)
         except OSError as error:
             raise DataError(f"cannot pull {name} from {shown(storage)}: {shown(str(error))}") from None
+
+
+def _copy(filesystem: FileSystem, there: str, to: Path, info: DatasetInfo, storage: str) -> None:
+    """Copy a version without its shards, and verify it. storage: for messages."""
+    if info.store == "packed":
+        copy_files(there, str(to), of=filesystem)
+    else:
+        for file in (*info.tables, *(file for file in info.sha256 if not packed.is_shard(file))):
+            (to / file).parent.mkdir(exist_ok=True)
+            copy_files(f"{there}/{file}", str(to / file), of=filesystem)
+    try:
+        PackedDataset(to, info).verify(shards=False)
+    except DataError as error:
+        raise DataError(
+            f"the copy of {info.reference} on {storage} is damaged: remove {there} and push it again ({error})"
+        ) from None
+
+
+def _fetch(filesystem: FileSystem, there: str, dataset: PackedDataset) -> None:
+    """Copy the shards that this machine lacks. Each is whole or absent."""
+    absent = dataset.absent()
+    if not absent:
+        return
+    with progress.bar(f"pulling {len(absent):,} shards of {dataset.info.reference}", len(absent)) as bar:
+        for file in absent:
+            aside = (dataset.path / file).with_suffix(".tmp")
+            copy_files(f"{there}/{file}", str(aside), of=filesystem)
+            if packed.sha256_file(aside) != dataset.info.sha256[file]:
+                aside.unlink()
+                raise DataError(
+                    f"{there}/{file} on the storage path is damaged: push {dataset.info.reference} again from where it "
+                    "is whole"
+                )
+            sync(aside)
+            aside.rename(dataset.path / file)
+            bar.advance()
 
 
 def _datasets(storage: str) -> tuple[FileSystem, str]:

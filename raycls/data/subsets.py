@@ -11,27 +11,30 @@ long as it is open: a training reads it as any other dataset. This module knows 
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from raycls import home
 from raycls.data.manifest import read_rows
-from raycls.data.packed import PackedDataset
+from raycls.data.packed import DatasetInfo, PackedDataset
+from raycls.data.pixels import SplitPixels, fill
 from raycls.data.splits import folds
 from raycls.data.writer import VersionWriter
 from raycls.errors import UsageError
 
 LEARNED = "train", "val"  # gate and test stay unseen
 FOLDER = "cache/subsets"
+SHAPES = "shards.json"  # of a part: `DatasetInfo.shards`
 LOCK = "subsets.lock"  # held while copies are made and deleted
-BATCH = 512  # images that are copied at once
 FORGOTTEN_S = 24 * 3600  # age of a part after which the next one deletes it: its training was killed
 
 
@@ -59,14 +62,13 @@ class Subset(BaseModel):
 
 
 class Images:
-    """The images of several splits as one sequence, in the order of the manifest. In memory is what is asked for."""
+    """The images of several splits as one sequence, in the order of the manifest. `pixels` reads what is asked for."""
 
     def __init__(self, dataset: PackedDataset, splits: tuple[str, ...] = LEARNED):
         self._dataset = dataset
         self.splits = tuple(split for split in dataset.info.counts if split in splits)
         self.labels = np.concatenate([dataset.labels(split) for split in self.splits])
-        self._images = [dataset.images(split) for split in self.splits]
-        self._starts = np.cumsum([0, *(dataset.info.counts[split] for split in self.splits)])
+        self.pixels = SplitPixels(dataset, self.splits)
 
     def groups(self) -> np.ndarray:
         """Return the group of each image: str N. Without rows, as in old versions, each image is its own."""
@@ -88,13 +90,7 @@ class Images:
 
     def at(self, positions: np.ndarray) -> np.ndarray:
         """Return the images at M positions: uint8 M×S×S×3."""
-        side = self._dataset.info.image_size
-        found = np.empty((len(positions), side, side, 3), dtype=np.uint8)
-        split_of = np.searchsorted(self._starts, positions, side="right") - 1
-        for split in np.unique(split_of):
-            chosen = split_of == split
-            found[chosen] = self._images[split][positions[chosen] - self._starts[split]]
-        return found
+        return self.pixels(positions)
 
 
 def described(dataset: PackedDataset, subset: Subset) -> PackedDataset:
@@ -124,13 +120,14 @@ def opened(dataset: PackedDataset, subset: Subset) -> Iterator[PackedDataset]:
                 shutil.rmtree(other, ignore_errors=True)
         if not shared.exists():
             aside.mkdir()
-            _write(VersionWriter(info.name, info.version, aside), info.image_size, images, *rows)
+            _write(VersionWriter(info.name, info.version, aside), info, images, *rows)
             aside.rename(shared)
         shutil.copytree(shared, own, copy_function=os.link)
         for used in (shared, own):  # a copy has the age of the original
             os.utime(used)
     try:
-        yield PackedDataset(own, _described(dataset, images, *rows).info)
+        part = _described(dataset, images, *rows).info
+        yield PackedDataset(own, part.model_copy(update={"shards": json.loads((own / SHAPES).read_text())}))
     finally:
         with home.lock(LOCK, "", wait=True):
             shutil.rmtree(own, ignore_errors=True)
@@ -145,12 +142,15 @@ def _described(dataset: PackedDataset, images: Images, train: np.ndarray, val: n
     ]
     counts = {"train": len(train), "val": len(val)}
     changed = {"counts": counts, "class_counts": dict(zip(counts, of_class, strict=True))}
-    return PackedDataset(dataset.path, dataset.info.model_copy(update=changed))
+    return replace(dataset, info=dataset.info.model_copy(update=changed))
 
 
-def _write(writer: VersionWriter, side: int, images: Images, train: np.ndarray, val: np.ndarray) -> None:
+def _write(
+    writer: VersionWriter, info: DatasetInfo, images: Images, train: np.ndarray, val: np.ndarray
+) -> None:
+    """Write the part's arrays or shards, and its description of the shards."""
     for split, rows in (("train", train), ("val", val)):
-        out = writer.array(split, len(rows), side)
-        np.save(writer.path / split / "labels.npy", images.labels[rows])
-        for start in range(0, len(rows), BATCH):
-            out[start : start + BATCH] = images.at(rows[start : start + BATCH])
+        labels = images.labels[rows]
+        fill(writer, split, info.store, images.pixels, rows, labels, info.image_size)
+        np.save(writer.path / split / "labels.npy", labels)
+    (writer.path / SHAPES).write_text(json.dumps(writer.shapes()))

@@ -84,7 +84,7 @@ def on_this_node(dataset: PackedDataset) -> PackedDataset:
     try:
         # The node's own home may be another one than the driver's, as where a test or a job set it later.
         is_here = any((dataset.path / file).exists() for file in (INFO, FORMER_INFO))
-        found = read(dataset.path, reference) if is_here else open_dataset(reference)
+        found = read(dataset.path, reference, dataset.storage) if is_here else open_dataset(reference)
     except UnknownDatasetError:
         raise DataError(
             f"node {socket.gethostname()} has no dataset {reference}: set RAYCLS_STORAGE to a path that all nodes "

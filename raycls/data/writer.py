@@ -2,8 +2,11 @@
 
     with reserved("shapes"):
         with write_version("shapes", 2) as writer:
-            writer.array("train", 700)[:] = pixels       # and val, gate and test
+            writer.array("train", 700, 32)[:] = pixels       # and val, gate and test
             dataset = writer.publish(labels=…, rows=…, …)
+
+    with writer.encoder("train", labels, 224) as encoder:    # in place of an array
+        encoder.add_pixels(pixels)
 
 The writer fills a hidden directory, writes the description last, and then renames the directory. Only one process at a
 time may prepare a name. If a process was killed, the next one deletes its unfinished files. This module does not know
@@ -23,6 +26,7 @@ import numpy as np
 import pyarrow as pa
 
 from raycls import home
+from raycls.data.encoder import Channels, Histogram, SplitEncoder
 from raycls.data.files import shown, sync
 from raycls.data.layout import NAME, location, versions_of
 from raycls.data.manifest import write_table
@@ -42,14 +46,18 @@ from raycls.errors import BusyError, DataError, UsageError
 
 LAST = ".last"  # the highest version that a name ever had on this machine
 
-_Channels = tuple[float, float, float]
-
 
 class VersionWriter:
     """An unfinished version. Its arrays are in the hidden directory `path`; `publish` renames it."""
 
     def __init__(self, name: str, version: int, path: Path):
         self.name, self.version, self.path = name, version, path
+        self._encoders: dict[str, SplitEncoder] = {}
+
+    def encoder(self, split: str, labels: np.ndarray, side: int) -> SplitEncoder:
+        """Return what writes a split as encoded images. labels: int64, of all of them. It is used as a context."""
+        self._encoders[split] = SplitEncoder(self.path / split, split, labels, side)
+        return self._encoders[split]
 
     def array(self, split: str, count: int, side: int) -> np.ndarray:
         """Create the images of a split, uint8 count×side×side×3, and return them, writable.
@@ -94,13 +102,20 @@ class VersionWriter:
             np.save(self.path / split / "labels.npy", np.asarray(labels[split], dtype=np.int64))
         write_table(rows, self.path / ROWS)
         write_table(left_out, self.path / LEFT_OUT)
-        train = np.load(self.path / "train/images.npy", mmap_mode="r")
-        mean, std = channel_statistics(train)
+        if self._encoders:
+            side, (mean, std) = self._encoders["train"].side, self._encoders["train"].histogram.statistics()
+        else:
+            train = np.load(self.path / "train/images.npy", mmap_mode="r")
+            side, (mean, std) = train.shape[1], channel_statistics(train)
+        files = [
+            *arrays_of(SPLITS),
+            *(f"{split}/{file.name}" for split in SPLITS for file in self._shards(split)),
+        ]
         info = DatasetInfo(
             name=self.name,
             version=self.version,
             classes=classes,
-            image_size=train.shape[1],
+            image_size=side,
             resize=resize,
             counts={split: len(labels[split]) for split in SPLITS},
             class_counts={
@@ -114,16 +129,30 @@ class VersionWriter:
             options=options or {},
             left_out=len(left_out),
             ignored=ignored,
-            sha256={array: sha256_file(self.path / array) for array in arrays_of(SPLITS)},
+            store="encoded" if self._encoders else "packed",
+            shards=self.shapes(),
+            sha256={file: sha256_file(self.path / file) for file in files if (self.path / file).exists()},
             tables={table: sha256_file(self.path / table) for table in (ROWS, LEFT_OUT)},
             fingerprint="",
             former_fingerprints=former_fingerprints,
         )
         return self.place(info.model_copy(update={"fingerprint": fingerprint(info)}))
 
-    def place(self, info: DatasetInfo) -> PackedDataset:
-        """Check the arrays under `path`, write the description, rename the directory, and return the version."""
-        PackedDataset(self.path, info).check()
+    def shapes(self) -> dict[str, tuple[int, int]]:
+        """Return `DatasetInfo.shards` of what was encoded."""
+        return {
+            split: (encoder.shape.block, encoder.shape.shard) for split, encoder in self._encoders.items()
+        }
+
+    def _shards(self, split: str) -> list[Path]:
+        return sorted((self.path / split).glob("shard-*.parquet")) if split in self._encoders else []
+
+    def place(self, info: DatasetInfo, *, shards: bool = True) -> PackedDataset:
+        """Check the files under `path`, write the description, rename the directory, and return the version.
+
+        shards: those of an encoded version are there, and not on the storage path alone.
+        """
+        PackedDataset(self.path, info).check(shards=shards)
         (self.path / INFO).write_text(info.model_dump_json(indent=2) + "\n")
         for file in [*self.path.rglob("*"), self.path]:
             sync(file)
@@ -188,24 +217,13 @@ def next_version(name: str) -> int:
     return max([*versions_of(name), int(last.read_text()) if last.exists() else 0]) + 1
 
 
-def channel_statistics(images: np.ndarray) -> tuple[_Channels, _Channels]:
-    """Return mean and standard deviation of each channel of uint8 N×S×S×3, in units of the 0..1 range.
-
-    Both come from a histogram of each channel, so they are exact and need little memory.
-    """
-    counts = np.zeros((3, 256), dtype=np.int64)
+def channel_statistics(images: np.ndarray) -> tuple[Channels, Channels]:
+    """Return mean and standard deviation of each channel of uint8 N×S×S×3, in units of the 0..1 range."""
+    histogram = Histogram()
     step = max(1, 2**20 // images[0].size)
     for start in range(0, len(images), step):
-        pixels = images[start : start + step].reshape(-1, 3)
-        for channel in range(3):
-            counts[channel] += np.bincount(pixels[:, channel], minlength=256)
-    values = np.arange(256) / 255
-    share = counts / counts.sum(axis=1, keepdims=True)
-    mean = share @ values
-    std = np.sqrt((share * (values - mean[:, None]) ** 2).sum(axis=1))
-    # A channel of one value has a standard deviation of 0. Half a grey level keeps the normalisation finite.
-    red, green, blue = zip(mean.tolist(), np.maximum(std, 0.5 / 255).tolist(), strict=True)
-    return (red[0], green[0], blue[0]), (red[1], green[1], blue[1])
+        histogram.add(images[start : start + step])
+    return histogram.statistics()
 
 
 def _tidy(folder: Path) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from raycls.data.packed import PackedDataset
+from raycls.data.packed import PackedDataset, PixelStore
 from raycls.data.transforms import at_side
 from raycls.errors import UsageError
 from raycls.models.card import ModelCard
@@ -40,7 +40,7 @@ class Examples:
     columns: np.ndarray
     model_only: tuple[str, ...]
     dataset_only: tuple[str, ...]
-    images: np.ndarray
+    images: PixelStore
     rows: np.ndarray
     size: int
     remarks: tuple[str, ...]

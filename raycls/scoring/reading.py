@@ -19,6 +19,7 @@ import numpy as np
 
 from raycls.data.files import is_uri
 from raycls.data.listing import Where
+from raycls.data.packed import PixelStore
 from raycls.data.readers import Data, read_all, size_of
 from raycls.data.sources.pictures import MISSING, PACKED, Picture, PictureSource, whole
 from raycls.data.versions import on_this_node
@@ -77,7 +78,7 @@ class Reading:
             yield future.result()
 
     @cache  # noqa: B019 - a process has one Reading
-    def _images(self, split: str) -> np.ndarray:
+    def _images(self, split: str) -> PixelStore:
         assert self._source.dataset
         return on_this_node(self._source.dataset).images(split)
 

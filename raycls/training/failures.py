@@ -43,7 +43,7 @@ def final_errors() -> Any:
 
 def check_unchanged(dataset: PackedDataset) -> None:
     """Raise DataError if the dataset on disk has changed since the run began."""
-    now = packed.read(dataset.path, dataset.info.reference).info.fingerprint
+    now = packed.read(dataset.path, dataset.info.reference, dataset.storage).info.fingerprint
     if now != dataset.info.fingerprint:
         raise DataError(
             f"dataset {dataset.info.reference} was changed while the run went on (fingerprint "

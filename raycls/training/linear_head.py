@@ -66,7 +66,7 @@ def fit_head(
     device = next(network.parameters()).device
     dtype = compute_dtype(config.training.precision, device)
     chosen = train.chosen.sort().values  # as they lie in the file
-    every = torch.arange(len(val.labels), device=val.images.device)
+    every = val.every()
     with progress.bar(f"fitting the head to {len(chosen) + len(every):,} images"):
         found, labels = features(network, train, chosen, card, dtype, workers), train.labels[chosen]
         if len(every):

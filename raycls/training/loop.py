@@ -4,9 +4,9 @@
 
     for metrics, snapshot in start(config, open_dataset("cifar10")).epochs(): …    # the same, one epoch at a time
 
-The training split is one uint8 tensor: on the device, or the memory map itself. A batch is gathered from this tensor.
-On a GPU, no step makes a tensor on the CPU or waits for a number. Each epoch seeds its own random numbers, so a resumed
-run computes the same as an uninterrupted one. Knows no Ray.
+The training split is one uint8 tensor, on the device or the memory map itself, from which a batch is gathered; or it is
+read from shards and decoded ahead. On a GPU, no step makes a tensor on the CPU or waits for a number. Each epoch seeds
+its own random numbers, so a resumed run computes the same as an uninterrupted one. Knows no Ray.
 """
 
 from __future__ import annotations
@@ -26,12 +26,10 @@ from raycls.models import checkpoint
 from raycls.models.base import Network
 from raycls.models.card import ModelCard, load_card
 from raycls.models.forward import compute_dtype
-from raycls.models.networks import freeze_body, freeze_statistics
-from raycls.training import ending, seal
-from raycls.training.data_parallel import DataParallel, synchronised
+from raycls.training import ending, layers
+from raycls.training.data_parallel import DataParallel
+from raycls.training.encoded_split import open_split
 from raycls.training.first_weights import first_weights
-from raycls.training.float32_layers import keep_in_float32
-from raycls.training.folded_norms import fold_norms
 from raycls.training.frozen import FrozenStages, frozen_stages
 from raycls.training.linear_head import fit_head
 from raycls.training.loss import cross_entropy
@@ -40,10 +38,13 @@ from raycls.training.probe import Probe
 from raycls.training.profile import EpochRecorder, mark
 from raycls.training.sampling import Batch, EpochOrder, Split, images_in_use
 from raycls.training.setup import card_for, check
-from raycls.training.snapshot import Snapshot
+from raycls.training.snapshot import Snapshot, restore, taken
 from raycls.training.validation import validate
 from raycls.training.views import image_share, views
+from raycls.training.within import Begun
 from raycls.training.workers import Workers
+
+OnPart = Callable[[Snapshot, Begun], None]
 
 
 def fit(
@@ -52,6 +53,7 @@ def fit(
     *,
     on_epoch: Callable[[dict[str, float], Snapshot], None],
     on_step: Callable[[int, int], None] = lambda done, total: None,
+    on_part: OnPart | None = None,
     device: torch.device | str = "cpu",
     workers: Workers = Workers(),
     resume: Path | None = None,
@@ -62,12 +64,14 @@ def fit(
     """Train until the last epoch or until patience ends. Return the trained network (float32, on the device).
 
     Every worker calls on_epoch(metrics, snapshot) after each epoch, with the values that `Training.epochs` yields.
-    on_step(done, total) is called after each step. recorder: profiles one epoch. `start` describes the other
-    arguments. Raises as `start` and `Training.epochs`.
+    on_step(done, total) is called after each step, and on_part as `Training.on_part` says. recorder: profiles one
+    epoch. `start` describes the other arguments. Raises as `start` and `Training.epochs`.
     """
     training = start(
         config, dataset, device=device, workers=workers, resume=resume, init=init, weights=weights
     )
+    if isinstance(training, Training):
+        training.on_part = on_part
     epochs = recorder.epochs(training, on_step) if recorder else training.epochs(on_step)
     for metrics, snapshot in epochs:
         on_epoch(metrics, snapshot)
@@ -99,15 +103,10 @@ def start(
     card = card_for(config, dataset.info, load_card(parent) if parent else None)
     torch.manual_seed(config.training.seed)
     network: Any = card.build().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    train = Split(dataset, "train", device, images_in_use(config, dataset))
-    val = Split(dataset, "val", device)
+    train = open_split(dataset, "train", device, images_in_use(config, dataset))
+    val = open_split(dataset, "val", device)
     first_weights(network, card, train, init=init, weights=weights, workers=workers)
-    if config.training.frozen_norms:
-        fold_norms(network, card.image_size)
-    else:
-        network = synchronised(network, workers, config.training.batch_size, device)
-    if device.type == "cpu" and compute_dtype(config.training.precision, device) != torch.float32:
-        keep_in_float32(network)
+    network = layers.prepared(network, config, card, workers, device)
     if config.training.probe:
         training: Training | Probe = Probe(config, card, network, train, val, workers, started)
     else:
@@ -125,7 +124,7 @@ def start(
 class Training:
     """The state of one worker's training: the weights, their average, the optimiser, and the metrics of each epoch.
 
-    `start` creates it. `started` is the time of that (time.perf_counter).
+    `start` creates it. `started` is the time of that (time.perf_counter). begun: what a resumed epoch has behind it.
     """
 
     def __init__(
@@ -141,12 +140,12 @@ class Training:
     ):
         self.frozen = frozen
         self.config, self.card, self.network, self.workers = config, card, network, workers
-        self.train, self.val, self._started = train, val, started
+        self.train, self.val, self.started = train, val, started
         self.device = next(network.parameters()).device
         self.dtype = compute_dtype(config.training.precision, self.device)
         self.optimizer = Optimizer(network, config.optim, config.training.batch_size, self.dtype)
         self.parallel = DataParallel(network, workers, self.device)
-        self.order = EpochOrder(config, train, workers.rank)
+        self.order = EpochOrder(config, train, workers, card.image_size)
         self.average = (
             AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(config.optim.ema), use_buffers=True)
             if config.optim.ema
@@ -155,6 +154,9 @@ class Training:
         balanced = config.training.balance == "weights"
         self.class_weights = train.class_weights(len(card.classes)).to(self.device) if balanced else None
         self.history: list[dict[str, float]] = []  # every epoch's metrics, in order
+        # Called by every worker after each part of an epoch but the last, with a state to resume from.
+        self.on_part: OnPart | None = None
+        self.begun: Begun | None = None
 
     @property
     def epoch(self) -> int:
@@ -186,9 +188,10 @@ class Training:
         on_step(done, total) is called after each step. Raises TrainingError if the loss is not finite.
         """
         while not self.finished:
-            epoch, epoch_started = self.epoch, time.perf_counter()
+            epoch, behind = self.epoch, self.begun["epoch_seconds"] if self.begun else 0.0
+            self._epoch_started = time.perf_counter() - behind
             train_loss, train_accuracy = self.train_epoch(epoch, on_step).tolist()
-            seconds = time.perf_counter() - epoch_started
+            seconds = time.perf_counter() - self._epoch_started
             ending.check_loss(train_loss, self.config, epoch + 1)
             mark("validation")
             share = image_share(self.config.training, epoch)
@@ -203,65 +206,66 @@ class Training:
                 "image_share": share,
                 "lr": self.optimizer.lr,
                 "images_per_s": self.order.steps * self.config.training.batch_size / seconds,
-                "train_seconds": time.perf_counter() - self._started,
+                "train_seconds": time.perf_counter() - self.started,
             }
             self.history.append(metrics)
-            yield (
-                metrics,
-                Snapshot(self.kept, self.card.model_copy(update={"metrics": metrics}), self._state()),
-            )
+            yield metrics, taken(self, metrics)
 
     @property
     def finished(self) -> bool:
         """Return whether the last epoch was trained or patience has ended."""
         return ending.finished(self.history, self.config.training)
 
-    def _state(self) -> dict[str, Any]:
-        averaged = (
-            {"average": self.average.state_dict(), "network": self.network.state_dict()}
-            if self.average
-            else {}
-        )
-        return {"history": self.history, **averaged, **self.optimizer.state_dict()}
-
     def load(self, directory: Path) -> None:
         """Restore the state from a checkpoint directory of this run."""
-        state = torch.load(directory / seal.STATE, map_location=self.device, weights_only=True)
-        if self.average:
-            self.average.load_state_dict(state["average"])
-            self.network.load_state_dict(state["network"])
-        else:
-            self.network.load_state_dict(checkpoint.load(directory)[0].state_dict())
-        self.optimizer.load_state_dict(state)
-        self.history = state["history"]
-        self._started -= self.history[-1]["train_seconds"]
+        restore(self, directory)
 
     def train_epoch(self, epoch: int, on_step: Callable[[int, int], None]) -> Tensor:
         """Train on all whole batches of the epoch. Return mean loss and accuracy over steps and workers, float32 2."""
         config, steps = self.config, self.order.steps
         total = steps * config.training.epochs
         self.network.train()
-        freeze_body(self.network, epoch < config.training.frozen_epochs)
-        if config.training.frozen_norms:
-            freeze_statistics(self.network)
+        layers.freeze(self.network, config, epoch)
         if self.frozen:
             self.frozen.keep()
-        sums = torch.zeros(2, device=self.device)
-        batches = map(self.workers.share, self.order.batches(epoch))
+        first, known = (self.begun["step"], self.begun["sums"]) if self.begun else (0, [0.0, 0.0])
+        sums, self.begun = torch.tensor(known, device=self.device), None
         mark("read")
-        for step, batch in enumerate(self.train.ahead(batches)):
-            progress = (epoch * steps + step) / total
-            self.optimizer.schedule(progress)
-            if progress >= config.training.freeze_after:
+        for step, batch in enumerate(self.train.ahead(self.order.batches(epoch, first)), first):
+            if step == first or step % self.order.part == 0:
+                if self.on_part and step > first:
+                    self._part(epoch, step, sums)
+                self.order.seed(epoch, step)
+            done = (epoch * steps + step) / total
+            self.optimizer.schedule(done)
+            if done >= config.training.freeze_after:
                 self.network.freeze_early()  # type: ignore[operator]
             sums += self._step(batch, epoch)
             on_step(epoch * steps + step + 1, total)
             mark("read")
         mark("other")
-        mean = sums / steps
+        return self._agreed(sums) / steps
+
+    def _part(self, epoch: int, step: int, sums: Tensor) -> None:
+        """Give `on_part` the state before a step, the same on all workers."""
+        agreed, now = self._agreed(sums), time.perf_counter()
+        begun = Begun(
+            epoch=epoch,
+            step=step,
+            workers=self.workers.size,
+            sums=agreed.tolist(),
+            epoch_seconds=now - self._epoch_started,
+            train_seconds=now - self.started,
+        )
+        assert self.on_part
+        metrics = self.history[-1] if self.history else {"epoch": 0.0}
+        self.on_part(taken(self, metrics, begun=begun), begun)
+
+    def _agreed(self, sums: Tensor) -> Tensor:
+        """Return the mean of sums over the workers, and give all of them the mean of the networks' statistics."""
         networks = [self.network, self.average.module] if self.average else [self.network]
         buffers = [b for network in networks for b in network.buffers() if b.is_floating_point()]
-        self.workers.average([mean, *buffers])
+        self.workers.average([mean := sums.clone(), *buffers])
         return mean
 
     def _step(self, batch: Batch, epoch: int) -> Tensor:

@@ -15,7 +15,8 @@ import numpy as np
 from raycls import progress
 from raycls.config import Config
 from raycls.data.packed import SPLITS, PackedDataset
-from raycls.data.subsets import BATCH, Images, Subset, opened
+from raycls.data.pixels import BATCH
+from raycls.data.subsets import Images, Subset, opened
 from raycls.engines.predictor import Predictor
 from raycls.training.calibration import calibrated
 from raycls.training.loop import fit

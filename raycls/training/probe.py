@@ -75,10 +75,9 @@ class Probe:
             on_step(min(done, total), total)
 
         chosen = self.train.chosen.sort().values  # as they lie in the file
-        every = torch.arange(len(self.val.labels), device=self.val.images.device)
         learned, other = (
             features(self.kept, split, indices, self.card, self.dtype, self.workers, embedded)
-            for split, indices in ((self.train, chosen), (self.val, every))
+            for split, indices in ((self.train, chosen), (self.val, self.val.every()))
         )
         labels, known = self.train.labels[chosen], self.val.labels
         classes = len(self.card.classes)

@@ -1,11 +1,12 @@
 """The images of each training step: the splits as tensors, and the order of the images in an epoch.
 
     train = Split(open_dataset("cifar10"), "train", torch.device("cpu"))
-    order = EpochOrder(config, train, rank=0)
+    order = EpochOrder(config, train, Workers())
     for batch in train.ahead(order.batches(epoch=0)): images = batch.images[batch.rows]
 
-Each epoch seeds its random numbers from (seed, epoch). So a resumed run computes the same as an uninterrupted one, and
-all workers use the same order. This module knows neither networks nor losses.
+Each epoch seeds its random numbers from (seed, epoch), and each part of a long epoch from (seed, epoch, step). So a
+resumed run computes the same as an uninterrupted one. raycls/training/encoded_split.py has the split that is read from
+shards. This module knows neither networks nor losses.
 """
 
 from __future__ import annotations
@@ -23,13 +24,17 @@ from raycls.config import Config
 from raycls.data.packed import PackedDataset
 from raycls.data.tensors import as_tensor
 from raycls.training.memory import free_memory
-from raycls.training.streaming import streamed
+from raycls.training.streaming import source_of, streamed
+from raycls.training.workers import Workers
 
 DEVICE_SHARE = 0.5  # the largest share of an accelerator's free memory that a split may use
 # Bytes of images. A smaller split stays in memory on any machine that can run PyTorch.
 READ_AHEAD_FROM = 256 << 20
 # Bytes of one read request. This is Linux's default read-ahead; the kernel may ignore the rest of a longer request.
 LEAST_READ_AHEAD = 128 << 10
+# Pixels of the images of a part of an epoch, after which the state of the training can be kept: 20,000 photographs of
+# 224 pixels a side, or 1,000,000 pictures of 32.
+PART_PIXELS = 1_000_000_000
 
 
 @dataclass(frozen=True)
@@ -54,11 +59,14 @@ class Split:
 
     On a CPU, the images are the memory map itself. The kernel reads its pages and drops them if memory is short, so a
     split may be larger than memory. An accelerator gets a copy if it fits into DEVICE_SHARE of the free memory.
-    Otherwise threads gather batches from the map, ahead of the steps. Labels are always on the device.
+    Otherwise threads gather batches from the map, ahead of the steps. Labels are always on the device. by_worker:
+    whether `order` depends on the number of workers.
     """
 
+    by_worker = False
+
     def __init__(self, dataset: PackedDataset, split: str, device: torch.device, count: int | None = None):
-        images = dataset.images(split)
+        images = dataset.array(split)
         labels = as_tensor(dataset.labels(split))
         self.images, self.labels, self.device = as_tensor(images), labels.to(device), device
         if device.type != "cpu" and self.images.nbytes < DEVICE_SHARE * free_memory(device):
@@ -66,16 +74,39 @@ class Split:
         self.streamed = self.images.device.type != device.type
         mapped = self.images.device.type == "cpu" and images.nbytes >= READ_AHEAD_FROM
         self._pages = _Pages(images) if mapped and isinstance(images, np.memmap) else None
-        self.chosen = _sample(labels, count).to(self.images.device)
+        self.chosen = sample(labels, count).to(self.images.device)
 
     def ahead(self, batches: Iterable[Tensor]) -> Iterator[Batch]:
         """Yield each batch of indices (int64, on the device of `chosen`) with its images."""
         if self.streamed:
-            for indices, images in streamed(self.images, self.read_ahead(batches), self.device):
+            for indices, images in streamed(source_of(self.images), self.read_ahead(batches), self.device):
                 yield Batch(indices, images, torch.arange(len(indices), device=self.device))
         else:
             for indices in self.read_ahead(batches):
                 yield Batch(indices, self.images, indices)
+
+    def every(self) -> Tensor:
+        """Return the indices of all images, in order: int64 N, as `ahead` takes them."""
+        return torch.arange(len(self.labels), device=self.chosen.device)
+
+    def order(
+        self, generator: torch.Generator, batch_size: int, workers: Workers, *, balanced: bool
+    ) -> list[Tensor]:
+        """Return this worker's indices (int64) of each step of an epoch, in random order.
+
+        The batches are the same whatever the number of workers. balanced: every class is drawn equally often.
+        """
+        chosen = self.chosen
+        if balanced:
+            labels = self.labels[chosen].cpu()
+            drawn = torch.multinomial(
+                1 / torch.bincount(labels)[labels], len(labels), replacement=True, generator=generator
+            )
+        else:
+            drawn = torch.randperm(len(chosen), generator=generator)
+        order = chosen[drawn.to(chosen.device)]
+        steps = len(chosen) // batch_size
+        return [workers.share(batch) for batch in order[: steps * batch_size].split(batch_size)]
 
     def pixels(self, indices: Tensor) -> Tensor:
         """Return the images at these indices (int64 B), uint8 B×S×S×3 on the network's device."""
@@ -108,13 +139,15 @@ class Split:
         return len(self.chosen) / (num_classes * counts)
 
 
-def _sample(labels: Tensor, count: int | None) -> Tensor:
-    """Return the indices of `count` images in random order, each class in proportion; None: of all.
+def sample(labels: Tensor, count: int | None, order: Tensor | None = None) -> Tensor:
+    """Return the indices of `count` images, each class in proportion; None: of all.
 
-    A class has at least one image where there are as many as classes. Every seed and configuration uses the same ones,
-    so the trials of a study are comparable, and a smaller sample is part of a larger one.
+    order: in which images are taken, int64 N; default: a random one. A class has at least one image where there are as
+    many as classes. Every seed and configuration uses the same ones, so the trials of a study are comparable, and a
+    smaller sample is part of a larger one.
     """
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
+    if order is None:
+        order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
     if count is None or count >= len(labels):
         return order
     shuffled = labels[order]
@@ -156,41 +189,36 @@ def images_in_use(config: Config, dataset: PackedDataset) -> int:
 
 
 class EpochOrder:
-    """The batches of each epoch, and the random generators of this worker's augmentation. `batches` seeds them.
+    """This worker's batches of each epoch, and the random generators of its augmentation, which `seed` seeds.
 
     views: for what is done to uint8 pixels. pixels: for what is done to inputs. Both are on the network's device.
+    steps: of an epoch. part: the steps after which the generators are seeded anew.
     """
 
-    def __init__(self, config: Config, train: Split, rank: int):
-        self._train, self._rank = train, rank
+    def __init__(self, config: Config, train: Split, workers: Workers = Workers(), side: int = 1):
+        self._train, self._workers = train, workers
         self._seed, self._batch_size = config.training.seed, config.training.batch_size
         self._balanced = config.training.balance == "sampling"
         self.steps = len(train.chosen) // self._batch_size
+        self.part = max(1, PART_PIXELS // (self._batch_size * side**2))
         self.views, self.pixels = torch.Generator(train.device), torch.Generator(train.device)
 
-    def batches(self, epoch: int) -> Iterator[Tensor]:
-        """Yield the indices (int64, batch_size) of each step. They are the same on every worker.
+    def batches(self, epoch: int, first: int = 0) -> Iterator[Tensor]:
+        """Yield this worker's indices (int64) of each step, from the step `first` on.
 
-        Images beyond the last whole batch are not used in this epoch. This also seeds PyTorch's global generator, which
-        dropout uses.
+        Images beyond the last whole batch are not used in this epoch.
         """
-        seeds = [
-            self._derived(epoch, stream) for stream in (0, *range(1 + 3 * self._rank, 4 + 3 * self._rank))
-        ]
-        generator = torch.Generator().manual_seed(seeds[0])
-        self.views.manual_seed(seeds[1])
-        self.pixels.manual_seed(seeds[2])
-        torch.manual_seed(seeds[3])
-        chosen = self._train.chosen
-        if self._balanced:
-            labels = self._train.labels[chosen].cpu()
-            drawn = torch.multinomial(
-                1 / torch.bincount(labels)[labels], len(labels), replacement=True, generator=generator
-            )
-        else:
-            drawn = torch.randperm(len(chosen), generator=generator)
-        order = chosen[drawn.to(chosen.device)]
-        yield from order[: self.steps * self._batch_size].split(self._batch_size)
+        generator = torch.Generator().manual_seed(self._derived(epoch, 0))
+        order = self._train.order(generator, self._batch_size, self._workers, balanced=self._balanced)
+        yield from order[first:]
+
+    def seed(self, epoch: int, step: int) -> None:
+        """Seed the generators of this worker, and PyTorch's global one, which dropout uses, before a step."""
+        rank, more = self._workers.rank, (step,) if step else ()
+        seeds = [self._derived(epoch, stream, *more) for stream in range(1 + 3 * rank, 4 + 3 * rank)]
+        self.views.manual_seed(seeds[0])
+        self.pixels.manual_seed(seeds[1])
+        torch.manual_seed(seeds[2])
 
     def mirrored(self, indices: Tensor, epoch: int) -> Tensor:
         """Return which images are flipped, as bool. Each image is flipped in every second epoch (airbench).
@@ -200,5 +228,6 @@ class EpochOrder:
         start = ((indices + self._seed) * 2654435761 >> 15) & 1  # Knuth's multiplicative hash
         return (start + epoch) % 2 == 1
 
-    def _derived(self, epoch: int, stream: int) -> int:
-        return int(np.random.SeedSequence((self._seed, epoch, stream)).generate_state(1, np.uint64)[0] >> 1)
+    def _derived(self, epoch: int, stream: int, *step: int) -> int:
+        entropy = (self._seed, epoch, stream, *step)
+        return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> 1)

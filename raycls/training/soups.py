@@ -34,9 +34,9 @@ from raycls.models.card import ENSEMBLE, ModelCard, provenance
 from raycls.models.forward import compute_dtype
 from raycls.registry import ModelVersion
 from raycls.tracking.resumable import SOUP
+from raycls.training.encoded_split import open_split
 from raycls.training.ensembles import versions_of
 from raycls.training.filing import TrainingResult, filed
-from raycls.training.sampling import Split
 from raycls.training.validation import EVAL_PIXELS, validate
 from raycls.training.workers import Workers
 
@@ -152,7 +152,7 @@ class Kitchen:
         self.device, self.card = torch.device(best_device()), card
         self.dtype = compute_dtype("auto", self.device)
         seen = at_size(dataset, card.image_size)
-        self.train, self.val = (Split(seen, split, self.device) for split in ("train", "val"))
+        self.train, self.val = (open_split(seen, split, self.device) for split in ("train", "val"))
 
     def accuracy(self, network: Network) -> float:
         """Return the accuracy on val, 0..1."""
@@ -195,5 +195,5 @@ class Kitchen:
     def _images(self) -> Iterator[Tensor]:
         chosen = self.train.chosen[:MOST_IMAGES].sort().values
         batches = chosen.split(max(2, EVAL_PIXELS // self.card.image_size**2))
-        for indices in self.train.read_ahead(batches):
-            yield normalize(self.train.images[indices].to(self.device), self.card.mean, self.card.std)
+        for batch in self.train.ahead(batches):
+            yield normalize(batch.pixels, self.card.mean, self.card.std)

@@ -235,6 +235,7 @@ def run_workers(
     task = {
         "job": spec,
         "dataset": dataset,
+        "store": store,
         "former": store.last(),
         "init": store.start() or (registry.resolve(spec.init) if spec.init else None),
     }

@@ -33,7 +33,7 @@ def validate(
     device, classes = next(network.parameters()).device, len(card.classes)
     loss = torch.zeros(1, dtype=torch.float64, device=device)
     correct, predicted = torch.zeros(2, classes, dtype=torch.float64, device=device)
-    indices = torch.arange(len(val.labels), device=val.images.device)
+    indices = val.every()
     parts = workers.share(indices).split(max(1, EVAL_PIXELS // card.image_size**2))
     for part in val.ahead(parts):
         labels, images = val.labels[part.indices], part.pixels

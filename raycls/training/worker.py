@@ -1,11 +1,11 @@
 """The code of each Ray Train worker: run the training loop, send progress to the driver, save checkpoints.
 
-    task = {"job": job, "dataset": dataset, "former": store.last(), "init": None, "channel": channel}
+    task = {"job": job, "dataset": dataset, "store": store, "former": store.last(), "init": None, "channel": channel}
     TorchTrainer(work, train_loop_config=task, …).fit()
 
-former: the last checkpoint of earlier attempts, or None. init: the registered model, or the checkpoint in the run's
-own storage, to start from if there is no checkpoint, or None. channel: carries events to the driver
-(raycls/training/events.py).
+store: of the run's checkpoints. former: the last one of earlier attempts, or None. init: the registered model, or the
+checkpoint in the run's own storage, to start from if there is no checkpoint, or None. channel: carries events to the
+driver (raycls/training/events.py).
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from raycls.data.versions import on_this_node
 from raycls.metrics import rank
 from raycls.models.card import load_card
 from raycls.tracking.resumable import TrainingSpec
-from raycls.training import loop
-from raycls.training.checkpoints import SavedCheckpoint, epoch_directory, local, saving
+from raycls.training import loop, within
+from raycls.training.checkpoints import CheckpointStore, SavedCheckpoint, epoch_directory, local, saving
 from raycls.training.events import Channel
 from raycls.training.failures import check_unchanged, enough_memory
 from raycls.training.profile import FOLDER, EpochRecorder
@@ -78,9 +78,10 @@ def work(task: dict[str, Any]) -> None:
             snapshot.save(Path(folder))
             kept = ray.train.Checkpoint.from_directory(folder)
             ray.train.report(reported, checkpoint=kept, checkpoint_dir_name=name)
+        within.drop(task["store"])
 
     with ExitStack() as stack:
-        folder = stack.enter_context(_latest(ray.train.get_checkpoint(), task["former"]))
+        folder = stack.enter_context(_latest(ray.train.get_checkpoint(), task["former"], task["store"]))
         part = stack.enter_context(opened(dataset, spec.subset) if spec.subset else nullcontext(dataset))
         learned = at_size(
             part, spec.config.network.image_size, spec.subset.model_dump_json() if spec.subset else ""
@@ -101,6 +102,7 @@ def work(task: dict[str, Any]) -> None:
                 learned,
                 on_epoch=on_epoch,
                 on_step=on_step,
+                on_part=within.Keeper(task["store"], writes=workers.rank == 0),
                 device=device,
                 workers=workers,
                 recorder=recorder,
@@ -109,19 +111,20 @@ def work(task: dict[str, Any]) -> None:
 
 
 @contextmanager
-def _latest(latest: Any, former: SavedCheckpoint | None) -> Iterator[Path | None]:
+def _latest(latest: Any, former: SavedCheckpoint | None, store: CheckpointStore) -> Iterator[Path | None]:
     """Yield the directory to resume from, or None.
 
     latest: Ray's latest checkpoint of this attempt, or None. former: the last checkpoint of earlier attempts, or None.
     """
-    if latest:
-        with local(latest.filesystem, latest.path) as folder:
-            yield folder
-    elif former:
-        with former.directory() as folder:
-            yield folder
-    else:
-        yield None
+    with ExitStack() as stack:
+        folder: Path | None = None
+        epoch = 0
+        if latest:
+            folder = stack.enter_context(local(latest.filesystem, latest.path))
+            epoch = int(load_card(folder).metrics["epoch"])
+        elif former:
+            folder, epoch = stack.enter_context(former.directory()), former.epoch
+        yield stack.enter_context(within.resumed(store, folder, epoch))
 
 
 @contextmanager

@@ -28,7 +28,7 @@ from raycls.engines.memory import out_of_memory
 from raycls.errors import RayclsError, StorageError
 from raycls.ray_patches.train_processes import free
 from raycls.tracking.resumable import TrainingSpec
-from raycls.training import loop
+from raycls.training import loop, within
 from raycls.training.checkpoints import CheckpointStore, first_line
 from raycls.training.failures import check_unchanged
 from raycls.training.trainer import run_workers
@@ -116,18 +116,24 @@ def _alone(task: StudyContext, number: int, config: Config) -> Generator[dict[st
         "init": registry.checkpoint(task.init) if task.init else None,
         "weights": task.spec.weights,
     }
-    with last.directory() if last else contextlib.nullcontext() as folder:
+    with (
+        last.directory() if last else contextlib.nullcontext() as checkpoint,
+        within.resumed(store, checkpoint, last.epoch if last else 0) as folder,
+    ):
         training = loop.start(
             config,
             dataset,
             device="cuda" if torch.cuda.is_available() else "cpu",
             **({"resume": folder} if folder else start),
         )
+    if isinstance(training, loop.Training):
+        training.on_part = within.Keeper(store)
     # A killed driver may have missed these epochs. The driver ignores epochs that it has recorded.
     for metrics in training.history:
         yield {METRICS: metrics, "done": False}
     for metrics, snapshot in training.epochs():
         store.keep(training.epoch, snapshot.save)
+        within.drop(store)
         yield {METRICS: metrics, "done": training.finished}
 
 

@@ -23,10 +23,12 @@ from raycls.engines.predictor import Predictor
 from raycls.models.forward import compute_dtype, fast_bf16, native_fp16
 from raycls.models.networks import build
 from raycls.training import sampling
+from raycls.training.encoded_split import open_split
 from raycls.training.loop import Training, fit, start
 from raycls.training.memory import free_memory, gpu_memory, largest_batch
 from raycls.training.presets import preset
 from raycls.training.snapshot import Snapshot
+from tests.datasets import encoded_copy
 
 pytestmark = [
     pytest.mark.gpu,
@@ -142,6 +144,18 @@ def test_batches_that_threads_send_are_the_right_ones(
         for batch in split.ahead(torch.randperm(len(images)).split(100)):
             busy = busy @ busy / busy.norm()  # the host runs ahead of the GPU
             assert torch.equal(batch.pixels, images[batch.indices])
+
+
+def test_a_split_in_shards_sends_the_right_batches_and_trains(digits: PackedDataset, home: Path) -> None:
+    shards = encoded_copy(digits, "shards")
+    split, images = open_split(shards, "train", GPU), torch.from_numpy(digits.images("train").copy()).to(GPU)
+    busy = torch.randn(4096, 4096, device=GPU)
+    for _ in range(3):
+        for batch in split.ahead(torch.randperm(len(images)).split(100)):
+            busy = busy @ busy / busy.norm()  # the host runs ahead of the GPU
+            assert torch.equal(batch.pixels, images[batch.indices])
+    (*_, (last, _)) = _started(override(preset("fast", digits.info), ["epochs=8"]), shards).epochs()
+    assert last["val_accuracy"] > 0.9
 
 
 def test_memory_that_pytorch_keeps_for_itself_is_free() -> None:

@@ -19,7 +19,8 @@ from pyarrow.fs import FileSelector, FileSystem, copy_files
 from raycls import scoring
 from raycls.cluster.environment import LOOPBACK
 from raycls.config import override
-from raycls.data import sharing
+from raycls.data import shards, sharing
+from raycls.data.packed import PackedDataset, is_shard
 from raycls.data.place import place_at
 from raycls.data.prepare import prepare
 from raycls.data.versions import open_dataset
@@ -35,6 +36,7 @@ from raycls.training.filing import TrainingResult
 from raycls.training.loop import Snapshot, fit
 from raycls.training.presets import preset
 from raycls.training.seal import SEAL, STATE
+from raycls.training.trainer import train
 from tests.unit.lifecycle.pictures import digest, png
 
 pytestmark = pytest.mark.usefixtures("home", "ray_session")
@@ -235,3 +237,31 @@ def test_a_file_that_is_replaced_while_it_is_read_is_whole(bucket: str) -> None:
             assert place.get("record.json") in contents
     finally:
         writer.join()
+
+
+def test_a_training_reads_shards_where_they_are(
+    bucket: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two workers whose machine has the description alone: each byte comes once an epoch, and nothing stays."""
+    monkeypatch.setattr(shards, "BLOCK_BYTES", 2_000)
+    monkeypatch.setenv("RAYCLS_STORAGE", f"s3://test:test@pictures/large?{bucket}")
+    made = prepare(str(photos), size=16, name="large", store="encoded")
+    sizes = {split: _shard_bytes(made, split) for split in ("train", "val", "test")}
+    sharing.push(made)
+    monkeypatch.setenv("RAYCLS_HOME", str(tmp_path / "another-machine"))
+    dataset = open_dataset("large")
+    assert set(dataset.absent()) == {file for file in made.info.sha256 if is_shard(file)}
+    assert np.array_equal(dataset.images("train")[:], made.images("train")[:])
+    config = override(preset("smoke", dataset.info, "cnn"), ["epochs=3", "batch_size=4"])
+    SENT.clear()
+    fit(config, dataset, on_epoch=lambda metrics, snapshot: None)
+    read = sum(count for name, count in SENT.items() if is_shard(name))
+    whole = sizes["train"] + sizes["val"]
+    assert 2 * whole < read < 4 * whole, "three epochs, and the footers, which here are whole files"
+    result = train("large", config, workers=2)
+    assert result.metrics["test_accuracy"] >= 0.5
+    assert set(dataset.absent()) == {file for file in made.info.sha256 if is_shard(file)}
+
+
+def _shard_bytes(dataset: PackedDataset, split: str) -> int:
+    return sum(file.stat().st_size for file in (dataset.path / split).glob("shard-*"))

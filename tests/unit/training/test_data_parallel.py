@@ -85,7 +85,8 @@ def work(rank, store, out):
 """
 
 
-def _work(script: str, folder: Path, *arguments: str) -> None:
+def work_together(script: str, folder: Path, *arguments: str) -> None:
+    """Run a function `work(rank, store, …)` in two processes."""
     path = folder / "workers.py"
     path.write_text(BEGIN + script + END)
     subprocess.run([sys.executable, path, folder / "store", *arguments, folder], check=True, timeout=200)
@@ -110,7 +111,7 @@ def test_both_ways_take_the_same_steps_where_layers_freeze_and_parts_differ(
         for name, config in configs.items()
         for overlap in (False, True)
     }
-    _work(TRAIN, tmp_path, json.dumps(documents))
+    work_together(TRAIN, tmp_path, json.dumps(documents))
     found = {
         name: [torch.load(tmp_path / f"{name}.{rank}", weights_only=True) for rank in (0, 1)]
         for name in documents
@@ -125,7 +126,7 @@ def test_both_ways_take_the_same_steps_where_layers_freeze_and_parts_differ(
 
 
 def test_a_parameter_without_a_part_is_left_out_and_frozen_ones_are_noticed(tmp_path: Path) -> None:
-    _work(UNUSED, tmp_path)
+    work_together(UNUSED, tmp_path)
     first, second = (torch.load(tmp_path / str(rank), weights_only=True) for rank in (0, 1))
     for step, (own, theirs) in first.items():
         learning = [gradient is not None for gradient in own]

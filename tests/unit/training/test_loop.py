@@ -314,7 +314,7 @@ def test_balance_makes_a_rare_class_count(balance: str, digits: PackedDataset, s
         )
         assert slope[3].norm() / slope[0].norm() == pytest.approx(30)
     else:
-        drawn = torch.cat(list(EpochOrder(config, train, 0).batches(0)))
+        drawn = torch.cat(list(EpochOrder(config, train).batches(0)))
         assert train.labels[drawn].float().mean() == pytest.approx(0.5, abs=0.06)
         assert drawn.unique().numel() < len(drawn)
 

@@ -43,7 +43,7 @@ def cold(split: Split, tmp_path: Path) -> np.memmap:
     with (tmp_path / "train/images.npy").open("rb") as file:
         os.fsync(file.fileno())
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    images = _dataset(tmp_path).images("train")
+    images = _dataset(tmp_path).array("train")
     if _resident(images):
         pytest.skip(f"{tmp_path} is on a file system that holds its files in memory")
     return images
@@ -134,11 +134,11 @@ def test_training_reads_all_its_images_ahead_and_ends_where_it_did(
 
 def test_a_small_share_of_the_images_has_every_class_in_proportion() -> None:
     labels = torch.tensor([0] * 900 + [1] * 95 + [2] * 5)[torch.randperm(1000)]
-    few, some, half = (sampling._sample(labels, count) for count in (3, 100, 500))
+    few, some, half = (sampling.sample(labels, count) for count in (3, 100, 500))
     assert labels[few].bincount().tolist() == [1, 1, 1]
     assert labels[some].bincount().tolist() == [89, 10, 1]
     assert labels[half].bincount().tolist() == [449, 48, 3]
     assert set(few.tolist()) < set(some.tolist()) < set(half.tolist())
     assert len(set(half.tolist())) == 500
-    assert sorted(sampling._sample(labels, None).tolist()) == list(range(1000))
-    assert torch.equal(sampling._sample(labels, 1000), sampling._sample(labels, None))
+    assert sorted(sampling.sample(labels, None).tolist()) == list(range(1000))
+    assert torch.equal(sampling.sample(labels, 1000), sampling.sample(labels, None))

@@ -12,7 +12,7 @@ from raycls.config import override
 from raycls.data.packed import PackedDataset
 from raycls.training.loop import Training, start
 from raycls.training.presets import preset
-from raycls.training.streaming import AHEAD, streamed
+from raycls.training.streaming import THREADS, source_of, streamed
 
 CPU = torch.device("cpu")
 IMAGES = torch.arange(1000 * 4 * 4 * 3).remainder(251).byte().view(1000, 4, 4, 3)
@@ -24,12 +24,12 @@ def _threads() -> list[threading.Thread]:
 
 def test_every_batch_comes_in_order() -> None:
     batches = torch.randperm(1000).split(64)
-    found = list(streamed(IMAGES, batches, CPU))
+    found = list(streamed(source_of(IMAGES), batches, CPU))
     assert len(found) == len(batches)
     for (indices, images), wanted in zip(found, batches, strict=True):
         assert torch.equal(indices, wanted)
         assert torch.equal(images, IMAGES[wanted])
-    assert list(streamed(IMAGES, [], CPU)) == []
+    assert list(streamed(source_of(IMAGES), [], CPU)) == []
 
 
 def test_only_a_few_batches_are_gathered_ahead_and_a_caller_may_stop() -> None:
@@ -40,9 +40,9 @@ def test_only_a_few_batches_are_gathered_ahead_and_a_caller_may_stop() -> None:
             asked.append(number)
             yield torch.tensor([number])
 
-    stream = streamed(IMAGES, batches(), CPU)
+    stream = streamed(source_of(IMAGES), batches(), CPU)
     next(stream)
-    assert asked == list(range(AHEAD + 1))
+    assert asked == list(range(THREADS + 2))
     stream.close()
     for thread in _threads():
         thread.join(timeout=10)
@@ -51,7 +51,7 @@ def test_only_a_few_batches_are_gathered_ahead_and_a_caller_may_stop() -> None:
 
 def test_what_a_thread_cannot_read_is_the_callers_error() -> None:
     with pytest.raises(IndexError, match="out of range"):
-        list(streamed(IMAGES, [torch.tensor([1000])], CPU))
+        list(streamed(source_of(IMAGES), [torch.tensor([1000])], CPU))
 
 
 @pytest.mark.parametrize("network", ["fastcnn", "probe"])
