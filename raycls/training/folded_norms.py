@@ -41,10 +41,8 @@ def fold_norms(network: Network, image_size: int) -> int:
     for conv, norm in pairs:
         conv.forward = functools.partial(_folded, conv, norm)  # type: ignore[method-assign]
         norm.forward = functools.partial(_activated, norm)  # type: ignore[method-assign]
-    after = network.features(image)
-    if (
-        after - before
-    ).abs().max() > TOLERANCE * before.abs().max():  # what a convolution makes goes elsewhere too
+    after = _features(network, image)
+    if (after - before).abs().max() > TOLERANCE * before.abs().max():  # a convolution has other readers too
         for module in (each for pair in pairs for each in pair):
             del module.forward
         pairs = []
@@ -70,12 +68,19 @@ def _pairs(network: Network, image: Tensor) -> tuple[list[tuple[nn.Conv2d, nn.Ba
     layers = [module for module in network.modules() if isinstance(module, (nn.Conv2d, nn.BatchNorm2d))]
     handles = [layer.register_forward_hook(look) for layer in layers]
     try:
-        features = network.features(image)
+        features = _features(network, image)
     finally:
         for handle in handles:
             handle.remove()
     once = [pair for pair in found if calls[pair[0]] == calls[pair[1]] == 1 and pair[1].affine]
     return once, features
+
+
+def _features(network: Network, image: Tensor) -> Tensor:
+    with torch.backends.cudnn.flags(
+        enabled=True, allow_tf32=False
+    ):  # which would differ by more than TOLERANCE
+        return network.features(image)
 
 
 def _folded(conv: nn.Conv2d, norm: nn.BatchNorm2d, inputs: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ spoil the layers before it (Kumar et al., arXiv:2202.10054).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -31,6 +32,10 @@ STRENGTHS = tuple(10.0**exponent for exponent in (0.5, 0, -0.5, -1, -1.5, -2, -2
 WORSE = 2  # strengths in a row that are worse on the other images, after which no weaker one is tried
 STEPS = 60  # of L-BFGS for one strength
 EMBED_PIXELS = 64 * 224 * 224  # of the images of one forward pass
+MOST_IMAGES = (
+    50_000  # of train that a head is fitted to before fine-tuning; each worker has their features in memory
+)
+MOST_JUDGES = 10_000  # of val that choose its strength
 JUDGES = 5  # each so many-th training image chooses the strength where there is no split val
 
 
@@ -62,20 +67,25 @@ def features(
 def fit_head(
     network: Network, card: ModelCard, train: Split, val: Split, config: Config, workers: Workers
 ) -> None:
-    """Give a network the head that a probe of it would find. Where val is empty, a part of train judges it."""
+    """Give a network the head that a probe of MOST_IMAGES would find. Where val is empty, a part of train judges it."""
     device = next(network.parameters()).device
     dtype = compute_dtype(config.training.precision, device)
-    chosen = train.chosen.sort().values  # as they lie in the file
-    every = val.every()
+    chosen = _thinned(train.chosen.sort().values, MOST_IMAGES)  # as they lie in the file
+    every = _thinned(val.every(), MOST_JUDGES)
     with progress.bar(f"fitting the head to {len(chosen) + len(every):,} images"):
         found, labels = features(network, train, chosen, card, dtype, workers), train.labels[chosen]
         if len(every):
-            other, known = features(network, val, every, card, dtype, workers), val.labels
+            other, known = features(network, val, every, card, dtype, workers), val.labels[every]
         else:
             judges = torch.arange(len(labels), device=device) % JUDGES == 0
             other, known, found, labels = found[judges], labels[judges], found[~judges], labels[~judges]
         weights = head_weights(train, card, config)
         put(network, fitted(found, labels, other, known, len(card.classes), weights), workers)
+
+
+def _thinned(indices: Tensor, most: int) -> Tensor:
+    """Return at most so many of the indices (int64 N), evenly spread."""
+    return indices[:: max(1, math.ceil(len(indices) / most))]
 
 
 def head_weights(train: Split, card: ModelCard, config: Config) -> Tensor | None:

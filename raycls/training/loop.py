@@ -106,12 +106,12 @@ def start(
     train = open_split(dataset, "train", device, images_in_use(config, dataset))
     val = open_split(dataset, "val", device)
     first_weights(network, card, train, init=init, weights=weights, workers=workers)
+    if resume:  # by whose statistics the layers are prepared, and whose stages are frozen
+        network.load_state_dict(checkpoint.load(resume)[0].state_dict())
     network = layers.prepared(network, config, card, workers, device)
     if config.training.probe:
         training: Training | Probe = Probe(config, card, network, train, val, workers, started)
     else:
-        if resume and config.training.frozen_stages:  # which have their weights there
-            network.load_state_dict(checkpoint.load(resume)[0].state_dict())
         if config.training.fitted_head and not resume:
             fit_head(network, card, train, val, config, workers)
         frozen = frozen_stages(config, network, train, card, workers)

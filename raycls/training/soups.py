@@ -179,7 +179,10 @@ class Kitchen:
         return kept, best, chosen
 
     def mixed(self, networks: Sequence[Network]) -> Network:
-        """Return a network with the mean of the weights, and statistics of batch normalisation of its own."""
+        """Return a network with the mean of the weights.
+
+        Batch norms get statistics of their own, unless all networks have the same, as after training that kept them.
+        """
         states = [network.state_dict() for network in networks]
         mean = {
             name: torch.stack([state[name] for state in states]).mean(0)
@@ -189,7 +192,9 @@ class Kitchen:
         }
         network = self.card.build().to(self.device)
         network.load_state_dict(mean)
-        update_bn(self._images(), network)
+        buffers = [dict(each.named_buffers()) for each in networks]
+        if any(not torch.equal(each[name], buffers[0][name]) for each in buffers for name in each):
+            update_bn(self._images(), network)
         return network.eval()
 
     def _images(self) -> Iterator[Tensor]:

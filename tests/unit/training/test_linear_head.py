@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,9 @@ from raycls.config import Config, override
 from raycls.data.packed import PackedDataset
 from raycls.data.subsets import Subset, opened
 from raycls.errors import ConfigError
+from raycls.models import checkpoint
+from raycls.models.base import Network
+from raycls.training import layers, linear_head
 from raycls.training.loop import fit, start
 from raycls.training.presets import preset
 from raycls.training.setup import check
@@ -56,6 +60,26 @@ def test_a_resumed_run_does_not_fit_its_head_again(
         assert torch.equal(ours, theirs)
 
 
+def test_a_resumed_run_prepares_its_layers_by_the_statistics_that_it_had(
+    digits: PackedDataset, tiny_steps: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit(
+        override(tiny_steps, ["frozen_norms=false"]),
+        digits,
+        on_epoch=lambda _, snapshot: snapshot.save(tmp_path),
+    )
+    found, prepared = [], layers.prepared
+
+    def look(network: Network, *more: Any) -> Network:
+        found.append({key: value.clone() for key, value in network.state_dict().items()})
+        return prepared(network, *more)
+
+    monkeypatch.setattr(layers, "prepared", look)
+    start(override(tiny_steps, ["epochs=3"]), digits, resume=tmp_path)
+    kept = checkpoint.load(tmp_path)[0].state_dict()
+    assert all(torch.equal(found[0][key], kept[key]) for key in kept)
+
+
 @pytest.mark.parametrize("frozen", [True, False])
 def test_batch_norms_keep_the_statistics_of_the_start(
     frozen: bool, digits: PackedDataset, tiny_steps: Config
@@ -75,3 +99,21 @@ def test_batch_norms_keep_the_statistics_of_the_start(
 def test_a_head_without_a_bias_is_not_fitted(digits: PackedDataset) -> None:
     with pytest.raises(ConfigError, match="fastcnn has no bias, which a probe or fitted_head needs"):
         check(override(preset("smoke", digits.info), ["fitted_head=true"]), digits)
+
+
+def test_of_many_images_a_part_is_enough(
+    digits: PackedDataset, tiny_steps: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    whole = linear_head.features
+
+    def look(*given: Any) -> torch.Tensor:
+        seen.append(len(given[2]))
+        return whole(*given)
+
+    monkeypatch.setattr(linear_head, "features", look)
+    monkeypatch.setattr(linear_head, "MOST_IMAGES", 400)
+    monkeypatch.setattr(linear_head, "MOST_JUDGES", 100)
+    assert _accuracies(override(tiny_steps, ["fitted_head=true"]), digits)[0] > 0.6
+    assert 300 < seen[0] <= 400
+    assert 60 < seen[1] <= 100

@@ -74,18 +74,29 @@ def test_weights_of_one_start_mix_and_those_of_random_starts_do_not(
     assert (kept, accuracy, len(chosen)) == (chosen[0].network, members[0].accuracy, 1)
 
 
+def test_statistics_that_all_members_have_stay(digits: PackedDataset, directory: Path) -> None:
+    kitchen = Kitchen(digits, load_card(directory))
+    members = [checkpoint.load(directory)[0] for _ in range(2)]
+    with torch.no_grad():
+        members[0].head.weight.mul_(3)
+    mixture = kitchen.mixed(members)
+    assert all(torch.equal(mixture.state_dict()[key], value) for key, value in members[1].named_buffers())
+    assert torch.allclose(mixture.head.weight, 2 * members[1].head.weight)
+
+
 def test_the_statistics_of_batch_normalisation_are_those_of_the_mixture(
     digits: PackedDataset, directory: Path
 ) -> None:
     network, card = checkpoint.load(directory)
-    spoiled, _ = checkpoint.load(directory)
-    for name, buffer in spoiled.named_buffers():
-        if name.endswith("running_mean"):
-            buffer.add_(5.0)
+    spoiled, otherwise = (checkpoint.load(directory)[0] for _ in range(2))
+    for change, each in ((5.0, spoiled), (4.0, otherwise)):
+        for name, buffer in each.named_buffers():
+            if name.endswith("running_mean"):
+                buffer.add_(change)
     kitchen = Kitchen(digits, card)
     good = kitchen.accuracy(network)
     assert kitchen.accuracy(spoiled) < good - 0.3
-    mixed = kitchen.mixed([spoiled, spoiled])
+    mixed = kitchen.mixed([spoiled, otherwise])
     assert kitchen.accuracy(mixed) > good - 0.05
     assert all(torch.equal(value, network.state_dict()[name]) for name, value in mixed.named_parameters())
     assert not mixed.training
