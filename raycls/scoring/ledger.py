@@ -47,7 +47,8 @@ class Plan(BaseModel):
     sha256: str = Field(description="of the version's checkpoint")
     engine: Engine | None = Field(None, description="decided when the cluster is known")
     rejection: Rejection | None
-    source: str = Field(description="without a password")
+    source: str = Field(description="without a password, and without the values after a question mark")
+    source_digest: str = Field(description="of the address with these values: they may name another server")
     format: Format
     top_k: int
     embedding: bool

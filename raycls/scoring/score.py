@@ -88,6 +88,11 @@ def score(
         former = ledger.plan()
         if former:
             _check_same(former, {"model": model, "source": found.shown, **choice})
+            if former.source_digest != found.digest:
+                raise UsageError(
+                    f"the output holds scores of {former.source} with other values after the question mark: give "
+                    "the same ones, or a new output"
+                )
         elif ledger.holds_anything():
             raise UsageError(f"{shown(output)} holds other files than scores: name a new or an empty folder")
         else:
@@ -114,6 +119,7 @@ def score(
                 sha256=version.sha256,
                 rejection=version.rejection,
                 source=found.shown,
+                source_digest=found.digest,
                 part=part or PartSize(),
                 begun=_now(),
                 **choice,

@@ -58,6 +58,17 @@ def test_another_model_or_source_for_the_same_output_is_refused(make_task: MakeT
         score("digits/7", str(photos), task.output, top_k=3)
 
 
+def test_values_after_a_question_mark_are_compared_and_not_written(make_task: MakeTask, photos: Path) -> None:
+    """They may hold a password, or name another server."""
+    task = make_task(f"file://{photos}?use_mmap=true")
+    assert task.plan.source == f"file://{photos}?use_mmap=…"
+    assert "true" not in task.plan.model_dump_json(include={"source", "source_digest"})
+    with pytest.raises(UsageError, match="with other values after the question mark: give the same ones, or a"):
+        call(f"file://{photos}?use_mmap=false", task.output)
+    with pytest.raises(Resolved):
+        call(f"file://{photos}?use_mmap=true", task.output)
+
+
 def test_a_finished_output_says_so(
     make_task: MakeTask, photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
