@@ -16,11 +16,12 @@ from functools import cache
 from itertools import groupby
 
 import numpy as np
+import pyarrow as pa
 
 from raycls.data.files import is_uri
 from raycls.data.listing import Where
 from raycls.data.packed import PixelStore
-from raycls.data.readers import Data, read_all, size_of
+from raycls.data.readers import SEQUENTIAL, Data, container_of, read_all, size_of
 from raycls.data.sources.pictures import MISSING, PACKED, Picture, PictureSource, whole
 from raycls.data.versions import on_this_node
 
@@ -51,7 +52,7 @@ class Reading:
     def contents(self, pictures: Sequence[Picture]) -> Iterator[Content]:
         """Yield the content of each picture, in order. One that cannot be read yields an OSError with the reason."""
         everywhere = [whole(picture.where, self._source) for picture in pictures]
-        for kind, group in groupby(everywhere, key=_kind):
+        for (kind, _), group in groupby(everywhere, key=_together):
             wheres = list(group)
             if kind == MISSING:
                 yield from (OSError(str(reason)) for _, reason in wheres)
@@ -83,6 +84,11 @@ class Reading:
         return on_this_node(self._source.dataset).images(split)
 
 
+def _together(where: Where) -> tuple[str, Where]:
+    """Return what is the same for pictures that are read together: of tables, so that a broken one ends at its end."""
+    return _kind(where), container_of(where) if where[0] in SEQUENTIAL else ()
+
+
 def _kind(where: Where) -> str:
     kind, *rest = where
     if kind in (MISSING, PACKED):
@@ -91,14 +97,22 @@ def _kind(where: Where) -> str:
 
 
 def _read(wheres: Sequence[Where]) -> Iterator[Data]:
-    """Yield what `read_all` does. A container that breaks is the reason of all its pictures that are left."""
+    """Yield what `read_all` does. A container that breaks is the reason of all its pictures that are left.
+
+    It may be no table any more, or one with other columns: pyarrow has many errors for that.
+    """
     read = 0
     try:
         for _, data in read_all(list(wheres)):
             yield data
             read += 1
-    except OSError as error:
-        yield from (error for _ in wheres[read:])
+    except (OSError, ValueError, LookupError, pa.ArrowException) as error:
+        reason = error if isinstance(error, OSError) else OSError(f"the table cannot be read: {_line(error)}")
+        yield from (reason for _ in wheres[read:])
+
+
+def _line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _one(where: Where) -> Data:

@@ -143,11 +143,12 @@ def _of_table(source: PictureSource, path: str) -> Iterator[Picture]:
     """Yield the pictures of a table at a path in the source's root. It names them relative to its own folder."""
     folder = path.rpartition("/")[0]
     above = f"{folder}/" if folder else ""
-    for name, where in rows_in_order(_in_full(path, source.root)):
+    for row, where in rows_in_order(_in_full(path, source.root)):
+        name = printable(row if where and where[0] == "file" else above + row)
         if not where:
-            yield Picture(above + name, (MISSING, "the row has no path"))
+            yield Picture(name, (MISSING, "the row has no path"))
         elif where[0] != "file":
-            yield Picture(printable(above) + name, (where[0], path, *where[2:]))
+            yield Picture(name, (where[0], path, *where[2:]))
         else:
             place = str(where[1])
             if is_uri(place) and has_password(place):  # the listing would keep it

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -88,6 +89,70 @@ def test_the_rows_of_a_table_are_read_once_through(folder: Path, monkeypatch: py
     with Reading(source) as reading:
         assert list(reading.contents(list(pictures(source)))) == [b"%d" % row for row in range(50)]
     assert opened == 3
+
+
+def broken_by_others_columns(file: Path) -> None:
+    pq.write_table(pa.table({"other": ["a", "b"]}), file)
+
+
+def broken_by_fewer_rows(file: Path) -> None:
+    pq.write_table(pa.table({"bytes": [b"a"]}), file)
+
+
+def broken_by_no_row_group(file: Path) -> None:
+    pq.write_table(pa.table({"bytes": [b"a", b"b", b"c"][:0]}), file)
+
+
+def broken_by_text(file: Path) -> None:
+    file.write_text("no table any more")
+
+
+def broken_in_the_middle(file: Path) -> None:
+    content = file.read_bytes()
+    file.write_bytes(content[:4] + bytes(40) + content[44:])
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        broken_by_others_columns,
+        broken_by_fewer_rows,
+        broken_by_no_row_group,
+        broken_by_text,
+        broken_in_the_middle,
+    ],
+)
+def test_a_table_that_breaks_is_an_error_in_its_own_rows_alone(
+    tmp_path: Path, harm: Callable[[Path], None]
+) -> None:
+    values = [bytes([row]) * 50 for row in range(3)]
+    for name in ("a", "b", "c"):
+        pq.write_table(pa.table({"bytes": values}), tmp_path / f"{name}.parquet")
+    (tmp_path / "d.png").write_bytes(b"d")
+    source = find(str(tmp_path))
+    listed = list(pictures(source))
+    harm(tmp_path / "b.parquet")
+    with Reading(source) as reading:
+        found = list(reading.contents(listed))
+    of = {picture.name: data for picture, data in zip(listed, found, strict=True)}
+    assert isinstance(of["b.parquet, row 2"], OSError)
+    assert [data for name, data in of.items() if not name.startswith("b.")] == [*values, *values, b"d"]
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_a_text_table_that_breaks_is_an_error_in_its_rows(tmp_path: Path, kind: str) -> None:
+    file = tmp_path / f"t.{kind}"
+    rows = ["YQ==", "é", "YQ=="]
+    file.write_text("\n".join(["bytes", *rows] if kind == "csv" else [f'{{"bytes": "{row}"}}' for row in rows]))
+    source = find(str(file))
+    listed = list(pictures(source))
+    with Reading(source) as reading:
+        first, second, third = reading.contents(listed)
+        assert (first, third) == (b"a", b"a")
+        assert isinstance(second, OSError)
+        for content in ("", "other\n1", '{"other": 1}', '{"bytes": 1}\n{"bytes"', "bytes\nYQ=="):
+            file.write_text(content)
+            assert isinstance(list(reading.contents(listed))[2], OSError)
 
 
 def test_a_table_that_is_gone_is_the_reason_of_all_its_pictures(folder: Path) -> None:
