@@ -192,7 +192,8 @@ def _arrow(container: Where, members: list[Where]) -> Iterator[Data]:
                 values = batch.column(column)
                 rows = (int(member[4]) for member in members)
                 yield from (
-                    _bytes_of(values[row].as_py()) if row < len(values) else OSError(CUT_SHORT) for row in rows
+                    _bytes_of(values[row].as_py()) if row < len(values) else OSError(CUT_SHORT)
+                    for row in rows
                 )
                 return
     yield from (OSError(CUT_SHORT) for _ in members)

@@ -30,7 +30,8 @@ Content = Data | np.ndarray  # bytes, an OSError, or uint8 S×S×3
 THREADS = 16  # requests to a bucket at a time: each waits for the network, mostly
 AHEAD = 64  # files that may wait for the decoding
 AHEAD_BYTES = 128 << 20
-UNKNOWN = 2 << 20  # bytes that a file of unknown size is taken to have
+UNKNOWN = 8 << 20  # bytes that the first files of unknown size are taken to have: 16 are read at a time
+ROWS = 64  # of a dataset version read at a time
 
 
 class Reading:
@@ -57,26 +58,40 @@ class Reading:
             if kind == MISSING:
                 yield from (OSError(str(reason)) for _, reason in wheres)
             elif kind == PACKED:
-                yield from (self._images(str(split))[int(row)] for _, split, row, _ in wheres)
+                yield from self._of_dataset(wheres)
             elif kind == "remote":
                 yield from self._ahead(wheres)
             else:
                 yield from _read(wheres)
 
     def _ahead(self, wheres: Sequence[Where]) -> Iterator[Data]:
-        """Yield what files hold that come over a network."""
+        """Yield what files hold that come over a network.
+
+        One of unknown size is taken to be as large as the largest of the last ones, until it is read.
+        """
         waiting: deque[tuple[int, Future[Data]]] = deque()
-        held = 0
+        last = deque([UNKNOWN], maxlen=THREADS)
+
+        def held() -> int:
+            guess = max(last)
+            return sum(_length(data.result()) if data.done() else size or guess for size, data in waiting)
+
         for where in wheres:
-            size = size_of(where) or UNKNOWN
-            while waiting and (len(waiting) >= AHEAD or held + size > AHEAD_BYTES):
-                done, future = waiting.popleft()
-                held -= done
+            size = size_of(where)
+            while waiting and (len(waiting) >= AHEAD or held() + (size or max(last)) > AHEAD_BYTES):
+                _, future = waiting.popleft()
+                last.append(_length(future.result()))
                 yield future.result()
             waiting.append((size, self._pool.submit(_one, where)))
-            held += size
         for _, future in waiting:
             yield future.result()
+
+    def _of_dataset(self, wheres: Sequence[Where]) -> Iterator[np.ndarray]:
+        """Yield rows of splits. Those that follow one another are read together: an encoded version decodes a batch."""
+        for split, group in groupby(wheres, key=lambda where: str(where[1])):
+            rows = np.array([where[2] for where in group], np.int64)
+            for start in range(0, len(rows), ROWS):
+                yield from self._images(split)[rows[start : start + ROWS]]
 
     @cache  # noqa: B019 - a process has one Reading
     def _images(self, split: str) -> PixelStore:
@@ -109,6 +124,10 @@ def _read(wheres: Sequence[Where]) -> Iterator[Data]:
     except (OSError, ValueError, LookupError, pa.ArrowException) as error:
         reason = error if isinstance(error, OSError) else OSError(f"the table cannot be read: {_line(error)}")
         yield from (reason for _ in wheres[read:])
+
+
+def _length(data: Data) -> int:
+    return len(data) if isinstance(data, bytes) else 0
 
 
 def _line(error: Exception) -> str:

@@ -7,15 +7,18 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from raycls.data import readers
+from raycls.data.encoded import EncodedImages
 from raycls.data.listing import Where
 from raycls.data.sources.pictures import find, pictures
 from raycls.scoring import reading as module
 from raycls.scoring.reading import Reading
+from tests.datasets import colours, encoded_copy
 
 
 @pytest.fixture
@@ -69,6 +72,85 @@ def test_files_from_afar_are_read_several_at_a_time_and_not_all_at_once(
     with Reading(source) as reading:
         list(reading.contents(list(pictures(source))[10:]))
     assert most <= 2
+
+
+def test_large_files_of_unknown_size_are_few_at_a_time(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table of URIs says no sizes."""
+    waiting, most = 0, 0
+    lock = threading.Lock()
+
+    def large(wheres: list[Where]) -> object:
+        nonlocal waiting, most
+        with lock:
+            waiting += 1
+            most = max(most, waiting)
+        return iter([(wheres[0], b"x" * 1000)])
+
+    monkeypatch.setattr(module, "read_all", large)
+    monkeypatch.setattr(module, "AHEAD_BYTES", 4000)
+    monkeypatch.setattr(module, "UNKNOWN", 1000)
+    rows = [f"file://{folder}/{index:02}.png" for index in range(40)]
+    pq.write_table(pa.table({"path": rows}), folder / "rows.parquet")
+    source = find(str(folder / "rows.parquet"))
+    with Reading(source) as reading:
+        for content in reading.contents(list(pictures(source))):
+            assert content == b"x" * 1000
+            with lock:
+                waiting -= 1
+    assert 2 < most <= 4
+
+
+def test_small_files_of_unknown_size_are_many_at_a_time(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is read counts with its length, so the first guess holds nobody up for long."""
+    begun = 0
+    monkeypatch.setattr(module, "AHEAD_BYTES", 4 * module.UNKNOWN)
+    monkeypatch.setattr(module, "THREADS", 2)
+    rows = [f"file://{folder}/{index:02}.png" for index in range(40)]
+    pq.write_table(pa.table({"path": rows}), folder / "rows.parquet")
+    source = find(str(folder / "rows.parquet"))
+    whole = module.read_all
+
+    def counting(wheres: list[Where]) -> object:
+        nonlocal begun
+        begun += 1
+        return whole(wheres)
+
+    monkeypatch.setattr(module, "read_all", counting)
+    with Reading(source) as reading:
+        contents = reading.contents(list(pictures(source)))
+        for _ in range(6):
+            next(contents)
+        time.sleep(0.2)
+        next(contents)
+        assert begun >= 30
+        assert len(list(contents)) == 33
+
+
+@pytest.mark.usefixtures("home")
+def test_an_encoded_version_is_read_in_batches_with_the_pixels_of_a_packed_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    packed = colours(8, {"train": 150, "val": 70, "test": 3})
+    encoded_copy(packed, "encoded")
+    asked: list[int] = []
+    plain = EncodedImages.__getitem__
+
+    def counting(self: EncodedImages, rows: np.ndarray) -> np.ndarray:
+        asked.append(len(rows))
+        return plain(self, rows)
+
+    monkeypatch.setattr(EncodedImages, "__getitem__", counting)
+    found: dict[str, list[np.ndarray]] = {}
+    for name in ("colours", "encoded"):
+        source = find(name)
+        with Reading(source) as reading:
+            found[name] = list(reading.contents(list(pictures(source))))
+    assert asked == [64, 64, 22, 64, 6, 3]
+    assert len(found["encoded"]) == 223
+    # Those of `train` may be stored with loss.
+    assert np.array_equal(found["encoded"][150:], found["colours"][150:])
 
 
 def test_the_rows_of_a_table_are_read_once_through(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,7 +225,9 @@ def test_a_table_that_breaks_is_an_error_in_its_own_rows_alone(
 def test_a_text_table_that_breaks_is_an_error_in_its_rows(tmp_path: Path, kind: str) -> None:
     file = tmp_path / f"t.{kind}"
     rows = ["YQ==", "é", "YQ=="]
-    file.write_text("\n".join(["bytes", *rows] if kind == "csv" else [f'{{"bytes": "{row}"}}' for row in rows]))
+    file.write_text(
+        "\n".join(["bytes", *rows] if kind == "csv" else [f'{{"bytes": "{row}"}}' for row in rows])
+    )
     source = find(str(file))
     listed = list(pictures(source))
     with Reading(source) as reading:
