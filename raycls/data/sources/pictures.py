@@ -5,8 +5,9 @@
     where = whole(picture.where, source)           # for raycls/data/readers.py
 
 A place inside the source is relative to it. What names a source may hold a password, and what is written about its
-pictures does not; a row of a table whose URI has one is no picture. Every file of a folder counts as a picture, except what operating systems and programs leave behind;
-a Parquet file in it is a table of pictures. This module opens no picture.
+pictures does not; a row of a table whose URI has one is no picture. Every file of a folder counts as a picture, except
+what operating systems and programs leave behind; a Parquet file in it is a table of pictures. This module opens no
+picture.
 """
 
 from __future__ import annotations
