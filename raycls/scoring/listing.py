@@ -6,7 +6,7 @@
 
 What the driver has not listed by then is listed by a task of Ray Data, beside the scoring: so the first picture does
 not wait for the last name, and no process has more names in memory than one folder has. A listing that was broken off
-is made again from its start and compared with what was written, because the names of a folder have no end to go on from.
+is made again from its start and compared with what was written: the names of a folder have no end to go on from.
 """
 
 from __future__ import annotations
