@@ -32,8 +32,35 @@ def is_uri(source: str) -> bool:
 
 
 def shown(source: str) -> str:
-    """Return a source for messages and descriptions: without the name and the password that a URI may hold."""
+    """Return a source for messages and descriptions: without what a URI may hold that is secret.
+
+    That is the name and the password, and each value after the question mark: some file systems take a password there.
+    """
+    return re.sub(
+        r"(://[^\s?]*\?)(\S+)", lambda found: found[1] + _without_values(found[2]), without_password(source)
+    )
+
+
+def without_password(source: str) -> str:
+    """Return a source without the name and the password that a URI may hold, for what must open it again."""
     return re.sub(r"(://)([^/?#\s]*|[^@\s]*:[^@\s]*)@", r"\1", source)
+
+
+def has_password(uri: str) -> bool:
+    """Return whether a URI holds a password. A name alone is one in a web address; elsewhere it is a container."""
+    scheme, _, rest = uri.partition("://")
+    name, mark, _ = re.split(r"[/?#\s]", rest, maxsplit=1)[0].rpartition("@")
+    if mark and (":" in name or scheme in ("http", "https")):
+        return True
+    # A slash in the password, which should be %2F; a port is followed by a slash too.
+    return re.match(r"[^/?#\s:]*:(?!\d+/)[^@\s]*@", rest) is not None
+
+
+def _without_values(query: str) -> str:
+    """Return the names of a query alone, and the marks of the sentence that may follow it."""
+    end = len(query.rstrip(":;,.'\")]}>"))
+    names = [name + mark for name, mark, _ in (each.partition("=") for each in query[:end].split("&"))]
+    return "&".join(f"{name}…" if name.endswith("=") else "…" for name in names if name) + query[end:]
 
 
 def file_system(uri: str) -> tuple[FileSystem, str]:

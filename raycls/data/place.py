@@ -47,7 +47,7 @@ class Place(Protocol):
 
     def delete(self, path: str) -> None: ...
 
-    def files(self, folder: str) -> list[Found]: ...
+    def files(self, folder: str, *, below: bool = True) -> list[Found]: ...
 
     def full(self, path: str) -> str: ...
 
@@ -133,8 +133,8 @@ class Folder:
     def delete(self, path: str) -> None:
         (self._root / path).unlink(missing_ok=True)
 
-    def files(self, folder: str) -> list[Found]:
-        """Return all files below a folder. Delete those that a killed process left unfinished an hour ago."""
+    def files(self, folder: str, *, below: bool = True) -> list[Found]:
+        """Return all files below a folder, or only its own. Delete what a killed process left an hour ago."""
         found: list[Found] = []
         now = time.time()
         for above, _, names in os.walk(self._root / folder):
@@ -145,6 +145,8 @@ class Folder:
                         found.append(Found(name, status.st_size, now - status.st_mtime))
                     elif now - status.st_mtime > 3600:
                         Path(above, name).unlink()
+            if not below:
+                break
         return found
 
     def full(self, path: str) -> str:
@@ -200,10 +202,10 @@ class Bucket:
         with contextlib.suppress(FileNotFoundError):
             self._filesystem.delete_file(f"{self._root}/{path}")
 
-    def files(self, folder: str) -> list[Found]:
+    def files(self, folder: str, *, below: bool = True) -> list[Found]:
         from pyarrow.fs import FileSelector
 
-        selector = FileSelector(f"{self._root}/{folder}", recursive=True, allow_not_found=True)
+        selector = FileSelector(f"{self._root}/{folder}", recursive=below, allow_not_found=True)
         now = time.time()
         return [
             Found(entry.base_name, entry.size or 0, now - (entry.mtime_ns or now * 1e9) / 1e9)

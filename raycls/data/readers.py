@@ -8,7 +8,6 @@ Nothing that is read is unpickled or run. The tasks that decode images call this
 from __future__ import annotations
 
 import base64
-import binascii
 import io
 import lzma
 import os
@@ -31,6 +30,7 @@ MAX_FILE_BYTES = 200 << 20  # a larger file is probably a video
 SEQUENTIAL = ("packed-tar", "parquet", "arrow", "text")
 ROWS = 32  # of a Parquet file read at a time
 TOO_LARGE = f"larger than {MAX_FILE_BYTES >> 20} MB"
+CUT_SHORT = "the table is cut short"
 
 Data = bytes | OSError
 # What reading a damaged archive raises, of whatever compression.
@@ -177,6 +177,7 @@ def _parquet(container: Where, members: list[Where]) -> Iterator[Data]:
             first += len(values)
             if not wanted:
                 return
+    yield from (OSError(CUT_SHORT) for _ in wanted)
 
 
 def _arrow(container: Where, members: list[Where]) -> Iterator[Data]:
@@ -189,8 +190,13 @@ def _arrow(container: Where, members: list[Where]) -> Iterator[Data]:
         for index, batch in enumerate(pa.ipc.open_stream(file)):
             if index == number:
                 values = batch.column(column)
-                yield from (_bytes_of(values[int(member[4])].as_py()) for member in members)
+                rows = (int(member[4]) for member in members)
+                yield from (
+                    _bytes_of(values[row].as_py()) if row < len(values) else OSError(CUT_SHORT)
+                    for row in rows
+                )
                 return
+    yield from (OSError(CUT_SHORT) for _ in members)
 
 
 def _bytes_of(value: object) -> Data:
@@ -208,11 +214,11 @@ def _text(container: Where, members: list[Where]) -> Iterator[Data]:
             wanted.remove(row)
             try:
                 yield base64.b64decode(text or "", validate=True)
-            except binascii.Error as error:
+            except (ValueError, TypeError) as error:  # a number, or letters that are none of base64's
                 yield OSError(f"no base64: {error}")
         if not wanted:
             return
-    yield from (OSError("the table is cut short") for _ in wanted)
+    yield from (OSError(CUT_SHORT) for _ in wanted)
 
 
 READERS: dict[str, Callable[[Where, list[Where]], Iterator[Data]]] = {

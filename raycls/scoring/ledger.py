@@ -47,7 +47,8 @@ class Plan(BaseModel):
     sha256: str = Field(description="of the version's checkpoint")
     engine: Engine | None = Field(None, description="decided when the cluster is known")
     rejection: Rejection | None
-    source: str = Field(description="without a password")
+    source: str = Field(description="without a password, and without the values after a question mark")
+    source_digest: str = Field(description="of the address with these values: they may name another server")
     format: Format
     top_k: int
     embedding: bool
@@ -132,7 +133,8 @@ class Ledger:
     def written(self) -> set[int]:
         """Return the numbers of the parts whose scores are written."""
         with self._telling("read"):
-            found = (re.fullmatch(r"part-(\d+)\.\w+", file.name) for file in self._place.files(""))
+            files = self._place.files("", below=False)
+        found = (re.fullmatch(r"part-(\d{8,})\.\w+", file.name) for file in files)
         return {int(match[1]) for match in found if match}
 
     def write_part(self, number: int, scores: bytes, kind: Format) -> None:

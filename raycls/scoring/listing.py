@@ -5,8 +5,8 @@
     numbers = part_numbers(source, output, early.known, written=ledger.written(), options={})
 
 What the driver has not listed by then is listed by a task of Ray Data, beside the scoring: so the first picture does
-not wait for the last name, and the listing is in no process's memory. A listing that was broken off is made again from
-its start and compared with what was written, because the names of a folder have no end to go on from.
+not wait for the last name, and no process has more names in memory than one folder has. A listing that was broken off
+is made again from its start and compared with what was written: the names of a folder have no end to go on from.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from raycls.data.files import shown
-from raycls.data.sources.pictures import PictureSource, pictures
+from raycls.data.sources.pictures import Picture, PictureSource, pictures
 from raycls.errors import DataError, RayclsError
 from raycls.scoring.ledger import Ledger, Listing
 from raycls.scoring.parts import divided
@@ -36,9 +36,9 @@ MOST_KNOWN = 1000  # parts that the driver lists: each becomes an object of Ray'
 class Early:
     """The parts that the driver lists while Ray starts: `known` of them, from the first on."""
 
-    def __init__(self, source: PictureSource, ledger: Ledger):
+    def __init__(self, source: PictureSource, ledger: Ledger, listed: Iterator[Picture] | None):
         self.known = 0
-        self._source, self._ledger = source, ledger
+        self._source, self._ledger, self._listed = source, ledger, listed
         self._failure: RayclsError | None = None
         self._enough = threading.Event()
         self._thread = threading.Thread(target=self._list, daemon=True)
@@ -53,7 +53,7 @@ class Early:
 
     def _list(self) -> None:
         try:
-            for number in list_parts(self._source, self._ledger):
+            for number in list_parts(self._source, self._ledger, self._listed):
                 self.known = number + 1
                 if self.known == MOST_KNOWN or self._enough.is_set():
                     return
@@ -62,9 +62,14 @@ class Early:
 
 
 @contextmanager
-def meanwhile(source: PictureSource, ledger: Ledger) -> Iterator[Early]:
-    """List a source while the body runs. Raises DataError afterwards, where it cannot be listed."""
-    early = Early(source, ledger)
+def meanwhile(
+    source: PictureSource, ledger: Ledger, listed: Iterator[Picture] | None = None
+) -> Iterator[Early]:
+    """List a source while the body runs. Raises DataError afterwards, where it cannot be listed.
+
+    listed: all its pictures, where their listing has begun. A second one would ask for the names of a folder again.
+    """
+    early = Early(source, ledger, listed)
     yield early
     early.end()
 
@@ -109,8 +114,10 @@ def _block(number: int, failure: str = "") -> pa.Table:
     return pa.table([[number], [failure]], schema=BLOCK)
 
 
-def list_parts(source: PictureSource, ledger: Ledger) -> Iterator[int]:
-    """Yield the number of each part as soon as the ledger lists it, always all of them.
+def list_parts(
+    source: PictureSource, ledger: Ledger, listed: Iterator[Picture] | None = None
+) -> Iterator[int]:
+    """Yield the number of each part as soon as the ledger lists it, always all of them. listed: as in `meanwhile`.
 
     Raises DataError, also where a part has other pictures than the ledger lists.
     """
@@ -122,13 +129,13 @@ def list_parts(source: PictureSource, ledger: Ledger) -> Iterator[int]:
     digest = hashlib.sha256()
     number = count = 0
     try:
-        for number, part in enumerate(divided(pictures(source), plan.part), 1):
-            listed = json.dumps(part).encode()
-            digest.update(listed)
+        for number, part in enumerate(divided(listed or pictures(source), plan.part), 1):
+            content = json.dumps(part).encode()
+            digest.update(content)
             count += len(part)
             known = ledger.digest(number - 1)
             if not known:
-                ledger.list_part(number - 1, listed, digest.hexdigest())
+                ledger.list_part(number - 1, content, digest.hexdigest())
             elif known != digest.hexdigest():
                 raise DataError(
                     f"{source.shown} has changed since its listing was broken off: score it into a new output"

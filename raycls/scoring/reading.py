@@ -16,11 +16,12 @@ from functools import cache
 from itertools import groupby
 
 import numpy as np
+import pyarrow as pa
 
 from raycls.data.files import is_uri
 from raycls.data.listing import Where
 from raycls.data.packed import PixelStore
-from raycls.data.readers import Data, read_all, size_of
+from raycls.data.readers import SEQUENTIAL, Data, container_of, read_all, size_of
 from raycls.data.sources.pictures import MISSING, PACKED, Picture, PictureSource, whole
 from raycls.data.versions import on_this_node
 
@@ -29,7 +30,8 @@ Content = Data | np.ndarray  # bytes, an OSError, or uint8 S×S×3
 THREADS = 16  # requests to a bucket at a time: each waits for the network, mostly
 AHEAD = 64  # files that may wait for the decoding
 AHEAD_BYTES = 128 << 20
-UNKNOWN = 2 << 20  # bytes that a file of unknown size is taken to have
+UNKNOWN = 8 << 20  # bytes that the first files of unknown size are taken to have: 16 are read at a time
+ROWS = 64  # of a dataset version read at a time
 
 
 class Reading:
@@ -51,36 +53,55 @@ class Reading:
     def contents(self, pictures: Sequence[Picture]) -> Iterator[Content]:
         """Yield the content of each picture, in order. One that cannot be read yields an OSError with the reason."""
         everywhere = [whole(picture.where, self._source) for picture in pictures]
-        for kind, group in groupby(everywhere, key=_kind):
+        for (kind, _), group in groupby(everywhere, key=_together):
             wheres = list(group)
             if kind == MISSING:
                 yield from (OSError(str(reason)) for _, reason in wheres)
             elif kind == PACKED:
-                yield from (self._images(str(split))[int(row)] for _, split, row, _ in wheres)
+                yield from self._of_dataset(wheres)
             elif kind == "remote":
                 yield from self._ahead(wheres)
             else:
                 yield from _read(wheres)
 
     def _ahead(self, wheres: Sequence[Where]) -> Iterator[Data]:
-        """Yield what files hold that come over a network."""
+        """Yield what files hold that come over a network.
+
+        One of unknown size is taken to be as large as the largest of the last ones, until it is read.
+        """
         waiting: deque[tuple[int, Future[Data]]] = deque()
-        held = 0
+        last = deque([UNKNOWN], maxlen=THREADS)
+
+        def held() -> int:
+            guess = max(last)
+            return sum(_length(data.result()) if data.done() else size or guess for size, data in waiting)
+
         for where in wheres:
-            size = size_of(where) or UNKNOWN
-            while waiting and (len(waiting) >= AHEAD or held + size > AHEAD_BYTES):
-                done, future = waiting.popleft()
-                held -= done
+            size = size_of(where)
+            while waiting and (len(waiting) >= AHEAD or held() + (size or max(last)) > AHEAD_BYTES):
+                _, future = waiting.popleft()
+                last.append(_length(future.result()))
                 yield future.result()
             waiting.append((size, self._pool.submit(_one, where)))
-            held += size
         for _, future in waiting:
             yield future.result()
+
+    def _of_dataset(self, wheres: Sequence[Where]) -> Iterator[np.ndarray]:
+        """Yield rows of splits. Those that follow one another are read together: an encoded version decodes a batch."""
+        for split, group in groupby(wheres, key=lambda where: str(where[1])):
+            rows = np.array([where[2] for where in group], np.int64)
+            for start in range(0, len(rows), ROWS):
+                yield from self._images(split)[rows[start : start + ROWS]]
 
     @cache  # noqa: B019 - a process has one Reading
     def _images(self, split: str) -> PixelStore:
         assert self._source.dataset
         return on_this_node(self._source.dataset).images(split)
+
+
+def _together(where: Where) -> tuple[str, Where]:
+    """Return what is the same for pictures that are read together: of tables, so that a broken one ends at its end."""
+    return _kind(where), container_of(where) if where[0] in SEQUENTIAL else ()
 
 
 def _kind(where: Where) -> str:
@@ -91,14 +112,26 @@ def _kind(where: Where) -> str:
 
 
 def _read(wheres: Sequence[Where]) -> Iterator[Data]:
-    """Yield what `read_all` does. A container that breaks is the reason of all its pictures that are left."""
+    """Yield what `read_all` does. A container that breaks is the reason of all its pictures that are left.
+
+    It may be no table any more, or one with other columns: pyarrow has many errors for that.
+    """
     read = 0
     try:
         for _, data in read_all(list(wheres)):
             yield data
             read += 1
-    except OSError as error:
-        yield from (error for _ in wheres[read:])
+    except (OSError, ValueError, LookupError, pa.ArrowException) as error:
+        reason = error if isinstance(error, OSError) else OSError(f"the table cannot be read: {_line(error)}")
+        yield from (reason for _ in wheres[read:])
+
+
+def _length(data: Data) -> int:
+    return len(data) if isinstance(data, bytes) else 0
+
+
+def _line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _one(where: Where) -> Data:

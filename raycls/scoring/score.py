@@ -11,20 +11,22 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from raycls import cluster, progress, registry
 from raycls.data.files import is_uri, shown
-from raycls.data.sources.pictures import PictureSource, find, pictures
+from raycls.data.sources.pictures import Picture, PictureSource, find, pictures
 from raycls.errors import BrokenOffError, ClusterError, DataError, RegistryError, UsageError
 from raycls.scoring import workers
 from raycls.scoring.actor import Actor
 from raycls.scoring.ledger import Format, Ledger, Plan, Totals
 from raycls.scoring.listing import meanwhile, part_numbers
-from raycls.scoring.output import alone, check_apart, counted
+from raycls.scoring.output import alone, check_apart, check_ours, counted
 from raycls.scoring.parts import PartSize
 from raycls.scoring.rows import Counts
 from raycls.scoring.scorer import Task
@@ -85,13 +87,19 @@ def score(
     ledger = Ledger(output)
     choice: dict[str, Any] = {"top_k": top_k, "format": format, "embedding": embedding}
     with alone(output):
+        listed: Iterator[Picture] | None = None
         former = ledger.plan()
         if former:
             _check_same(former, {"model": model, "source": found.shown, **choice})
+            if former.source_digest != found.digest:
+                raise UsageError(
+                    f"the output holds scores of {former.source} with other values after the question mark: give "
+                    "the same ones, or a new output"
+                )
         elif ledger.holds_anything():
             raise UsageError(f"{shown(output)} holds other files than scores: name a new or an empty folder")
         else:
-            _check_holds_pictures(found)
+            listed = _begun(found)
         if former and (totals := ledger.totals()):
             progress.say(
                 f"{shown(output)} was finished on {totals.ended}: {totals.pictures:,} pictures by {former.version}, "
@@ -114,13 +122,14 @@ def score(
                 sha256=version.sha256,
                 rejection=version.rejection,
                 source=found.shown,
+                source_digest=found.digest,
                 part=part or PartSize(),
                 begun=_now(),
                 **choice,
             )
             ledger.begin(plan)
             progress.say(f"scoring with {plan.version}; the same command goes on after an interruption")
-        with meanwhile(found, ledger) as early:
+        with meanwhile(found, ledger, listed) as early:
             cluster.connect()
         chosen = workers.choose(local=found.is_local or not is_uri(output), engine=plan.engine)
         if plan.engine is None:
@@ -128,6 +137,8 @@ def score(
             registry.check_engine(version, directory, engine)
             plan = plan.model_copy(update={"engine": engine})
             ledger.begin(plan)
+        else:
+            workers.check_runs(plan.engine, chosen.device)
         task = Task(
             source=found,
             output=output if is_uri(output) else str(Path(output).absolute()),
@@ -137,10 +148,12 @@ def score(
             threads=chosen.threads,
             give_way=cluster.serves_here(),
         )
+        check_ours(ledger, plan)
         written = ledger.written()
         with Tally(f"scoring with {plan.version}", counted(ledger, plan, written), ledger) as tally:
             _run(task, ledger, chosen, early.known, written, tally)
         totals = _totals(ledger, plan, written, tally)
+        check_ours(ledger, plan)
         ledger.finish(totals)
         return _result(output, plan, totals, started, tally)
 
@@ -188,15 +201,20 @@ def _totals(ledger: Ledger, plan: Plan, written: set[int], tally: Tally) -> Tota
     listing = ledger.listing()
     if listing is None or set(range(listing.parts)) - written - tally.parts:
         raise BrokenOffError("some parts were not scored: run the same command again, which goes on")
-    assert tally.all.pictures == listing.pictures
+    if tally.all.pictures != listing.pictures:
+        raise DataError(
+            f"the scores have {tally.all.pictures:,} rows and the listing has {listing.pictures:,} pictures: something "
+            "else has written into the output. Write to a new one"
+        )
     rejected = tally.all.rejected if plan.rejection else None
     return Totals(pictures=listing.pictures, errors=tally.all.errors, rejected=rejected, ended=_now())
 
 
-def _check_holds_pictures(source: PictureSource) -> None:
-    """Raise UsageError for a source without a picture, or one that cannot be listed."""
+def _begun(source: PictureSource) -> Iterator[Picture]:
+    """Return the pictures, whose listing has begun. Raises UsageError if there is none, or it cannot be listed."""
+    listed = pictures(source)
     try:
-        first = next(pictures(source), None)
+        first = next(listed, None)
     except OSError as error:
         reason = shown((str(error).splitlines() or [type(error).__name__])[0])
         raise UsageError(f"{source.shown} cannot be listed: {reason}") from None
@@ -204,6 +222,7 @@ def _check_holds_pictures(source: PictureSource) -> None:
         raise UsageError(f"{source.shown} has no picture")
     if first.name == ".":  # the folder itself
         raise UsageError(f"{source.shown} cannot be listed: {first.where[1]}")
+    return chain([first], listed)
 
 
 def _check_same(former: Plan, wanted: dict[str, Any]) -> None:

@@ -19,6 +19,7 @@ from itertools import islice
 import numpy as np
 
 from raycls import registry
+from raycls.data.class_names import printable
 from raycls.data.decode import MAX_PIXELS
 from raycls.data.files import shown
 from raycls.data.sources.pictures import Picture, PictureSource
@@ -116,7 +117,8 @@ class Scorer:
                 raise content
             return self._predictor.read(content, max_pixels=MAX_PIXELS, formats=FORMATS)
         except (OSError, ImageError) as error:
-            return shown(getattr(error, "strerror", None) or str(error))  # it may quote a URI
+            # It may quote a URI, or a file's name that is no UTF-8.
+            return printable(shown(getattr(error, "strerror", None) or str(error)))
 
 
 def _batches(pictures: Sequence[Picture], most: int) -> Iterator[Sequence[Picture]]:

@@ -9,12 +9,14 @@ of several. Where there are GPUs, several actors share each of them, and the mac
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from raycls import machine
 from raycls.config import Engine
-from raycls.engines.build import Device
+from raycls.engines.build import Device, running
+from raycls.errors import UsageError
 
 ACTORS_PER_GPU = 8  # at most: each holds the model, and some 0.5 GB for itself
 NODE = "ray.io/node-id"  # the label that Ray gives each node
@@ -40,11 +42,32 @@ def choose(*, local: bool, engine: Engine | None = None) -> Workers:
 
     here = ray.get_runtime_context().get_node_id()
     nodes = [node for node in ray.nodes() if node["Alive"] and (not local or node["NodeID"] == here)]
-    cpus = int(sum(node["Resources"].get("CPU", 0) for node in nodes))
-    gpus = int(sum(node["Resources"].get("GPU", 0) for node in nodes))
-    if engine and engine.startswith("openvino"):
-        gpus = 0
+    cpus, gpus = usable(
+        [node["Resources"] for node in nodes], gpus=engine not in ("openvino", "openvino-int8")
+    )
     return shared_out(cpus, gpus, {"label_selector": {NODE: here}} if local else {})
+
+
+def check_runs(engine: Engine, device: Device) -> None:
+    """Raise UsageError if the engine that a plan has does not run here, as scores of two engines differ."""
+    if engine not in running(device):
+        raise UsageError(
+            f"these scores were begun with the engine {engine}, which does not run on the {device} of this machine: "
+            "go on on a machine like the first one, or write to a new output"
+        )
+
+
+def usable(nodes: Sequence[Mapping[str, float]], *, gpus: bool) -> tuple[int, int]:
+    """Return the CPUs and GPUs of nodes that have these resources. gpus: False to count none.
+
+    An actor takes both from one node. So where there are GPUs, only their nodes count, each with as many CPUs for a GPU
+    as that of them has which has the fewest.
+    """
+    with_gpu = [node for node in nodes if gpus and node.get("GPU", 0) >= 1]
+    if not with_gpu:
+        return int(sum(node.get("CPU", 0) for node in nodes)), 0
+    number = sum(int(node["GPU"]) for node in with_gpu)
+    return int(min(node.get("CPU", 0) / int(node["GPU"]) for node in with_gpu) * number), number
 
 
 def shared_out(cpus: int, gpus: int, where: dict[str, Any]) -> Workers:
@@ -57,8 +80,9 @@ def shared_out(cpus: int, gpus: int, where: dict[str, Any]) -> Workers:
     if gpus:
         each = max(1, min(ACTORS_PER_GPU, cpus // gpus))
         cores = max(1, cpus // (gpus * each))
+        taken = cores if cpus >= gpus else 0  # a GPU with less than a core has an actor all the same
         return Workers(
-            gpus * each, "cuda", cores, {"num_cpus": cores, "num_gpus": 1 / each, **where}, listing
+            gpus * each, "cuda", cores, {"num_cpus": taken, "num_gpus": 1 / each, **where}, listing
         )
     if not cpus:
         return Workers(machine.cores(), "cpu", 1, {"num_cpus": 0, **where}, listing)

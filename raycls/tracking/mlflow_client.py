@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from raycls import home, local_http, progress
-from raycls.data.files import shown
+from raycls.data.files import without_password
 from raycls.errors import RegistryError
 
 if TYPE_CHECKING:
@@ -113,9 +113,9 @@ def page_of(run: MlflowRun) -> str:
     """
     uri = home.tracking_uri()
     if not uri.startswith(("http://", "https://")):
-        return f"mlflow ui --backend-store-uri {shown(uri)}"
+        return f"mlflow ui --backend-store-uri {without_password(uri)}"
     where = f"#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
-    return f"{shown(uri).rstrip('/')}/{where}"
+    return f"{without_password(uri).rstrip('/')}/{where}"
 
 
 def is_absence(error: MlflowException) -> bool:

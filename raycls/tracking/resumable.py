@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from raycls import home, progress, tracking
 from raycls.cluster.processes import SessionLeader
 from raycls.config import Config
-from raycls.data.files import shown
+from raycls.data.files import without_password
 from raycls.data.packed import PackedDataset
 from raycls.data.subsets import Subset
 from raycls.data.versions import open_by_fingerprint
@@ -153,7 +153,7 @@ def find(kind: type[AnySpec], reference: str, dataset: str) -> UnfinishedRun[Any
         raise UsageError(
             f"run {name} was begun by another version of raycls, with other settings: resume it with that one"
         ) from None
-    if shown(storage := home.storage()) == spec.storage:
+    if without_password(storage := home.storage()) == spec.storage:
         spec = spec.model_copy(update={"storage": storage})
     history = tracking.client().get_metric_history(found.info.run_id, "epoch")
     return UnfinishedRun(found.info.run_id, name, spec, frozenset(p.step for p in history))
@@ -189,7 +189,7 @@ def begin(spec: RunSpec, name: str, tags: dict[str, str]) -> Iterator[tracking.R
     Raises UsageError if the specification is too long for an MLflow tag.
     """
     # Anyone who may read MLflow sees the tag, so it has no password.
-    written = spec.model_copy(update={"storage": shown(spec.storage)}).model_dump_json()
+    written = spec.model_copy(update={"storage": without_password(spec.storage)}).model_dump_json()
     if len(written) > LONGEST_TAG:
         raise UsageError(
             f"what was asked for takes {len(written)} characters to write down; MLflow keeps {LONGEST_TAG}"

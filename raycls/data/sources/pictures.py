@@ -5,12 +5,15 @@
     where = whole(picture.where, source)           # for raycls/data/readers.py
 
 A place inside the source is relative to it. What names a source may hold a password, and what is written about its
-pictures does not. Every file of a folder counts as a picture, except what operating systems and programs leave behind;
-a Parquet file in it is a table of pictures. This module opens no picture.
+pictures does not; a row of a table whose URI has one is no picture. Every file of a folder counts as a picture, except
+what operating systems and programs leave behind; a Parquet file in it is a table of pictures. This module opens no
+picture.
 """
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +23,7 @@ from urllib.parse import quote, unquote
 import pyarrow.parquet as pq
 
 from raycls.data.class_names import printable
-from raycls.data.files import exists, files_in_order, is_uri, join, shown
+from raycls.data.files import exists, files_in_order, has_password, is_uri, join, shown, without_password
 from raycls.data.layout import names
 from raycls.data.listing import Where
 from raycls.data.manifest import ROWS, SCHEMA
@@ -36,6 +39,7 @@ ROWS_AT_ONCE = 65_536  # of a dataset version's manifest
 TAKEN = "a folder of pictures, a .csv, .jsonl or .parquet table with `path` or `bytes`, or a dataset version"
 # Kinds of places beside those of raycls/data/readers.py: why there is none; a split, a row and the SHA-256.
 MISSING, PACKED = "missing", "packed"
+WITH_PASSWORD = "the URI has a password: take it out of the table, and give it by the environment"
 
 
 class Picture(NamedTuple):
@@ -58,6 +62,11 @@ class PictureSource:
     def shown(self) -> str:
         """Return the address without a password, or the dataset version, as one line."""
         return printable(shown(self.address))
+
+    @property
+    def digest(self) -> str:
+        """Return a digest of the address without the name and the password in it, which may change."""
+        return hashlib.sha256(os.fsencode(without_password(self.address))).hexdigest()
 
     @property
     def is_local(self) -> bool:
@@ -135,13 +144,17 @@ def _of_table(source: PictureSource, path: str) -> Iterator[Picture]:
     """Yield the pictures of a table at a path in the source's root. It names them relative to its own folder."""
     folder = path.rpartition("/")[0]
     above = f"{folder}/" if folder else ""
-    for name, where in rows_in_order(_in_full(path, source.root)):
+    for row, where in rows_in_order(_in_full(path, source.root)):
+        name = printable(row if where and where[0] == "file" else above + row)
         if not where:
-            yield Picture(above + name, (MISSING, "the row has no path"))
+            yield Picture(name, (MISSING, "the row has no path"))
         elif where[0] != "file":
-            yield Picture(printable(above) + name, (where[0], path, *where[2:]))
+            yield Picture(name, (where[0], path, *where[2:]))
         else:
             place = str(where[1])
+            if is_uri(place) and has_password(place):  # the listing would keep it
+                yield Picture(name, (MISSING, WITH_PASSWORD))
+                continue
             is_whole = is_uri(place) or Path(place).is_absolute()
             yield Picture(name, ("file", place if is_whole else above + place, *where[2:]))
 

@@ -117,6 +117,21 @@ def test_a_table_without_pictures_is_refused_by_what_it_has(tmp_path: Path) -> N
         list(pictures(find(str(tmp_path / "list.csv"))))
 
 
+def test_a_row_whose_uri_has_a_password_is_no_picture_and_is_kept_nowhere(folder: Path) -> None:
+    rows = [
+        "s3://KEY:SECRET@bucket/a.jpg",
+        "s3://KEY:SEC/SECRET@bucket/a.jpg",
+        "https://SECRET@host/a.jpg",
+        "https://host/a.jpg?sig=SECRET",
+    ]
+    pq.write_table(pa.table({"path": rows}), folder.with_name("list.parquet"))
+    *refused, taken = pictures(find(str(folder.with_name("list.parquet"))))
+    assert [where[0] for _, where in refused] == [MISSING] * 3
+    assert "give it by the environment" in str(refused[0].where[1])
+    assert "SECRET" not in repr(refused)
+    assert (taken.name, taken.where[1]) == ("https://host/a.jpg?sig=…", rows[3])
+
+
 @pytest.mark.usefixtures("home")
 def test_the_rows_of_a_dataset_version_in_the_order_of_its_arrays() -> None:
     colours(8, {"train": 4, "val": 2, "test": 3})

@@ -69,6 +69,15 @@ def test_a_file_that_is_killed_while_it_is_written_does_not_exist(tmp_path: Path
     assert step > 3
 
 
+@pytest.mark.parametrize("form", ["{}", "file://{}"])
+def test_files_of_a_folder_alone(tmp_path: Path, form: str) -> None:
+    place = place_at(form.format(tmp_path))
+    place.put("a", b"")
+    place.put("log/b", b"")
+    assert [file.name for file in place.files("", below=False)] == ["a"]
+    assert {file.name for file in place.files("")} == {"a", "b"}
+
+
 def test_unfinished_files_are_removed_after_an_hour(tmp_path: Path) -> None:
     old, young = tmp_path / f"log/old{ASIDE}", tmp_path / f"log/young{ASIDE}"
     old.parent.mkdir()

@@ -61,6 +61,7 @@ def make_task(version: ModelVersion, tmp_path: Path) -> MakeTask:
             sha256=version.sha256,
             rejection=rejection,
             source=found.shown,
+            source_digest=found.digest,
             part=size or PartSize(),
             begun="2026-01-01 00:00:00",
             **chosen,  # type: ignore[arg-type]

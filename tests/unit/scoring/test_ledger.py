@@ -43,6 +43,11 @@ def test_what_is_written_is_known_by_its_files(tmp_path: Path) -> None:
     assert ledger.written() == {0, 12}
     assert ledger.scores(12, "csv") == b"y"
     assert ledger.scores(1, "csv") is None
+    # A copy that somebody keeps below the output is none of its parts.
+    (tmp_path / "backup").mkdir()
+    (tmp_path / "backup" / "part-00000003.csv").touch()
+    (tmp_path / "part-4.csv").touch()
+    assert ledger.written() == {0, 12}
 
 
 def test_readers_of_a_folder_of_parquet_see_the_scores_alone(tmp_path: Path) -> None:

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from raycls.data.sources.pictures import pictures
 from raycls.errors import DataError
+from raycls.scoring import listing as module
 from raycls.scoring.ledger import Ledger
 from raycls.scoring.listing import list_parts, meanwhile
 from raycls.scoring.parts import PartSize
@@ -68,6 +70,19 @@ def test_the_fingerprint_changes_with_a_file(make_task: MakeTask, photos: Path) 
         found.add(listing.fingerprint)
         (photos / "0" / "00.png").write_bytes(b"other")
     assert len(found) == 2
+
+
+def test_a_listing_that_has_begun_goes_on_and_asks_for_no_name_again(
+    make_task: MakeTask, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = make_task(photos, size=SMALL)
+    ledger = Ledger(task.output)
+    listed = list(pictures(task.source))
+    monkeypatch.setattr(module, "pictures", None)  # so that to ask fails
+    with meanwhile(task.source, ledger, iter(listed)) as early:
+        while ledger.listing() is None and early._thread.is_alive():
+            pass
+    assert names(ledger, early.known) == [picture.name for picture in listed]
 
 
 def test_the_driver_lists_the_first_parts_while_ray_starts(make_task: MakeTask, photos: Path) -> None:

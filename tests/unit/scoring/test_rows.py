@@ -33,6 +33,7 @@ def rows_of(
         engine="reference",
         rejection=rejection,
         source="photos",
+        source_digest="",
         format=kind,
         top_k=top_k,
         embedding=embedding,

@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,9 @@ import pytest
 from PIL import Image
 
 from raycls.data import readers
+from raycls.data.listing import Where
 from raycls.data.packed import PackedDataset
+from raycls.data.readers import Data
 from raycls.engines.predictor import Predictor
 from raycls.engines.rejection import Rejection
 from raycls.errors import ClusterError
@@ -76,6 +79,28 @@ def test_what_cannot_be_read_is_a_row_that_says_why(
         "fifo.png": "not a regular file",
         "format.tiff": "the bytes are not an image of a known format",
     }
+
+
+def test_names_and_reasons_that_are_no_utf8_are_written(
+    make_task: MakeTask, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (photos / "cafe").mkdir()
+    pq.write_table(pa.table({"bytes": [b"no picture"]}), photos / "cafe" / "bytes.parquet")
+    pq.write_table(pa.table({"path": ["nowhere.png", None]}), photos / "cafe" / "paths.parquet")
+    (photos / "cafe" / "bytes.parquet").rename(photos / "cafe" / os.fsdecode(b"\xe9.parquet"))
+    (photos / "cafe").rename(photos / os.fsdecode(b"caf\xe9"))
+    task = make_task(photos)
+    monkeypatch.setattr(readers, "READERS", {**readers.READERS, "parquet": _refuse})
+    score_all(task)
+    rows = {row["path"]: row["error"] for row in scores_of(task)}
+    assert rows["caf\\xe9/\\xe9.parquet, row 0"].endswith("caf\\xe9/\\xe9.parquet: broken")
+    assert rows["caf\\xe9/paths.parquet, row 1"] == "the row has no path"
+    assert rows["nowhere.png"] == "No such file or directory"
+
+
+def _refuse(container: Where, members: list[Where]) -> Iterator[Data]:
+    raise OSError("broken")
+    yield from ()
 
 
 def test_a_file_and_a_folder_without_rights_are_rows(make_task: MakeTask, photos: Path) -> None:
