@@ -15,9 +15,9 @@ from raycls.control_plane.body import wanted_int
 from raycls.control_plane.route import PICTURE_HEADERS, ControlRoute
 from raycls.control_plane.work import work_of
 from raycls.data.contact_sheet import contact_sheet
-from raycls.data.layout import NAME, versions_of
+from raycls.data.layout import versions_of
 from raycls.data.manifest import difference, read_left_out, read_rows
-from raycls.data.packed import PackedDataset
+from raycls.data.packed import NAME, PackedDataset
 from raycls.data.versions import list_datasets, open_dataset
 from raycls.reports import last_check
 from raycls.reports.pictures import png

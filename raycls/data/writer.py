@@ -28,11 +28,12 @@ import pyarrow as pa
 from raycls import home
 from raycls.data.encoder import Channels, Histogram, SplitEncoder
 from raycls.data.files import shown, sync
-from raycls.data.layout import NAME, location, versions_of
+from raycls.data.layout import location, versions_of
 from raycls.data.manifest import write_table
 from raycls.data.packed import (
     INFO,
     LEFT_OUT,
+    NAME,
     ROWS,
     SPLITS,
     DatasetInfo,
