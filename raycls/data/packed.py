@@ -16,6 +16,7 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
@@ -139,13 +140,17 @@ class PackedDataset:
 
     def encoded_images(self, split: str) -> EncodedImages:
         """Return the images of a split of an encoded version."""
+        from raycls.data import sharing
         from raycls.data.encoded import EncodedImages
         from raycls.data.shards import Shards, ShardShape
 
         info = self.info
         away = pushed(self.storage, info, split) if self.storage else None
         shape = ShardShape(*info.shards[split])
-        shards = Shards(self.path / split, shape, info.counts[split], info.reference, away)
+        labels = np.load(self.path / split / "labels.npy", mmap_mode="r" if info.counts[split] else None)
+        shards = Shards(
+            self.path / split, shape, labels, info.reference, away, partial(sharing.compare, self)
+        )
         return EncodedImages(shards, info.image_size, info.reference)
 
     def labels(self, split: str) -> np.ndarray:
@@ -174,15 +179,18 @@ class PackedDataset:
     def check(self, *, shards: bool = True) -> None:
         """Compare the description with its fingerprint and with the dtype and shape of every array. Read no pixels.
 
-        shards: look at those of an encoded version, too, but for what may be on the storage path alone. Raises
-        DataError that names the missing, truncated or mismatched file.
+        shards: those of an encoded version are to be here, too, but for what may be on the storage path alone. They
+        are not opened. Raises DataError that names the missing, truncated or mismatched file.
         """
         info = self.info
         if info.fingerprint not in (fingerprint(info), _former_fingerprint(info)):
             raise damaged(info.reference, f"the fingerprint in {INFO} does not match its hashes")
-        if shards:
-            for split in info.shards:
-                self.encoded_images(split).shards.check()
+        if shards and not self.storage and (missing := self.absent()):
+            from raycls.data.shards import absent
+
+            raise DataError(
+                f"dataset {info.reference}: {missing[0]} is not on this machine: {absent(info.reference)}"
+            )
         for array in info.sha256:
             if is_shard(array):
                 continue

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from raycls import home, progress
 from raycls.data import packed
+from raycls.data.away import asked, patiently
 from raycls.data.files import copy_files, shown, sync
 from raycls.data.layout import location, versions_of
 from raycls.data.packed import INFO, DatasetInfo, PackedDataset
@@ -141,13 +142,43 @@ def pull(name: str, version: int | None = None, *, shards: bool = False) -> bool
             raise DataError(f"cannot pull {name} from {shown(storage)}: {shown(str(error))}") from None
 
 
+def compare(dataset: PackedDataset) -> None:
+    """Check that the storage path has this very version, if it is to deliver shards that this machine lacks.
+
+    Raises DataError if it has another one or none, and StorageError if it does not answer after some tries.
+    """
+    info, storage = dataset.info, dataset.storage
+    if not storage or not dataset.absent():
+        return
+    there = f"{storage.rstrip('/')}/datasets/{info.name}/{info.version}"
+
+    def description() -> DatasetInfo | None:
+        filesystem, root = _datasets(storage)
+        return _info(filesystem, f"{root}/{info.name}/{info.version}")
+
+    found = patiently(lambda: asked(description), there)
+    if found is None:
+        raise DataError(
+            f"{shown(there)} does not have {info.reference}, whose shards this machine lacks: look at RAYCLS_STORAGE, "
+            f"or push {info.reference} from where it is whole"
+        )
+    if found.fingerprint != info.fingerprint:
+        raise DataError(
+            f"{shown(storage)} has another {info.reference} (fingerprint {found.fingerprint[:12]}, here "
+            f"{info.fingerprint[:12]}), as after `raycls data forget`: renew it with `raycls data remove "
+            f"{info.reference} --force` and `raycls data pull {info.reference}`"
+        )
+
+
 def _copy(filesystem: FileSystem, there: str, to: Path, info: DatasetInfo, storage: str) -> None:
     """Copy a version without its shards, and verify it. storage: for messages."""
     from pyarrow.fs import FileType
 
     # Not all that lies there: the names of the files are checked, and an old version has tables that it does not list.
     tables = filesystem.get_file_info([f"{there}/{table}" for table in (packed.ROWS, packed.LEFT_OUT)])
-    files = [table.base_name for table in tables if table.type == FileType.File or table.base_name in info.tables]
+    files = [
+        table.base_name for table in tables if table.type == FileType.File or table.base_name in info.tables
+    ]
     for file in (*files, *(file for file in info.sha256 if not packed.is_shard(file))):
         (to / file).parent.mkdir(exist_ok=True)
         copy_files(f"{there}/{file}", str(to / file), of=filesystem)
