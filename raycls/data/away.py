@@ -41,15 +41,26 @@ class Away:
         """Open a file for reading at any place. Raises Unreachable, or FileNotFoundError where it is not there."""
         import pyarrow as pa
 
-        with self._lock:
-            if self._client is None:
-                self._client = asked(lambda: file_system(self.folder))
-        filesystem, inside = self._client
+        filesystem, inside = self._connected()
         return pa.PythonFile(_File(asked(lambda: filesystem.open_input_file(f"{inside}/{name}"))), mode="r")
+
+    def sizes(self) -> dict[str, int]:
+        """Return the bytes of each file. Raises Unreachable."""
+        from pyarrow.fs import FileSelector
+
+        filesystem, inside = self._connected()
+        found = asked(lambda: filesystem.get_file_info(FileSelector(inside, allow_not_found=True)))
+        return {entry.base_name: entry.size or 0 for entry in found}
 
     def path(self, name: str) -> str:
         """Return path or URI of a file."""
         return join(self.folder, name)
+
+    def _connected(self) -> tuple[FileSystem, str]:
+        with self._lock:
+            if self._client is None:
+                self._client = asked(lambda: file_system(self.folder))
+            return self._client
 
 
 class _File:

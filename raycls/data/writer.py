@@ -55,9 +55,9 @@ class VersionWriter:
         self.name, self.version, self.path = name, version, path
         self._encoders: dict[str, SplitEncoder] = {}
 
-    def encoder(self, split: str, labels: np.ndarray, side: int) -> SplitEncoder:
+    def encoder(self, split: str, labels: np.ndarray, side: int, *, measure: bool = True) -> SplitEncoder:
         """Return what writes a split as encoded images. labels: int64, of all of them. It is used as a context."""
-        self._encoders[split] = SplitEncoder(self.path / split, split, labels, side)
+        self._encoders[split] = SplitEncoder(self.path / split, split, labels, side, measure=measure)
         return self._encoders[split]
 
     def array(self, split: str, count: int, side: int) -> np.ndarray:
