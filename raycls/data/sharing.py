@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from raycls import home, progress
 from raycls.data import packed
 from raycls.data.away import asked, patiently
-from raycls.data.files import copy_files, shown, sync
+from raycls.data.files import copy_files, join, shown, sync
 from raycls.data.layout import location, versions_of
 from raycls.data.packed import INFO, DatasetInfo, PackedDataset
 from raycls.data.writer import reserved, write_version
@@ -150,7 +150,7 @@ def compare(dataset: PackedDataset) -> None:
     info, storage = dataset.info, dataset.storage
     if not storage or not dataset.absent():
         return
-    there = f"{storage.rstrip('/')}/datasets/{info.name}/{info.version}"
+    there = join(storage, f"datasets/{info.name}/{info.version}")
 
     def description() -> DatasetInfo | None:
         filesystem, root = _datasets(storage)
