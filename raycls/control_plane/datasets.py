@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 from dataclasses import asdict
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
@@ -15,14 +17,15 @@ from raycls.control_plane.body import wanted_int
 from raycls.control_plane.route import PICTURE_HEADERS, ControlRoute
 from raycls.control_plane.work import work_of
 from raycls.data.contact_sheet import contact_sheet
-from raycls.data.layout import NAME, versions_of
+from raycls.data.layout import versions_of
 from raycls.data.manifest import difference, read_left_out, read_rows
-from raycls.data.packed import PackedDataset
+from raycls.data.packed import NAME, PackedDataset, PixelStore, read
 from raycls.data.versions import list_datasets, open_dataset
 from raycls.reports import last_check
 from raycls.reports.pictures import png
 from raycls.serving.replica.answer import HTTPProblem, json_response
 
+KEPT = 4  # encoded splits that stay open between two pictures
 DIFFERENT = 100  # pictures of each kind that an answer about differences names
 
 
@@ -74,7 +77,7 @@ async def picture(request: Request) -> Response:
         count = opened.info.counts.get(split, 0)
         if not (row.isascii() and row.isdigit() and len(row) < 10 and int(row) < count):
             raise HTTPProblem(404, f"{opened.info.reference} has no picture {row[:20]} in {split[:20]}")
-        return png(opened.images(split)[int(row)])
+        return png(_images(opened, split)[int(row)])
 
     return Response(await run_in_threadpool(made), media_type="image/png", headers=PICTURE_HEADERS)
 
@@ -123,6 +126,18 @@ def _check_of(opened: PackedDataset) -> str:
 def _opened(request: Request) -> PackedDataset:
     name, version = request.path_params["name"], request.path_params["version"]
     return _on_this_machine(name, version)
+
+
+def _images(opened: PackedDataset, split: str) -> PixelStore:
+    if opened.info.store == "packed":
+        return opened.images(split)
+    return _encoded_images(opened.path, opened.info.fingerprint, opened.info.reference, split)
+
+
+@lru_cache(maxsize=KEPT)
+def _encoded_images(path: Path, fingerprint: str, reference: str, split: str) -> PixelStore:
+    """Return the images of a split with this fingerprint. They keep the blocks of the pictures beside each other."""
+    return read(path, reference).images(split)
 
 
 def _on_this_machine(name: str, version: str) -> PackedDataset:

@@ -44,10 +44,14 @@ class Histogram:
 
 
 class SplitEncoder:
-    """The shards of one split while they are written. labels: int64, of all images."""
+    """The shards of one split while they are written. labels: int64, of all images.
 
-    def __init__(self, folder: Path, split: str, labels: np.ndarray, side: int):
+    measure: decode what is encoded already, and count the pixels of train. A published version needs that.
+    """
+
+    def __init__(self, folder: Path, split: str, labels: np.ndarray, side: int, *, measure: bool = True):
         self.split, self.side, self.histogram = split, side, Histogram()
+        self._measure = measure and split == "train"
         self._shards = ShardWriter(folder, labels)
 
     @property
@@ -69,7 +73,7 @@ class SplitEncoder:
         """Write the next images: `files` where there are, and `images` (uint8) for those that are None, at `rows`."""
         encoded = dict(zip(rows.tolist(), encode_all(images, is_lossy(self.split, self.side)), strict=True))
         self.add_files([encoded[row] if data is None else data for row, data in enumerate(files)])
-        if self.split == "train":
+        if self._measure:
             self.histogram.add(images)
             self.histogram.add(decode_all([data for data in files if data is not None], self.side))
 

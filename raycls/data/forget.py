@@ -24,9 +24,10 @@ from raycls.data.layout import DECODED, names, removed_rows, versions_of
 from raycls.data.manifest import LeftOut, left_out_table, read_left_out, read_rows, write_table
 from raycls.data.packed import PackedDataset
 from raycls.data.pixels import SplitPixels, fill
+from raycls.data.room import check_room
 from raycls.data.versions import open_dataset
 from raycls.data.writer import reserved, write_version
-from raycls.errors import DataError, UsageError
+from raycls.errors import DataError, StorageError, UsageError
 from raycls.progress import say
 
 
@@ -61,7 +62,7 @@ def forget(sha256: str) -> list[str]:
                     if sha256 in (row["sha256"] for row in read_left_out(dataset).to_pylist()):
                         known = True
                         sharing.replace(dataset)
-                except DataError as error:
+                except (DataError, StorageError) as error:
                     failed.append(str(error))
             for file in removed_rows(name).values():
                 rows = pq.read_table(file)
@@ -112,6 +113,7 @@ def _without(dataset: PackedDataset, rows: pa.Table, gone: np.ndarray) -> Packed
     day = time.strftime("%Y-%m-%d")
     added = [LeftOut("an image", FORGOTTEN, f"forgotten on {day}", digest) for digest in digests]
     with write_version(info.name, info.version) as writer:
+        check_room(dataset, tuple(info.counts), writer.path)
         for split, chosen in kept.items():
             pixels = SplitPixels(dataset, (split,))
             fill(writer, split, info.store, pixels, chosen, labels[split], info.image_size)

@@ -8,15 +8,13 @@ files and nothing else.
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from raycls import home
-from raycls.data.packed import FORMER_INFO, INFO
+from raycls.data.packed import FORMER_INFO, INFO, NAME
 from raycls.errors import UsageError
 
 DECODED = ".decoded-uploads"  # folder beside the versions: what an interrupted `add_pictures` has decoded
-NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 
 def names() -> list[str]:

@@ -14,12 +14,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from raycls import home
 from raycls.data.files import join
@@ -34,6 +36,8 @@ INFO, ROWS, LEFT_OUT = "dataset.json", "manifest.parquet", "left_out.parquet"
 FORMER_INFO = "manifest.json"  # of a dataset that was made before there were versions
 Store = Literal["packed", "encoded"]  # pixels in one array, or files of images in shards
 STORES: tuple[Store, ...] = get_args(Store)
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")  # of a dataset
+FILE = re.compile(r"(train|val|gate|test)/(images\.npy|labels\.npy|shard-\d{5}\.parquet)")
 
 
 class PixelStore(Protocol):
@@ -51,7 +55,7 @@ class DatasetInfo(BaseModel):
     """The description of a dataset version, in dataset.json.
 
     fingerprint is 64 hex digits that change with any byte of any array or shard, with the classes, the image size and
-    the resize mode.
+    the resize mode. A description may come from a bucket, so it can name no file but those of a version.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -79,6 +83,26 @@ class DatasetInfo(BaseModel):
     tables: dict[str, str] = Field({}, description="SHA-256 of each table; not part of the fingerprint")
     fingerprint: str
     former_fingerprints: tuple[str, ...] = Field((), description="of before an image was forgotten")
+
+    @model_validator(mode="after")
+    def _is_of_a_version(self) -> DatasetInfo:
+        if not NAME.fullmatch(self.name) or self.version < 1:
+            raise ValueError(f"{self.name!r}, version {self.version}, is no dataset version")
+        for file in self.sha256:
+            if not FILE.fullmatch(file) or file.partition("/")[0] not in self.counts:
+                raise ValueError(f"{file!r} is no file of its splits")
+        for what, found, known in (
+            ("split", self.counts, SPLITS),
+            ("table", self.tables, (ROWS, LEFT_OUT)),
+            ("encoded split", self.shards, self.counts),
+        ):
+            if others := sorted(set(found) - set(known)):
+                raise ValueError(f"{others[0]!r} is no {what}")
+        if any(block < 1 or shard < 1 or shard % block for block, shard in self.shards.values()):
+            raise ValueError("a shard does not have whole blocks")
+        if set(self.shards) != (set(self.counts) if self.store == "encoded" else set()):
+            raise ValueError(f"its splits are not all {self.store}")
+        return self
 
     @property
     def reference(self) -> str:
@@ -116,13 +140,17 @@ class PackedDataset:
 
     def encoded_images(self, split: str) -> EncodedImages:
         """Return the images of a split of an encoded version."""
+        from raycls.data import sharing
         from raycls.data.encoded import EncodedImages
         from raycls.data.shards import Shards, ShardShape
 
         info = self.info
         away = pushed(self.storage, info, split) if self.storage else None
         shape = ShardShape(*info.shards[split])
-        shards = Shards(self.path / split, shape, info.counts[split], info.reference, away)
+        labels = np.load(self.path / split / "labels.npy", mmap_mode="r" if info.counts[split] else None)
+        shards = Shards(
+            self.path / split, shape, labels, info.reference, away, partial(sharing.compare, self)
+        )
         return EncodedImages(shards, info.image_size, info.reference)
 
     def labels(self, split: str) -> np.ndarray:
@@ -151,15 +179,18 @@ class PackedDataset:
     def check(self, *, shards: bool = True) -> None:
         """Compare the description with its fingerprint and with the dtype and shape of every array. Read no pixels.
 
-        shards: look at those of an encoded version, too, but for what may be on the storage path alone. Raises
-        DataError that names the missing, truncated or mismatched file.
+        shards: those of an encoded version are to be here, too, but for what may be on the storage path alone. They
+        are not opened. Raises DataError that names the missing, truncated or mismatched file.
         """
         info = self.info
         if info.fingerprint not in (fingerprint(info), _former_fingerprint(info)):
             raise damaged(info.reference, f"the fingerprint in {INFO} does not match its hashes")
-        if shards:
-            for split in info.shards:
-                self.encoded_images(split).shards.check()
+        if shards and not self.storage and (missing := self.absent()):
+            from raycls.data.shards import absent
+
+            raise DataError(
+                f"dataset {info.reference}: {missing[0]} is not on this machine: {absent(info.reference)}"
+            )
         for array in info.sha256:
             if is_shard(array):
                 continue
@@ -191,7 +222,7 @@ def read(path: Path, reference: str, storage: str | None = None) -> PackedDatase
         else:
             info = _former_info(json.loads((path / FORMER_INFO).read_bytes()))
     except (OSError, ValueError, KeyError, AttributeError) as error:  # ValidationError is a ValueError
-        raise damaged(reference, f"its description: {str(error).splitlines()[0]}") from error
+        raise damaged(reference, f"its description: {fault(error)}") from error
     dataset = PackedDataset(path, info, storage or home.shared_storage())
     dataset.check()
     return dataset
@@ -222,6 +253,14 @@ def sha256_file(path: Path) -> str:
     """Return the SHA-256 of a file as 64 hex digits, as `sha256sum` prints it."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fault(error: Exception) -> str:
+    """Return in one line what is wrong with a description."""
+    if not isinstance(error, ValidationError):
+        return str(error).splitlines()[0]
+    first = error.errors()[0]
+    return ".".join(str(part) for part in (*first["loc"], "")) + f" {first['msg']}".lower()
 
 
 def damaged(reference: str, what: str) -> DataError:

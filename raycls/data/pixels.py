@@ -8,6 +8,7 @@ An image that an older version stores encoded keeps its bytes: it is not encoded
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -79,15 +80,23 @@ def fill(
     positions: np.ndarray,
     labels: np.ndarray,
     side: int,
+    written: Callable[[int], object] = lambda count: None,
+    *,
+    measure: bool = True,
 ) -> None:
-    """Write the images at these positions as a split. labels: int64, one for each. Raises DataError, or OSError."""
+    """Write the images at these positions as a split. labels: int64, one for each. Raises DataError, or OSError.
+
+    written: called with the number of images after each part. measure: see SplitEncoder.
+    """
     if store == "packed":
         out = writer.array(split, len(positions), side)
         pixels.copy(positions, out, np.arange(len(positions)))
+        written(len(positions))
         return  # which closes the memory map
-    with writer.encoder(split, labels, side) as encoder:
+    with writer.encoder(split, labels, side, measure=measure) as encoder:
         for start in range(0, len(positions), BATCH):
             part = positions[start : start + BATCH]
             files = pixels.files(part, is_lossy(split, side))
             missing = np.array([row for row, data in enumerate(files) if data is None], dtype=np.int64)
             encoder.add(files, pixels(part[missing]), missing)
+            written(len(part))

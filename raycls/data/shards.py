@@ -4,7 +4,7 @@
         writer.add(encoded)                     # bytes of images, in the order of the labels
     shape = writer.shape
 
-    shards = Shards(folder, shape, len(labels), "pets@1", "s3://bucket/raycls/datasets/pets/1/train")
+    shards = Shards(folder, shape, labels, "pets@1", "s3://bucket/raycls/datasets/pets/1/train")
     shards.block(7)[0].as_py()                  # bytes of the first image of the eighth block
 
 A block is what one request reads: from the local file if it is there, else from the same file on the storage path, by
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -25,7 +25,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raycls.data.files import file_system, join, shown
+from raycls.data.away import Away, patiently
+from raycls.data.files import shown
 from raycls.errors import DataError
 
 SHARD_BYTES, BLOCK_BYTES = 128 << 20, 4 << 20
@@ -104,15 +105,26 @@ class ShardWriter:
 
 
 class Shards:
-    """Reads the shards of a split of `count` images. Threads may share one.
+    """Reads the shards of a split. Threads may share one.
 
-    away: path or URI of the split's folder on the storage path, or None. reference: the dataset's, for messages.
+    labels: of the split, int64 N, in the order of the images: the shards hold them, too. away: path or URI of the
+    split's folder on the storage path, or None. confirm: called before the first shard there is read; it raises
+    DataError where the storage path has another version. reference: the dataset's, for messages.
     """
 
-    def __init__(self, folder: Path, shape: ShardShape, count: int, reference: str, away: str | None):
-        self.shape, self.count, self._folder = shape, count, folder
-        self._reference, self._away = reference, away
+    def __init__(
+        self,
+        folder: Path,
+        shape: ShardShape,
+        labels: np.ndarray,
+        reference: str,
+        away: str | None,
+        confirm: Callable[[], object] = lambda: None,
+    ):
+        self.shape, self.count, self._folder = shape, len(labels), folder
+        self._labels, self._reference, self._away = labels, reference, Away(away) if away else None
         self._footers: OrderedDict[int, pq.FileMetaData] = OrderedDict()
+        self._confirm, self._confirmed, self._confirming = confirm, False, threading.Lock()
         self._lock = threading.Lock()
         self._opening: defaultdict[int, threading.Lock] = defaultdict(threading.Lock)  # a lock for each shard
 
@@ -121,29 +133,33 @@ class Shards:
         """Return the number of blocks."""
         return -(-self.count // self.shape.block)
 
-    def check(self) -> None:
-        """Compare the footer of each shard on this machine with the shape. Raises DataError for one that is missing.
-
-        A shard that the storage path may have is not looked for.
-        """
-        for number in range(-(-self.count // self.shape.shard)):
-            if self._away is None or (self._folder / shard_name(number)).exists():
-                self._opened(number)
-
     def block(self, number: int) -> pa.BinaryArray:
-        """Return the encoded images of a block. Raises DataError if it cannot be read, or if a byte has changed."""
+        """Return the encoded images of a block.
+
+        Raises DataError if a byte has changed, or if the labels are those of other images, and StorageError if the
+        storage path cannot be read after some tries.
+        """
         shard, group = divmod(number, self.shape.shard // self.shape.block)
-        file = self._opened(shard)
+        where = self._away.path(shard_name(shard)) if self._away else ""
         try:
-            table = file.read_row_group(group, columns=["image"], use_threads=False)
+            table = patiently(lambda: self._table(shard, group), where)
         except (OSError, pa.ArrowException) as error:
             raise self._damaged(shard, error) from error
+        first = number * self.shape.block
+        labels = self._labels[first : first + self.shape.block]
+        if len(table) != len(labels):
+            raise self._damaged(shard, f"its row group {group} has {len(table)} images, not {len(labels)}")
+        if not np.array_equal(table["label"], labels):
+            raise self._damaged(shard, "its images are not those that the labels on this machine belong to")
+        found = table["image"].combine_chunks()
+        return found.chunk(0) if isinstance(found, pa.ChunkedArray) else found
+
+    def _table(self, shard: int, group: int) -> pa.Table:
+        file = self._opened(shard)
+        try:
+            return file.read_row_group(group, columns=SCHEMA.names, use_threads=False)
         finally:
             file.close(force=True)
-        found = table["image"].combine_chunks()
-        if len(found) != min(self.shape.block, self.count - number * self.shape.block):
-            raise self._damaged(shard, f"its row group {group} has {len(found)} images")
-        return found.chunk(0) if isinstance(found, pa.ChunkedArray) else found
 
     def _opened(self, number: int) -> pq.ParquetFile:
         """Open a shard. Its footer is read once, and not by several threads that need it at the same time."""
@@ -160,32 +176,54 @@ class Shards:
         return file
 
     def _open(self, number: int, footer: pq.FileMetaData | None) -> pq.ParquetFile:
-        try:
-            source = self._source(shard_name(number))
-            file = pq.ParquetFile(source, metadata=footer, page_checksum_verification=True)
-        except (OSError, pa.ArrowException) as error:
-            raise self._damaged(number, error) from error
+        name = shard_name(number)
+        source: Any = str(self._folder / name)
+        if away := self._away_of(name):
+            self._confirm_once()
+            source = away.open(name)
+        # Buffered before, the columns of a block are one request.
+        file = pq.ParquetFile(source, metadata=footer, page_checksum_verification=True, pre_buffer=True)
         rows = min(self.shape.shard, self.count - number * self.shape.shard)
         if file.metadata.num_rows != rows:
             file.close(force=True)
             raise self._damaged(number, f"it has {file.metadata.num_rows} images, not {rows}")
         return file
 
-    def _source(self, name: str) -> Any:
-        path = self._folder / name
-        if self._away is None or path.exists():
-            return str(path)
-        filesystem, inside = file_system(join(self._away, name))
-        return filesystem.open_input_file(inside)
+    def _confirm_once(self) -> None:
+        with self._confirming:
+            if not self._confirmed:
+                self._confirm()
+                self._confirmed = True
+
+    def _away_of(self, name: str) -> Away | None:
+        """Return the storage path's folder if a shard is to be read from there."""
+        return None if (self._folder / name).exists() else self._away
 
     def _damaged(self, number: int, reason: object) -> DataError:
-        name = shard_name(number)
-        here = self._away is None or (self._folder / name).exists()
-        where = str(self._folder / name) if here else shown(join(self._away or "", name))
-        said = shown((str(reason).splitlines() or [type(reason).__name__])[0])
-        remedy = (
-            f"remove the version with `raycls data remove {self._reference} --force` and prepare or pull it again"
-            if here
-            else f"look at RAYCLS_STORAGE, and push {self._reference} again where it is whole"
-        )
-        return DataError(f"dataset {self._reference}: {where} cannot be read: {said}; {remedy}")
+        name, reference = shard_name(number), self._reference
+        path = self._folder / name
+        away = self._away_of(name)
+        where = shown(away.path(name)) if away else str(path)
+        if not away and not path.exists():
+            remedy = absent(reference)
+        elif away:
+            remedy = (
+                f"it is missing or damaged there, or another version has replaced this one. Renew it with `raycls data "
+                f"remove {reference} --force` and `raycls data pull {reference}`; if that does not help, push "
+                f"{reference} again from where it is whole"
+            )
+        else:
+            remedy = f"remove the version with `raycls data remove {reference} --force` and prepare or pull it again"
+        return DataError(f"dataset {reference}: {where} cannot be read: {_said(reason)}; {remedy}")
+
+
+def absent(reference: str) -> str:
+    """Return what to do where a shard is not on this machine, and no storage path is known that may have it."""
+    return (
+        f"set RAYCLS_STORAGE to the storage path that {reference} was pulled from, or remove the version with `raycls "
+        f"data remove {reference} --force` and prepare or pull it again"
+    )
+
+
+def _said(reason: object) -> str:
+    return shown((str(reason).splitlines() or [type(reason).__name__])[0])

@@ -15,11 +15,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
-
 from raycls import home, progress
 from raycls.data import packed
-from raycls.data.files import copy_files, shown, sync
+from raycls.data.away import asked, patiently
+from raycls.data.files import copy_files, join, shown, sync
 from raycls.data.layout import location, versions_of
 from raycls.data.packed import INFO, DatasetInfo, PackedDataset
 from raycls.data.writer import reserved, write_version
@@ -143,14 +142,46 @@ def pull(name: str, version: int | None = None, *, shards: bool = False) -> bool
             raise DataError(f"cannot pull {name} from {shown(storage)}: {shown(str(error))}") from None
 
 
+def compare(dataset: PackedDataset) -> None:
+    """Check that the storage path has this very version, if it is to deliver shards that this machine lacks.
+
+    Raises DataError if it has another one or none, and StorageError if it does not answer after some tries.
+    """
+    info, storage = dataset.info, dataset.storage
+    if not storage or not dataset.absent():
+        return
+    there = join(storage, f"datasets/{info.name}/{info.version}")
+
+    def description() -> DatasetInfo | None:
+        filesystem, root = _datasets(storage)
+        return _info(filesystem, f"{root}/{info.name}/{info.version}")
+
+    found = patiently(lambda: asked(description), there)
+    if found is None:
+        raise DataError(
+            f"{shown(there)} does not have {info.reference}, whose shards this machine lacks: look at RAYCLS_STORAGE, "
+            f"or push {info.reference} from where it is whole"
+        )
+    if found.fingerprint != info.fingerprint:
+        raise DataError(
+            f"{shown(storage)} has another {info.reference} (fingerprint {found.fingerprint[:12]}, here "
+            f"{info.fingerprint[:12]}), as after `raycls data forget`: renew it with `raycls data remove "
+            f"{info.reference} --force` and `raycls data pull {info.reference}`"
+        )
+
+
 def _copy(filesystem: FileSystem, there: str, to: Path, info: DatasetInfo, storage: str) -> None:
     """Copy a version without its shards, and verify it. storage: for messages."""
-    if info.store == "packed":
-        copy_files(there, str(to), of=filesystem)
-    else:
-        for file in (*info.tables, *(file for file in info.sha256 if not packed.is_shard(file))):
-            (to / file).parent.mkdir(exist_ok=True)
-            copy_files(f"{there}/{file}", str(to / file), of=filesystem)
+    from pyarrow.fs import FileType
+
+    # Not all that lies there: the names of the files are checked, and an old version has tables that it does not list.
+    tables = filesystem.get_file_info([f"{there}/{table}" for table in (packed.ROWS, packed.LEFT_OUT)])
+    files = [
+        table.base_name for table in tables if table.type == FileType.File or table.base_name in info.tables
+    ]
+    for file in (*files, *(file for file in info.sha256 if not packed.is_shard(file))):
+        (to / file).parent.mkdir(exist_ok=True)
+        copy_files(f"{there}/{file}", str(to / file), of=filesystem)
     try:
         PackedDataset(to, info).verify(shards=False)
     except DataError as error:
@@ -205,11 +236,14 @@ def _info(filesystem: FileSystem, folder: str) -> DatasetInfo | None:
     """Return the description of a pushed version, or None."""
     try:
         with filesystem.open_input_file(f"{folder}/{INFO}") as file:
-            return DatasetInfo.model_validate_json(file.read())
+            info = DatasetInfo.model_validate_json(file.read())
+        if f"{info.name}/{info.version}" != "/".join(folder.split("/")[-2:]):
+            raise ValueError(f"it is of {info.reference}")
+        return info
     except FileNotFoundError:
         return None
-    except ValidationError as error:
+    except ValueError as error:  # pydantic's ValidationError is one
         raise DataError(
-            f"{folder}/{INFO} on the storage path is not a description: {str(error).splitlines()[0]}. Remove the "
-            "folder, and push the dataset again"
+            f"{folder}/{INFO} on the storage path is not a description: {packed.fault(error)}. Remove the folder, and "
+            "push the dataset again"
         ) from None

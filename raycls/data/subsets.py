@@ -23,10 +23,11 @@ from dataclasses import replace
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from raycls import home
+from raycls import home, progress
 from raycls.data.manifest import read_rows
 from raycls.data.packed import DatasetInfo, PackedDataset
 from raycls.data.pixels import SplitPixels, fill
+from raycls.data.room import check_room
 from raycls.data.splits import folds
 from raycls.data.writer import VersionWriter
 from raycls.errors import UsageError
@@ -118,7 +119,9 @@ def opened(dataset: PackedDataset, subset: Subset) -> Iterator[PackedDataset]:
             unfinished = other.suffix == ".tmp"  # of a process that was killed: this one has the lock
             if unfinished or (other != shared and time.time() - other.stat().st_mtime > FORGOTTEN_S):
                 shutil.rmtree(other, ignore_errors=True)
-        if not shared.exists():
+        if not (shared / SHAPES).exists():
+            shutil.rmtree(shared, ignore_errors=True)  # an earlier raycls made it
+            check_room(dataset, images.splits, above)
             aside.mkdir()
             _write(VersionWriter(info.name, info.version, aside), info, images, *rows)
             aside.rename(shared)
@@ -149,8 +152,10 @@ def _write(
     writer: VersionWriter, info: DatasetInfo, images: Images, train: np.ndarray, val: np.ndarray
 ) -> None:
     """Write the part's arrays or shards, and its description of the shards."""
-    for split, rows in (("train", train), ("val", val)):
-        labels = images.labels[rows]
-        fill(writer, split, info.store, images.pixels, rows, labels, info.image_size)
-        np.save(writer.path / split / "labels.npy", labels)
+    with progress.bar(f"copying {info.reference} for this training", len(train) + len(val)) as bar:
+        for split, rows in (("train", train), ("val", val)):
+            labels = images.labels[rows]
+            source = images.pixels
+            fill(writer, split, info.store, source, rows, labels, info.image_size, bar.advance, measure=False)
+            np.save(writer.path / split / "labels.npy", labels)
     (writer.path / SHAPES).write_text(json.dumps(writer.shapes()))

@@ -78,7 +78,8 @@ def open_by_fingerprint(name: str, fingerprint: str, version: int | None = None)
 def on_this_node(dataset: PackedDataset) -> PackedDataset:
     """Return the same dataset version on this node of the cluster. Pull it from the storage path if the node lacks it.
 
-    Raises DataError if it is not on the storage path either, or if this node has other data under the same reference.
+    Raises DataError if it is not on the storage path either, or if this node, or the storage path that is to deliver
+    the shards, has other data under the same reference. Raises StorageError if that does not answer.
     """
     reference = dataset.info.reference
     try:
@@ -97,6 +98,7 @@ def on_this_node(dataset: PackedDataset) -> PackedDataset:
             f"node {socket.gethostname()} has another dataset {reference} (fingerprint {found.info.fingerprint[:12]}, "
             f"not {dataset.info.fingerprint[:12]}): remove it there with `raycls data remove {reference} --force`"
         )
+    sharing.compare(found)
     return found
 
 

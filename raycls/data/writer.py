@@ -28,11 +28,12 @@ import pyarrow as pa
 from raycls import home
 from raycls.data.encoder import Channels, Histogram, SplitEncoder
 from raycls.data.files import shown, sync
-from raycls.data.layout import NAME, location, versions_of
+from raycls.data.layout import location, versions_of
 from raycls.data.manifest import write_table
 from raycls.data.packed import (
     INFO,
     LEFT_OUT,
+    NAME,
     ROWS,
     SPLITS,
     DatasetInfo,
@@ -54,9 +55,9 @@ class VersionWriter:
         self.name, self.version, self.path = name, version, path
         self._encoders: dict[str, SplitEncoder] = {}
 
-    def encoder(self, split: str, labels: np.ndarray, side: int) -> SplitEncoder:
+    def encoder(self, split: str, labels: np.ndarray, side: int, *, measure: bool = True) -> SplitEncoder:
         """Return what writes a split as encoded images. labels: int64, of all of them. It is used as a context."""
-        self._encoders[split] = SplitEncoder(self.path / split, split, labels, side)
+        self._encoders[split] = SplitEncoder(self.path / split, split, labels, side, measure=measure)
         return self._encoders[split]
 
     def array(self, split: str, count: int, side: int) -> np.ndarray:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, BinaryIO, NamedTuple
 
 from raycls.data.decode import decode_with_facts, pixels_of
-from raycls.data.layout import NAME
+from raycls.data.packed import NAME
 from raycls.data.place import telling
 from raycls.data.versions import open_dataset
 from raycls.errors import ImageError, UploadError, UploadTooLargeError, UsageError

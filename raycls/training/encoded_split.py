@@ -26,6 +26,7 @@ from raycls.training.streaming import Source, streamed
 from raycls.training.workers import Workers
 
 WINDOW = 16  # blocks whose images are mixed: some 64 MB of files
+REPEATS = 10  # how often an image comes in an epoch, at most, where classes are drawn equally often
 LEAST_THREADS = 2  # that decode, also beside a network that has one core
 
 
@@ -71,7 +72,9 @@ class EncodedSplit(Split):
     ) -> list[Tensor]:
         """Return this worker's indices (int64) of each step of an epoch. They depend on the number of workers.
 
-        balanced: every class is drawn equally often from each window.
+        balanced: from each window, images are drawn in inverse proportion to the size of their class in the split, but
+        none more than REPEATS times. So classes of more than a few images come equally often in an epoch, and a smaller
+        one more rarely.
         """
         chosen = self.chosen.numpy()
         blocks, member_of = np.unique(chosen // self._store.shards.shape.block, return_inverse=True)
@@ -87,6 +90,23 @@ class EncodedSplit(Split):
             labels = self.labels.cpu()[self.chosen]
             weights = 1 / torch.bincount(labels)[labels]
             parts = np.split(mine, np.cumsum(np.bincount(window))[:-1])
-            drawn = [torch.multinomial(weights[part], len(part), True, generator=generator) for part in parts]
+            drawn = [_drawn(weights[part], generator) for part in parts]
             mine = np.concatenate([part[found] for part, found in zip(parts, drawn, strict=True)])
         return list(torch.from_numpy(chosen[mine]).split(size))
+
+
+def _drawn(weights: Tensor, generator: torch.Generator) -> Tensor:
+    """Return as many positions as there are weights (float M), in random order: int64 M.
+
+    Each comes about as often as its weight says, rounded up or down, and REPEATS times at most (systematic sampling:
+    Madow, Annals of Mathematical Statistics 20, 1949). The others share what is above that.
+    """
+    count = len(weights)
+    times = weights.double() * (count / weights.double().sum())
+    while (times > REPEATS).any():
+        most = times >= REPEATS
+        times[most] = REPEATS
+        times[~most] *= (count - REPEATS * int(most.sum())) / times[~most].sum()
+    start = torch.rand(1, generator=generator, dtype=torch.float64)
+    picked = torch.searchsorted(times.cumsum(0), start + torch.arange(count), right=True).clamp(max=count - 1)
+    return picked[torch.randperm(count, generator=generator)]

@@ -3,9 +3,9 @@
     with listening(logger, config, scaling) as channel:     # workers get the channel
         trainer.fit()
 
-A worker sends ["step", done, total], ["epoch", metrics] or ["resumed", epoch], and does not wait for the driver. The
-driver reads the channel once a second. It shows a progress bar and prints a line for each epoch. Restarted workers may
-send an epoch twice; it is logged once.
+A worker sends ["step", done, total], ["epoch", metrics] or ["resumed", epoch, step], and does not wait for the driver.
+The driver reads the channel once a second. It shows a progress bar and prints a line for each epoch. Restarted workers
+may send an epoch twice; it is logged once.
 """
 
 from __future__ import annotations
@@ -130,7 +130,9 @@ def _listen(events: Iterator[Any], curves: EpochListener, config: Config, scalin
                 done, total = told
                 bar.update(epochs * done / total)
             elif what == "resumed":
-                progress.say(f"  going on after epoch {told[0]}")
+                epoch, step = told
+                after = f"step {step:,} of epoch {epoch + 1}" if step else f"epoch {epoch}"
+                progress.say(f"  going on after {after}")
                 bar.update(told[0])
             else:
                 metrics = told[0]

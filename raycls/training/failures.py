@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from raycls import tracking
-from raycls.data import packed
+from raycls.data import packed, sharing
 from raycls.data.packed import PackedDataset
 from raycls.engines.memory import out_of_memory
 from raycls.errors import BrokenOffError, DataError, RayclsError, TrainingError
@@ -42,13 +42,18 @@ def final_errors() -> Any:
 
 
 def check_unchanged(dataset: PackedDataset) -> None:
-    """Raise DataError if the dataset on disk has changed since the run began."""
-    now = packed.read(dataset.path, dataset.info.reference, dataset.storage).info.fingerprint
+    """Raise DataError if the dataset has changed since the run began, here or where its shards are.
+
+    Raises StorageError if the storage path has them and does not answer.
+    """
+    found = packed.read(dataset.path, dataset.info.reference, dataset.storage)
+    now = found.info.fingerprint
     if now != dataset.info.fingerprint:
         raise DataError(
             f"dataset {dataset.info.reference} was changed while the run went on (fingerprint "
             f"{dataset.info.fingerprint[:12]}, now {now[:12]}): train anew"
         )
+    sharing.compare(found)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ general, and change least in fine-tuning anyway (Yosinski et al., arXiv:1411.179
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import psutil
@@ -26,7 +26,7 @@ from raycls.models.card import ModelCard
 from raycls.models.forward import compute_dtype
 from raycls.training.memory import free_memory
 from raycls.training.profile import mark
-from raycls.training.sampling import DEVICE_SHARE, Split
+from raycls.training.sampling import DEVICE_SHARE, Batch, Split
 from raycls.training.workers import Workers
 
 BATCH_PIXELS = 64 * 224 * 224  # of the images of one forward pass
@@ -73,6 +73,13 @@ class FrozenStages:
         self._position = torch.full((len(train.labels),), -1, dtype=torch.int64)
         self._position[train.chosen.cpu()] = torch.arange(len(train.chosen))
         self._position = self._position.to(self._made.device)
+
+    def ahead(self, batches: Iterable[Tensor]) -> Iterator[Batch]:
+        """Yield each batch of indices (int64 B) on the device. No image is read: its stages are known."""
+        none = torch.empty((0, *self._blank.shape[2:], 3), dtype=torch.uint8, device=self._device)
+        for indices in batches:
+            here = indices.to(self._device)
+            yield Batch(here, none, here[:0])
 
     def logits(self, network: Callable[[Tensor], Tensor], indices: Tensor, mirrored: Tensor | None) -> Tensor:
         """Return the logits (float32 B×C) of training images at indices (int64 B). mirrored: bool B, of each image.
@@ -122,10 +129,10 @@ class FrozenStages:
             )
         made = torch.zeros((count, views, *shape), dtype=self._dtype, device=at)
         rows = workers.share(torch.arange(count)).split(max(1, BATCH_PIXELS // card.image_size**2))
+        read = train.ahead(train.chosen[part.to(train.chosen.device)] for part in rows)
         with progress.bar("computing the frozen stages", count) as bar:
-            for part in rows:
-                images = train.pixels(train.chosen[part.to(train.chosen.device)])
-                inputs = normalize(images, card.mean, card.std).to(self._dtype)
+            for part, batch in zip(rows, read, strict=True):
+                inputs = normalize(batch.pixels, card.mean, card.std).to(self._dtype)
                 for view in range(views):
                     made[part.to(at), view] = self._output(inputs.flip(-1) if view else inputs).to(made)
                 bar.advance(len(part) * workers.size)

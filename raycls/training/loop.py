@@ -222,8 +222,7 @@ class Training:
 
     def train_epoch(self, epoch: int, on_step: Callable[[int, int], None]) -> Tensor:
         """Train on all whole batches of the epoch. Return mean loss and accuracy over steps and workers, float32 2."""
-        config, steps = self.config, self.order.steps
-        total = steps * config.training.epochs
+        config, steps, total = self.config, self.order.steps, self.order.steps * self.config.training.epochs
         self.network.train()
         layers.freeze(self.network, config, epoch)
         if self.frozen:
@@ -231,7 +230,8 @@ class Training:
         first, known = (self.begun["step"], self.begun["sums"]) if self.begun else (0, [0.0, 0.0])
         sums, self.begun = torch.tensor(known, device=self.device), None
         mark("read")
-        for step, batch in enumerate(self.train.ahead(self.order.batches(epoch, first)), first):
+        read = (self.frozen or self.train).ahead(self.order.batches(epoch, first))
+        for step, batch in enumerate(read, first):
             if step == first or step % self.order.part == 0:
                 if self.on_part and step > first:
                     self._part(epoch, step, sums)
@@ -258,7 +258,7 @@ class Training:
             train_seconds=now - self.started,
         )
         assert self.on_part
-        metrics = self.history[-1] if self.history else {"epoch": 0.0}
+        metrics = (self.history[-1] if self.history else {"epoch": 0.0}) | {"step": float(step)}
         self.on_part(taken(self, metrics, begun=begun), begun)
 
     def _agreed(self, sums: Tensor) -> Tensor:

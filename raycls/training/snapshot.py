@@ -54,7 +54,7 @@ def restore(training: Training, directory: Path) -> None:
     training.history, training.begun = state["history"], state.get("begun")
     training.started -= (training.begun or training.history[-1])["train_seconds"]
     former = training.begun["workers"] if training.begun else training.workers.size
-    if training.train.by_worker and former != training.workers.size:
+    if training.train.by_worker and former != training.workers.size and training.workers.rank == 0:
         progress.say(
             f"epoch {training.epoch + 1} began with {former} workers, and goes on with {training.workers.size}: some "
             "of its images come a second time, and others not at all"

@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
 from raycls.data.files import copy_files
+from raycls.errors import StorageError
 from raycls.training import seal
-from raycls.training.checkpoints import CheckpointStore, local, saving
+from raycls.training.checkpoints import CheckpointStore, first_line, local, saving
 
 if TYPE_CHECKING:
     from raycls.training.snapshot import Snapshot
@@ -60,25 +61,34 @@ class Keeper:
         self._store, self._writes, self._last = store, writes, time.monotonic()
 
     def __call__(self, snapshot: Snapshot, begun: Begun) -> None:
-        """Keep a state if the last one is older than KEEP_S, and delete the others. Raises StorageError."""
+        """Keep a state if the last one is older than KEEP_S, and delete the others. Raises StorageError.
+
+        A former state that cannot be deleted costs space alone, as the newest one counts.
+        """
         if not self._writes or time.monotonic() - self._last < KEEP_S:
             return
-        store, former = self._store, _paths(self._store)
+        store = self._store
         path = f"{store.path}/{FOLDER}/{begun['epoch']:05}-{begun['step']:09}"
-        with saving(store.filesystem, path):
-            with tempfile.TemporaryDirectory() as folder:
-                snapshot.save(Path(folder))
-                store.filesystem.create_dir(path, recursive=True)
-                copy_files(folder, path, to=store.filesystem)
-            for old in former:
+        with saving(store.filesystem, path), tempfile.TemporaryDirectory() as folder:
+            snapshot.save(Path(folder))
+            store.filesystem.create_dir(path, recursive=True)
+            copy_files(folder, path, to=store.filesystem)
+        with suppress(OSError):
+            for old in _paths(store):
                 if old != path:
                     store.filesystem.delete_dir(old)
         self._last = time.monotonic()
 
 
 def newest(store: CheckpointStore) -> Kept | None:
-    """Return the latest whole state, or None."""
-    for path in reversed(_paths(store)):
+    """Return the latest whole state, or None. Raises StorageError if the storage path cannot be read."""
+    try:
+        paths = _paths(store)
+    except OSError as error:
+        raise StorageError(
+            f"the states within epochs under {store.path} cannot be read: {first_line(error)}"
+        ) from error
+    for path in reversed(paths):
         with suppress(OSError):
             if seal.read(store.filesystem, path) is not None:
                 epoch, _, step = path.rpartition("/")[2].partition("-")

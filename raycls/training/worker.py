@@ -90,7 +90,8 @@ def work(task: dict[str, Any]) -> None:
         if folder is None:
             start = {"init": stack.enter_context(_parent(task["init"])), "weights": spec.weights}
         elif workers.rank == 0:
-            channel.put(["resumed", int(load_card(folder).metrics["epoch"])])
+            reached = load_card(folder).metrics
+            channel.put(["resumed", int(reached["epoch"]), int(reached.get("step", 0))])
         device = ray.train.torch.get_device()
         recorder = None
         if spec.profile and workers.rank == 0:

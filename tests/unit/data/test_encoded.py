@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from raycls.data import codec, encoded, shards, sharing
+from raycls.data import away, codec, encoded, shards, sharing
 from raycls.data.encoded import EncodedImages, Reading
+from raycls.data.forget import forget
+from raycls.data.manifest import read_rows
 from raycls.data.packed import PackedDataset, is_shard
 from raycls.data.subsets import Subset, opened
-from raycls.data.versions import open_dataset
-from raycls.errors import DataError
+from raycls.data.versions import on_this_node, open_dataset, remove
+from raycls.errors import DataError, StorageError
+from raycls.training.failures import check_unchanged
 from tests.datasets import make_version
 
 pytestmark = pytest.mark.usefixtures("home")
@@ -119,17 +125,22 @@ def test_a_changed_byte_is_an_error_that_names_the_shard(dataset: PackedDataset)
         dataset.verify()
 
 
-@pytest.mark.parametrize("cut", [0, 100])
-def test_a_missing_or_short_shard_is_reported_when_the_version_is_opened(
-    dataset: PackedDataset, cut: int
-) -> None:
-    file = _shards(dataset)[1]
-    data = file.read_bytes()[:-100]
-    file.unlink()
-    if cut:
-        file.write_bytes(data)
-    with pytest.raises(DataError, match=r"train/shard-00001\.parquet cannot be read"):
+def test_a_missing_shard_is_reported_when_the_version_is_opened(dataset: PackedDataset) -> None:
+    _shards(dataset)[1].unlink()
+    with pytest.raises(
+        DataError, match=r"train/shard-00001\.parquet is not on this machine: set RAYCLS_STORAGE"
+    ):
         open_dataset("many")
+    with pytest.raises(DataError, match=r"shard-00001\.parquet cannot be read: .*; set RAYCLS_STORAGE"):
+        dataset.images("train")[:]
+
+
+def test_a_short_shard_is_reported_when_it_is_read(dataset: PackedDataset) -> None:
+    file = _shards(dataset)[1]
+    file.write_bytes(file.read_bytes()[:-100])
+    images = open_dataset("many").images("train")
+    with pytest.raises(DataError, match=r"train/shard-00001\.parquet cannot be read: .*data remove many@1"):
+        images[:]
 
 
 def test_a_shard_of_another_version_is_reported(dataset: PackedDataset) -> None:
@@ -137,7 +148,7 @@ def test_a_shard_of_another_version_is_reported(dataset: PackedDataset) -> None:
     table = pq.read_table(first)
     pq.write_table(table.slice(1), first)
     with pytest.raises(DataError, match=r"shard-00000\.parquet cannot be read: it has \d+ images, not"):
-        open_dataset("many")
+        open_dataset("many").images("train")[:]
 
 
 def test_a_machine_reads_the_shards_where_they_were_pushed(
@@ -151,10 +162,10 @@ def test_a_machine_reads_the_shards_where_they_were_pushed(
     assert there.absent() == [file for file in dataset.info.sha256 if is_shard(file)]
     assert np.array_equal(there.images("train")[:], _images()["train"])
     missing = tmp_path / "storage/datasets/many/1/train/shard-00002.parquet"
-    away = missing.rename(tmp_path / "away")
-    with pytest.raises(DataError, match=r"shard-00002\.parquet cannot be read.*RAYCLS_STORAGE"):
+    moved = missing.rename(tmp_path / "away")
+    with pytest.raises(DataError, match=r"shard-00002\.parquet cannot be read.*push many@1 again"):
         there.images("train")[:]
-    away.rename(missing)
+    moved.rename(missing)
     with pytest.raises(DataError, match=r"not whole on this machine.*raycls data pull many@1"):
         monkeypatch.setenv("RAYCLS_STORAGE", str(tmp_path / "elsewhere"))
         sharing.push(there)
@@ -163,6 +174,121 @@ def test_a_machine_reads_the_shards_where_they_were_pushed(
     assert there.absent() == []
     monkeypatch.delenv("RAYCLS_STORAGE")
     open_dataset("many").verify()
+
+
+@pytest.fixture
+def elsewhere(dataset: PackedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PackedDataset:
+    """The same version on a machine that has its description alone."""
+    monkeypatch.setenv("RAYCLS_STORAGE", str(tmp_path / "storage"))
+    sharing.push(dataset)
+    monkeypatch.setenv("RAYCLS_HOME", str(tmp_path / "another-machine"))
+    monkeypatch.setattr(away, "PAUSES", (0.0, 0.0))
+    return open_dataset("many")
+
+
+def _forget_one(dataset: PackedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forget an image where the dataset was prepared. So the shards in the bucket are replaced."""
+    monkeypatch.setenv("RAYCLS_HOME", str(tmp_path / "home"))
+    assert dataset.path.is_relative_to(tmp_path / "home")
+    assert forget(read_rows(dataset)["sha256"][2].as_py()) == ["many@1"]
+    monkeypatch.setenv("RAYCLS_HOME", str(tmp_path / "another-machine"))
+
+
+RENEW = "`raycls data remove many@1 --force` and `raycls data pull many@1`"
+
+
+def test_shards_that_were_replaced_are_not_read_against_former_labels(
+    dataset: PackedDataset, elsewhere: PackedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = elsewhere.images("train")
+    begun[0]
+    _forget_one(dataset, tmp_path, monkeypatch)
+    for read in (on_this_node, check_unchanged, lambda stale: stale.images("train")[0]):
+        with pytest.raises(DataError, match=f"has another many@1 .*{RENEW}"):
+            read(elsewhere)
+    with pytest.raises(DataError, match=RENEW):
+        begun[:]
+    remove("many@1")
+    assert sharing.pull("many", 1)
+    assert len(on_this_node(open_dataset("many")).images("train")[:]) == 299
+
+
+def test_shards_with_other_labels_are_refused(elsewhere: PackedDataset) -> None:
+    file = elsewhere.path / "train/labels.npy"
+    np.save(file, np.load(file)[::-1])
+    with pytest.raises(DataError, match=f"the labels on this machine belong to.*{RENEW}"):
+        elsewhere.images("train")[:]
+
+
+def test_a_version_that_the_bucket_has_no_more_is_named(elsewhere: PackedDataset, tmp_path: Path) -> None:
+    shutil.rmtree(tmp_path / "storage/datasets/many/1")
+    with pytest.raises(DataError, match=r"does not have many@1.*RAYCLS_STORAGE"):
+        check_unchanged(elsewhere)
+
+
+class Failing:
+    """A client of the storage path whose requests fail, `times` times."""
+
+    def __init__(self, filesystem: Any, times: int):
+        self._filesystem, self.times = filesystem, times
+
+    def open_input_file(self, path: str) -> Any:
+        self._fail()
+        file = self._filesystem.open_input_file(path)
+        return SimpleNamespace(
+            read=lambda count: self._fail() or file.read(count),
+            seek=file.seek,
+            tell=file.tell,
+            close=file.close,
+        )
+
+    def _fail(self) -> None:
+        self.times -= 1
+        if self.times >= 0:
+            raise OSError("AWS Error SLOW_DOWN during GetObject operation")
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_an_error_of_the_bucket_that_passes_is_not_noticed(
+    elsewhere: PackedDataset, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    clients = []
+    real = away.file_system
+    monkeypatch.setattr(
+        away, "file_system", lambda uri: clients.append(uri) or (Failing(real(uri)[0], times), real(uri)[1])
+    )
+    assert np.array_equal(elsewhere.images("train")[:], _images()["train"])
+    assert len(clients) == 1, "one client reads all blocks"
+
+
+def test_an_error_of_the_bucket_that_stays_is_one_of_the_storage(
+    elsewhere: PackedDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = away.file_system
+    client = Failing(real("/")[0], 0)
+    monkeypatch.setattr(away, "file_system", lambda uri: (client, real(uri)[1]))
+    images = elsewhere.images("train")
+    images[0]
+    client.times = 1000
+    with pytest.raises(
+        StorageError, match=r"storage path cannot be read: .*shard-00008.*SLOW_DOWN.* goes on"
+    ):
+        images[299:]
+    client.times = 0
+    assert np.array_equal(images[299], _images()["train"][299])
+
+
+def test_a_byte_that_changed_in_the_bucket_is_no_error_of_the_storage(
+    elsewhere: PackedDataset, tmp_path: Path
+) -> None:
+    file = tmp_path / "storage/datasets/many/1/train/shard-00001.parquet"
+    data = bytearray(file.read_bytes())
+    data[200] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(
+        DataError, match=r"shard-00001\.parquet cannot be read: could not verify page integrity"
+    ):
+        elsewhere.images("train")[:]
 
 
 def test_a_fold_keeps_the_bytes_of_its_images(dataset: PackedDataset) -> None:

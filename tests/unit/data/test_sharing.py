@@ -1,4 +1,5 @@
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -145,6 +146,48 @@ def test_a_dataset_damaged_on_the_storage_path_is_refused(storage, another_machi
     (storage / "shapes/1" / INFO).write_text("{}")
     with pytest.raises(DataError, match=r"dataset.json on the storage path is not a description"):
         open_dataset("shapes")
+
+
+@pytest.mark.parametrize(
+    ("field", "changed"),
+    [
+        ("sha256", lambda digests: digests | {"../../../ESCAPED": "0" * 64}),
+        ("sha256", lambda digests: digests | {"train/../../../ESCAPED": "0" * 64}),
+        ("tables", lambda tables: tables | {"../../../ESCAPED": "0" * 64}),
+        ("counts", lambda counts: counts | {"..": 0}),
+        ("name", lambda name: "../../ESCAPED"),
+        ("name", lambda name: "another"),
+        ("version", lambda version: 2),
+        ("store", lambda store: "encoded"),
+        ("shards", lambda shapes: {"train": (3, 10)}),
+    ],
+)
+def test_a_pushed_description_cannot_name_files_outside_its_version(
+    storage, another_machine, tmp_path, field, changed
+):
+    sharing.push(shapes.make())
+    content = json.loads((storage / "shapes/1" / INFO).read_text())
+    content[field] = changed(content[field])
+    (storage / "shapes/1" / INFO).write_text(json.dumps(content))
+    (storage / "ESCAPED").write_text("what escapes")
+    (tmp_path / "ESCAPED").write_text("what escapes")
+    another_machine("deep/in/other")
+    with pytest.raises(DataError, match=r"dataset.json on the storage path is not a description"):
+        open_dataset("shapes")
+    assert not list((tmp_path / "deep").rglob("*ESCAPED*"))
+
+
+def test_a_version_without_listed_tables_is_pulled_with_its_rows_and_nothing_else(storage, another_machine):
+    pushed = shapes.make()
+    sharing.push(pushed)
+    content = json.loads((storage / "shapes/1" / INFO).read_text())
+    (storage / "shapes/1" / INFO).write_text(json.dumps(content | {"tables": {}}))
+    (storage / "shapes/1/more").mkdir()
+    (storage / "shapes/1/more/file").touch()
+    another_machine()
+    found = open_dataset("shapes")
+    assert read_rows(found).equals(read_rows(pushed))
+    assert not (found.path / "more").exists()
 
 
 def test_what_is_damaged_here_is_not_pushed(storage):

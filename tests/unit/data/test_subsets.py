@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from raycls.data.packed import PackedDataset
 from raycls.data.splits import folds
-from raycls.data.subsets import Images, Subset, described, opened
-from raycls.errors import UsageError
+from raycls.data.subsets import SHAPES, Images, Subset, described, opened
+from raycls.errors import DataError, UsageError
 from tests.datasets import make_version
 
 SIDE = 8
@@ -94,6 +96,40 @@ def test_what_killed_processes_left_is_deleted_or_used(home: Path) -> None:
             assert not left.exists()
             assert part.path.exists()  # another training's
     assert not list(above.iterdir())
+
+
+def test_a_part_that_an_earlier_raycls_made_is_made_anew(home: Path) -> None:
+    dataset, subset = _dataset(), Subset(folds=2, fold=2)
+    with opened(dataset, subset) as part:
+        shared = next(path for path in part.path.parent.iterdir() if path != part.path)
+        former = shared.with_name("kept")
+        shutil.copytree(shared, former)
+        expected = _numbers(part, "train")
+    former.rename(shared)
+    (shared / SHAPES).unlink()  # there was none
+    with opened(dataset, subset) as part:
+        assert _numbers(part, "train") == expected
+
+
+def test_a_disk_without_room_for_the_shards_is_named(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers = np.random.default_rng(0).integers(0, 256, (40, SIDE, SIDE, 3)).astype(np.uint8)
+    images, labels = (
+        {"train": numbers[:30], "val": numbers[30:]},
+        {"train": np.arange(30) % 2, "val": np.arange(10) % 2},
+    )
+    dataset = make_version("shards", images, labels, ("even", "odd"), store="encoded")
+    size = sum(file.stat().st_size for split in images for file in (dataset.path / split).glob("shard-*"))
+    for free in (size, size - 1):
+        monkeypatch.setattr(shutil, "disk_usage", lambda folder, free=free: SimpleNamespace(free=free))
+        if free == size:
+            with opened(dataset, Subset()) as part:
+                assert len(part.images("train")) == 40
+        else:
+            with (
+                pytest.raises(DataError, match=r"a copy of shards@1 takes .* set RAYCLS_HOME"),
+                opened(dataset, Subset()),
+            ):
+                pass
 
 
 def test_more_folds_than_groups_are_refused(home: Path) -> None:

@@ -101,6 +101,16 @@ def test_sampling_draws_every_class_equally_often(copy: PackedDataset, config: C
     assert train.labels[drawn].float().mean() == pytest.approx(0.5, abs=0.06)
 
 
+def test_sampling_repeats_no_image_of_a_small_class_without_end(copy: PackedDataset, config: Config) -> None:
+    train = open_split(copy, "train", CPU)
+    train.labels = torch.zeros_like(train.labels)
+    train.labels[500] = 1
+    (order,) = _orders(override(config, ["balance=sampling"]), train, 1, epoch=0)
+    times = torch.cat(order).bincount(minlength=len(train.labels))
+    assert times[500] == encoded_split.REPEATS
+    assert times[:500].max() <= 2, "the others of its window come as often as those of other windows"
+
+
 def test_batches_are_the_images_of_their_indices_and_are_decoded_by_threads_that_end(
     copy: PackedDataset, digits: PackedDataset, config: Config
 ) -> None:
@@ -186,3 +196,31 @@ def test_blocks_in_memory_are_those_of_two_windows(
             reading.gather(rows, np.empty((len(rows), 8, 8, 3), np.uint8))
             most = max(most, len(reading._read))
     assert 4 < most <= 8
+
+
+def test_frozen_stages_read_each_image_once_for_all_epochs(
+    copy: PackedDataset, digits: PackedDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = [
+        "epochs=2",
+        "batch_size=50",
+        "precision=fp32",
+        "precision=fp32",
+        "frozen_stages=3",
+        "reduced_share=0",
+        "translate=0",
+    ]
+    config = override(preset("smoke", digits.info, "timm/test_efficientnet.r160_in1k"), settings)
+    read: list[str] = []
+    block = shards.Shards.block
+
+    def counted(self: shards.Shards, number: int) -> object:
+        read.append(f"{self._folder.name}/{number}")
+        return block(self, number)
+
+    monkeypatch.setattr(shards.Shards, "block", counted)
+    training = start(config, copy)
+    blocks = [name for name in read if name.startswith("train")]
+    assert len(blocks) == len(set(blocks)) > 1
+    assert len(list(training.epochs())) == 2
+    assert [name for name in read if name.startswith("train")] == blocks

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from fsspec.implementations.local import LocalFileSystem
+from pyarrow.fs import FSSpecHandler, PyFileSystem
 
 from raycls.config import Config, override
 from raycls.data import shards
 from raycls.data.packed import PackedDataset
+from raycls.errors import StorageError
+from raycls.models.card import load_card
 from raycls.training import encoded_split, sampling, within
 from raycls.training.checkpoints import CheckpointStore
 from raycls.training.loop import Training, fit, start
@@ -165,6 +170,37 @@ def test_a_state_counts_while_no_later_epoch_has_a_checkpoint(
     within.drop(store)
     within.drop(store)
     assert not Path(store.path, within.FOLDER).exists()
+
+
+def test_a_state_is_kept_where_a_former_one_cannot_be_deleted(
+    digits: PackedDataset, config: Config, store: CheckpointStore
+) -> None:
+    class Stubborn(LocalFileSystem):
+        cachable, broken = False, False
+
+        def rm(self, *arguments: object, **more: object) -> None:
+            raise OSError("no permission to delete")
+
+        def find(self, *arguments: Any, **more: Any) -> Any:
+            if self.broken:
+                raise OSError("the bucket is away")
+            return super().find(*arguments, **more)
+
+    stubborn = Stubborn()
+    store.filesystem = PyFileSystem(FSSpecHandler(stubborn))
+    training = start(config, digits)
+    assert isinstance(training, Training)
+    training.on_part = within.Keeper(store)
+    next(training.epochs())
+    last = (training.order.steps - 1) // STEPS
+    assert len(list(Path(store.path, within.FOLDER).iterdir())) == last > 1
+    kept = within.newest(store)
+    assert kept is not None
+    assert kept.step == last * STEPS
+    assert load_card(Path(kept.path)).metrics == {"epoch": 0, "step": last * STEPS}
+    stubborn.broken = True
+    with pytest.raises(StorageError, match="the bucket is away"):
+        within.newest(store)
 
 
 def test_only_one_worker_writes_and_not_too_often(
