@@ -6,9 +6,11 @@ import hashlib
 
 import numpy as np
 import pyarrow as pa
+import pytest
 
 from raycls.data.manifest import SCHEMA, LeftOut, left_out_table
 from raycls.data.packed import SPLITS, PackedDataset, Store
+from raycls.data.shards import Shards
 from raycls.data.writer import VersionWriter, next_version, reserved, write_version
 
 
@@ -32,6 +34,19 @@ def make_version(
         else:
             encode(writer, images, labels)
         return publish(writer, images, labels, classes, mirrorable=mirrorable, source=source)
+
+
+def count_blocks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list that gets the number of each block that is read from shards from now on."""
+    read: list[int] = []
+    block = Shards.block
+
+    def counted(self: Shards, number: int) -> object:
+        read.append(number)
+        return block(self, number)
+
+    monkeypatch.setattr(Shards, "block", counted)
+    return read
 
 
 def colours(side: int, counts: dict[str, int]) -> PackedDataset:

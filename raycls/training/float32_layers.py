@@ -3,8 +3,8 @@
     keep_in_float32(network)
 
 - Depthwise ones, as PyTorch has no fast backward pass for them in bfloat16: it took four times as long as that of
-  float32, and most of a step. On a Xeon with AMX, a step of EfficientNet-Lite0 takes 201 ms of one core for each image
-  in bfloat16, 112 in float32, and 63 with this; of ConvNeXt-Atto 67, 76 and 40. Wider groups gain nothing.
+  float32, and most of a step. On a Xeon with AMX, a step of EfficientNet-Lite0 took 138 to 201 ms of one core for each
+  image in bfloat16 and 63 to 68 with this; of ConvNeXt-Atto 67 and 40. Wider groups gain nothing.
 - Those with a larger stride than their map, such as the last ones of a ResNet with images of 8 pixels. With AMX in
   bfloat16, the gradient of their weights is partly memory that nobody wrote (PyTorch 2.15, oneDNN): now and then a
   loss became NaN.

@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 
 from raycls.control_plane.datasets import _images
-from raycls.data import shards
 from raycls.data.forget import forget
 from raycls.data.manifest import read_rows
 from raycls.data.versions import open_dataset
-from tests.datasets import make_version
+from tests.datasets import count_blocks, make_version
 
 pytestmark = pytest.mark.usefixtures("home")
 
@@ -18,14 +17,7 @@ pytestmark = pytest.mark.usefixtures("home")
 def test_pictures_beside_each_other_read_their_block_once(monkeypatch: pytest.MonkeyPatch) -> None:
     images = {"train": np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3)).astype(np.uint8)}
     made = make_version("many", images, {"train": np.arange(20) % 2}, ("a", "b"), store="encoded")
-    read: list[int] = []
-    block = shards.Shards.block
-
-    def counted(self: shards.Shards, number: int) -> object:
-        read.append(number)
-        return block(self, number)
-
-    monkeypatch.setattr(shards.Shards, "block", counted)
+    read = count_blocks(monkeypatch)
     for row in (3, 4):
         assert np.array_equal(_images(open_dataset("many@1"), "train")[row], images["train"][row])
     assert read == [0]

@@ -22,7 +22,7 @@ from raycls.training.loop import fit, start
 from raycls.training.presets import preset
 from raycls.training.sampling import EpochOrder
 from raycls.training.workers import Workers
-from tests.datasets import encoded_copy
+from tests.datasets import count_blocks, encoded_copy
 
 CPU = torch.device("cpu")
 
@@ -132,14 +132,7 @@ def test_batches_are_the_images_of_their_indices_and_are_decoded_by_threads_that
 def test_an_epoch_reads_each_block_once(
     copy: PackedDataset, config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read: list[int] = []
-    block = shards.Shards.block
-
-    def counted(self: shards.Shards, number: int) -> object:
-        read.append(number)
-        return block(self, number)
-
-    monkeypatch.setattr(shards.Shards, "block", counted)
+    read = count_blocks(monkeypatch)
     train = open_split(copy, "train", CPU)
     for order in _orders(config, train, 2, epoch=0):
         assert sum(1 for _ in train.ahead(order)) == len(order)
