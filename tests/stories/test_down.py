@@ -35,7 +35,7 @@ def test_requests_that_are_inside_are_answered(
     home: Path, digits_home: Path, trained: TrainingResult, served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{digits_home}/mlflow.db")
-    document = ServeConfiguration.read(CONFIG).pinned(port=free_port(8000), replicas=1)
+    document = ServeConfiguration.read(CONFIG).pinned(model="digits", port=free_port(8000), replicas=1)
     document.arguments["simulate_forward_ms"] = FORWARD_MS
     up = deploy.up(document, detach=True)
     running = cluster.status()

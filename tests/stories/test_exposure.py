@@ -36,7 +36,9 @@ def running(
     """
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{digits_home}/mlflow.db")
     monkeypatch.setenv(TOKEN, SECRET)
-    document = ServeConfiguration.read(CONFIG).pinned(host="0.0.0.0", port=free_port(8000), replicas=1)
+    document = ServeConfiguration.read(CONFIG).pinned(
+        model="digits", host="0.0.0.0", port=free_port(8000), replicas=1
+    )
     deploy.up(document, detach=True)
     yield cluster.status()
     assert deploy.down()

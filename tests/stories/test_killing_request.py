@@ -65,7 +65,7 @@ def test_a_request_that_kills_is_tried_twice(
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
     monkeypatch.setenv("TRIED", str(tried))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{digits_home}/mlflow.db")
-    document = ServeConfiguration.read(CONFIG).pinned(port=free_port(8000), replicas=3)
+    document = ServeConfiguration.read(CONFIG).pinned(model="digits", port=free_port(8000), replicas=3)
     up = deploy.up(document, detach=True, num_cpus=4)
     running = cluster.status()
     assert running is not None

@@ -33,7 +33,7 @@ def unpatched(
     """The champion on two replicas of a cluster of its own, in which no optimisation acts."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{digits_home}/mlflow.db")
     monkeypatch.setenv(CHOICE, "none")
-    configuration = ServeConfiguration.read(CONFIG).pinned(port=free_port(8000), replicas=2)
+    configuration = ServeConfiguration.read(CONFIG).pinned(model="digits", port=free_port(8000), replicas=2)
     yield deploy.up(configuration, detach=True)
     assert deploy.down()
 
