@@ -15,7 +15,6 @@ from raycls.models.forward import compute_dtype
 from raycls.models.networks import freeze_body, freeze_statistics
 from raycls.training.data_parallel import synchronised
 from raycls.training.float32_layers import keep_in_float32
-from raycls.training.folded_norms import fold_norms
 from raycls.training.workers import Workers
 
 
@@ -24,6 +23,9 @@ def prepared(
 ) -> Network:
     """Return the network with layers that learn well and fast here. Names and values of weights stay."""
     if config.training.frozen_norms:
+        # It knows timm's layers, and importing timm takes two seconds that other trainings need not wait for.
+        from raycls.training.folded_norms import fold_norms
+
         fold_norms(network, card.image_size)
     else:
         network = synchronised(network, workers, config.training.batch_size, device)

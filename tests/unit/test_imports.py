@@ -172,7 +172,7 @@ def test_the_loop_needs_torch_alone_and_importing_everything_light_touches_nothi
     ]
     program = (
         "import importlib, sys, logging, raycls.training.loop, raycls.engines.predictor\n"
-        "assert not {'ray', 'mlflow', 'matplotlib'} & set(sys.modules)\n"
+        "assert not {'ray', 'mlflow', 'matplotlib', 'timm', 'torchvision'} & set(sys.modules)\n"
         f"for name in {light!r}: importlib.import_module(name)\n"
         "assert 'ray' not in sys.modules, 'ray'\n"
         "assert 'mlflow' not in sys.modules, 'mlflow'\n"
