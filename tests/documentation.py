@@ -47,6 +47,7 @@ OPTIONS_ALONE = (
     "raycls tune cifar10 --trials 4 --max-epochs 1 --workers-per-trial 2",
     "raycls train cifar10 --folds 3 --model folds",  # tests/integration/test_more_data.py trains over folds,
     "raycls train cifar10 --preset quick --profile",  # and test_telemetry.py profiles and logs
+    "raycls train animals --network resnet18 --weights resnet18.pth --set frozen_stages=4 --set epochs=1",
     "WANDB_MODE=offline raycls tune cifar10 --trials 8 --max-epochs 1 --log wandb",
 )
 

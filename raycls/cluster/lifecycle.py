@@ -93,7 +93,9 @@ def connect(num_cpus: int | None = None, *, log_to_driver: bool = False, start_l
     local = address in (None, "local")
     if local:
         PRIVATE.set()
-        os.environ |= SAME_PRIORITY
+        # Inherited by all of this Ray's processes. A runtime environment would keep tasks out of the processes that Ray
+        # starts ahead, and each process of it imports Ray twice.
+        os.environ |= SAME_PRIORITY | ALLOCATOR
     with progress.bar("starting Ray" if local else "connecting to Ray"), without_secrets():
         try:
             ray.init(
@@ -104,7 +106,7 @@ def connect(num_cpus: int | None = None, *, log_to_driver: bool = False, start_l
                 include_dashboard=False if local else None,
                 logging_level=logging.WARNING,
                 log_to_driver=log_to_driver,
-                runtime_env={"env_vars": ALLOCATOR},
+                runtime_env=None if local else {"env_vars": ALLOCATOR},
             )
         except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
             raise ClusterError(complaint(address or "local", error)) from error

@@ -35,7 +35,8 @@ def test_a_documented_command_is_read(
     monkeypatch.setattr(studies, "tune", read)
     monkeypatch.chdir(tmp_path)
     Path("space.yaml").write_text(search_space())
-    words = shlex.split(command.replace("cifar10", "digits"))
+    Path("resnet18.pth").touch()
+    words = shlex.split(command.replace("cifar10", "digits").replace("animals", "digits"))
     arguments = words[words.index("raycls") + 1 :]
     outcome = CliRunner().invoke(app, arguments)
     assert isinstance(outcome.exception, Read), outcome.output
