@@ -21,7 +21,7 @@ from raycls.lifecycle.uploads import Uploads
 from raycls.serving.control.deploy import Served
 from tests.predict import OCTETS, encoded
 
-CASES = int(os.environ.get("RAYCLS_FUZZ_CASES", "3000"))
+CASES = int(os.environ.get("RAYCLS_FUZZ_CASES", "1000"))
 TRIES = CASES * 5 // 4  # of which hypothesis draws some in vain
 CONTROL_TRIES = CASES // 4  # an upload takes ten times as long as a prediction
 FROM_DOCUMENT = CASES * 6 // 25

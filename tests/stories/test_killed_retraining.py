@@ -23,7 +23,7 @@ from raycls.registry import history
 
 # Seconds from the start of the process to its end by SIGKILL. A try begins with imports and Ray, of 10 s and more.
 # benchmarks/retraining_kills.py kills ten times, also the control plane and the cluster.
-MOMENTS = (3, 8, 13, 18, 24)
+MOMENTS = (3, 7, 11, 15)
 
 
 def _raycls(*words: str) -> subprocess.Popen[bytes]:
