@@ -14,7 +14,7 @@ IMPORTED := raycls.demo.run, raycls.serving.app, raycls.console.app, raycls.cont
 COMPILED := ray psutil scipy mlflow sqlalchemy alembic mako aiohttp aiohttp_cors yarl multidict cryptography opentelemetry pydantic pygments \
 	rich jinja2 openvino
 
-.PHONY: help setup setup-browser setup-prometheus check docs test-unit test test-slow test-gpu coverage train serve mlflow-ui demo bench lock clean
+.PHONY: help setup setup-browser setup-prometheus check docs test-unit test test-slow test-long test-gpu coverage train serve mlflow-ui demo bench lock clean
 
 help:
 	@echo "make setup      install what requirements-dev.lock pins into .venv, with Python 3.11, 3.12 or 3.13"
@@ -25,6 +25,7 @@ help:
 	@echo "make test-unit  the unit tests: they need no Ray"
 	@echo "make test       the unit tests, then the integration tests on one Ray"
 	@echo "make test-slow  the stories: whole runs that are killed, served under load, or follow the documentation"
+	@echo "make test-long  the stories that CI leaves out: each takes minutes, and what it tells seldom changes"
 	@echo "make test-gpu   what training promises on a GPU, in about five minutes; without one, all of it is skipped"
 	@echo "make coverage   all tests; prints the lines and branches of raycls/ that they cover"
 	@echo "make train      prepare CIFAR-10 and train a model of it; DATASET=photos/ takes a folder of images"
@@ -79,7 +80,10 @@ test: test-unit
 	$(BIN)/pytest tests/integration
 
 test-slow: setup
-	$(BIN)/pytest tests/stories
+	$(BIN)/pytest tests/stories -m "not long"
+
+test-long: setup
+	$(BIN)/pytest tests/stories -m long
 
 test-gpu: setup
 	@nvidia-smi -L 2>/dev/null || echo "NO GPU: nothing that needs one will be tested" >&2

@@ -79,6 +79,7 @@ def test_replicas_of_a_network_that_takes_no_core_scale_beyond_the_cores(
     assert "simulate_forward_ms" not in document.arguments  # what was served is served again
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_raycls_is_measured_beside_a_peer_and_the_bound(
     trained: TrainingResult, digits_home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

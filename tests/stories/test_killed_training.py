@@ -182,6 +182,7 @@ def test_a_checkpoint_that_cannot_be_written_ends_the_run_at_the_one_before(
     _assert_undisturbed(resume("digits", run.name), undisturbed)
 
 
+@pytest.mark.long
 def test_kills_of_two_workers_at_random_moments_lose_no_epoch(
     trained: TrainingResult, config: Config, storage: Path, tmp_path: Path
 ) -> None:

@@ -19,7 +19,8 @@ FORMATS = ("onnx", "torch-export", "torchscript", "executorch")
 # NaN, by torch 2.15 on a CPU.
 SHORT = ("train_fraction=0.1", "precision=fp32")
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # the runtimes' own deprecations
+# The runtimes warn of their own deprecations.
+pytestmark = [pytest.mark.long, pytest.mark.filterwarnings("ignore")]
 
 
 @pytest.fixture(scope="module")

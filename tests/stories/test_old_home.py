@@ -143,6 +143,7 @@ def test_its_dataset_is_version_1_and_is_not_prepared_again(old: OldHome) -> Non
     )
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_an_old_home_is_served_trained_on_and_resumed(old: OldHome) -> None:
     (image,), (expected,) = old.images(1)

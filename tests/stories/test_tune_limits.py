@@ -27,7 +27,7 @@ TRIALS = 4
 # Tune's own snapshot of the experiment, as often as it can be had: in every turn of Tune's loop.
 EVERY_TURN = {"TUNE_GLOBAL_CHECKPOINT_S": "0"}
 
-pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("ray_session")]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(300), pytest.mark.usefixtures("ray_session")]
 
 
 class Steps(tune.Trainable):
