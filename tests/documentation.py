@@ -48,6 +48,10 @@ OPTIONS_ALONE = (
     "raycls train cifar10 --folds 3 --model folds",  # tests/integration/test_more_data.py trains over folds,
     "raycls train cifar10 --preset quick --profile",  # and test_telemetry.py profiles and logs
     "raycls train animals --network resnet18 --weights resnet18.pth --set frozen_stages=4 --set epochs=1",
+    "raycls train animals --network resnet18 --weights resnet18.pth --set epochs=1 --set network.mirror=true",
+    # tests/integration/test_tuning.py and test_more_data.py search for these.
+    "raycls tune cifar10 --objective accuracy,latency --trials 8 --max-epochs 1 --latency-budget-ms 20 --study widths",
+    "raycls tune cifar10 --trials 8 --max-epochs 2 --refit --study searched --model searched",
     "WANDB_MODE=offline raycls tune cifar10 --trials 8 --max-epochs 1 --log wandb",
 )
 

@@ -44,7 +44,9 @@ def test_a_documented_command_is_read(
     config = given[1] if arguments[0] == "train" else given[0].config
     said = dict(option.split("=") for option in arguments if "=" in option)
     for name, value in said.items():
-        (found,) = [found for path, found in config.flat().items() if path.split(".")[1] == name]
-        assert str(found).replace("(", "[").replace(")", "]").replace(" ", "") == value
+        (found,) = [
+            found for path, found in config.flat().items() if path.split(".")[1] == name.rpartition(".")[2]
+        ]
+        assert str(found).lower().replace("(", "[").replace(")", "]").replace(" ", "") == value
     if "--network" in arguments:
         assert config.network.name == arguments[arguments.index("--network") + 1]

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from raycls import home, registry, tracking
+from raycls.cli import run
 from raycls.config import Config, override
 from raycls.data import sharing
 from raycls.data.versions import open_dataset
@@ -138,7 +139,11 @@ def test_trials_that_fail_are_told_and_the_study_goes_on_until_they_are_too_many
 
 
 def test_accuracy_and_latency_and_a_study_killed_after_its_last_trial(
-    champion: TrainingResult, base: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    champion: TrainingResult,
+    base: Config,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     spec = plan(
         "digits", base, trials=4, max_epochs=2, objective="accuracy,latency", model="digits-fast", seed=2
@@ -154,6 +159,9 @@ def test_accuracy_and_latency_and_a_study_killed_after_its_last_trial(
         for other in study.trials
     )
     assert study.best in study.front
+    capsys.readouterr()
+    assert run(["tune", "show", "widths"]) == 0
+    assert f"The Pareto front has {len(study.front)} points" in capsys.readouterr().out
 
     tracking.client().set_terminated(study.run_id, "KILLED")  # before the winner's training
     outcome = resume("digits", "widths")

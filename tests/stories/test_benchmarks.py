@@ -63,6 +63,7 @@ def test_one_and_two_replicas_are_deployed_measured_and_the_former_state_restore
     assert results.bound_per_s > results.peak(1).requests_per_s
 
 
+@pytest.mark.long
 def test_replicas_of_a_network_that_takes_no_core_scale_beyond_the_cores(
     served: Served, serve_config: Path
 ) -> None:
@@ -123,6 +124,7 @@ def test_training_is_timed_against_the_plain_peer(
     )
 
 
+@pytest.mark.long
 def test_the_bare_loop_of_two_processes_agrees_with_one(digits_home: Path) -> None:
     one, two = (training_parts.without_ray("digits", "smoke", ["epochs=3"], workers, 1) for workers in (1, 2))
     assert one["test_accuracy"] > 0.8

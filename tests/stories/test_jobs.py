@@ -1,4 +1,4 @@
-"""A study as a job on a cluster that also serves, submitted with the token. The pages' story submits a training."""
+"""A study as a job on a cluster that also serves, submitted with the token. The pages submit a shorter one."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 from raycls import registry
 from raycls.serving.control.deploy import Served
@@ -17,6 +19,7 @@ PYTHON = sys.executable
 SUBMIT = [PYTHON, "-m", "ray.scripts.scripts", "job", "submit"]
 
 
+@pytest.mark.long
 def test_a_submitted_study_registers_a_model(served: Served, champion: TrainingResult) -> None:
     known = {version.reference for version in registry.list_models()}
     options = ["--model", "digits-job", "--json", "--preset", "smoke", "--trials", "2", "--max-epochs", "1"]

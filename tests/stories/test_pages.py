@@ -43,6 +43,9 @@ SHORTER = [
     ("--network cnn --set training.epochs=2", "--network cnn --preset smoke"),
     ("--trials 8 --max-epochs 2 --set train_fraction=0.15", "--trials 2 --preset smoke"),
     ("--trials 8 --max-epochs 2", "--trials 2 --preset smoke"),
+    # The page's other studies: tests/integration/test_tuning.py and test_more_data.py.
+    ("tune show widths", "tune show first"),
+    ("soup --study searched", "soup --study first"),
     ("--trials 8 --max-epochs 1", "--trials 3 --preset smoke"),
     ("--trials 4 --max-epochs 1", "--trials 2 --preset smoke"),
     ("jobs/train.py digits", "jobs/train.py digits --preset smoke"),
@@ -230,7 +233,6 @@ def test_the_readme_and_the_documentation_from_top_to_bottom(tmp_path: Path) -> 
     assert (tmp_path / "digits.html").stat().st_size > 100_000
     assert (tmp_path / "small.onnx").stat().st_size > 1000
     assert (tmp_path / "first.html").stat().st_size > 1_000_000  # plotly's own code is within
-    assert "Pareto front" in output
     assert re.search(r"trial .* verified", output)
     assert "explanation_png_base64" in output
     assert re.search(r'raycls_model_info{device="cpu",engine="\w+",name="digits",replica=', output)
