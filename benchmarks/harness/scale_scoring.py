@@ -23,6 +23,7 @@ from typing import Any
 from raycls import machine, progress, registry
 from raycls.errors import BenchmarkError, UsageError
 
+EVERY = 10  # of the files are in the DataLoader loop: it is so slow that fewer tell its rate
 PEERS = Path(__file__).parents[1] / "peers" / "scoring"
 Row = dict[str, Any]
 
@@ -104,9 +105,11 @@ def _bare(version: registry.ModelVersion, files: Path) -> Row:
 
 
 def _dataloader(version: registry.ModelVersion, files: Path) -> Row:
+    few = files.with_name("few.txt")
+    few.write_text("\n".join(files.read_text().splitlines()[::EVERY]))
     with progress.bar("a DataLoader loop"):
         directory = registry.checkpoint(version)
-        found = json.loads(_run([sys.executable, str(PEERS / "dataloader.py"), str(directory), str(files)]))
+        found = json.loads(_run([sys.executable, str(PEERS / "dataloader.py"), str(directory), str(few)]))
     return {"dataloader_per_s": found["pictures"] / found["seconds"]}
 
 
