@@ -35,9 +35,9 @@ SCORING = """## Scoring, beside bare processes and a DataLoader loop
 
 Each round scores the same files three times, in another order: with `raycls score`, with bare processes, one for each
 core, which read, decode and classify with the same engine and write nothing, and a tenth of them with a DataLoader loop
-in float32. Rates count from the first picture on; the start of `raycls score`, with Ray's, stands apart. The files are in the
-kernel's memory. The goals: 0.9 of the bare processes; 1.5 times the loop with photographs, and 3 times with small
-pictures; a start of at most 15 s.
+in float32. Rates count from the first picture on; the start of `raycls score`, with Ray's, stands apart. The files are
+in the kernel's memory. The goals: 0.9 of the bare processes; 1.5 times the loop with photographs, and 3 times with
+small pictures; a start of at most 15 s.
 
 """
 NODES = """## Two nodes
