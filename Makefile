@@ -11,8 +11,8 @@ IMPORTED := raycls.demo.run, raycls.serving.app, raycls.console.app, raycls.cont
 	ray.serve, ray.tune, ray.train.torch, mlflow, optuna.visualization, plotly.io, matplotlib.figure, sklearn.datasets, \
 	captum.attr, openvino, nncf, timm, onnx, onnxscript, hypothesis
 # Packages that import parts of themselves only when they are used, or in processes of their own.
-COMPILED := ray psutil scipy mlflow sqlalchemy alembic mako aiohttp aiohttp_cors yarl multidict cryptography opentelemetry pydantic pygments \
-	rich jinja2 openvino
+COMPILED := ray psutil scipy mlflow sqlalchemy alembic mako aiohttp aiohttp_cors yarl multidict cryptography opentelemetry \
+	pydantic pygments rich jinja2 openvino
 
 .PHONY: help setup setup-browser setup-prometheus check docs test-unit test test-slow test-long test-gpu coverage train serve mlflow-ui demo bench lock clean
 

@@ -124,6 +124,6 @@ def run(arguments: Sequence[str]) -> int:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the process's command line. SIGTERM (`ray job stop`) and a closed terminal stop it as Ctrl-C does."""
     command.interruptible()
-    # Python's last collection would visit each object of PyTorch once more, which takes one to two seconds.
+    # Python's last collection would visit each object of PyTorch once more: 0.4 s, and 1.5 s after a training.
     atexit.register(gc.freeze)
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))

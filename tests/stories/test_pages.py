@@ -43,7 +43,7 @@ SHORTER = [
     ("--network cnn --set training.epochs=2", "--network cnn --preset smoke"),
     ("--trials 8 --max-epochs 2 --set train_fraction=0.15", "--trials 2 --preset smoke"),
     ("--trials 8 --max-epochs 2", "--trials 2 --preset smoke"),
-    # The page's other studies: tests/integration/test_tuning.py and test_more_data.py.
+    # The studies `widths` and `searched` are in tests.documentation.OPTIONS_ALONE: `first` stands for them.
     ("tune show widths", "tune show first"),
     ("soup --study searched", "soup --study first"),
     ("--trials 8 --max-epochs 1", "--trials 3 --preset smoke"),
