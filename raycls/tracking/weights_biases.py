@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import io
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,7 @@ class WeightsAndBiases:
                     f"Weights & Biases does not start: {reason_of(error).rstrip('.')}; check the network and the "
                     f"variables WANDB_…, {OFFLINE}"
                 ) from None
+        _leave_imports_alone()
         self.id = self._run.id
         # Not wandb's own count of calls: an epoch may be logged later than the next one, or by a resumed run.
         self._run.define_metric("*", step_metric="epoch")
@@ -101,6 +103,14 @@ class WeightsAndBiases:
     def end(self, status: str) -> None:
         with progress.bar("ending the run of Weights & Biases"):
             self._run.finish(exit_code=0 if status == "FINISHED" else 1)
+
+
+def _leave_imports_alone() -> None:
+    """Let wandb not count what is imported: with its process gone, `import optuna` raises ConnectionError."""
+    with suppress(ImportError):  # a wandb that has it elsewhere: there an import can fail, if the process dies
+        from wandb.sdk.lib.import_hooks import unregister_all_post_import_hooks
+
+        unregister_all_post_import_hooks()
 
 
 def _key(kind: str, name: str) -> str:

@@ -73,9 +73,10 @@ def test_an_open_loop_charges_a_stall_to_every_request_that_was_due_in_it(serve,
     # About 60 of 200 requests were scheduled during the stall. They waited up to 0.6 s.
     assert opened.answered == pytest.approx(200, abs=2)
     assert opened.p95_ms > 300
-    assert opened.p50_ms < 100
+    assert opened.p50_ms < opened.p95_ms / 2
     # One connection in a closed loop meets the stall in a single request, so p95 stays low.
-    assert measure(serve(stalling()), images, connections=1).p95_ms < 100
+    closed = measure(serve(stalling()), images, connections=1)
+    assert closed.p95_ms < closed.max_ms / 2
 
 
 def test_a_server_that_blocks_its_own_accepting_is_charged_too(serve, images):

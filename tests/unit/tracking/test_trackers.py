@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import io
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -122,16 +124,32 @@ def test_without_login_or_network_nothing_starts_and_the_way_out_is_said(
         WeightsAndBiases(None, project="pets", name="pets-1")
 
 
+def _kill_wandb() -> None:
+    for child in psutil.Process().children(recursive=True):
+        if child.name().startswith("wandb"):
+            child.kill()
+            child.wait(10)
+
+
 def test_a_process_of_wandb_that_dies_costs_nothing(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     offline(monkeypatch, tmp_path)
     followers = opened({"wandb": None}, project="pets", name="pets-1")
-    for child in psutil.Process().children(recursive=True):
-        if child.name().startswith("wandb"):
-            child.kill()
-            child.wait(10)
+    _kill_wandb()
     for epoch in (1, 2, 3):
         followers.tell(lambda each, epoch=epoch: each.log_metrics({"loss": 1.0}, step=epoch))
     followers.tell(lambda each: each.end("FINISHED"))
     assert capsys.readouterr().err.count("Weights & Biases does not take all of this run") == 1
+
+
+def test_a_process_of_wandb_that_dies_stops_no_import(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offline(monkeypatch, tmp_path)
+    opened({"wandb": None}, project="pets", name="pets-1")
+    _kill_wandb()
+    (tmp_path / "lightgbm.py").write_text("")  # one of the modules whose import wandb counts
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "lightgbm", raising=False)
+    importlib.import_module("lightgbm")
