@@ -7,10 +7,11 @@
     python benchmarks/streaming_data.py accuracy --packed photos --encoded photos-shards --seeds 0,1,2
     python benchmarks/streaming_data.py ray --encoded photos-shards            # beside Ray Data's streaming_split
     python benchmarks/streaming_data.py bucket --memory-mb 1500                # as root: 3 × the memory, from S3
+    python benchmarks/streaming_data.py threshold --memory-mb 1500             # as root: where shards become faster
 
-`bucket` makes its own dataset and a stand-in of S3 in a temporary folder. It needs a memory controller of cgroup v1 or
-v2 that it may write. The figures say nothing about a bucket beyond a network. The last line of stdout is one JSON
-document.
+`bucket` and `threshold` make their own datasets in a temporary folder, and `bucket` a stand-in of S3. They need a
+memory controller of cgroup v1 or v2 that they may write. The figures say nothing about a bucket beyond a network. The
+last line of stdout is one JSON document.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from raycls import command
 RESULTS = Path(__file__).parent / "results"
 HEAD = """# Training from shards
 
-Made by `python benchmarks/streaming_data.py formats`, `speed`, `accuracy`, `ray` and `bucket`.
+Made by `python benchmarks/streaming_data.py formats`, `speed`, `accuracy`, `ray`, `bucket` and `threshold`.
 """
 FORMATS = """## Formats
 
@@ -58,6 +59,12 @@ BUCKET = """## More than memory, from a bucket
 
 Two workers without a shard on their disk, in a control group with less memory than the dataset has, read from a
 stand-in of S3 on the same machine, which is outside the group.
+
+"""
+THRESHOLD = """## Arrays or shards
+
+One process with two threads reads batches of 64 images in random order, without a network, and has {memory:,} MB of
+memory for itself and for the pages of files. Both kinds hold the same images of noise. The second epoch counts.
 
 """
 
@@ -124,12 +131,24 @@ def bucket_section(documents: dict[str, Document]) -> str:
     return BUCKET + table(("", ""), lines)
 
 
+def threshold_section(documents: dict[str, Document]) -> str:
+    (document,) = documents.values()
+    lines = [
+        (f"{row['share']:.2f} × the memory, {row['images']:,} images", f"{row['packed_per_s']:,.0f}",
+         f"{row['encoded_per_s']:,.0f}")
+        for row in document["rows"]
+    ]  # fmt: skip
+    header = ("pixels", "packed, images/s", "encoded")
+    return THRESHOLD.format(memory=document["arguments"]["memory_mb"]) + table(header, lines)
+
+
 SECTIONS = {
     "formats": formats_section,
     "speed": speed_section,
     "accuracy": accuracy_section,
     "ray": ray_section,
     "bucket": bucket_section,
+    "threshold": threshold_section,
 }
 
 MEASURES = {
@@ -138,6 +157,7 @@ MEASURES = {
     "accuracy": ("streaming_training", "accuracy"),
     "ray": ("streaming_ray", "measure"),
     "bucket": ("streaming_bucket", "measure"),
+    "threshold": ("streaming_threshold", "measure"),
 }
 
 
@@ -168,7 +188,14 @@ def _parser() -> argparse.ArgumentParser:
     bucket = parts.add_parser("bucket", help="a dataset of 3 × the memory, from a stand-in of S3")
     bucket.add_argument("--memory-mb", type=int, default=1500, help="of both workers together")
     bucket.add_argument("--times", type=float, default=3.0, help="the dataset's bytes, of the memory")
+    threshold = parts.add_parser("threshold", help="reading arrays and shards, with less memory than pixels")
+    threshold.add_argument("--memory-mb", type=int, default=1500, help="of the reader")
+    threshold.add_argument("--shares", type=_shares, default=[0.25, 0.5, 0.75, 1.0, 2.0], metavar="X,X")
     return parser
+
+
+def _shares(text: str) -> list[float]:
+    return [float(each) for each in text.split(",")]
 
 
 def main(arguments: list[str]) -> None:

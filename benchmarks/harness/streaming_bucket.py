@@ -20,18 +20,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-
+from harness.streaming_stand_in import DISTINCT, control_group, files, noise_version, peak
 from raycls import home, progress
 from raycls.data import sharing
-from raycls.data.codec import encode
-from raycls.data.manifest import SCHEMA, left_out_table
 from raycls.data.packed import PackedDataset, is_shard
-from raycls.data.writer import reserved, write_version
 from raycls.errors import BenchmarkError
 
-SIDE, DISTINCT, VAL = 224, 200, 200
+VAL = 200
 NETWORK_SIDE, BATCH = 32, 128
 WORKERS = 2
 MB = 1 << 20
@@ -40,14 +35,14 @@ SPAWN = multiprocessing.get_context("spawn")
 
 def measure(memory_mb: int, times: float) -> list[dict[str, Any]]:
     """Return one row: the dataset, the peak of the workers' memory, the bytes they read, and how fast they were."""
-    group = _group(memory_mb * MB)
     with contextlib.ExitStack() as stack:
-        stack.callback(group.rmdir)
+        group = stack.enter_context(control_group(memory_mb * MB))
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         stack.enter_context(home.elsewhere(folder / "home"))
         os.environ |= {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
         with progress.bar(f"making {times * memory_mb:,.0f} MB of images"):
-            dataset = _dataset(int(times * memory_mb * MB))
+            count = DISTINCT * int(times * memory_mb * MB) // sum(map(len, files()))
+            dataset = noise_version("bucket", {"train": count, "val": VAL}, "encoded")
         sizes = {file: (dataset.path / file).stat().st_size for file in dataset.info.sha256 if is_shard(file)}
         sent = SPAWN.Value("q", 0)
         storage = stack.enter_context(_bucket(sent))
@@ -66,43 +61,11 @@ def measure(memory_mb: int, times: float) -> list[dict[str, Any]]:
                 "dataset_mb": round(size / MB),
                 "images": sum(dataset.info.counts.values()),
                 "times": size / (memory_mb * MB),
-                "peak_mb": round(_peak(group) / MB),
+                "peak_mb": round(peak(group) / MB),
                 "read_share": read / size,
                 **found,
             }
         ]
-
-
-def _dataset(size: int) -> PackedDataset:
-    """Write an encoded version with about `size` bytes of images."""
-    random = np.random.default_rng(0)
-    squares = random.integers(0, 256, (DISTINCT, SIDE // 4, SIDE // 4, 3), np.uint8).repeat(4, 1).repeat(4, 2)
-    noise = random.integers(-40, 41, squares.shape)
-    squares = np.clip(squares + noise, 0, 255).astype(np.uint8)
-    files = [encode(square, lossy=True) for square in squares]
-    counts = {"train": DISTINCT * max(1, size // sum(map(len, files))), "val": VAL, "gate": 0, "test": 0}
-    labels = {split: np.arange(count) % 10 for split, count in counts.items()}
-    names = tuple("0123456789")
-    with reserved("bucket"), write_version("bucket", 1) as writer:
-        for split, count in counts.items():
-            with writer.encoder(split, labels[split], SIDE) as encoder:
-                encoder.histogram.add(squares)
-                for _ in range(count // DISTINCT):
-                    encoder.add_files(files)
-        rows = [
-            {"source": f"{split}/{row}", "label": names[row % 10], "split": split}
-            for split, count in counts.items()
-            for row in range(count)
-        ]
-        return writer.publish(
-            classes=names,
-            labels=labels,
-            mirrorable=True,
-            source="noise",
-            licence="none",
-            rows=pa.Table.from_pylist(rows, SCHEMA),
-            left_out=left_out_table([]),
-        )
 
 
 @contextlib.contextmanager
@@ -196,25 +159,3 @@ def _work(rank: int, dataset: PackedDataset, group: Path, port: int, answers: An
 
     loop.fit(config, here, on_epoch=on_epoch, on_step=on_step, workers=Workers(rank, WORKERS))
     dist.destroy_process_group()
-
-
-def _group(limit: int) -> Path:
-    """Return a new control group with this much memory, bytes. Raises BenchmarkError where none can be made."""
-    kinds = {"/sys/fs/cgroup/memory": "memory.limit_in_bytes", "/sys/fs/cgroup": "memory.max"}  # v1, v2
-    for above, file in kinds.items():
-        group = Path(above) / f"raycls-{os.getpid()}"
-        with contextlib.suppress(OSError):
-            group.mkdir()
-            if (group / file).exists():
-                (group / file).write_text(str(limit))
-                return group
-            group.rmdir()
-    raise BenchmarkError(
-        "no control group with a memory limit can be made: run as root, with cgroup v1 or v2"
-    )
-
-
-def _peak(group: Path) -> int:
-    """Return the most memory that the group had, bytes, with the pages of files."""
-    files = [group / name for name in ("memory.max_usage_in_bytes", "memory.peak")]
-    return next(int(file.read_text()) for file in files if file.exists())

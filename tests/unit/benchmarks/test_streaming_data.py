@@ -60,14 +60,22 @@ def test_two_versions_that_differ_are_refused(shards: PackedDataset) -> None:
         streaming_training.speed("digits", "shards", "cnn", 16, 5000, 1)
 
 
-def test_the_page_of_ray_and_of_the_bucket() -> None:
+def test_the_page_of_ray_of_the_bucket_and_of_arrays_or_shards() -> None:
     ray = [{"raycls_first_s": 0.5, "raycls_per_s": 900.0, "ray_first_s": 9.0, "ray_per_s": 700.0}]
     bucket = [
         {"memory_mb": 1000, "dataset_mb": 3000, "images": 30_000, "times": 3.0, "peak_mb": 990,
          "read_share": 1.012, "first_s": 2.5, "per_s": 400.0}
     ]  # fmt: skip
+    threshold = [{"share": 0.5, "images": 5_224, "packed_per_s": 9000.0, "encoded_per_s": 1200.0}]
     page = markdown(
-        {"ray": document("ray", {}, ray), "bucket": document("bucket", {}, bucket)}, HEAD, SECTIONS
+        {
+            "ray": document("ray", {}, ray),
+            "bucket": document("bucket", {}, bucket),
+            "threshold": document("threshold", {"memory_mb": 1500}, threshold),
+        },
+        HEAD,
+        SECTIONS,
     )
     assert "| streaming_split | 9.00 s | 700 |" in page
     assert "| bytes read in an epoch, of the dataset's (goal 1.05) | 1.012 |" in page
+    assert "| 0.50 × the memory, 5,224 images | 9,000 | 1,200 |" in page
