@@ -107,7 +107,7 @@ class WeightsAndBiases:
 
 def _leave_imports_alone() -> None:
     """Let wandb not count what is imported: with its process gone, `import optuna` raises ConnectionError."""
-    with suppress(ImportError):  # a wandb that has it elsewhere: there an import can fail, if the process dies
+    with suppress(ImportError):  # another release of wandb may have it elsewhere
         from wandb.sdk.lib.import_hooks import unregister_all_post_import_hooks
 
         unregister_all_post_import_hooks()

@@ -27,6 +27,7 @@ from raycls.training.workers import Workers
 
 WINDOW = 16  # blocks whose images are mixed: some 64 MB of files
 REPEATS = 10  # how often an image comes in an epoch, at most, where classes are drawn equally often
+FEW_BLOCKS = 4  # at most, that are read before the first epoch: a network that sees small images asks for 5,000 of them
 LEAST_THREADS = 2  # that decode, also beside a network that has one core
 
 
@@ -66,6 +67,11 @@ class EncodedSplit(Split):
     def pixels(self, indices: Tensor) -> Tensor:
         """Return the images at these indices (int64 B), uint8 B×S×S×3 on the network's device."""
         return as_tensor(self._store[indices.cpu().numpy()]).to(self.device)
+
+    def few(self, count: int) -> Tensor:
+        """Return the indices (int64) of some images in use, `count` at most, of the first blocks."""
+        first = self.chosen // self._store.shards.shape.block
+        return self.chosen[first < first[0] + FEW_BLOCKS][:count]
 
     def order(
         self, generator: torch.Generator, batch_size: int, workers: Workers, *, balanced: bool

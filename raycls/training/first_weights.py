@@ -36,7 +36,7 @@ def first_weights(
     fresh = checkpoint.transfer(network, card, init) if init else ["whiten.weight"]
     if weights:
         load_weights(network, on_this_node(weights, card.network))
-    elif isinstance(network, FastCNN) and "whiten.weight" in fresh:
-        sample = train.pixels(train.chosen[: whitening_sample(card.image_size)])
+    elif isinstance(network, FastCNN) and "whiten.weight" in fresh and workers.rank == 0:
+        sample = train.pixels(train.few(whitening_sample(card.image_size)))
         network.init_whitening(normalize(sample, card.mean, card.std))
     workers.broadcast(network.state_dict().values())

@@ -89,6 +89,10 @@ class Split:
         """Return the indices of all images, in order: int64 N, as `ahead` takes them."""
         return torch.arange(len(self.labels), device=self.chosen.device)
 
+    def few(self, count: int) -> Tensor:
+        """Return the indices (int64) of some images in use, `count` at most, that are quickly read."""
+        return self.chosen[:count]
+
     def order(
         self, generator: torch.Generator, batch_size: int, workers: Workers, *, balanced: bool
     ) -> list[Tensor]:

@@ -139,6 +139,14 @@ def test_an_epoch_reads_each_block_once(
     assert len(read) <= len(set(read)) + 1, "one block at the border of two workers is read by both"
 
 
+def test_a_network_that_is_whitened_reads_few_blocks_before_the_first_epoch(
+    copy: PackedDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = count_blocks(monkeypatch)
+    start(preset("smoke", copy.info, "fastcnn"), copy)
+    assert 0 < len(read) <= encoded_split.FEW_BLOCKS < open_split(copy, "train", CPU)._store.shards.blocks
+
+
 def test_a_model_learns_from_shards_what_it_learns_from_arrays(
     copy: PackedDataset, digits: PackedDataset, tmp_path: Path
 ) -> None:
