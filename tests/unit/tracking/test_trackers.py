@@ -153,3 +153,4 @@ def test_a_process_of_wandb_that_dies_stops_no_import(
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "lightgbm", raising=False)
     importlib.import_module("lightgbm")
+    del sys.modules["lightgbm"]  # no other test shall find this one
