@@ -151,3 +151,10 @@ def test_env_can_be_evaluated_by_a_shell(tmp_path: Path) -> None:
 def test_down_with_nothing_running_says_so(tmp_path: Path) -> None:
     done = raycls("down", home=tmp_path)
     assert (done.returncode, done.stdout) == (0, "nothing was running\n")
+
+
+def test_nothing_is_said_after_a_commands_own_last_word(tmp_path: Path) -> None:
+    done = raycls("networks", "mlp", home=tmp_path)
+    assert done.returncode == 0
+    assert "mlp" in done.stdout
+    assert done.stderr.splitlines()[-1].startswith("building networks: done in ")
