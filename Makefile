@@ -19,13 +19,13 @@ COMPILED := ray psutil scipy mlflow sqlalchemy alembic mako aiohttp aiohttp_cors
 help:
 	@echo "make setup      install what requirements-dev.lock pins into .venv, with Python 3.11, 3.12 or 3.13"
 	@echo "make setup-browser     install Chromium from Debian, for the console's stories"
-	@echo "make setup-prometheus  install Prometheus from Debian, for the story of the alerts"
+	@echo "make setup-prometheus  install Prometheus from Debian, for the story of the alerts, which is one of test-long"
 	@echo "make check      ruff, mypy, and whether the pages of docs/ build"
 	@echo "make docs       write docs/reference from the code, and build the pages into site/"
 	@echo "make test-unit  the unit tests: they need no Ray"
 	@echo "make test       the unit tests, then the integration tests on one Ray"
 	@echo "make test-slow  the stories: whole runs that are killed, served under load, or follow the documentation"
-	@echo "make test-long  the stories that CI leaves out: each takes minutes, and what it tells seldom changes"
+	@echo "make test-long  the tests that CI leaves out: each takes half a minute or more, and what it tells seldom changes"
 	@echo "make test-gpu   what training promises on a GPU, in about five minutes; without one, all of it is skipped"
 	@echo "make coverage   all tests; prints the lines and branches of raycls/ that they cover"
 	@echo "make train      prepare CIFAR-10 and train a model of it; DATASET=photos/ takes a folder of images"
@@ -77,12 +77,13 @@ test-unit: setup
 	$(BIN)/pytest tests/unit -n 2 --dist loadfile
 
 test: test-unit
-	$(BIN)/pytest tests/integration
+	$(BIN)/pytest tests/integration -m "not long"
 
 test-slow: setup
 	$(BIN)/pytest tests/stories -m "not long"
 
 test-long: setup
+	$(BIN)/pytest tests/integration -m long
 	$(BIN)/pytest tests/stories -m long
 
 test-gpu: setup

@@ -31,6 +31,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.long
 def test_a_study_over_networks_finds_the_front(home: Path, folder: Path) -> None:
     info = colours(64, {"train": 60, "val": 40, "gate": 20, "test": 20}).info
     weights = weights_path(str(folder), NAMES[0], None)

@@ -62,12 +62,14 @@ def test_two_workers_learn_from_shards_as_from_arrays(
     assert evaluate(predictor, dataset, "test").accuracy == evaluate(predictor, digits, "test").accuracy
 
 
+@pytest.mark.long
 def test_a_study_trains_on_shards(dataset: PackedDataset, config: Config) -> None:
     outcome = tune(plan("shards", config, trials=2, max_epochs=2, seed=1))
     assert [trial.epochs for trial in outcome.study.trials] == [2, 2]
     assert outcome.training.metrics["test_accuracy"] > 0.8
 
 
+@pytest.mark.long
 def test_folds_are_trained_on_shards(dataset: PackedDataset, config: Config) -> None:
     result = train_folds("shards", config, 2)
     assert result.metrics["test_accuracy"] > 0.8

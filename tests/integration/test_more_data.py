@@ -120,6 +120,7 @@ def test_a_refit_learns_val_keeps_the_temperature_and_is_no_start(trained: Train
     check(Wanted(model="refitted"))  # it can be retrained
 
 
+@pytest.mark.long
 def test_a_study_refits_its_winner_and_its_best_trials_make_a_soup_or_none(trained: TrainingResult) -> None:
     study = "digits-soup-study"
     found = _run(

@@ -64,6 +64,7 @@ def test_one_training_in_mlflow_and_in_weights_and_biases_with_a_profile(
     ]
 
 
+@pytest.mark.long
 def test_a_resumed_run_goes_on_in_the_same_run_of_weights_and_biases(
     trained: TrainingResult, config: Config, digits_home: Path, storage: Path, at_epoch: AtEpoch
 ) -> None:
@@ -92,6 +93,7 @@ def test_a_resumed_run_goes_on_in_the_same_run_of_weights_and_biases(
     assert (written.exit_code, sorted(written.curve("val_loss"))) == (0, list(range(1, 41)))
 
 
+@pytest.mark.long
 def test_a_study_and_its_winner_are_two_runs_of_one_group(
     trained: TrainingResult, config: Config, digits_home: Path
 ) -> None:

@@ -138,6 +138,7 @@ def test_trials_that_fail_are_told_and_the_study_goes_on_until_they_are_too_many
     assert "lower the learning rate" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_accuracy_and_latency_and_a_study_killed_after_its_last_trial(
     champion: TrainingResult,
     base: Config,

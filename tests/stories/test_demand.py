@@ -107,6 +107,7 @@ def _python(head: Host, program: str) -> tuple[list[float], str]:
     return [float(word) for word in done.stdout.splitlines()[-1].split()], done.stderr
 
 
+@pytest.mark.long
 def test_gpu_nodes_come_for_a_study_and_for_a_training_and_go(head: Host) -> None:
     head.run([str(BIN / "raycls"), "data", "prepare", "digits"])
     assert _python(head, GPUS)[0] == [0, 1]

@@ -46,6 +46,7 @@ def _run(*words: str) -> None:
     assert _raycls(*words).wait(timeout=300) == 0
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_kills_make_nothing_twice_and_nothing_half(home: Path) -> None:
     _run("data", "prepare", "digits")

@@ -90,6 +90,7 @@ def _firing(api: str) -> set[str]:
     return {alert["labels"]["alertname"] for alert in alerts if alert["state"] == "firing"}
 
 
+@pytest.mark.long
 def test_every_panel_is_filled_and_a_fault_raises_its_alert(served: Served, tmp_path: Path) -> None:
     with _prometheus(served, tmp_path) as api:
         with asking(served):
