@@ -6,7 +6,7 @@
 The version was promoted here, so that both engines are measured and allowed. `forward`: passes of 1 and of 32 images
 by one thread, in turns, with the pause of a replica before each. The accuracies are those that the promotion measured
 on the whole split `val`. `serve`: one replica under a closed loop of each number of connections, one engine after the
-other in each round. The results go to OUTPUT/int8/PART-MODEL.json, and the page OUTPUT/int8.md is rebuilt. The last
+other in each round. The results go to OUTPUT/int8/PART-MODEL-CPU.json, and the page OUTPUT/int8.md is rebuilt. The last
 line of stdout is one JSON document.
 """
 
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import statistics
 import tempfile
 import time
@@ -25,7 +26,7 @@ from harness import results_page
 from harness.results_page import Document, Row, median, ratio, table
 from harness.serving_peers import raycls_server
 
-from raycls import command, progress, registry
+from raycls import command, machine, progress, registry
 from raycls.benchmark.images import write_images
 from raycls.benchmark.load import Load, LoadGenerator
 from raycls.config import Engine
@@ -76,7 +77,7 @@ def forward(version: ModelVersion, options: argparse.Namespace) -> Iterator[Docu
                 {"round": turn, "engine": engine, "count": count, "ms": statistics.median(found)}
                 for engine, found in times.items()
             ]
-        yield results_page.document(f"forward-{version.name}", arguments, rows)
+        yield results_page.document(_part("forward", version), arguments, rows)
 
 
 def serve(version: ModelVersion, options: argparse.Namespace) -> Iterator[Document]:
@@ -110,7 +111,12 @@ def serve(version: ModelVersion, options: argparse.Namespace) -> Iterator[Docume
                                 "failed": sum(sample.errors.values()),
                             }
                         )
-            yield results_page.document(f"serve-{version.name}", arguments, rows)
+            yield results_page.document(_part("serve", version), arguments, rows)
+
+
+def _part(part: str, version: ModelVersion) -> str:
+    """Return the document's name, with the CPU's: what int8 gains depends on it most of all."""
+    return f"{part}-{version.name}-{re.sub(r'[^a-z0-9]+', '-', machine.hardware()['CPU'].lower()).strip('-')}"
 
 
 def _described(version: ModelVersion) -> Row:
@@ -127,7 +133,8 @@ def _pairs(rows: list[Row], **chosen: int) -> tuple[list[Row], list[Row]]:
 
 def _name(document: Document) -> str:
     given = document["arguments"]
-    return f"{given['network']}, {given['image_size']} pixels ({given['model']})"
+    cpu = document["hardware"]["CPU"]
+    return f"{given['network']}, {given['image_size']} pixels ({given['model']}), {cpu}"
 
 
 def _forward(documents: dict[str, Document]) -> str:
@@ -155,9 +162,9 @@ def _forward(documents: dict[str, Document]) -> str:
         )
     return (
         "## A bare forward pass, one thread\n\n"
-        + table(("network", "images", *ENGINES, "faster by the factor", "rounds"), lines)
+        + table(("network, CPU", "images", *ENGINES, "faster by the factor", "rounds"), lines)
         + "\n## Accuracy on the whole split `val`\n\n"
-        + table(("network", "images", "reference (float32)", *ENGINES), accuracies)
+        + table(("network, CPU", "images", "reference (float32)", *ENGINES), accuracies)
     )
 
 
@@ -182,7 +189,7 @@ def _serve(documents: dict[str, Document]) -> str:
                 )
             )
     header = (
-        "network",
+        "network, CPU",
         "connections",
         *(f"{engine}, requests/s" for engine in ENGINES),
         "more by the factor",
