@@ -16,20 +16,20 @@ from raycls.tuning.plan import plan
 from raycls.tuning.study import search
 from tests.studies import assert_whole
 
+pytestmark = pytest.mark.long  # each takes half a minute and more
+
 
 @pytest.fixture
 def base(digits_home: Path) -> Config:
     return override(preset("smoke", open_dataset("digits").info), ["epochs=6", "train_fraction=0.5"])
 
 
-@pytest.mark.long
 def test_a_trial_of_two_workers_has_the_same_record(ray_session: None, base: Config) -> None:
     spec = plan("digits", base, trials=2, max_epochs=2, workers_per_trial=2, scheduler="none")
     study = search(spec, "two-workers")
     assert_whole(study.trials, study.run_id, 2)
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(("strategy", "scheduler"), [("random", "hyperband"), ("grid", "asha")])
 def test_other_searches_and_schedulers_end_too(
     ray_session: None, base: Config, strategy: str, scheduler: str

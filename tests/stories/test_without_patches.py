@@ -38,6 +38,7 @@ def unpatched(
     assert deploy.down()
 
 
+@pytest.mark.long
 @pytest.mark.timeout(400)
 def test_serve_update_and_kill_without_the_optimisations(
     unpatched: Served, champion: TrainingResult, capsys: pytest.CaptureFixture[str]
