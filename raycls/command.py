@@ -12,15 +12,31 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from raycls.errors import RayclsError
 
+if TYPE_CHECKING:
+    from sys import UnraisableHookArgs
+
 
 def interruptible() -> None:
-    """Make SIGTERM and SIGHUP stop this process as Ctrl-C does. A signal that `nohup` ignores stays ignored."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    """Make SIGTERM and SIGHUP stop this process as Ctrl-C does. A signal that `nohup` ignores stays ignored.
+
+    No Ctrl-C is lost: Python drops what is raised in the functions that libraries register for a fork, and Ray forks
+    some twenty times while it starts.
+    """
+    sys.unraisablehook = _interrupt_again
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGALRM):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, signal.default_int_handler)
+
+
+def _interrupt_again(dropped: UnraisableHookArgs) -> None:
+    if issubclass(dropped.exc_type, KeyboardInterrupt):
+        signal.setitimer(signal.ITIMER_REAL, 0.02)  # SIGALRM then, when the fork is over
+    else:
+        sys.__unraisablehook__(dropped)
 
 
 def run(main: Callable[[list[str]], None]) -> None:

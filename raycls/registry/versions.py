@@ -176,8 +176,11 @@ def _by_alias(name: str, alias: str) -> ModelVersion:
             raise unknown(name) from None
         raise UnknownModelError(
             f"model {name!r} has no {alias}: choose a version with `raycls models`, then "
-            f"`raycls promote {name} VERSION`"
-            + (f" --alias {alias}" if alias != CHAMPION else f"; or name a version, like {name}/1")
+            + (
+                f"`raycls promote {name} VERSION --alias {alias}`"
+                if alias != CHAMPION
+                else f"`raycls promote {name} VERSION`; or name a version, like {name}/1"
+            )
         ) from None
     return _get(name, str(found.version))
 
