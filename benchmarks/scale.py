@@ -29,7 +29,8 @@ from raycls import command, registry
 RESULTS = Path(__file__).parent / "results"
 HEAD = """# Pictures by the million
 
-Made by `python benchmarks/scale.py score`, `nodes`, `kills` and `memory`.
+Made by `python benchmarks/scale.py score`, `nodes`, `kills` and `memory`. Training on shards has
+[a page of its own](streaming.md).
 """
 SCORING = """## Scoring, beside bare processes and a DataLoader loop
 
